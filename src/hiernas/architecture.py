@@ -1,0 +1,93 @@
+"""`Architecture`: what a search returns. An immutable, hashable, JSON value."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hiernas.errors import SpaceError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hiernas.space import SearchSpace, Skeleton
+
+FORMAT = 1
+Choice = tuple[tuple[str, float], ...]  # the options kept at one site, each with its weight
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network of a space: per site the options kept, each with its weight (one option of weight 1 is the rule)."""
+
+    skeleton: Skeleton
+    choices: tuple[Choice, ...]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The chosen option of every site, in site order; an error where a site keeps several."""
+        for name, choice in zip(self.skeleton.site_names, self.choices, strict=True):
+            if len(choice) != 1:
+                raise SpaceError(f"site '{name}' keeps {len(choice)} options; read `choices` for them and their weights")
+        return tuple(choice[0][0] for choice in self.choices)
+
+    def build(self) -> nn.Module:
+        """The stand-alone network, a plain `nn.Module` without search code: [B, C, H, W] -> [B, classes]."""
+        return self.skeleton.build(self.choices)
+
+    def to_json(self) -> dict[str, Any]:
+        """The value as JSON types; `Architecture.from_json` reads it back."""
+        return {
+            "format": FORMAT,
+            "space": self.skeleton.name,
+            "arguments": dict(self.skeleton.arguments),
+            "sites": {
+                name: choice[0][0] if len(choice) == 1 and choice[0][1] == 1.0 else dict(choice)
+                for name, choice in zip(self.skeleton.site_names, self.choices, strict=True)
+            },
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the architecture as a JSON file."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path, space: SearchSpace | None = None) -> Architecture:
+        """Read an architecture file. `space` is needed where the file names a space that is not one of ours."""
+        try:
+            value = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise SpaceError(f"cannot read the architecture file {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise SpaceError(f"{path} is not an architecture file: {error}") from error
+        return cls.from_json(value, space, source=str(path))
+
+    @classmethod
+    def from_json(cls, value: Any, space: SearchSpace | None = None, source: str = "value") -> Architecture:
+        """Read the value `to_json` wrote; raises `SpaceError` where it does not fit the space."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("sites"), Mapping) or "space" not in value:
+            raise SpaceError(f"{source} is not an architecture: an object with 'space' and 'sites' is expected")
+        if value.get("format") != FORMAT:
+            raise SpaceError(f"{source} has architecture format {value.get('format')!r}; this version reads {FORMAT}")
+        space = space or known_space(str(value["space"]), value.get("arguments", {}), source)
+        if space.skeleton.name != value["space"]:
+            raise SpaceError(f"{source} belongs to space '{value['space']}', not to '{space.skeleton.name}'")
+        return space.architecture(value["sites"])
+
+
+def known_space(name: str, arguments: Mapping[str, Any], source: str = "value") -> SearchSpace:
+    """One of our own spaces by name. Looked up only here and at call time: the core imports no space."""
+    spaces = importlib.import_module("hiernas.spaces")
+    if name not in spaces.NAMES:
+        raise SpaceError(
+            f"{source}: unknown space '{name}'; {did_you_mean(name, spaces.NAMES)} For a space of your own, pass it: "
+            "Architecture.load(path, space=...)"
+        )
+    try:
+        return getattr(spaces, name)(**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
+    except TypeError as error:
+        raise SpaceError(f"{source}: space '{name}' does not take these arguments: {error}") from error

@@ -1,0 +1,51 @@
+"""The errors a user can cause, and the ones a run can end with.
+
+Every message is one sentence with the value, the reason and the way out. The command line prints it
+after "error:" and exits with `exit_code`; a traceback is never shown for these.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HiernasError(Exception):
+    """Base of every error HierNAS raises on purpose."""
+
+    exit_code = 2
+
+
+class SpaceError(HiernasError):
+    """An unknown space, site or option, or an encoding that does not fit the space."""
+
+
+class LimitError(HiernasError):
+    """A limit that cannot be read, or that no architecture of the space meets."""
+
+
+class DataError(HiernasError):
+    """Images that are missing, damaged, too few, or not what they are said to be."""
+
+
+class LatencyError(HiernasError):
+    """A latency table that misses an entry, or a measurement that cannot be made."""
+
+
+class ConfigError(HiernasError):
+    """An unknown key, preset or method, or a value outside its range."""
+
+
+class RunError(HiernasError):
+    """A run folder that exists, is from another version, or is damaged."""
+
+
+class TrainingError(HiernasError):
+    """Training that cannot go on, such as a loss that is not finite."""
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """The tail of an "unknown name" message: the nearest known name, or all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"

@@ -1,0 +1,83 @@
+"""Gates: how the options of each site are mixed in one forward pass.
+
+A gate names the options that are computed, and their weights; options without a gate cost nothing. The
+methods' forward passes differ in their gates and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiernas.architecture import Architecture
+from hiernas.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Per site the indices of the active options and, where they are mixed, their weights (1-D, same length)."""
+
+    indices: tuple[tuple[int, ...], ...]
+    weights: tuple[Tensor | None, ...]  # None: one option of weight 1
+
+
+def single_path(genes: Sequence[int] | np.ndarray) -> Gates:
+    """The gates of one option per site: option indices [sites]."""
+    return Gates(tuple((int(g),) for g in genes), (None,) * len(genes))
+
+
+def uniform_path(space: SearchSpace, rng: np.random.Generator) -> Gates:
+    """One option per site, uniform (HNAS section 3.2; SPOS)."""
+    return single_path([int(rng.integers(len(d.options))) for d in space.decisions])
+
+
+def of_architecture(space: SearchSpace, architecture: Architecture) -> Gates:
+    """The gates that compute an architecture, several weighted options per site included."""
+    indices, weights = [], []
+    for decision, choice in zip(space.decisions, architecture.choices, strict=True):
+        indices.append(tuple(decision.index(option) for option, _ in choice))
+        plain = len(choice) == 1 and choice[0][1] == 1.0
+        weights.append(None if plain else torch.tensor([w for _, w in choice]))
+    return Gates(tuple(indices), tuple(weights))
+
+
+def softmax(alphas: Sequence[Tensor]) -> Gates:
+    """All options, weighted by the softmax of their logits: one 1-D tensor of logits per site (DARTS)."""
+    return Gates(tuple(tuple(range(len(a))) for a in alphas), tuple(a.softmax(0) for a in alphas))
+
+
+def gumbel_softmax(alphas: Sequence[Tensor], temperature: float, generator: torch.Generator) -> Gates:
+    """All options, weighted by a relaxed sample: softmax((logits + Gumbel noise) / temperature)."""
+    weights = tuple(((a + _gumbel(a, generator)) / temperature).softmax(0) for a in alphas)
+    return Gates(tuple(tuple(range(len(a))) for a in alphas), weights)
+
+
+def gumbel_max(alphas: Sequence[Tensor], generator: torch.Generator) -> Gates:
+    """One sampled option per site; its gate is 1 and carries the gradient of its probability (straight-through)."""
+    indices, weights = [], []
+    for a in alphas:
+        i = int((a.detach() + _gumbel(a, generator)).argmax())
+        p = a.softmax(0)[i]
+        indices.append((i,))
+        weights.append((1.0 + p - p.detach()).reshape(1))
+    return Gates(tuple(indices), tuple(weights))
+
+
+def binary_mask(masks: Sequence[Tensor], threshold: float) -> Gates:
+    """Options whose real-valued mask exceeds the threshold, at gate 1 with the mask's gradient (straight-through)."""
+    indices, weights = [], []
+    for m in masks:
+        kept = (m.detach() > threshold).nonzero().flatten()
+        chosen = m[kept]
+        indices.append(tuple(int(i) for i in kept))
+        weights.append(1.0 + chosen - chosen.detach())
+    return Gates(tuple(indices), tuple(weights))
+
+
+def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
+    u = torch.rand(like.shape, generator=generator, dtype=like.dtype).clamp_min(torch.finfo(like.dtype).tiny)
+    return -(-u.log()).log().to(like.device)

@@ -1,0 +1,162 @@
+"""Candidate operations of chain spaces: frozen values that build plain modules.
+
+An operation is any frozen value with a `name`, `build(cin, cout, stride)` and `describe()`. To add one, write
+such a class; nothing else needs to know it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "silu": nn.SiLU,
+    "hswish": nn.Hardswish,
+}
+
+
+class Op(Protocol):
+    """An operation from `cin` to `cout` channels: [B, cin, H, W] -> [B, cout, ceil(H / stride), ceil(W / stride)]."""
+
+    @property
+    def name(self) -> str: ...  # unique among the options of a site, such as "k3_e6"
+    def describe(self) -> str: ...  # unique among all operations: it is part of a latency table's keys
+    def build(self, cin: int, cout: int, stride: int) -> nn.Module: ...
+
+
+def conv_bn(cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, act: str | None = None) -> list[nn.Module]:
+    """Convolution without bias, batch norm and, where named, an activation, as a list of layers."""
+    conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
+    layers: list[nn.Module] = [conv, nn.BatchNorm2d(cout)]
+    if act is not None:
+        layers.append(ACTIVATIONS[act](inplace=True))
+    return layers
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention: x * sigmoid(W2 act(W1 mean(x))), [B, C, H, W] -> the same."""
+
+    def __init__(self, channels: int, reduced: int, act: str) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, reduced, 1)
+        self.act = ACTIVATIONS[act](inplace=True)
+        self.expand = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = x.mean((2, 3), keepdim=True)  # [B, C, 1, 1]
+        return x * self.expand(self.act(self.reduce(s))).sigmoid()
+
+
+class Residual(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+@dataclass(frozen=True)
+class MBConv:
+    """Inverted bottleneck of MobileNetV2: 1x1 expansion, depthwise convolution, 1x1 linear projection.
+
+    Residual where the shape is kept. The expansion is left out at ratio 1. `se`: squeeze-and-excite after the
+    depthwise convolution, reduced to a quarter of the block's input channels.
+    """
+
+    kernel: int
+    expand: int
+    se: bool = False
+    act: str = "relu6"
+
+    @property
+    def name(self) -> str:
+        return f"k{self.kernel}_e{self.expand}" + ("_se" if self.se else "")
+
+    def describe(self) -> str:
+        return f"mbconv_{self.name}_{self.act}"
+
+    def build(self, cin: int, cout: int, stride: int) -> nn.Module:
+        mid = cin * self.expand
+        layers = conv_bn(cin, mid, 1, act=self.act) if self.expand != 1 else []
+        layers += conv_bn(mid, mid, self.kernel, stride, groups=mid, act=self.act)
+        if self.se:
+            layers.append(SqueezeExcite(mid, max(1, cin // 4), self.act))
+        layers += conv_bn(mid, cout, 1)
+        body = nn.Sequential(*layers)
+        return Residual(body) if stride == 1 and cin == cout else body
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Identity; where the shape changes, a 1x1 convolution with batch norm and, where named, an activation."""
+
+    act: str | None = None
+
+    @property
+    def name(self) -> str:
+        return "skip"
+
+    def describe(self) -> str:
+        return "skip" + (f"_{self.act}" if self.act else "")
+
+    def build(self, cin: int, cout: int, stride: int) -> nn.Module:
+        if stride == 1 and cin == cout:
+            return nn.Identity()
+        return nn.Sequential(*conv_bn(cin, cout, 1, stride, act=self.act))
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Plain convolution with batch norm and activation: stems and heads."""
+
+    kernel: int
+    act: str = "relu6"
+
+    @property
+    def name(self) -> str:
+        return f"conv{self.kernel}"
+
+    def describe(self) -> str:
+        return f"conv{self.kernel}_{self.act}"
+
+    def build(self, cin: int, cout: int, stride: int) -> nn.Module:
+        return nn.Sequential(*conv_bn(cin, cout, self.kernel, stride, act=self.act))
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Global average pooling, dropout and a linear layer: [B, cin, H, W] -> [B, cout]."""
+
+    dropout: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return "classifier"
+
+    def describe(self) -> str:
+        return "classifier"
+
+    def build(self, cin: int, cout: int, stride: int) -> nn.Module:
+        layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        if self.dropout:
+            layers.append(nn.Dropout(self.dropout))
+        return nn.Sequential(*layers, nn.Linear(cin, cout))
+
+
+def initialise(module: nn.Module) -> None:
+    """He initialisation by fan-out for convolutions, N(0, 0.01) for linear layers, in place."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out")
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.Linear):
+            nn.init.normal_(m.weight, 0.0, 0.01)
+            nn.init.zeros_(m.bias)

@@ -1,0 +1,1 @@
+"""Supernets: modules that hold the weights of all options of a space."""

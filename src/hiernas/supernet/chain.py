@@ -1,0 +1,212 @@
+"""Chain networks: a sequence of sites, each with one or more candidate operations.
+
+`Chain` is the skeleton (a frozen value), `ChainSupernet` the module with the weights of all options. The
+stand-alone network is an `nn.Sequential` of the chosen modules and nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hiernas.architecture import Architecture, Choice
+from hiernas.errors import SpaceError
+from hiernas.gates import Gates
+from hiernas.ops import Op, initialise
+from hiernas.space import Decision, SearchSpace
+
+
+@dataclass(frozen=True)
+class Site:
+    """One layer of a chain: what may stand there, between how many channels, at which stride."""
+
+    name: str
+    cin: int
+    cout: int
+    stride: int
+    ops: tuple[Op, ...]
+
+    def op(self, option: str) -> Op:
+        """The operation of an option name."""
+        return next(op for op in self.ops if op.name == option)
+
+    def build(self, option: str) -> nn.Module:
+        return self.op(option).build(self.cin, self.cout, self.stride)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One operation at one place of a network, with all that its cost depends on."""
+
+    site: Site
+    op: Op
+    size: tuple[int, int]  # height and width of its input
+
+    @property
+    def key(self) -> str:
+        """Equal for operations of equal cost: operation, channels, stride and input size."""
+        s = self.site
+        return f"{self.op.describe()} {s.cin}->{s.cout} s{s.stride} {self.size[0]}x{self.size[1]}"
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return (self.site.cin, *self.size)
+
+    @property
+    def is_identity(self) -> bool:
+        return self.op.name == "skip" and self.site.stride == 1 and self.site.cin == self.site.cout
+
+    def build(self) -> nn.Module:
+        return self.op.build(self.site.cin, self.site.cout, self.site.stride)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Skeleton of a chain space: fixed stem, sites with options, fixed head (the last site is the classifier)."""
+
+    name: str
+    arguments: tuple[tuple[str, Any], ...]
+    input_size: tuple[int, int, int]
+    num_classes: int
+    stem: tuple[Site, ...]
+    sites: tuple[Site, ...]
+    head: tuple[Site, ...]
+    bn_eps: float = 1e-5
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.sites)
+
+    def space(self) -> SearchSpace:
+        """The search space over all options of all sites."""
+        return SearchSpace(self, tuple(Decision(s.name, tuple(op.name for op in s.ops)) for s in self.sites))
+
+    def parts(self) -> tuple[list[Part], list[dict[str, Part]]]:
+        """All operations with their input sizes: those of every network, and per site those of each option."""
+        fixed: list[Part] = []
+        options: list[dict[str, Part]] = []
+        size = self.input_size[1:]
+        for site in (*self.stem, *self.sites, *self.head):
+            parts = {op.name: Part(site, op, size) for op in site.ops}
+            if site in self.sites:
+                options.append(parts)
+            else:
+                fixed += parts.values()
+            size = (-(-size[0] // site.stride), -(-size[1] // site.stride))
+        return fixed, options
+
+    def build(self, choices: Sequence[Choice]) -> nn.Module:
+        """The plain network of the chosen options: [B, C, H, W] -> [B, classes]."""
+        layers = [_fixed(self.stem), *map(_block, self.sites, choices), _fixed(self.head)]
+        names = ["stem", *(n.replace(".", "_") for n in self.site_names), "head"]
+        network = nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
+        self._finish(network)
+        return network
+
+    def supernet(self, decisions: Sequence[Decision]) -> ChainSupernet:
+        supernet = ChainSupernet(self, decisions)
+        self._finish(supernet)
+        return supernet
+
+    def _finish(self, module: nn.Module) -> None:
+        initialise(module)
+        for m in module.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.eps = self.bn_eps
+
+
+class Mixture(nn.Module):
+    """Several operations in parallel with fixed weights: sum of w_i * op_i(x)."""
+
+    def __init__(self, ops: Sequence[nn.Module], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(ops)
+        self.weights = tuple(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        terms = [w * op(x) for w, op in zip(self.weights, self.ops, strict=True)]
+        return torch.stack(terms).sum(0)
+
+
+def _block(site: Site, choice: Choice) -> nn.Module:
+    if len(choice) == 1 and choice[0][1] == 1.0:
+        return site.build(choice[0][0])
+    return Mixture([site.build(option) for option, _ in choice], [weight for _, weight in choice])
+
+
+def _fixed(sites: Sequence[Site]) -> nn.Sequential:
+    return nn.Sequential(*(site.ops[0].build(site.cin, site.cout, site.stride) for site in sites))
+
+
+class ChainSupernet(nn.Module):
+    """The weights of all options of a chain space; the architecture is an argument of the call."""
+
+    def __init__(self, skeleton: Chain, decisions: Sequence[Decision]) -> None:
+        super().__init__()
+        self.space = SearchSpace(skeleton, tuple(decisions))
+        self.skeleton = skeleton
+        self.stem = _fixed(skeleton.stem)
+        self.sites = nn.ModuleList(
+            nn.ModuleDict({option: site.build(option) for option in decision.options})
+            for site, decision in zip(skeleton.sites, decisions, strict=True)
+        )
+        self.head = _fixed(skeleton.head)
+        self._index()
+
+    def _index(self) -> None:
+        # plain lists beside the registered modules: a forward pass looks options up by position
+        self._ops = [list(site.values()) for site in self.sites]
+
+    def forward(self, x: Tensor, gates: Gates) -> Tensor:
+        """[B, C, H, W] and gates -> [B, classes]. Only options with a gate are computed."""
+        x = self.stem(x)
+        for ops, indices, weights in zip(self._ops, gates.indices, gates.weights, strict=True):
+            if weights is None:
+                x = ops[indices[0]](x)
+            else:
+                x = torch.stack([w * ops[i](x) for i, w in zip(indices, weights, strict=True)]).sum(0)
+        return self.head(x)
+
+    def path(self, architecture: Architecture) -> list[tuple[str, nn.Module]]:
+        """The modules an architecture runs through, each with a name that is equal where the module is."""
+        modules = [site[option] for site, option in zip(self.sites, architecture.options, strict=True)]
+        names = list(architecture.options)
+        return list(zip(["stem", *names, "head"], [self.stem, *modules, self.head], strict=True))
+
+    def restrict(self, space: SearchSpace) -> ChainSupernet:
+        """A supernet of the smaller space that keeps the surviving weights (copied), stem and head included."""
+        if space.skeleton != self.skeleton:
+            raise SpaceError(f"a supernet of '{self.space.name}' cannot be restricted to '{space.name}'")
+        for mine, theirs in zip(self.space.decisions, space.decisions, strict=True):
+            for option in theirs.options:
+                mine.index(option)  # refuses options this supernet does not hold
+        smaller = copy.copy(self)  # shares modules until the next lines replace them
+        smaller._modules = dict(self._modules)
+        smaller.space = space
+        smaller.stem, smaller.head = copy.deepcopy(self.stem), copy.deepcopy(self.head)
+        smaller.sites = nn.ModuleList(
+            nn.ModuleDict({option: copy.deepcopy(site[option]) for option in decision.options})
+            for site, decision in zip(self.sites, space.decisions, strict=True)
+        )
+        smaller._index()
+        return smaller
+
+    def subnet(self, architecture: Architecture) -> nn.Module:
+        """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
+        network = architecture.build()
+        layers = list(network.children())
+        modules = [
+            [site[option] for option, _ in choice]
+            for site, choice in zip(self.sites, architecture.choices, strict=True)
+        ]
+        for layer, sources in zip(layers, [[self.stem], *modules, [self.head]], strict=True):
+            targets = layer.ops if isinstance(layer, Mixture) else [layer]
+            for target, source in zip(targets, sources, strict=True):
+                target.load_state_dict(source.state_dict())
+        return network
