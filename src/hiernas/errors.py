@@ -44,6 +44,10 @@ class TrainingError(HiernasError):
     """Training that cannot go on, such as a loss that is not finite."""
 
 
+class ExportError(HiernasError):
+    """A network that cannot be written in a format, or whose file does not compute what the network computes."""
+
+
 def did_you_mean(value: str, known: Iterable[str]) -> str:
     """The tail of an "unknown name" message: the nearest known name, or all of them."""
     names = list(known)

@@ -161,7 +161,10 @@ class ChainSupernet(nn.Module):
 
     def _index(self) -> None:
         # plain lists beside the registered modules: a forward pass looks options up by position
-        self._ops = [list(site.values()) for site in self.sites]
+        self._ops: list[list[nn.Module]] = [list(site.values()) for site in self._sites()]
+
+    def _sites(self) -> list[nn.ModuleDict]:
+        return [site for site in self.sites if isinstance(site, nn.ModuleDict)]
 
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         """[B, C, H, W] and gates -> [B, classes]. Only options with a gate are computed."""
@@ -175,7 +178,7 @@ class ChainSupernet(nn.Module):
 
     def path(self, architecture: Architecture) -> list[tuple[str, nn.Module]]:
         """The modules an architecture runs through, each with a name that is equal where the module is."""
-        modules = [site[option] for site, option in zip(self.sites, architecture.options, strict=True)]
+        modules = [site[option] for site, option in zip(self._sites(), architecture.options, strict=True)]
         names = list(architecture.options)
         return list(zip(["stem", *names, "head"], [self.stem, *modules, self.head], strict=True))
 
@@ -192,7 +195,7 @@ class ChainSupernet(nn.Module):
         smaller.stem, smaller.head = copy.deepcopy(self.stem), copy.deepcopy(self.head)
         smaller.sites = nn.ModuleList(
             nn.ModuleDict({option: copy.deepcopy(site[option]) for option in decision.options})
-            for site, decision in zip(self.sites, space.decisions, strict=True)
+            for site, decision in zip(self._sites(), space.decisions, strict=True)
         )
         smaller._index()
         return smaller
@@ -203,10 +206,10 @@ class ChainSupernet(nn.Module):
         layers = list(network.children())
         modules = [
             [site[option] for option, _ in choice]
-            for site, choice in zip(self.sites, architecture.choices, strict=True)
+            for site, choice in zip(self._sites(), architecture.choices, strict=True)
         ]
         for layer, sources in zip(layers, [[self.stem], *modules, [self.head]], strict=True):
-            targets = layer.ops if isinstance(layer, Mixture) else [layer]
+            targets: list[nn.Module] = list(layer.ops) if isinstance(layer, Mixture) else [layer]
             for target, source in zip(targets, sources, strict=True):
                 target.load_state_dict(source.state_dict())
         return network

@@ -1,0 +1,85 @@
+"""The Python surface: the methods as functions that return a `SearchResult`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hiernas.architecture import Architecture
+from hiernas.errors import RunError
+from hiernas.methods.hnas import QUICK, HNASConfig
+from hiernas.run import Request, search
+from hiernas.run import resume as _resume
+from hiernas.runfolder import RunFolder
+from hiernas.search.ranking import Candidate
+from hiernas.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found. `result` is the run's result.json; costs are in ms, parameters and multiply-adds."""
+
+    front: tuple[Candidate, ...]
+    chosen: Candidate
+    architecture: Architecture
+    test_accuracy: float
+    run_folder: Path
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search method as a function: `hiernas.hnas(space, data, limits=["latency_ms<=2", "params<=1M"])`."""
+
+    method: str
+
+    def __call__(
+        self,
+        space: SearchSpace | str = "tiny",
+        data: Any = "digits",
+        limits: Sequence[str] = (),
+        config: HNASConfig = QUICK,
+        *,
+        latency_table: str | Path | None = None,
+        seed: int = 0,
+        out: str | Path | None = None,
+    ) -> SearchResult:
+        """Search, train and measure; the run folder is `out`, by default a new one under runs/.
+
+        `data` is an `ImageData`, a torch Dataset of (image, label), or what `hiernas.load_data` takes. Raises
+        `LimitError` before any training where no architecture meets the limits.
+        """
+        own = space if isinstance(space, SearchSpace) else None
+        request = Request(self.method, space, {}, data, tuple(limits), latency_table, config=config, seed=seed)
+        return _result(search(request, out), own)
+
+
+hnas = Search("hnas")  # HNAS, arXiv 2005.07564v1
+spos = Search("spos")  # SPOS, arXiv 1904.00420, with the same budget
+random_search = Search("random")  # random feasible architectures judged by one supernet, with the same budget
+
+
+def resume(run: str | Path, space: SearchSpace | None = None, data: Any = None) -> SearchResult:
+    """Go on with an interrupted run. `space` and `data`: those it was started with, where they have no name."""
+    return _result(_resume(run, space=space, data=data), space)
+
+
+def _result(run: RunFolder, space: SearchSpace | None) -> SearchResult:
+    result = run.read_json("result.json")
+    if result is None or "front" not in result:
+        raise RunError(f"{run.path} holds no finished search")
+    return SearchResult(
+        front=tuple(_candidate(m) for m in result["front"]),
+        chosen=_candidate(result["chosen"]),
+        architecture=Architecture.load(run.path / "best.json", space),
+        test_accuracy=result["chosen"]["test_accuracy"],
+        run_folder=run.path,
+        result=result,
+    )
+
+
+def _candidate(member: dict[str, Any]) -> Candidate:
+    latency = member["latency_ms"]["predicted"]
+    return Candidate(tuple(member["options"]), member["val_accuracy"], member["params"], member["macs"], latency)

@@ -1,0 +1,348 @@
+"""The command line. Nothing heavy is imported before a command runs, so that `hiernas --help` is instant."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hiernas.errors import ConfigError, HiernasError, RunError
+from hiernas.version import VERSION
+
+if TYPE_CHECKING:
+    from hiernas.run import Prepared, Request
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Find the best convolutional network for your own images under the limits of your own device.",
+)  # fmt: skip
+out = Console(highlight=False, soft_wrap=True)
+
+Method = Annotated[str, typer.Argument(help="hnas, spos or random; see `hiernas list methods`")]
+Space = Annotated[str, typer.Option(help="search space; see `hiernas list spaces`")]
+Data = Annotated[str, typer.Option(help="'digits', a folder of class folders, a folder of parquet files, or hf:NAME")]
+Limits = Annotated[
+    list[str] | None, typer.Option("--limit", help="such as \"latency_ms<=5\" or \"60<=latency_ms<=70\"; repeatable")
+]
+TableFile = Annotated[Path | None, typer.Option("--latency-table", help="a latency table file (ours or a phone's)")]
+Preset = Annotated[str, typer.Option(help="quick, small or paper; see `hiernas list presets`")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE of the method's configuration, or space.KEY=VALUE; repeatable")
+]
+Seed = Annotated[int, typer.Option(help="seed of everything random", min=0)]
+Out = Annotated[Path | None, typer.Option(help="folder to write; default: a new one under runs/")]
+ImageSize = Annotated[int | None, typer.Option(help="resize images to this many pixels a side")]
+ValPerClass = Annotated[int | None, typer.Option(help="validation images per class, cut from the training images")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad-images", help="leave out images that cannot be read, and count them")]
+RuntimeName = Annotated[str, typer.Option("--runtime", help="what measures latency; see `hiernas list runtimes`")]
+Threads = Annotated[int, typer.Option(help="threads of the measured runtime", min=1)]
+
+
+def main() -> None:
+    """Entry point: user errors become one line and exit code 2."""
+    try:
+        app()
+    except HiernasError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _fail("the disk is full; free some space, then go on with `hiernas resume RUN`: nothing is lost", 2)
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+            raise
+        _fail(
+            "out of memory; use a smaller batch (--set train.batch_size=...) or smaller images (--image-size), see "
+            "`hiernas check`",
+            2,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(f"error: {message}")
+    sys.exit(code)
+
+
+def _version(show: bool) -> None:
+    if show:
+        out.print(f"hiernas {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    pass
+
+
+@app.command()
+def search(
+    method: Method = "hnas",
+    space: Space = "tiny",
+    data: Data = "digits",
+    limit: Limits = None,
+    latency_table: TableFile = None,
+    preset: Preset = "quick",
+    settings: Settings = None,
+    seed: Seed = 0,
+    out_folder: Annotated[Path | None, typer.Option("--out", help=Out.__metadata__[0].help)] = None,
+    image_size: ImageSize = None,
+    val_per_class: ValPerClass = None,
+    skip_bad_images: SkipBad = False,
+    runtime: RuntimeName = "onnxruntime",
+    threads: Threads = 1,
+) -> None:
+    """Search, train, measure and export a network; with no arguments, for the digits data set on this CPU."""
+    if out_folder is not None:
+        from hiernas.runfolder import refuse_existing
+
+        refuse_existing(out_folder)
+    request = _request(
+        method, space, data, limit, latency_table, preset, settings, seed, image_size, val_per_class, skip_bad_images,
+        runtime, threads,
+    )  # fmt: skip
+    from hiernas.run import search as run_search
+
+    with _display() as display:
+        run = _interruptible(lambda: run_search(request, out_folder, display))
+    _summary(run.path)
+
+
+@app.command()
+def check(
+    method: Method = "hnas",
+    space: Space = "tiny",
+    data: Data = "digits",
+    limit: Limits = None,
+    latency_table: TableFile = None,
+    preset: Preset = "quick",
+    settings: Settings = None,
+    seed: Seed = 0,
+    image_size: ImageSize = None,
+    val_per_class: ValPerClass = None,
+    skip_bad_images: SkipBad = False,
+    runtime: RuntimeName = "onnxruntime",
+    threads: Threads = 1,
+) -> None:
+    """Say what a search would face: size, costs, share within the limits, memory and time. Trains nothing."""
+    request = _request(
+        method, space, data, limit, latency_table, preset, settings, seed, image_size, val_per_class, skip_bad_images,
+        runtime, threads,
+    )  # fmt: skip
+    from hiernas.estimate import estimate
+    from hiernas.run import prepare
+
+    with _display() as display:
+        prepared = prepare(request, display)
+    _print_estimate(prepared, estimate(prepared))
+
+
+def _request(
+    method: str, space: str, data: str, limit: list[str] | None, latency_table: Path | None, preset: str,
+    settings: list[str] | None, seed: int, image_size: int | None, val_per_class: int | None, skip_bad_images: bool,
+    runtime: str, threads: int,
+) -> Request:  # fmt: skip
+    from dataclasses import replace
+
+    from hiernas.run import Request
+    from hiernas.settings import with_settings
+
+    texts = settings or []
+    request = Request(
+        method, space, _space_arguments(texts), data, tuple(limit or ()), latency_table, runtime, threads, preset,
+        seed=seed, image_size=image_size, val_per_class=val_per_class, skip_bad_images=skip_bad_images,
+    )  # fmt: skip
+    own = [t for t in texts if not t.strip().startswith("space.")]
+    return replace(request, config=with_settings(request.resolved(), own)) if own else request
+
+
+def _space_arguments(settings: list[str]) -> dict[str, Any]:
+    pairs = [t.strip()[len("space.") :].partition("=") for t in settings if t.strip().startswith("space.")]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise ConfigError(f"--set space.{key}: write space.KEY=VALUE")
+    return {key: value for key, _, value in pairs}
+
+
+@app.command()
+def resume(run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")]) -> None:
+    """Go on with an interrupted run; it ends as if it had never been interrupted."""
+    from hiernas.run import resume as run_resume
+
+    with _display() as display:
+        _interruptible(lambda: run_resume(run, display))
+    _summary(run)
+
+
+@app.command()
+def measure(
+    space: Annotated[str, typer.Argument(help="search space; see `hiernas list spaces`")],
+    runtime: RuntimeName = "onnxruntime",
+    threads: Threads = 1,
+    input_size: Annotated[str, typer.Option(help="channels,height,width")] = "3,224,224",
+    num_classes: Annotated[int, typer.Option(help="classes of the classifier", min=2)] = 1000,
+    settings: Settings = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="table file; default: the user's cache")] = None,
+) -> None:
+    """Measure the latency table of a space on this device; what was measured before is kept."""
+    from hiernas.commands import measure_space
+
+    with _display() as display:
+        arguments = _space_arguments(settings or [])
+        report = measure_space(space, arguments, _sizes(input_size), num_classes, runtime, threads, out_file, display)
+    _print_pairs(f"Latency table of {space}", report)
+
+
+def _sizes(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
+        raise ConfigError(f"--input-size {text}: write channels,height,width, such as 3,224,224")
+    return (int(parts[0]), int(parts[1]), int(parts[2]))
+
+
+@app.command()
+def cost(
+    architecture: Annotated[Path, typer.Argument(help="an architecture file (best.json)")],
+    latency_table: TableFile = None,
+    runtime: RuntimeName = "onnxruntime",
+    threads: Threads = 1,
+) -> None:
+    """Parameters, MACs and latency of an architecture: predicted from the table, and measured on this device."""
+    from hiernas.commands import cost_of
+
+    with _display() as display:
+        report = cost_of(architecture, latency_table, runtime, threads, display)
+    _print_pairs(str(architecture), report)
+
+
+@app.command()
+def train(
+    source: Annotated[Path, typer.Argument(help="a run folder or an architecture file")],
+    data: Annotated[str | None, typer.Option(help="the images; default: those of the run")] = None,
+    inherit: Annotated[bool, typer.Option("--inherit", help="start from the supernet's weights (of a run)")] = False,
+    epochs: Annotated[int | None, typer.Option(help="default: the preset's final_epochs", min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="initial learning rate; default: the preset's final_lr")] = None,
+    preset: Annotated[str | None, typer.Option(help="recipe; default: the run's, or quick")] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="folder to write; default: a new one under runs/")] = None,
+    skip_bad_images: SkipBad = False,
+) -> None:
+    """Train the stand-alone network of a run or an architecture file, from scratch or with inherited weights."""
+    from hiernas.commands import start_training
+
+    with _display() as display:
+        started = start_training(
+            source, data=data, inherit=inherit, epochs=epochs, lr=lr, preset=preset, settings=settings or [],
+            seed=seed, out=out_folder, skip_bad_images=skip_bad_images, listener=display,
+        )  # fmt: skip
+        _interruptible(started)
+    _summary(started.path)
+
+
+@app.command("export")
+def export_command(
+    source: Annotated[Path, typer.Argument(help="a run folder or an architecture file")],
+    to: Annotated[str, typer.Option(help="onnx or pt2")] = "onnx",
+    out_file: Annotated[Path | None, typer.Option("--out", help="default: best.FORMAT beside the source")] = None,
+    weights: Annotated[Path | None, typer.Option(help="safetensors file; default: the one beside the source")] = None,
+) -> None:
+    """Write the trained network for another runtime, after a check that it computes the same."""
+    from hiernas.commands import export_network
+
+    report = export_network(source, to, out_file, weights)
+    _print_pairs("Exported", report)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -> None:
+    """Write the run's HTML report again."""
+    from hiernas.report import write_report
+
+    out.print(f"wrote {write_report(run)}")
+
+
+@app.command("list")
+def list_command(kind: Annotated[str, typer.Argument(help="methods, spaces, data, runtimes or presets")]) -> None:
+    """Show what there is."""
+    from hiernas.commands import listing
+
+    columns, rows = listing(kind)
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+# -- output ----------------------------------------------------------------------------------------------------------
+
+
+def _display() -> Any:
+    from hiernas.progress import Display
+
+    return Display(out)
+
+
+def _interruptible(work: Any) -> Any:
+    try:
+        return work()
+    except KeyboardInterrupt:
+        out.print("interrupted: go on with `hiernas resume RUN`; nothing that was computed is lost")
+        raise typer.Exit(130) from None
+
+
+def _print_pairs(title: str, pairs: Mapping[str, str]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for name, value in pairs.items():
+        table.add_row(name, value)
+    out.print(table)
+
+
+def _print_estimate(prepared: Prepared, e: Any) -> None:
+    from hiernas.commands import quantity
+    from hiernas.progress import duration
+
+    rows = {"space": f"{prepared.space.name}, {e.space_size:.4g} architectures"}
+    for metric, (smallest, typical, largest) in e.costs.items():
+        values = (quantity(metric, v) for v in (smallest, typical, largest))
+        rows[metric] = "smallest {}, typical {}, largest {}".format(*values)
+    rows["limits"] = ", ".join(map(str, prepared.limits)) + (" (the median: none was given)" * prepared.automatic_limit)
+    rows["within the limits"] = f"{e.feasible_share:.1%} of 10,000 sampled architectures"
+    rows["data"] = f"{prepared.data.name}: {len(prepared.data.train)} training, {len(prepared.data.val)} validation, " + (
+        f"{len(prepared.data.test)} test images of {prepared.data.input_size} in {prepared.data.num_classes} classes"
+    )
+    for note in prepared.data.notes:
+        rows[f"note {len(rows)}"] = note
+    rows["supernet"] = f"{e.supernet_params:,} parameters"
+    rows["memory"] = f"about {e.memory_gib:.2f} GiB"
+    rows["time"] = f"about {duration(e.total_seconds)} here: " + ", ".join(
+        f"{phase} {duration(s)}" for phase, s in e.seconds.items()
+    )
+    _print_pairs("Check: nothing was trained", rows)
+
+
+def _summary(run: Path) -> None:
+    from hiernas.commands import summary
+    from hiernas.runfolder import RunFolder
+
+    result = RunFolder.open(run).read_json("result.json")
+    if result is None:
+        raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
+    lines, rows = summary(result)
+    if rows:
+        table = Table("", "asked", "predicted", "measured", box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            table.add_row(*row)
+        out.print(table)
+    for line in lines:
+        out.print(line)
+    out.print(f"everything is in {run}" + (f"; open {run / 'report.html'}" if rows else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""What the commands other than search do, as functions that return what is to be shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import hiernas.spaces
+from hiernas.architecture import Architecture, known_space
+from hiernas.cost.count import cost as count_cost
+from hiernas.cost.latency import cached_table_path, load_table, measure_table
+from hiernas.cost.runtimes import RUNTIMES
+from hiernas.cost.tables import cost_tables
+from hiernas.data import ImageData, load_data
+from hiernas.data.batches import normalise
+from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
+from hiernas.export import FORMATS, export
+from hiernas.finish import inherited_weights, train_only
+from hiernas.methods.hnas import PRESETS, HNASConfig
+from hiernas.randomness import torch_generator
+from hiernas.run import METHODS, space_function, reload_data, make_runtime
+from hiernas.runfolder import Listener, RunFolder, next_free
+from hiernas.settings import from_dict, keys, to_dict, with_settings
+from hiernas.version import VERSION
+
+UNITS = {"latency_ms": "ms", "params": "parameters", "macs": "MACs"}
+
+
+def quantity(metric: str, value: float | None) -> str:
+    """A cost for people: 1.25 ms, 3.20 M, 412 M."""
+    if value is None:
+        return "-"
+    if metric == "latency_ms":
+        return f"{value:.3g} ms" if value < 100 else f"{value:.1f} ms"
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.2f} {suffix}"
+    return f"{value:.0f}"
+
+
+def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Lines and the asked / predicted / measured rows of a result."""
+    chosen = result["chosen"]
+    lines = [f"test accuracy {chosen['test_accuracy']:.2%} ({result['data']['name']}, {result['data']['test']} test images)"]
+    if "front" not in result:
+        return lines, []
+    asked = {x["metric"]: x["text"] for x in result["limits"]}
+    latency = chosen["latency_ms"]
+    rows = [
+        ["latency", asked.get("latency_ms", "-"), *(quantity("latency_ms", latency[k]) for k in ("predicted", "measured"))],
+        ["params", asked.get("params", "-"), quantity("params", chosen["params"]), quantity("params", chosen["params"])],
+        ["MACs", asked.get("macs", "-"), quantity("macs", chosen["macs"]), quantity("macs", chosen["macs"])],
+        ["accuracy", "-", f"{chosen['val_accuracy']:.2%} (supernet)", f"{chosen['test_accuracy']:.2%} (test)"],
+    ]
+    error = result["latency_error"]
+    if error:
+        lines.append(
+            f"latency predicted against measured over {error['networks']} networks: mean absolute error "
+            f"{error['mean_absolute_percent']:.1f} %, bias {error['bias_percent']:+.1f} %"
+        )
+    elif result["device"]:
+        lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
+    lines.append(f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations")
+    lines.append("chosen: " + " ".join(chosen["options"]))
+    return lines, rows
+
+
+def measure_space(
+    space: str, arguments: Mapping[str, Any], input_size: tuple[int, int, int], num_classes: int, runtime: str,
+    threads: int, out: Path | None, listener: Listener,
+) -> dict[str, str]:  # fmt: skip
+    """Build or complete the latency table of a space; what it says, by name."""
+    made = space_function(space, arguments)(input_size=input_size, num_classes=num_classes, **arguments)
+    engine = make_runtime(runtime, threads)
+    path = out or cached_table_path(engine)
+    table = measure_table(made, engine, path, _teller(listener))
+    latency = cost_tables(made, table)["latency_ms"]
+    return {
+        "file": str(path),
+        "device": f"{table.device}, {table.runtime} {table.version}, {table.threads} thread(s), batch {table.batch}",
+        "entries": str(len(table.entries)),
+        "fastest network": quantity("latency_ms", latency.smallest),
+        "slowest network": quantity("latency_ms", latency.largest),
+    }
+
+
+def _teller(listener: Listener) -> Any:
+    return lambda done, total, key: listener({"event": "measuring", "done": done, "total": total, "key": key})
+
+
+def cost_of(
+    path: Path, latency_table: Path | None, runtime: str, threads: int, listener: Listener
+) -> dict[str, str]:
+    """Costs of an architecture file by name, predicted and measured."""
+    architecture = Architecture.load(path)
+    counted = count_cost(architecture)
+    shown = {"space": architecture.skeleton.name, "params": f"{counted.params:,}", "macs": f"{counted.macs:,}"}
+    if latency_table is not None:
+        table = load_table(latency_table)
+        where = f"{table.device}, {table.runtime}"
+        return {**shown, "latency predicted": f"{quantity('latency_ms', table.predict(architecture))} ({where})"}
+    engine = make_runtime(runtime, threads)
+    only = known_space(architecture.skeleton.name, dict(architecture.skeleton.arguments))
+    only = only.restrict(dict(zip(architecture.skeleton.site_names, architecture.options, strict=True)))
+    table = measure_table(only, engine, cached_table_path(engine), _teller(listener))
+    whole = engine.measure(architecture.build(), architecture.skeleton.input_size, runs=100, warmup=10)
+    where = f"{table.device}, {table.runtime}, {table.threads} thread(s)"
+    return {
+        **shown,
+        "latency predicted": f"{quantity('latency_ms', table.predict(architecture))} ({where})",
+        "latency measured": f"{quantity('latency_ms', whole.median_ms)} (10 % to 90 %: {whole.p10_ms:.3g} to {whole.p90_ms:.3g})",
+    }
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that was set up: call it to run it to its end."""
+
+    path: Path
+    run: RunFolder
+    data: ImageData
+
+    def __call__(self) -> None:
+        try:
+            self.run.tell("start", plan={"final": 1.0}, run=str(self.path), limits=["none"])
+            train_only(self.run, self.data)
+        finally:
+            self.run.close()
+
+
+def start_training(
+    source: Path, *, data: str | None, inherit: bool, epochs: int | None, lr: float | None, preset: str | None,
+    settings: Sequence[str], seed: int, out: Path | None, skip_bad_images: bool, listener: Listener,
+) -> Training:  # fmt: skip
+    """Check everything and make the run folder of `hiernas train`."""
+    origin = RunFolder.open(source) if source.is_dir() else None
+    if inherit and origin is None:
+        raise ConfigError(f"--inherit needs a run folder, whose supernet has the weights; {source} is a file")
+    architecture = _architecture(source)
+    config = with_settings(_recipe_source(origin, preset), settings)
+    images, asked = _training_data(origin, data, seed, skip_bad_images)
+    _fits(architecture, images)
+    weights = inherited_weights(origin, architecture, images, config.train) if inherit and origin else None
+    training = {
+        "architecture": architecture.to_json(),
+        "epochs": epochs or config.final_epochs,
+        "lr": lr or (config.final_lr * (0.1 if inherit else 1.0)),
+        "recipe": to_dict(config.train),
+    }
+    path = out or next_free(Path("runs"), "train")
+    plain = json.loads(json.dumps(training))
+    run = RunFolder.create(
+        path, {"hiernas": VERSION, "method": "train", "preset": preset or "run", "seed": seed, "data": asked, "train": plain},
+        listener,
+    )  # fmt: skip
+    if weights is not None:
+        run.save_tensors("inherited", weights, {})
+    return Training(path, run, images)
+
+
+def _recipe_source(origin: RunFolder | None, preset: str | None) -> HNASConfig:
+    if origin is not None and preset is None and "config" in origin.config:
+        return from_dict(HNASConfig, origin.config["config"])
+    name = preset or "quick"
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset '{name}'; {did_you_mean(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def _training_data(
+    origin: RunFolder | None, source: str | None, seed: int, skip: bool
+) -> tuple[ImageData, dict[str, Any]]:
+    if source is None and origin is not None:
+        return reload_data(origin, None), dict(origin.config["data"])
+    if source is None:
+        raise ConfigError("an architecture file does not say which images to train on; name them with --data")
+    images = load_data(source, seed=seed, skip_bad_images=skip)
+    where = str(Path(source).resolve()) if Path(source).exists() else source
+    asked = {"source": where, "image_size": None, "val_per_class": None, "skip_bad_images": skip}
+    return images, {**asked, "fingerprint": images.fingerprint}
+
+
+def _fits(architecture: Architecture, data: ImageData) -> None:
+    wanted = (architecture.skeleton.input_size, architecture.skeleton.num_classes)
+    if wanted != (data.input_size, data.num_classes):
+        raise SpaceError(
+            f"the architecture is for images of size {wanted[0]} in {wanted[1]} classes, but {data.name} has "
+            f"{data.input_size} in {data.num_classes}; search on these images, or choose data that fit"
+        )
+
+
+def _architecture(source: Path) -> Architecture:
+    path = source / "best.json" if source.is_dir() else source
+    if source.is_dir() and not path.exists():
+        RunFolder.open(source)  # says so where it is no run folder at all
+        raise RunError(f"{source} has not found its architecture yet; go on with `hiernas resume {source}`")
+    return Architecture.load(path)
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+
+
+def export_network(source: Path, to: str, out: Path | None, weights: Path | None) -> dict[str, str]:
+    """Export the trained network of a run or an architecture file; what was written, by name."""
+    if to not in FORMATS:
+        raise ConfigError(f"unknown format '{to}'; {did_you_mean(to, FORMATS)}")
+    architecture = _architecture(source)
+    folder = source if source.is_dir() else source.parent
+    weights = weights or folder / (f"{source.stem}.safetensors" if source.is_file() else "best.safetensors")
+    network, metadata = _load_network(architecture, weights)
+    images, what = _parity_images(folder, architecture)
+    path = out or folder / f"best.{to}"
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out {path}: the folder {path.parent} does not exist; make it first")
+    written = export(network, images, path, to, metadata)
+    return {"file": str(written.path), "parity": f"largest relative difference {written.largest_difference:.1e} on {what}"}
+
+
+def _load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not weights.exists():
+        raise RunError(f"there are no weights at {weights}; train the network first, or name the file with --weights")
+    network = architecture.build()
+    try:
+        with safe_open(weights, "pt") as f:
+            network.load_state_dict({k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118 - not a dict
+            metadata = dict(f.metadata() or {})
+    except SafetensorError as error:
+        raise RunError(f"{weights} is damaged and cannot be read: {error}") from error
+    except RuntimeError as error:
+        raise RunError(f"the weights in {weights} are not of this architecture") from error
+    return network.eval(), metadata
+
+
+def _parity_images(folder: Path, architecture: Architecture) -> tuple[torch.Tensor, str]:
+    if (folder / "config.yaml").exists():
+        data = reload_data(RunFolder.open(folder), None)
+        indices = torch.arange(min(16, len(data.test)))
+        return normalise(data.test.images.fetch(indices), data, torch.device("cpu")), f"{len(indices)} test images"
+    noise = torch.randn(16, *architecture.skeleton.input_size, generator=torch_generator(0, "parity"))
+    return noise, "16 inputs of noise (an architecture file names no images)"
+
+
+# -- lists -------------------------------------------------------------------------------------------------------------
+
+
+def listing(kind: str) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of `hiernas list KIND`."""
+    lists = {
+        "methods": _methods,
+        "spaces": _spaces,
+        "data": _data,
+        "runtimes": _runtimes,
+        "presets": _presets,
+    }
+    if kind not in lists:
+        raise ConfigError(f"there is no list of '{kind}'; {did_you_mean(kind, lists)}")
+    return lists[kind]()
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def _methods() -> tuple[list[str], list[list[str]]]:
+    return ["method", ""], [[name, _first_line(function)] for name, function in METHODS.items()]
+
+
+def _spaces() -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for name in hiernas.spaces.NAMES:
+        function = getattr(hiernas.spaces, name)
+        space = function()
+        tables = cost_tables(space, None)
+        spans = [f"{quantity(m, tables[m].smallest)} to {quantity(m, tables[m].largest)}" for m in ("params", "macs")]
+        size = "x".join(map(str, space.skeleton.input_size))
+        rows.append([name, str(len(space.decisions)), f"{space.size():.4g}", size, *spans, _first_line(function)])
+    return ["space", "sites", "size", "at", "params", "MACs", ""], rows
+
+
+def _data() -> tuple[list[str], list[list[str]]]:
+    return ["--data", ""], [
+        ["digits", "1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn"],
+        ["FOLDER", "class folders of images, or train/val/test folders that hold them"],
+        ["FOLDER", "parquet files with an image and a label column (needs hiernas[hub])"],
+        ["hf:NAME", "a data set of the Hugging Face hub (needs hiernas[hub])"],
+    ]
+
+
+def _runtimes() -> tuple[list[str], list[list[str]]]:
+    return ["runtime", ""], [[name, _first_line(runtime)] for name, runtime in RUNTIMES.items()]
+
+
+def _presets() -> tuple[list[str], list[list[str]]]:
+    shown = {name: keys(config) for name, config in PRESETS.items()}
+    return ["setting", *shown], [[key, *(str(values[key]) for values in shown.values())] for key in keys(HNASConfig())]

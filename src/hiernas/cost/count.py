@@ -1,0 +1,95 @@
+"""Parameters and MACs, counted from the module that `build()` returns. There is no second formula.
+
+MACs are the multiply-adds of convolutions and linear layers for one image (what the papers call FLOPs).
+Biases, batch norm, activations, pooling, residual sums and the products of squeeze-and-excite count as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hiernas.architecture import Architecture
+from hiernas.errors import SpaceError
+from hiernas.ops import ACTIVATIONS
+from hiernas.space import SearchSpace, Skeleton
+
+if TYPE_CHECKING:
+    from hiernas.cost.latency import LatencySource
+    from hiernas.supernet.chain import Part
+
+# modules without multiply-adds that keep the shape
+FREE: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, *ACTIVATIONS.values())
+
+
+@dataclass(frozen=True)
+class Count:
+    """Trainable numbers and multiply-adds of a module."""
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a whole network costs; `latency_ms` where a latency table was given."""
+
+    params: int
+    macs: int
+    latency_ms: float | None = None
+
+
+def count(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Count:
+    """Count the module that `build` makes on one input [C, H, W].
+
+    It is built on the meta device, so no weight is allocated and no random number drawn.
+    """
+    with torch.device("meta"), torch.no_grad():
+        module = build().eval()
+        params = sum(p.numel() for p in module.parameters())
+        _drop_free(module)
+        with FlopCounterMode(display=False) as counter:
+            module(torch.empty(1, *input_size))
+    return Count(params, counter.get_total_flops() // 2)
+
+
+def _drop_free(module: nn.Module) -> None:
+    # nine tenths of the counter's time goes into modules in which it has nothing to count
+    for name, child in module.named_children():
+        if isinstance(child, FREE):
+            setattr(module, name, nn.Identity())
+        else:
+            _drop_free(child)
+
+
+def cost(architecture: Architecture, latency: LatencySource | None = None) -> Cost:
+    """Count the whole network of an architecture and, with a latency table, predict its latency.
+
+    Raises `LatencyError` where the table misses an operation of the network.
+    """
+    found = count(architecture.build, architecture.skeleton.input_size)
+    return Cost(found.params, found.macs, None if latency is None else latency.predict(architecture))
+
+
+def parts_of(skeleton: Skeleton) -> tuple[list[Part], list[dict[str, Part]]]:
+    """A skeleton's operations with their input sizes: those of every network, and per site those of each option.
+
+    Raises `SpaceError` for a skeleton whose cost is not the sum of its operations' costs.
+    """
+    parts = getattr(skeleton, "parts", None)
+    if parts is None:
+        raise SpaceError(
+            f"space '{skeleton.name}' has no table of costs: its skeleton does not list its operations in `parts()`"
+        )
+    return parts()
+
+
+def parts_of_space(space: SearchSpace) -> tuple[list[Part], list[list[Part]]]:
+    """As `parts_of`, with only the options that the space has left, in its order."""
+    fixed, options = parts_of(space.skeleton)
+    return fixed, [[parts[o] for o in d.options] for d, parts in zip(space.decisions, options, strict=True)]

@@ -1,0 +1,336 @@
+"""Hard limits on costs: read from text, checked exactly, refused before any training where nothing meets them.
+
+A limit is met or it is not: both are decided by the exact tables (`CostTable`), never by a solver. The solver
+(HiGHS, by `scipy.optimize.milp`) only proposes the nearest architecture of spaces too large to list.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+
+import numpy as np
+
+from hiernas.cost.tables import METRICS, CostTable
+from hiernas.errors import LimitError, did_you_mean
+from hiernas.space import SearchSpace
+
+Tables = Mapping[str, CostTable]
+
+ENUMERABLE = 20_000  # spaces up to this size are listed
+BATCH, BATCHES = 4096, 16  # uniform samples drawn before a sampler turns to walks
+WALKERS, STEPS = 256, 2000  # walks towards and within the region that meets the limits
+SOLVER_SECONDS = 10.0
+SOLVER_SCALE = 1e4  # a bound in the solver's rows, so that its tolerance of 1e-6 is 1e-10 of the bound
+
+SUFFIXES = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+UNITS = {"latency_ms": {"": 1, "ms": 1}, "params": {"": 1, **SUFFIXES}, "macs": {"": 1, **SUFFIXES}}
+EXAMPLES = {"latency_ms": "5 or 5ms", "params": "4.8M or 4800000", "macs": "300M or 3e8"}
+SMALLEST = {"latency_ms": "the fastest takes", "params": "the smallest has", "macs": "the cheapest needs"}
+LARGEST = {"latency_ms": "the slowest takes", "params": "the largest has", "macs": "the costliest needs"}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """low <= metric <= high, both included; latency in ms, parameters and MACs as numbers."""
+
+    metric: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise LimitError(f"unknown metric '{self.metric}' in a limit; {did_you_mean(self.metric, METRICS)}")
+        if not (0 <= self.low < math.inf or self.low == -math.inf) or not self.high >= 0:
+            bound = self.low if self.high >= 0 else self.high
+            raise LimitError(f"{bound} is no bound for {self.metric}; a bound is a number from 0 upward")
+        if self.low > self.high:
+            low, high = quantity(self.metric, self.low), quantity(self.metric, self.high)
+            raise LimitError(f"no {self.metric} is both at least {low} and at most {high}; widen the bounds")
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """The finite ones of low and high."""
+        return tuple(b for b in (self.low, self.high) if math.isfinite(b))
+
+    def excess(self, values: np.ndarray) -> np.ndarray:
+        """How far values lie outside, relative to the bound: float64 [N], 0 inside."""
+        over = np.maximum(values - self.high, 0.0) / _scale(self.high)
+        return over + np.maximum(self.low - values, 0.0) / _scale(self.low)
+
+    def __str__(self) -> str:
+        low, high = quantity(self.metric, self.low), quantity(self.metric, self.high)
+        if math.isinf(self.low):
+            return f"{self.metric} <= {high}"
+        return f"{self.metric} >= {low}" if math.isinf(self.high) else f"{low} <= {self.metric} <= {high}"
+
+
+def _scale(bound: float) -> float:
+    return bound if 0 < bound < math.inf else 1.0
+
+
+def quantity(metric: str, value: float) -> str:
+    """A value as text, such as "7.4" or "2.15M", exactly; `parse_limits` reads it back."""
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    suffix = "" if metric == "latency_ms" else next((s for s in "GMk" if value >= SUFFIXES[s]), "")
+    number = Decimal(repr(float(value))) / SUFFIXES.get(suffix, 1)
+    text = f"{number.normalize():f}"
+    return f"{text}.0" if metric == "latency_ms" and len(text) == 1 else text + suffix
+
+
+def _rounded(value: float, digits: int, rounding: str = ROUND_HALF_EVEN) -> float:
+    number = Decimal(repr(value))
+    return float(number.quantize(Decimal(1).scaleb(number.adjusted() - digits + 1), rounding))
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
+    """Read limits such as "latency_ms<=5", "params <= 4.8M" or "60<=latency_ms<=70ms"; one `Limit` per metric.
+
+    Several limits on one metric must all hold. Raises `LimitError` with what cannot be read.
+    """
+    limits: dict[str, Limit] = {}
+    for text in [texts] if isinstance(texts, str) else texts:
+        new = _parse(text)
+        old = limits.get(new.metric, new)
+        limits[new.metric] = Limit(new.metric, max(old.low, new.low), min(old.high, new.high))
+    return tuple(limits.values())
+
+
+def _parse(text: str) -> Limit:
+    words = [word.strip() for word in re.split(r"([<>=]+)", text)]
+    signs = words[1::2]
+    for sign in signs:
+        if sign not in ("<=", ">="):
+            raise LimitError(f"limit '{text}' uses '{sign}'; write '<=' or '>=' (a bound itself is allowed)")
+    if len(signs) == 1:
+        left, sign, right = words
+        if _looks_like_a_number(left):  # 5 <= params
+            left, sign, right = right, {"<=": ">=", ">=": "<="}[sign], left
+        bound = _number(right, left, text)
+        return Limit(left, high=bound) if sign == "<=" else Limit(left, low=bound)
+    if len(signs) == 2 and signs[0] == signs[1]:
+        low, metric, high = (words[0], words[2], words[4]) if signs[0] == "<=" else (words[4], words[2], words[0])
+        return Limit(metric, _number(low, metric, text), _number(high, metric, text))
+    raise LimitError(f"'{text}' is not a limit; write 'metric<=number', 'metric>=number' or 'low<=metric<=high'")
+
+
+def _looks_like_a_number(word: str) -> bool:
+    return re.match(r"[-+.\d]|(nan|inf)\b", word, re.IGNORECASE) is not None
+
+
+def _number(word: str, metric: str, text: str) -> float:
+    if metric not in METRICS:
+        raise LimitError(f"unknown metric '{metric}' in limit '{text}'; {did_you_mean(metric, METRICS)}")
+    found = re.fullmatch(r"([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([a-z]*)", word, re.IGNORECASE)
+    if found is None or found[2] not in UNITS[metric]:
+        raise LimitError(f"limit '{text}': '{word}' is no number for {metric}; write {EXAMPLES[metric]}")
+    value = float(Decimal(found[1]) * UNITS[metric][found[2]])
+    if not 0 <= value < math.inf:
+        raise LimitError(f"limit '{text}': {word} is no bound for {metric}; a bound is a number from 0 upward")
+    return value
+
+
+# -- checking ----------------------------------------------------------------------------------------------------
+
+
+def satisfied(tables: Tables, limits: Sequence[Limit], genes: np.ndarray) -> np.ndarray:
+    """Which architectures meet all limits: option indices int64 [N, sites] -> bool [N]."""
+    met = np.ones(len(genes), dtype=bool)
+    for limit in limits:
+        values = _table(tables, limit).of(genes)
+        met &= (limit.low <= values) & (values <= limit.high)
+    return met
+
+
+def violation(tables: Tables, limits: Sequence[Limit], genes: np.ndarray) -> np.ndarray:
+    """Sum over the limits of the excess relative to the bound: int64 [N, sites] -> float64 [N], 0 where all are met."""
+    total = np.zeros(len(genes))
+    for limit in limits:
+        total += limit.excess(_table(tables, limit).of(genes))
+    return total
+
+
+def check_reachable(space: SearchSpace, tables: Tables, limits: Sequence[Limit]) -> None:
+    """Raise `LimitError`, with the nearest reachable values, where no architecture meets all limits.
+
+    Exact for one bound. For several at once: exact by listing for small spaces, else by integer programming;
+    where the solver's time does not do (very narrow ranges), the message says that none was *found*.
+    """
+    for limit in limits:
+        table = _table(tables, limit)
+        for extreme, words, outside, rounding in (
+            (table.smallest, SMALLEST, table.smallest > limit.high, ROUND_CEILING),
+            (table.largest, LARGEST, table.largest < limit.low, ROUND_FLOOR),
+        ):
+            if outside:
+                unit = " ms" if limit.metric == "latency_ms" else ""
+                value = quantity(limit.metric, _rounded(extreme, 3, rounding)) + unit
+                raise LimitError(f"no architecture of '{space.name}' meets {limit}; {words[limit.metric]} {value}")
+    if sum(len(limit.bounds) for limit in limits) < 2:
+        return
+    genes, proven = nearest(space, tables, limits)
+    if not satisfied(tables, limits, genes)[0]:
+        raise LimitError(_unreachable(space, tables, limits, genes, proven))
+
+
+def _unreachable(space: SearchSpace, tables: Tables, limits: Sequence[Limit], genes: np.ndarray, proven: bool) -> str:
+    wanted = " and ".join(map(str, limits)) + (" together" if len(limits) > 1 else "")
+    values = " and ".join(f"{m.metric} {_outside(m, float(tables[m.metric].of(genes)[0]))}" for m in limits)
+    if proven:
+        return f"no architecture of '{space.name}' meets {wanted}; the nearest has {values}"
+    found = f"found no architecture of '{space.name}' that meets {wanted}"
+    return f"{found} in {SOLVER_SECONDS:.0f} s; the nearest found has {values}; widen the limits"
+
+
+def _outside(limit: Limit, value: float) -> str:
+    """A value in the fewest digits, from 3 on, that show it on the side of the bounds where it is."""
+    for digits in range(3, 17):
+        shown = _rounded(value, digits)
+        if (shown > limit.high, shown < limit.low) == (value > limit.high, value < limit.low):
+            return quantity(limit.metric, shown)
+    return quantity(limit.metric, value)
+
+
+def _table(tables: Tables, limit: Limit) -> CostTable:
+    if limit.metric not in tables:
+        raise LimitError(
+            f"the limit {limit} needs a latency table: name one with --latency-table FILE, or measure this device"
+        )
+    return tables[limit.metric]
+
+
+def every(space: SearchSpace) -> np.ndarray:
+    """All architectures of a space, in lexicographic order: int64 [size, sites]."""
+    sizes = [len(d.options) for d in space.decisions]
+    return np.stack(np.unravel_index(np.arange(space.size()), sizes), axis=1).astype(np.int64)
+
+
+def nearest(space: SearchSpace, tables: Tables, limits: Sequence[Limit]) -> tuple[np.ndarray, bool]:
+    """The architecture of least `violation`, int64 [1, sites], and whether it is proven to be that."""
+    if space.size() <= ENUMERABLE:
+        genes = every(space)
+        return genes[[int(np.argmin(violation(tables, limits, genes)))]], True
+    return _solve(space, tables, limits)
+
+
+def _solve(space: SearchSpace, tables: Tables, limits: Sequence[Limit]) -> tuple[np.ndarray, bool]:
+    """`nearest` by integer programming: one binary variable per option, one slack per bound, least sum of slacks."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    starts = np.cumsum([0, *(len(d.options) for d in space.decisions)])
+    signed = [(m, sign, b) for m in limits for sign, b in ((1, m.high), (-1, m.low)) if math.isfinite(b)]
+    options, slacks = starts[-1], len(signed)
+    one_of = np.zeros((len(space.decisions), options + slacks))
+    for i, (start, end) in enumerate(itertools.pairwise(starts)):
+        one_of[i, start:end] = 1.0
+    rows, most = np.zeros((slacks, options + slacks)), np.zeros(slacks)
+    for i, (limit, sign, bound) in enumerate(signed):
+        table, factor = _table(tables, limit), sign * SOLVER_SCALE / _scale(bound)
+        rows[i, :options] = factor * np.concatenate([row - row.min() for row in table.sites])
+        rows[i, options + i] = -1.0
+        most[i] = factor * (bound - table.smallest)
+    found = milp(
+        np.r_[np.zeros(options), np.ones(slacks)],
+        integrality=np.r_[np.ones(options), np.zeros(slacks)],
+        bounds=Bounds(0.0, np.r_[np.ones(options), np.full(slacks, np.inf)]),
+        constraints=[LinearConstraint(one_of, 1.0, 1.0), LinearConstraint(rows, -np.inf, most)],
+        options={"time_limit": SOLVER_SECONDS, "mip_rel_gap": 0.0},
+    )
+    x = np.zeros(options) if found.x is None else found.x
+    genes = np.array([[int(np.argmax(x[a:b])) for a, b in itertools.pairwise(starts)]])
+    return genes, found.status == 0 and float(violation(tables, limits, genes)[0]) > 1e-8
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------
+
+
+def sample_feasible(
+    space: SearchSpace,
+    tables: Tables,
+    limits: Sequence[Limit],
+    rng: np.random.Generator,
+    n: int,
+    exclude: Iterable[bytes | Sequence[int]] = (),
+) -> np.ndarray:
+    """Up to `n` distinct architectures that meet the limits, as option indices: int64 [m, sites], m <= n.
+
+    `exclude`: architectures not wanted, as int64 bytes (`genes.tobytes()`) or as indices. Uniform where the space
+    is small (it is listed) or the limits are met often (samples are rejected); rare regions are entered by random
+    walks that never raise `violation`, half of them from the solver's architecture, and are sampled as the walks
+    find them. Fewer than `n` are returned where no more are found with bounded effort.
+    """
+    found = _Found(n, {e if isinstance(e, bytes) else np.asarray(e, dtype=np.int64).tobytes() for e in exclude})
+    if space.size() <= ENUMERABLE:
+        genes = every(space)
+        found.add(rng.permutation(genes[satisfied(tables, limits, genes)]))
+        return found.genes(space)
+    for _ in range(BATCHES):
+        if found.complete:
+            break
+        genes = space.sample_encoded(rng, BATCH)
+        found.add(genes[satisfied(tables, limits, genes)])
+    if not found.complete:
+        _walk(space, tables, limits, rng, found)
+    return found.genes(space)
+
+
+class _Found:
+    """Distinct architectures in the order found, up to a number."""
+
+    def __init__(self, n: int, exclude: set[bytes]) -> None:
+        self._n, self._seen, self._rows = n, exclude, list[np.ndarray]()
+
+    @property
+    def complete(self) -> bool:
+        return len(self._rows) >= self._n
+
+    def add(self, genes: np.ndarray) -> None:
+        for row in genes:
+            key = row.tobytes()
+            if self.complete:
+                return
+            if key not in self._seen:
+                self._seen.add(key)
+                self._rows.append(row)
+
+    def genes(self, space: SearchSpace) -> np.ndarray:
+        return np.array(self._rows, dtype=np.int64).reshape(-1, len(space.decisions))
+
+
+def _walk(
+    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, found: _Found
+) -> None:
+    """Random walks that change one or two sites at a time and never raise the violation."""
+    sizes = np.array([len(d.options) for d in space.decisions])
+    genes = space.sample_encoded(rng, WALKERS)
+    known = found.genes(space)
+    genes[::2] = known[rng.integers(len(known), size=WALKERS // 2)] if len(known) else nearest(space, tables, limits)[0]
+    outside = violation(tables, limits, genes)
+    walkers = np.arange(WALKERS)
+    for _ in range(STEPS):
+        found.add(genes[outside == 0])
+        if found.complete:
+            return
+        proposed = genes.copy()
+        for _ in range(int(rng.integers(1, 3))):
+            site = rng.integers(len(sizes), size=WALKERS)
+            proposed[walkers, site] = rng.integers(sizes[site])
+        then = violation(tables, limits, proposed)
+        better = then <= outside
+        genes[better], outside[better] = proposed[better], then[better]
+
+
+def feasible_share(
+    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, n: int = 10_000
+) -> float:
+    """Share of the architectures that meets the limits: exact for small spaces, else over `n` uniform samples."""
+    genes = every(space) if space.size() <= ENUMERABLE else space.sample_encoded(rng, n)
+    return float(satisfied(tables, limits, genes).mean())

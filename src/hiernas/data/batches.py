@@ -1,0 +1,124 @@
+"""Batches: their order, their augmentation and their normalisation, on whole batches in torch.
+
+Random numbers come from a CPU generator, so that a batch is augmented the same way on every device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hiernas.data.split import ImageData
+from hiernas.errors import ConfigError, did_you_mean
+
+KINDS = ("auto", "crop", "none", "resized_crop")
+RESIZED_FROM = 96  # pixels of the short side from which "auto" means "resized_crop"
+AREA = (0.25, 1.0)  # share of the image a resized crop covers
+RATIO = (3 / 4, 4 / 3)  # width to height of a resized crop, relative to the image's own
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training images are varied.
+
+    kind: "crop" pads by an eighth of the short side and cuts the old size out at random; "resized_crop" scales a random
+        part (25 to 100 % of the area) to the full size; "none" does neither; "auto" is "resized_crop" from 96 pixels on
+        and "crop" below.
+    flip: mirror half of the images. None: only colour images, because grey ones are often characters, and not with
+        kind "none".
+    cutout: side of the square, in pixels, that is filled with the batch's mean colour (DeVries and Taylor,
+        arXiv 1708.04552); 0 for none.
+    """
+
+    kind: str = "auto"
+    flip: bool | None = None
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"unknown augmentation '{self.kind}'; {did_you_mean(self.kind, KINDS)}")
+        if self.cutout < 0:
+            raise ConfigError(f"cutout={self.cutout} is not a side in pixels; give 0 for none, or a positive number")
+
+
+def augment(x: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
+    """Varied copies: uint8 [B, C, H, W] -> the same, on the device of `x`; each image draws its own numbers.
+
+    Raises `ConfigError` where the cutout would cover the whole image, or `x` is not uint8.
+    """
+    if x.dtype != torch.uint8:
+        raise ConfigError(f"augmentation takes uint8 pixels, not {x.dtype}; normalise afterwards")
+    short = min(x.shape[2:])
+    if settings.cutout >= short:
+        raise ConfigError(f"cutout={settings.cutout} covers images of {short} pixels; give at most {short - 1}")
+    kind = settings.kind
+    if kind == "auto":
+        kind = "resized_crop" if short >= RESIZED_FROM else "crop"
+    if kind == "crop":
+        x = _crop(x, max(1, short // 8), generator)
+    elif kind == "resized_crop":
+        x = _resized_crop(x, generator)
+    if settings.flip if settings.flip is not None else x.shape[1] == 3 and kind != "none":
+        mirror = torch.rand(len(x), generator=generator) < 0.5
+        x = torch.where(mirror.to(x.device)[:, None, None, None], x.flip(3), x)
+    return _cutout(x, settings.cutout, generator) if settings.cutout else x
+
+
+def _crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    n, c, h, w = x.shape
+    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(x.device)  # [B, 1] each
+    rows = top + torch.arange(h, device=x.device)  # [B, H]
+    columns = left + torch.arange(w, device=x.device)  # [B, W]
+    images = torch.arange(n, device=x.device)[:, None, None, None]
+    channels = torch.arange(c, device=x.device)[None, :, None, None]
+    return F.pad(x, (pad,) * 4)[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _resized_crop(x: Tensor, generator: torch.Generator) -> Tensor:
+    area, ratio, across, down = torch.rand((4, len(x)), generator=generator)
+    area = AREA[0] + area * (AREA[1] - AREA[0])
+    ratio = torch.exp(math.log(RATIO[0]) + ratio * math.log(RATIO[1] / RATIO[0]))
+    width = (area * ratio).sqrt().clamp(max=1)  # shares of the image's width and height
+    height = (area / ratio).sqrt().clamp(max=1)
+    theta = torch.zeros(len(x), 2, 3)  # output -> input coordinates, both within -1..1
+    theta[:, 0, 0], theta[:, 0, 2] = width, (2 * across - 1) * (1 - width)
+    theta[:, 1, 1], theta[:, 1, 2] = height, (2 * down - 1) * (1 - height)
+    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
+    y = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return y.round().clamp(0, 255).to(torch.uint8)
+
+
+def _cutout(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """A square around a random pixel, cut off at the border: on average it hides less than side^2 pixels."""
+    n, _, h, w = x.shape
+    centres = [torch.randint(0, size, (n, 1), generator=generator).to(x.device) for size in (h, w)]
+    inside = []
+    for centre, size in zip(centres, (h, w), strict=True):
+        offset = torch.arange(size, device=x.device) - (centre - side // 2)
+        inside.append((offset >= 0) & (offset < side))  # [B, H], [B, W]
+    hidden = inside[0][:, None, :, None] & inside[1][:, None, None, :]  # [B, 1, H, W]
+    fill = x.float().mean((0, 2, 3), keepdim=True).round().to(torch.uint8)  # [1, C, 1, 1]
+    return torch.where(hidden, fill, x)
+
+
+def normalise(x: Tensor, data: ImageData, device: torch.device | str) -> Tensor:
+    """(x / 255 - mean) / std: uint8 [B, C, H, W] -> float32 [B, C, H, W] on `device`, channels last in memory."""
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=device)[:, None, None] for v in (data.mean, data.std))
+    y = x.to(device).to(torch.float32, memory_format=torch.channels_last)
+    return y.div_(255).sub_(mean).div_(std)
+
+
+def epoch_order(n: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """Shuffled index batches of one epoch; an incomplete last one is dropped, unless it is the only one."""
+    order = torch.randperm(n, generator=generator)
+    last = n // batch_size * batch_size
+    return [order[i : i + batch_size] for i in range(0, last, batch_size)] if n > batch_size else [order]
+
+
+def in_order(n: int, batch_size: int) -> list[Tensor]:
+    """Index batches of 0 .. n - 1 in order; the last one may be smaller."""
+    return [torch.arange(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]

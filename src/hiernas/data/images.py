@@ -1,0 +1,342 @@
+"""Pixels: what every source becomes, uint8 [B, C, H, W], and how picture files are turned into it.
+
+Channels: where every picture is grey (1-bit, 8-bit, 16-bit, with or without transparency) the data have one channel;
+otherwise all have three. 16-bit grey keeps its upper 8 bits, a palette becomes RGB, transparency is laid over white,
+CMYK becomes RGB, the EXIF orientation is applied, and of an animation the first frame counts. Arrays with other
+channel counts (say 4 bands) keep them.
+
+Size: an `image_size` S gives S x S. Pictures of one size keep it, or their shape with a short side of 224 where
+the short side exceeds 256. Mixed sizes become squares: the median short side, rounded down to a multiple of 8, within
+8 to 224. Squares are cut from the centre and scaled to the short side in one bilinear step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from hiernas.errors import DataError
+
+Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C]
+T = TypeVar("T")
+
+MIN_SIZE, KEEP_UP_TO, MAX_SIZE = 4, 256, 224  # pixels of the short side
+ORIENTATION = 0x0112  # EXIF tag
+WORKERS = min(8, os.cpu_count() or 1)
+CONVERTED = {
+    "palette": "{} palette pictures converted to RGB",
+    "transparent": "{} pictures with transparency laid over white",
+    "cmyk": "{} CMYK pictures converted to RGB",
+    "16-bit": "{} 16-bit grey pictures scaled to 8 bits",
+}
+
+
+class Images(Protocol):
+    """Pixels of one size, in memory or decoded on demand."""
+
+    def __len__(self) -> int: ...
+    def fetch(self, indices: Tensor) -> Tensor: ...  # int64 [B] -> uint8 [B, C, H, W]
+
+
+class Reader(Protocol):
+    """Pictures by number. `open` may raise anything where a picture is damaged."""
+
+    @property
+    def workers(self) -> int: ...  # threads that may call `open` at a time
+    def __len__(self) -> int: ...
+    def name(self, i: int) -> str: ...
+    def open(self, i: int) -> Picture: ...
+
+
+class Header(NamedTuple):
+    """What must be known of a picture before the common form is chosen."""
+
+    kind: str  # grey, rgb, bands, or a key of `CONVERTED`
+    channels: int
+    height: int
+    width: int
+
+
+class Form(NamedTuple):
+    """The form all pictures get."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class InMemory:
+    """All pixels as one tensor: uint8 [N, C, H, W]."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        return self.pixels[indices]
+
+
+class OnDemand:
+    """Pictures decoded at each `fetch`, by a few threads: the same pixels as `InMemory`."""
+
+    def __init__(self, reader: Reader, form: Form) -> None:
+        self.reader, self.form = reader, form
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        pixels = np.empty((len(indices), *self.form), dtype=np.uint8)
+        for row, reason in _decode_rows(self.reader, self.form, indices.tolist(), pixels):
+            raise _damaged(self.reader, row, reason)
+        return torch.from_numpy(pixels)
+
+
+class Subset:
+    """Some of the images, in the order of `rows`: int64 [N]."""
+
+    def __init__(self, images: Images, rows: Tensor) -> None:
+        self.images, self.rows = images, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        return self.images.fetch(self.rows[indices])
+
+
+def measure(picture: Picture) -> Header:
+    """Kind, channels and upright size, from the header alone where the format allows it."""
+    if isinstance(picture, np.ndarray):
+        height, width, channels = picture.shape
+        return Header({1: "grey", 3: "rgb"}.get(channels, "bands"), channels, height, width)
+    width, height = picture.size
+    if width != height and picture.getexif().get(ORIENTATION, 1) >= 5:  # turned by 90 degrees
+        width, height = _upright(picture).size
+    if picture.mode == "F":
+        raise ValueError("32-bit float pixels; save it with 8 or 16 bits")
+    sixteen = picture.mode.startswith("I")
+    grey = sixteen or picture.mode in ("1", "L", "LA")
+    kinds = {"P": "palette", "CMYK": "cmyk"}
+    kind = "transparent" if picture.has_transparency_data else kinds.get(picture.mode, "grey" if grey else "rgb")
+    return Header("16-bit" if sixteen else kind, 1 if grey else 3, height, width)
+
+
+def survey(reader: Reader) -> list[Header | str]:
+    """The header of every picture, or the reason why it cannot be read."""
+
+    def work(span: range) -> list[Header | str]:
+        found: list[Header | str] = []
+        for i in span:
+            try:
+                picture = reader.open(i)
+                with nullcontext() if isinstance(picture, np.ndarray) else picture:
+                    found.append(measure(picture))
+            except (DataError, MemoryError):
+                raise
+            except Exception as error:  # Pillow raises many types on damaged files
+                found.append(reason_of(error))
+        return found
+
+    return [header for part in _spread(work, len(reader), reader.workers) for header in part]
+
+
+def choose_form(headers: Sequence[Header], image_size: int | None) -> Form:
+    """The common form by the rules on top of this file.
+
+    Raises `DataError` where channel counts do not go together, or pictures are under 4 pixels a side.
+    """
+    channels = sorted({h.channels for h in headers})
+    if len(channels) > 1 and channels != [1, 3]:
+        raise DataError(
+            f"images have {' and '.join(map(str, channels))} channels; give all of them the same channel count"
+        )
+    if image_size is not None:
+        return Form(channels[-1], image_size, image_size)
+    sizes = {(h.height, h.width) for h in headers}
+    if len(sizes) > 1:
+        short = float(np.median([min(h.height, h.width) for h in headers]))
+        side = min(MAX_SIZE, max(8, int(short) // 8 * 8))
+        return Form(channels[-1], side, side)
+    height, width = sizes.pop()
+    if min(height, width) < MIN_SIZE:
+        raise DataError(f"images of {height}x{width} pixels are too small; give an image_size to enlarge them")
+    scale = MAX_SIZE / min(height, width) if min(height, width) > KEEP_UP_TO else 1.0
+    return Form(channels[-1], round(height * scale), round(width * scale))
+
+
+def decode(picture: Picture, form: Form) -> np.ndarray:
+    """A picture in the common form: uint8 [C, H, W]."""
+    if isinstance(picture, np.ndarray):
+        if picture.shape[2] not in (1, 3):
+            return np.stack([np.asarray(_fit(_band(picture, c), form)) for c in range(picture.shape[2])])
+        picture = Image.fromarray(picture) if picture.shape[2] == 3 else _band(picture, 0)
+    with picture:
+        flat = _flat(_upright(picture), "L" if form.channels == 1 else "RGB")
+        pixels = np.asarray(_fit(flat, form))
+    return pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _band(array: np.ndarray, channel: int) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(array[:, :, channel]))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # some formats keep their EXIF data behind the pixels
+    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
+
+
+def _flat(image: Image.Image, mode: str) -> Image.Image:
+    """8 bits, without palette or transparency: mode L or RGB."""
+    if image.mode.startswith("I"):  # by hand: Pillow's own I;16 -> L cuts values at 255
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("grey values beyond 16 bits; save it with 8 or 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.has_transparency_data:
+        over = image.convert("RGBA")
+        image = Image.new("RGB", over.size, "white")
+        image.paste(over.convert("RGB"), mask=over.getchannel("A"))
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _fit(image: Image.Image, form: Form) -> Image.Image:
+    size = (form.width, form.height)
+    return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """All pictures of a reader in one form. Rows in `bad` hold nothing and must not be fetched."""
+
+    images: Images
+    form: Form
+    bad: Mapping[int, str]  # row -> reason
+    notes: tuple[str, ...]
+
+
+def load_images(
+    reader: Reader, headers: Sequence[Header | str], *, image_size: int | None, skip_bad: bool, memory_gib: float
+) -> Loaded:
+    """Decodes every picture once; keeps the pixels where they fit in `memory_gib`, otherwise only checks the files.
+
+    With `skip_bad` damaged pictures are collected in `Loaded.bad`, and have no say in the common form.
+    Raises `DataError` for the first damaged picture without it, or where no picture is left.
+    """
+    bad = {i: header for i, header in enumerate(headers) if isinstance(header, str)}
+    if bad and not skip_bad:
+        raise _damaged(reader, min(bad), bad[min(bad)])
+    form = choose_form(_good(headers, bad), image_size)
+    images, failed = _decode_all(reader, form, skip_bad, memory_gib)
+    bad = failed | bad
+    good = _good(headers, bad)
+    if choose_form(good, image_size) != form:  # a picture whose header is fine, but not its pixels, had a say
+        form = choose_form(good, image_size)
+        images, _ = _decode_all(reader, form, skip_bad, memory_gib)
+    notes = [*_bad_notes(reader, bad), *_form_notes(good, form)]
+    if isinstance(images, OnDemand):
+        gib = _gib(reader, form)
+        notes.append(f"images are decoded on demand: {gib:.2g} GiB of pixels exceed the limit of {memory_gib:g} GiB")
+    return Loaded(images, form, bad, tuple(notes))
+
+
+def reason_of(error: Exception) -> str:
+    """One short line that says what is wrong with a picture."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture in a known format"
+    first = (str(error).splitlines() or [""])[0]
+    return first[:120] or type(error).__name__
+
+
+def _good(headers: Sequence[Header | str], bad: Mapping[int, str]) -> list[Header]:
+    good = [header for i, header in enumerate(headers) if isinstance(header, Header) and i not in bad]
+    if not good:
+        raise DataError(f"none of the {len(headers)} images can be read; the first one: {bad[0]}")
+    return good
+
+
+def _gib(reader: Reader, form: Form) -> float:
+    return len(reader) * form.channels * form.height * form.width / 2**30
+
+
+def _decode_all(reader: Reader, form: Form, skip_bad: bool, memory_gib: float) -> tuple[Images, dict[int, str]]:
+    """Every picture decoded, and kept where there is room; and what failed, by row."""
+    fits = _gib(reader, form) <= memory_gib
+    pixels = np.zeros((len(reader), *form), dtype=np.uint8) if fits else None
+    bad = {}
+    for row, reason in _decode_rows(reader, form, range(len(reader)), pixels):
+        if not skip_bad:
+            raise _damaged(reader, row, reason)
+        bad[row] = reason
+    return OnDemand(reader, form) if pixels is None else InMemory(torch.from_numpy(pixels)), bad
+
+
+def _damaged(reader: Reader, row: int, reason: str) -> DataError:
+    return DataError(
+        f"{reader.name(row)} cannot be read ({reason}); replace it, or leave such images out with --skip-bad-images "
+        "(skip_bad_images=True)"
+    )
+
+
+def _bad_notes(reader: Reader, bad: Mapping[int, str]) -> list[str]:
+    if not bad:
+        return []
+    named = ", ".join(reader.name(i) for i in sorted(bad)[:5])
+    return [f"{len(bad)} damaged images left out: {named}{', ...' if len(bad) > 5 else ''}"]
+
+
+def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:
+    kinds = Counter(h.kind for h in headers)
+    notes = [text.format(kinds[kind]) for kind, text in CONVERTED.items() if kinds[kind]]
+    if form.channels == 3 and any(h.channels == 1 for h in headers):
+        notes.append(f"{sum(h.channels == 1 for h in headers)} grey pictures repeated on three channels")
+    resized = [(h.height, h.width) for h in headers if (h.height, h.width) != (form.height, form.width)]
+    if resized:
+        low, high = (f"{h}x{w}" for h, w in (min(resized), max(resized)))
+        sizes = low if low == high else f"sizes from {low} to {high}"
+        notes.append(f"{len(resized)} images scaled and cut from the centre to {form.height}x{form.width} ({sizes})")
+    return notes
+
+
+def _decode_rows(reader: Reader, form: Form, rows: Sequence[int], out: np.ndarray | None) -> Iterator[tuple[int, str]]:
+    """Decodes picture `rows[k]` into `out[k]` (or only tries to); yields what fails as (row, reason), in order."""
+
+    def work(span: range) -> list[tuple[int, str]]:
+        failed = []
+        for k in span:
+            try:
+                pixels = decode(reader.open(rows[k]), form)
+            except (DataError, MemoryError):
+                raise
+            except Exception as error:  # Pillow raises many types on damaged files
+                failed.append((rows[k], reason_of(error)))
+                continue
+            if out is not None:
+                out[k] = pixels
+        return failed
+
+    for failed in _spread(work, len(rows), reader.workers):
+        yield from failed
+
+
+def _spread(work: Callable[[range], T], n: int, workers: int) -> Iterator[T]:
+    """`work` on pieces of range(n), by `workers` threads; the results in order."""
+    piece = max(1, min(256, n // (4 * workers)))
+    spans = [range(start, min(start + piece, n)) for start in range(0, n, piece)]
+    if workers == 1:
+        yield from map(work, spans)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(work, spans)

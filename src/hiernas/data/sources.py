@@ -1,0 +1,299 @@
+"""Where images come from: digits, folders, torch data sets; tables are read by `tables.py`.
+
+`find` looks at what the user named and returns a `Found`: pictures that can be opened by number, with their labels.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from hiernas.data.images import WORKERS, Header, Picture, Reader, measure, reason_of
+from hiernas.errors import DataError, did_you_mean
+
+EXTENSIONS = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+JUNK = ("thumbs.db", "desktop.ini", "__macosx")
+PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PARTS = ("train", "val", "test")
+LAYOUTS = "one folder per class, or train/, val/ and test/ with class folders, or parquet files"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Pictures and labels of a source, before anything is decoded."""
+
+    name: str
+    reader: Reader
+    labels: np.ndarray  # int64 [N]
+    parts: Mapping[str, range]  # rows of "train" and, where the source has them, "val" and "test"
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    headers: Sequence[Header | str] | None = None  # where opening the pictures was needed to get the labels
+
+
+def find(source: object, memory_gib: float) -> Found:
+    """Looks at a source as `load_data` describes it. Raises `DataError` where there is nothing to train on."""
+    if isinstance(source, str) and source == "digits":
+        return from_digits()
+    if isinstance(source, str) and source.startswith("hf:"):
+        from hiernas.data.tables import from_hub
+
+        return from_hub(source.removeprefix("hf:"))
+    if isinstance(source, str | Path):
+        return from_folder(Path(source).expanduser(), memory_gib)
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return from_dataset(source)
+    raise DataError(
+        f"a {type(source).__name__} is not a data source; give 'digits', a folder, 'hf:NAME', or a data set that has "
+        "a length and (image, label) items"
+    )
+
+
+def from_digits() -> Found:
+    """scikit-learn's 1,797 handwritten digits, 8x8 pixels, values 0..16 scaled to 0..255."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    return from_dataset(list(zip(pixels, digits.target.tolist(), strict=True)), "digits")
+
+
+# Folders
+
+
+class Files:
+    """Picture files by number."""
+
+    workers = WORKERS
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, i: int) -> str:
+        return self.paths[i]
+
+    def open(self, i: int) -> Picture:
+        return Image.open(self.paths[i])
+
+
+def from_folder(folder: Path, memory_gib: float) -> Found:
+    """Class folders, split folders with class folders, or parquet files."""
+    if not folder.exists():
+        hint = did_you_mean(str(folder), ["digits"])
+        hint = f" ({hint})" if hint.startswith("did") else ""
+        raise DataError(f"there is no folder '{folder}'{hint}; give 'digits', an existing folder, or 'hf:NAME'")
+    if not folder.is_dir():
+        raise DataError(f"'{folder}' is a file; give the folder that holds {LAYOUTS}")
+    tables = [p for at in (folder, folder / "data") if at.is_dir() for p in _files(at) if p.suffix == ".parquet"]
+    if tables:
+        from hiernas.data.tables import from_parquet
+
+        return from_parquet(_name(folder), tables, memory_gib)
+    return _from_class_folders(folder)
+
+
+def _from_class_folders(folder: Path) -> Found:
+    trees, notes = _split_folders(folder)
+    classes = tuple(d.name for d in _folders(trees["train"]))
+    _check_classes(trees, classes)
+    paths: list[str] = []
+    labels: list[int] = []
+    others: list[str] = []
+    parts = {}
+    for part in (p for p in PARTS if p in trees):
+        start = len(paths)
+        others += [str(p.relative_to(folder)) for p in _files(trees[part])]
+        for label, name in enumerate(classes):
+            for path in _walk(trees[part] / name):
+                if path.suffix.lower() in EXTENSIONS:
+                    paths.append(str(path))
+                    labels.append(label)
+                else:
+                    others.append(str(path.relative_to(folder)))
+        parts[part] = range(start, len(paths))
+    if others:
+        notes.append(f"{len(others)} files that are no images in class folders are ignored: {_some(others)}")
+    return Found(_name(folder), Files(paths), np.array(labels, dtype=np.int64), parts, classes, tuple(notes))
+
+
+def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The tree of class folders of each split; the folder itself where it has no split folders. And notes."""
+    inside = _folders(folder)
+    trees: dict[str, Path] = {}
+    for d in inside:
+        part = PART_NAMES.get(d.name.lower())
+        if part is None:
+            continue
+        if part in trees:
+            raise DataError(f"'{folder}' has {trees[part].name}/ and {d.name}/ for one split; keep one of the two")
+        trees[part] = d
+    if not any(_folders(d) for d in trees.values()):  # then "train" and "test" are names of classes like any other
+        return {"train": folder}, []
+    if "train" not in trees:
+        raise DataError(f"'{folder}' has {', '.join(f'{d.name}/' for d in trees.values())} but no train/; add it")
+    extra = [d.name for d in inside if d not in trees.values()]
+    return trees, [f"folders beside {trees['train'].name}/ are ignored: {_some(extra)}"] if extra else []
+
+
+def _check_classes(trees: Mapping[str, Path], classes: Sequence[str]) -> None:
+    top = trees["train"]
+    if not classes:
+        loose = sum(p.suffix.lower() in EXTENSIONS for p in _files(top))
+        holds = f"holds {loose} images but no class folders" if loose else "holds no images"
+        raise DataError(f"'{top}' {holds}; put the images into {LAYOUTS}")
+    for part in ("val", "test"):
+        if part not in trees:
+            continue
+        names = [d.name for d in _folders(trees[part])]
+        for name in [c for c in classes if c not in names]:
+            raise DataError(
+                f"class '{name}' of '{top}' is missing in '{trees[part]}'; add it there, or move that folder elsewhere"
+            )
+        for name in [c for c in names if c not in classes]:
+            raise DataError(f"class '{name}' of '{trees[part]}' is not in '{top}'; the classes must be the same")
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().name
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in _list(folder) if p.is_dir())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in _list(folder) if not p.is_dir())
+
+
+def _list(folder: Path) -> list[Path]:
+    try:
+        return [p for p in folder.iterdir() if not _hidden(p.name)]
+    except OSError as error:
+        raise DataError(f"folder '{folder}' cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _walk(folder: Path) -> list[Path]:
+    """All files below a folder, hidden ones left out, sorted."""
+    found = []
+    for at, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        found += [Path(at, name) for name in files if not _hidden(name)]
+    return sorted(found)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+# Data sets in Python
+
+
+class Items:
+    """Items (image, label) of a data set, asked for by one thread, as data sets need not bear several."""
+
+    workers = 1
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def name(self, i: int) -> str:
+        return f"item {i} of the data set"
+
+    def open(self, i: int) -> Picture:
+        return as_picture(self.dataset[i][0], self.name(i))
+
+
+def from_dataset(dataset: Any, name: str | None = None) -> Found:
+    """One set without splits; the classes are the label ids that occur, in ascending order.
+
+    Items are (image, label): the image a Pillow image, a tensor uint8 [C, H, W] or [H, W], an array uint8 [H, W, C] or
+    [H, W], or either with floats in 0..1. The data set must give the same image each time, so without random
+    augmentation. Raises `DataError` for anything else.
+    """
+    items = Items(dataset)
+    labels, headers = [], []
+    for i in range(len(items)):
+        label, header = _look_at(items, i)
+        labels.append(label)
+        headers.append(header)
+    known = np.array(labels, dtype=np.int64)
+    ids = np.unique(known[known >= 0])
+    parts = {"train": range(len(items))}
+    classes = tuple(str(i) for i in ids)
+    return Found(name or type(dataset).__name__, items, np.searchsorted(ids, known), parts, classes, (), headers)
+
+
+def _look_at(items: Items, i: int) -> tuple[int, Header | str]:
+    """Label and header of item i; label -1 and the reason where the data set fails to give the item."""
+    try:
+        item = items.dataset[i]
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        return -1, reason_of(error)
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise DataError(f"{items.name(i)} is a {type(item).__name__}; it must be a pair (image, label)")
+    try:
+        label = operator.index(item[1])
+    except TypeError:
+        raise DataError(f"{items.name(i)} has the label {item[1]!r}; labels must be whole numbers from 0") from None
+    if label < 0:
+        raise DataError(f"{items.name(i)} has the label {label}; labels must be whole numbers from 0")
+    try:
+        return label, measure(as_picture(item[0], items.name(i)))
+    except (OSError, SyntaxError, ValueError) as error:  # a Pillow image whose pixels cannot be loaded
+        return label, reason_of(error)
+
+
+def as_picture(image: object, name: str) -> Picture:
+    """A Pillow image, or uint8 [H, W, C], from what a data set may hold. Raises `DataError` for anything else."""
+    if isinstance(image, Image.Image):
+        return image.copy()  # closing it leaves the data set's own image open
+    if isinstance(image, Tensor):
+        tensor = image.detach().cpu()
+        array, order = (tensor.float() if tensor.is_floating_point() else tensor).numpy(), "[C, H, W]"
+    elif isinstance(image, np.ndarray):
+        array, order = image, "[H, W, C]"
+    else:
+        raise DataError(f"{name} is a {type(image).__name__}; give a Pillow image, a tensor or an array")
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise DataError(f"{name} has shape {list(array.shape)}; give {order} or [H, W]")
+    if array.ndim == 2:
+        return _bytes(array[:, :, None], name)
+    if order == "[C, H, W]":
+        array = array.transpose(1, 2, 0)
+    if array.shape[2] > 4 >= array.shape[0 if order == "[H, W, C]" else 1]:
+        raise DataError(f"{name} has shape {list(image.shape)}, but a {type(image).__name__} must be {order}")
+    return _bytes(array, name)
+
+
+def _bytes(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"{name} has values of type {array.dtype}; give uint8, or floats in 0..1")
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):
+        raise DataError(f"{name} has values from {low:g} to {high:g}; floats must be in 0..1, so without normalisation")
+    return np.rint(array * 255).astype(np.uint8)

@@ -1,0 +1,238 @@
+"""Images in tables: parquet files, and data sets of the Hugging Face hub.
+
+The image column is a struct with `bytes` (an encoded picture), the label column holds whole numbers. Both come in
+Arrow's columns, so pictures stay encoded until they are needed.
+"""
+
+from __future__ import annotations
+
+import bisect
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from hiernas.data.images import WORKERS, Picture, reason_of
+from hiernas.data.sources import PART_NAMES, PARTS, Found
+from hiernas.errors import DataError
+
+LABELS = ("label", "labels", "fine_label", "target")  # tried in this order where several columns hold whole numbers
+IMAGES = ("image", "img")
+SHARD = re.compile(r"(train|val|valid|validation|test)([-_.].*)?", re.IGNORECASE)  # train, test-00000-of-00002
+
+
+class Chunk(NamedTuple):
+    """Rows of one table, as Arrow arrays."""
+
+    table: str
+    first: int  # row of the table this chunk starts with
+    encoded: Any  # binary
+    paths: Any  # string, or None where paths must not be followed
+
+
+class Rows:
+    """Pictures of table rows by number."""
+
+    workers = WORKERS
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self.chunks = [c for c in chunks if len(c.encoded)]
+        self.ends = np.cumsum([len(c.encoded) for c in self.chunks]).tolist()
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def _at(self, i: int) -> tuple[Chunk, int]:
+        k = bisect.bisect_right(self.ends, i)
+        return self.chunks[k], i - (self.ends[k - 1] if k else 0)
+
+    def name(self, i: int) -> str:
+        chunk, row = self._at(i)
+        return f"{chunk.table}, row {chunk.first + row},"
+
+    def open(self, i: int) -> Picture:
+        chunk, row = self._at(i)
+        encoded = chunk.encoded[row].as_buffer()
+        if encoded is not None:
+            return Image.open(io.BytesIO(encoded))
+        path = chunk.paths[row].as_py() if chunk.paths is not None else None
+        if path is None:
+            raise ValueError("no picture in this row")
+        return Image.open(path)
+
+
+class Table(NamedTuple):
+    """One table: its picture and label columns (Arrow chunked arrays), and class names where it has them."""
+
+    name: str
+    images: Any
+    labels: Any
+    classes: tuple[str, ...] | None
+
+
+def from_parquet(name: str, files: Sequence[Path], memory_gib: float) -> Found:
+    """Parquet files named after their split, or without any such name as one unsplit set. Raises `DataError`.
+
+    Encoded pictures of more than `memory_gib` GiB in all are kept on disk.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError("reading parquet needs pyarrow: pip install 'hiernas[hub]'") from None
+    tables: dict[str, list[Table]] = {}
+    on_disk = _encoded_gib(files) > memory_gib
+    for path in files:
+        match = SHARD.fullmatch(path.stem)
+        part = PART_NAMES[match.group(1).lower()] if match else ""
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                tables.setdefault(part, []).append(_read(path.name, file, on_disk))
+        except (OSError, pyarrow.ArrowInvalid) as error:
+            raise DataError(f"parquet file '{path}' cannot be read ({reason_of(error)}); replace it") from None
+    if list(tables) == [""]:
+        tables = {"train": tables[""]}
+    elif "" in tables or "train" not in tables:
+        raise DataError(
+            f"the names {', '.join(p.name for p in files[:8])} do not say which parquet files are for training; "
+            "name them train*.parquet, validation*.parquet and test*.parquet"
+        )
+    return _found(name, tables, follow_paths=False)
+
+
+def _encoded_gib(files: Sequence[Path]) -> float:
+    return sum(path.stat().st_size for path in files) / 2**30  # encoded pictures do not compress further
+
+
+def _read(name: str, file: Any, on_disk: bool) -> Table:
+    """The image and label columns of a parquet file."""
+    image, label = _columns(name, file.schema_arrow)
+    table = _unpack(file, [image, label]) if on_disk else file.read(columns=[image, label])
+    return Table(name, table[image], table[label], _class_names(file.schema_arrow.metadata, label))
+
+
+def _unpack(file: Any, columns: list[str]) -> Any:
+    """These columns as a table mapped from a temporary file, which the system removes when it is no longer used."""
+    import pyarrow as pa
+
+    schema = pa.schema([file.schema_arrow.field(c) for c in columns])
+    with tempfile.NamedTemporaryFile(prefix="hiernas-", suffix=".arrow", delete=False) as sink:
+        try:
+            with pa.ipc.new_file(sink, schema) as writer:
+                for batch in file.iter_batches(batch_size=256, columns=columns):
+                    writer.write_batch(batch.select(columns))
+            sink.flush()
+            return pa.ipc.open_file(pa.memory_map(sink.name)).read_all()
+        finally:
+            with suppress(OSError):  # some systems keep a file that is open
+                os.unlink(sink.name)
+
+
+def from_hub(name: str) -> Found:
+    """A data set of the Hugging Face hub by its name, with its own splits. Raises `DataError`."""
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(f"reading hf:{name} needs datasets: pip install 'hiernas[hub]'") from None
+    try:
+        splits = datasets.load_dataset(name)
+    except Exception as error:  # the library raises many types for unknown names, no network, broken files
+        raise DataError(f"hf:{name} cannot be loaded ({reason_of(error)}); check the name and the network") from None
+    by_part = {PART_NAMES[split.lower()]: split for split in splits if split.lower() in PART_NAMES}
+    if len(splits) == 1:
+        by_part = {"train": next(iter(splits))}
+    if "train" not in by_part:
+        raise DataError(f"hf:{name} has the splits {', '.join(splits)}, but no 'train'; choose another data set")
+    tables = {}
+    for part, split in by_part.items():
+        dataset = splits[split]
+        image, label = _columns(f"hf:{name}", dataset.data.schema)
+        names = getattr(dataset.features[label], "names", None)
+        columns = dataset.data.column(image), dataset.data.column(label)  # as Arrow: nothing is decoded yet
+        tables[part] = [Table(f"hf:{name} {split}", *columns, tuple(names) if names else None)]
+    skipped = [split for split in splits if split not in by_part.values()]
+    notes = (f"other splits of the data set are ignored: {', '.join(skipped)}",) if skipped else ()
+    return _found(name, tables, follow_paths=True, notes=notes)
+
+
+def _columns(table: str, schema: Any) -> tuple[str, str]:
+    """The names of the image and the label column."""
+    import pyarrow as pa
+
+    images = [f.name for f in schema if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0]
+    labels = [f.name for f in schema if pa.types.is_integer(f.type)]
+    has = f"its columns are {', '.join(f'{f.name} ({f.type})' for f in schema)}"
+    found = []
+    for columns, known, what in (
+        (images, IMAGES, "image column (a struct with 'bytes')"),
+        (labels, LABELS, "label column (whole numbers)"),
+    ):
+        named = [c for c in known if c in columns] or columns
+        if not named or (len(columns) > 1 and named is columns):
+            word = "several columns that could be the" if named else "no"
+            raise DataError(f"{table} has {word} {what}; {has}; name one of them '{known[0]}'")
+        found.append(named[0])
+    return found[0], found[1]
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[str, ...] | None:
+    """Class names from the description that Hugging Face puts into a schema."""
+    try:
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def _found(name: str, tables: Mapping[str, Sequence[Table]], follow_paths: bool, notes: tuple[str, ...] = ()) -> Found:
+    chunks: list[Chunk] = []
+    by_part = {}
+    for part in (p for p in PARTS if p in tables):
+        for table in tables[part]:
+            chunks += _chunks(table, follow_paths)
+        by_part[part] = np.concatenate([_labels(table) for table in tables[part]])
+    known = np.unique(by_part["train"])
+    classes = _classes(tables["train"][0].classes, known)
+    for part, labels in by_part.items():
+        for label in np.setdiff1d(labels, known):
+            raise DataError(f"label {label} of the {part} split is not in the train split; give both the same classes")
+    ends = np.cumsum([len(labels) for labels in by_part.values()]).tolist()
+    parts = {part: range(end - len(by_part[part]), end) for part, end in zip(by_part, ends, strict=True)}
+    ids = np.concatenate(list(by_part.values()))
+    return Found(name, Rows(chunks), np.searchsorted(known, ids), parts, classes, notes)
+
+
+def _classes(names: tuple[str, ...] | None, known: np.ndarray) -> tuple[str, ...]:
+    if names is None:
+        return tuple(str(i) for i in known)
+    if len(known) and known[-1] >= len(names):
+        raise DataError(f"label {known[-1]} has no name: the table names {len(names)} classes, from 0; correct it")
+    return tuple(names[i] for i in known)
+
+
+def _chunks(table: Table, follow_paths: bool) -> list[Chunk]:
+    chunks, first = [], 0
+    for chunk in table.images.chunks:
+        fields = dict(zip((f.name for f in chunk.type), chunk.flatten(), strict=True))
+        chunks.append(Chunk(table.name, first, fields["bytes"], fields.get("path") if follow_paths else None))
+        first += len(chunk)
+    return chunks
+
+
+def _labels(table: Table) -> np.ndarray:
+    """Label ids: int64 [N]."""
+    if table.labels.null_count:
+        row = table.labels.is_null().to_pylist().index(True)
+        raise DataError(f"{table.name}, row {row}, has no label; leave unlabelled rows out")
+    labels = table.labels.to_numpy().astype(np.int64)
+    if (labels < 0).any():
+        row = int(np.argmax(labels < 0))
+        raise DataError(f"{table.name}, row {row}, has the label {labels[row]}; leave unlabelled rows out")
+    return labels

@@ -1,0 +1,163 @@
+"""`hiernas check`: what a search would face and cost, before anything is trained.
+
+Time is measured on throw-away weights: a few training steps and evaluations on the real images, times the
+number of them. Memory is weights, gradients and momentum plus the activations that the largest sampled
+architecture keeps for its backward pass, counted as they are saved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hiernas.cost.tables import cost_tables
+from hiernas.data.batches import normalise
+from hiernas.gates import single_path
+from hiernas.randomness import numpy_generator
+from hiernas.run import Prepared, plan, share_feasible
+from hiernas.search.evaluate import Evaluator
+from hiernas.search.oneshot import fresh_supernet
+from hiernas.supernet.chain import ChainSupernet
+from hiernas.train.loop import make_fabric
+
+STEPS = 6  # timed, after one that is not
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `check` reports. Costs are (smallest, typical, largest) by metric; typical is the median."""
+
+    space_size: int
+    costs: dict[str, tuple[float, float, float]]
+    feasible_share: float
+    supernet_params: int
+    memory_gib: float
+    seconds: dict[str, float]  # by phase, on this device as busy as it is now
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+
+def estimate(prepared: Prepared) -> Estimate:
+    """Measure what is needed for the estimates; trains nothing that is kept."""
+    space, config = prepared.space, prepared.config
+    tables = cost_tables(space, prepared.latency)
+    rng = numpy_generator(prepared.request.seed, "check")
+    genes = space.sample_encoded(rng, 10_000)
+    costs = {
+        name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()
+    }
+    supernet = fresh_supernet(space, prepared.request.seed)
+    supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
+    params = sum(p.numel() for p in supernet.parameters())
+    largest = genes[int(np.argmax(tables["macs"].of(genes)))]
+    step_seconds, activations = _training_step(supernet, prepared, genes, largest)
+    candidate_seconds = _evaluation(supernet, prepared, genes)
+    buffers = 4 * (3 * params)  # weights, gradients, momentum in 32 bits
+    return Estimate(
+        space_size=space.size(),
+        costs=costs,
+        feasible_share=share_feasible(prepared),
+        supernet_params=params,
+        memory_gib=(buffers + activations + _pixels(prepared)) / 2**30,
+        seconds=_seconds(prepared, step_seconds / min(config.train.batch_size, len(prepared.data.train)), candidate_seconds),
+    )
+
+
+def _pixels(prepared: Prepared) -> int:
+    data = prepared.data
+    return (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
+
+
+def _seconds(prepared: Prepared, image_seconds: float, candidate_seconds: float) -> dict[str, float]:
+    config, seconds = prepared.config, {}
+    candidates = config.population * (config.generations + 1)
+    for phase, work in plan(prepared).items():
+        if phase.startswith("evolve"):
+            seconds[phase] = candidates * candidate_seconds
+        else:
+            seconds[phase] = work / 3.0 * image_seconds
+    return seconds
+
+
+def _training_step(
+    supernet: nn.Module, prepared: Prepared, genes: np.ndarray, largest: np.ndarray
+) -> tuple[float, int]:
+    """Seconds of a step on a random path, and bytes that the largest one saves for its backward pass."""
+    data, recipe = prepared.data, prepared.config.train
+    fabric = make_fabric(recipe)
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=1e-4)
+    model, wrapped = fabric.setup(supernet, optimizer)
+    indices = torch.arange(min(recipe.batch_size, len(data.train)))
+    x, y = normalise(data.train.images.fetch(indices), data, fabric.device), data.train.labels[indices].to(fabric.device)
+
+    def step(path: Any) -> None:
+        loss = F.cross_entropy(model(x, single_path(path)), y)
+        wrapped.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        wrapped.step()
+        float(loss.detach())  # waits for the device
+
+    with _counting_saved() as saved:
+        step(largest)
+    start = time.perf_counter()
+    for path in genes[:STEPS]:
+        step(path)
+    return (time.perf_counter() - start) / STEPS, saved[0]
+
+
+@contextmanager
+def _counting_saved() -> Iterator[list[int]]:
+    total, seen = [0], set[int]()
+
+    def pack(t: Tensor) -> Tensor:
+        pointer = t.untyped_storage().data_ptr()
+        if pointer not in seen:
+            seen.add(pointer)
+            total[0] += t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        yield total
+
+
+def _evaluation(supernet: ChainSupernet, prepared: Prepared, genes: np.ndarray) -> float:
+    """Seconds for one candidate among many, with shared prefixes."""
+    config, data = prepared.config, prepared.data
+    few = replace(data, val=_first(data.val, 200))
+    evaluator = Evaluator(
+        supernet, few, make_fabric(config.train), seed=0, calibration_images=min(200, config.calibration_images)
+    )
+    candidates = [prepared.space.decode(g) for g in genes[:16]]
+    evaluator(candidates[:2])
+    start = time.perf_counter()
+    evaluator(candidates)
+    seconds = (time.perf_counter() - start) / len(candidates)
+    images = len(data.val) + min(config.calibration_images, len(data.train))
+    timed = len(few.val) + min(200, config.calibration_images, len(data.train))
+    return seconds * images / timed
+
+
+def _first(split: Any, n: int) -> Any:
+    return replace(split, images=_Head(split.images, min(n, len(split))), labels=split.labels[:n])
+
+
+@dataclass(frozen=True)
+class _Head:
+    images: Any
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        return self.images.fetch(indices)

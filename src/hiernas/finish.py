@@ -1,0 +1,273 @@
+"""From what a search found to what a user takes home: trained, measured, exported, reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hiernas.architecture import Architecture
+from hiernas.cost.runtimes import RUNTIMES
+from hiernas.data import ImageData
+from hiernas.data.batches import normalise
+from hiernas.data.split import Split
+from hiernas.errors import RunError
+from hiernas.export import export
+from hiernas.randomness import numpy_generator, seeded
+from hiernas.report import write_report
+from hiernas.runfolder import RunFolder
+from hiernas.search.problem import Found, Problem
+from hiernas.search.ranking import Candidate
+from hiernas.settings import from_dict
+from hiernas.train.calibrate import calibrate
+from hiernas.train.loop import accuracy, fit
+from hiernas.train.recipes import Phase, Recipe
+from hiernas.version import VERSION
+
+PARITY_IMAGES = 16  # real test images that exported files are compared on
+MEASURED_RUNS = 100
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Two sets of images as one."""
+
+    first: Split
+    second: Split
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] of indices [B] into the first set's images, then the second's."""
+        ours = indices < len(self.first)
+        if bool(ours.all()):
+            return self.first.images.fetch(indices)
+        b = self.second.images.fetch(indices[~ours] - len(self.first))
+        if not bool(ours.any()):
+            return b
+        a = self.first.images.fetch(indices[ours])
+        out = torch.empty((len(indices), *a.shape[1:]), dtype=a.dtype)
+        out[ours], out[~ours] = a, b
+        return out
+
+
+def joined(first: Split, second: Split) -> Split:
+    """Training and validation images together: what a stand-alone network is trained on."""
+    return Split(Joined(first, second), torch.cat([first.labels, second.labels]))
+
+
+def complete(problem: Problem, config: Any, found: Found) -> None:
+    """Everything after the search: final training, whole-network latencies, files, result and report."""
+    run, data, architecture = problem.run, problem.data, found.architecture
+    run.write_json("best.json", architecture.to_json())
+    network = train_network(architecture, data, Phase("final", config.final_epochs, config.final_lr), config.train, run)
+    test_accuracy = accuracy(network, data.test, data)
+    outputs = write_network(network, architecture, data, run)
+    measured = measure_front(problem, found)
+    result = {
+        **_header(run),
+        "space": {"name": found.space.name, "arguments": _arguments(architecture), "size": found.space.size()},
+        "data": describe_data(data),
+        "objective": config.objective,
+        "limits": [_limit(x) for x in problem.limits],
+        "automatic_limit": run.config["automatic_limit"],
+        "device": device_of(problem.latency),
+        "front": [_member(c, measured) for c in found.front],
+        "chosen": {
+            **_member(found.chosen, measured),
+            "test_accuracy": test_accuracy,
+            "sites": dict(zip(found.space.skeleton.site_names, found.chosen.options, strict=True)),
+        },
+        "latency_error": _latency_error(found, measured),
+        "evaluated": run.count_candidates(),
+        "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
+        "outputs": outputs,
+        "seconds": run.read_json("checkpoint/seconds.json") or {},
+    }
+    run.write_json("result.json", result)
+    write_report(run.path)
+    run.event("finished", test_accuracy=test_accuracy)
+
+
+def train_only(run: RunFolder, data: ImageData) -> None:
+    """The run of `hiernas train`: one architecture of the run's config, from scratch or from inherited weights."""
+    asked = run.config["train"]
+    architecture = Architecture.from_json(asked["architecture"], source=f"{run.path}/config.yaml")
+    phase = Phase("final", asked["epochs"], asked["lr"])
+    recipe = from_dict(Recipe, asked["recipe"])
+    run.write_json("best.json", architecture.to_json())
+    weights = run.load_tensors("inherited")
+    network = train_network(architecture, data, phase, recipe, run, None if weights is None else weights[0])
+    test_accuracy = accuracy(network, data.test, data)
+    outputs = write_network(network, architecture, data, run)
+    result = {
+        **_header(run),
+        "data": describe_data(data),
+        "chosen": {"sites": architecture.to_json()["sites"], "test_accuracy": test_accuracy},
+        "inherited": weights is not None,
+        "outputs": outputs,
+        "seconds": run.read_json("checkpoint/seconds.json") or {},
+    }
+    run.write_json("result.json", result)
+    run.event("finished", test_accuracy=test_accuracy)
+
+
+def train_network(
+    architecture: Architecture,
+    data: ImageData,
+    phase: Phase,
+    recipe: Recipe,
+    run: RunFolder,
+    weights: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """The stand-alone network, trained on training and validation images, from scratch or from given weights."""
+    seed = run.config["seed"]
+    with seeded(seed, "network"):
+        network = architecture.build()
+    if weights is not None:
+        network.load_state_dict(dict(weights))
+    fit(network, joined(data.train, data.val), data, phase, recipe, seed=seed, run=run)
+    return network.cpu().eval()
+
+
+def inherited_weights(run: RunFolder, architecture: Architecture, data: ImageData, recipe: Recipe) -> dict[str, Tensor]:
+    """The weights an architecture has in the last supernet of a run, batch-norm statistics re-estimated."""
+    names = sorted(p.stem for p in (run.path / "checkpoint").glob("train*.safetensors"))
+    result = run.read_json("result.json")
+    if not names or result is None:
+        raise RunError(f"{run.path} has no finished supernet; resume the run first")
+    loaded = run.load_tensors(names[-1])
+    space = architecture.skeleton.space()  # type: ignore[attr-defined] # chains: what single-path search trains
+    if result["stages"]:
+        space = space.restrict(result["stages"][-1]["kept"])
+    supernet = space.supernet()
+    assert loaded is not None
+    supernet.load_state_dict({k[6:]: v for k, v in loaded[0].items() if k.startswith("model.")})
+    network = supernet.subnet(architecture)
+    rng = numpy_generator(run.config["seed"], "calibration")
+    indices = torch.from_numpy(rng.permutation(len(data.train))[:1000])
+    calibrate(network, [normalise(data.train.images.fetch(i), data, torch.device("cpu")) for i in torch.split(indices, 250)])
+    return dict(network.state_dict())
+
+
+def write_network(
+    network: nn.Module, architecture: Architecture, data: ImageData, run: RunFolder
+) -> dict[str, dict[str, Any]]:
+    """best.safetensors and best.onnx; what was written, with the measured parity."""
+    metadata = network_metadata(architecture, data)
+    save_weights(network, run, metadata)
+    images = normalise(data.test.images.fetch(torch.arange(min(PARITY_IMAGES, len(data.test)))), data, torch.device("cpu"))
+    written = export(network, images, run.path / "best.onnx", "onnx", metadata)
+    return {"onnx": {"file": "best.onnx", "largest_difference": written.largest_difference}}
+
+
+def network_metadata(architecture: Architecture, data: ImageData) -> dict[str, str]:
+    """What a trained network's file says of itself: enough to be used alone."""
+    values = {
+        "architecture": architecture.to_json(),
+        "classes": list(data.classes),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "input_size": list(data.input_size),
+    }
+    return {"hiernas": VERSION, **{k: json.dumps(v) for k, v in values.items()}}
+
+
+def save_weights(network: nn.Module, run: RunFolder, metadata: Mapping[str, str]) -> None:
+    """best.safetensors: the state dict of `Architecture.load("best.json").build()`."""
+    from safetensors.torch import save
+
+    data = save({k: v.contiguous() for k, v in network.state_dict().items()}, dict(metadata))
+    run.write_bytes("best.safetensors", data)
+
+
+def measure_front(problem: Problem, found: Found) -> dict[str, Any]:
+    """Whole-network latencies of the front and the chosen member, by their options; kept as they come in."""
+    run, table = problem.run, problem.latency
+    measured: dict[str, Any] = run.read_json("checkpoint/measured.json") or {}
+    if table is None or table.runtime not in RUNTIMES:
+        return measured  # another device's table: it cannot be measured here
+    runtime = RUNTIMES[table.runtime](threads=table.threads)
+    if runtime.device != table.device:
+        return measured
+    members = list(dict.fromkeys((found.chosen.options, *(c.options for c in found.front))))
+    for i, options in enumerate(members):
+        key = ",".join(options)
+        if key in measured:
+            continue
+        network = found.space.architecture(options).build()
+        entry = runtime.measure(network, problem.data.input_size, runs=MEASURED_RUNS, warmup=10)
+        measured[key] = {"measured": entry.median_ms, "p10": entry.p10_ms, "p90": entry.p90_ms}
+        run.write_json("checkpoint/measured.json", measured)
+        run.event("measured", done=i + 1, total=len(members), latency_ms=entry.median_ms)
+    return measured
+
+
+def _member(candidate: Candidate, measured: Mapping[str, Any]) -> dict[str, Any]:
+    whole = measured.get(",".join(candidate.options), {"measured": None, "p10": None, "p90": None})
+    return {
+        "options": list(candidate.options),
+        "val_accuracy": candidate.val_accuracy,
+        "params": candidate.params,
+        "macs": candidate.macs,
+        "latency_ms": {"predicted": candidate.latency_ms, **whole},
+    }
+
+
+def _latency_error(found: Found, measured: Mapping[str, Any]) -> dict[str, Any] | None:
+    pairs = [
+        (c.latency_ms, measured[",".join(c.options)]["measured"])
+        for c in {c.options: c for c in (*found.front, found.chosen)}.values()
+        if c.latency_ms is not None and ",".join(c.options) in measured
+    ]
+    if not pairs:
+        return None
+    errors = np.array([100.0 * (predicted - real) / real for predicted, real in pairs])
+    return {
+        "mean_absolute_percent": float(np.abs(errors).mean()),
+        "bias_percent": float(errors.mean()),
+        "networks": len(pairs),
+    }
+
+
+def _header(run: RunFolder) -> dict[str, Any]:
+    config = run.config
+    return {
+        "format": 1,
+        "hiernas": VERSION,
+        "method": config["method"],
+        "preset": config["preset"],
+        "seed": config["seed"],
+    }
+
+
+def describe_data(data: ImageData) -> dict[str, Any]:
+    """The data as a result reports them."""
+    sizes = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
+    return {
+        "name": data.name, "classes": list(data.classes), **sizes, "input_size": list(data.input_size),
+        "notes": list(data.notes),
+    }  # fmt: skip
+
+
+def device_of(table: Any) -> dict[str, Any] | None:
+    """Where the latencies of a table come from."""
+    if table is None:
+        return None
+    return {k: getattr(table, k) for k in ("device", "runtime", "version", "threads", "batch")}
+
+
+def _arguments(architecture: Architecture) -> dict[str, Any]:
+    return dict(architecture.to_json()["arguments"])
+
+
+def _limit(limit: Any) -> dict[str, Any]:
+    low = None if np.isinf(limit.low) else limit.low
+    high = None if np.isinf(limit.high) else limit.high
+    return {"metric": limit.metric, "low": low, "high": high, "text": str(limit)}

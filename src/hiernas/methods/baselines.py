@@ -1,0 +1,37 @@
+"""Controls on the same core and the same budget: single-path one-shot search (SPOS) and random search.
+
+Both train one supernet for as many epochs as HNAS trains all of its stages, with its first learning rate, and
+search it once with as many evaluations as HNAS' last search. Nothing is pruned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hiernas.search.evolution import Effort
+from hiernas.search.oneshot import fresh_supernet, search_supernet, train_supernet
+from hiernas.search.problem import Found, Problem
+from hiernas.search.ranking import most_accurate, pareto_front
+
+
+def spos(problem: Problem, config: Any) -> Found:
+    """SPOS (Guo et al. 2020, arXiv 1904.00420) with its own evolution; `config` is HNAS'."""
+    return _one_shot(problem, config, "spos")
+
+
+def random_search(problem: Problem, config: Any) -> Found:
+    """Random feasible architectures, judged by the same supernet; `config` is HNAS'."""
+    return _one_shot(problem, config, "random")
+
+
+def _one_shot(problem: Problem, config: Any, algorithm: str) -> Found:
+    config = replace(config, stages=2)
+    supernet = fresh_supernet(problem.space, problem.seed)
+    train_supernet(supernet, problem, config.trainings()[0], config.train, config.calibration_images)
+    effort = Effort(algorithm, config.population, config.generations)
+    metric = config.objective
+    found = search_supernet(
+        supernet, problem, "evolve2", effort, metric, config.train, config.calibration_images
+    )
+    return Found(problem.space, tuple(pareto_front(found, metric)), most_accurate(found, metric))

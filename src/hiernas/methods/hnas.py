@@ -1,0 +1,120 @@
+"""HNAS: hierarchical operation pruning for one-shot search (arXiv 2005.07564v1, Algorithm 1).
+
+Train a supernet by uniform single paths; search it under the limits; drop each layer's operations that the
+best ranks do not use; fine-tune what is left; repeat. M = 2 is the paper's I-Supernet, M = 3 P-Supernet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from hiernas.errors import ConfigError
+from hiernas.search.evolution import Effort
+from hiernas.search.oneshot import fresh_supernet, search_supernet, train_supernet
+from hiernas.search.problem import Found, Problem, Pruning
+from hiernas.search.ranking import Candidate, at_least, most_accurate, operation_frequency, pareto_front
+from hiernas.supernet.chain import ChainSupernet
+from hiernas.train.recipes import Phase, Recipe
+
+
+@dataclass(frozen=True)
+class HNASConfig:
+    """Settings of HNAS; the defaults are the paper's (section 4.1) on its own scale."""
+
+    stages: int = 4  # M: initial training, M - 2 prunings with fine-tuning, final search; from 2
+    epochs: tuple[int, ...] = (120, 80, 40)  # of each supernet training; with a smaller M the last one takes the rest
+    lr: tuple[float, ...] = (0.5, 0.1, 0.1)  # initial learning rate of each
+    train: Recipe = field(default_factory=lambda: Recipe(batch_size=1024, label_smoothing=0.1))
+    population: int = 64
+    generations: int = 40  # after the initial population
+    p_th: float = 0.01  # P_th: operations used less often are dropped, per layer
+    rank_below: int = 10  # the ranks that count, 1-based
+    evolution: Literal["ces", "spos", "random"] = "ces"  # the paper's; SPOS' (its Fig. 7); random feasible architectures
+    objective: Literal["latency_ms", "macs", "params"] = "latency_ms"  # minimised beside the validation error
+    calibration_images: int = 1000  # training images for batch-norm statistics of a candidate
+    final_epochs: int = 240  # training of the chosen network from scratch
+    final_lr: float = 0.5
+
+    def __post_init__(self) -> None:
+        smallest = {"stages": 2, "population": 4, "generations": 0, "rank_below": 2, "calibration_images": 2}
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.p_th <= 1:
+            raise ConfigError(f"p_th is {self.p_th}; it is a share between 0 and 1")
+        if len(self.epochs) < self.stages - 1 or len(self.lr) < self.stages - 1:
+            raise ConfigError(
+                f"stages={self.stages} needs {self.stages - 1} values of epochs and of lr, one for each supernet training; "
+                f"epochs has {len(self.epochs)} and lr has {len(self.lr)}"
+            )
+        if min(*self.epochs, self.final_epochs) < 1 or min(*self.lr, self.final_lr) <= 0:
+            raise ConfigError(
+                f"epochs {self.epochs}, final_epochs {self.final_epochs}, lr {self.lr} and final_lr {self.final_lr} must all "
+                "be positive"
+            )
+
+    def trainings(self) -> list[Phase]:
+        """The supernet trainings. All M share one total of epochs, so that they can be compared."""
+        n = self.stages - 1
+        epochs = [*self.epochs[: n - 1], sum(self.epochs[n - 1 :])]
+        return [Phase(f"train{i + 1}", epochs[i], self.lr[i]) for i in range(n)]
+
+
+def hnas(problem: Problem, config: HNASConfig) -> Found:
+    """Algorithm 1: the Pareto front of the last search, and its most accurate member."""
+    space, prunings, trainings = problem.space, [], config.trainings()
+    supernet = fresh_supernet(space, problem.seed)
+    train(supernet, problem, trainings[0], config)  # line 1
+    for k in range(2, config.stages):  # line 2
+        found = search(supernet, problem, f"evolve{k}", config)  # line 3
+        p = operation_frequency(found, space, config.objective, config.rank_below)  # lines 4-6
+        smaller = space.restrict(at_least(p, config.p_th))  # line 7
+        prunings.append(Pruning(k, p, space.size(), smaller))
+        problem.run.event("pruned", **prunings[-1].summary())
+        space, supernet = smaller, supernet.restrict(smaller)
+        train(supernet, problem, trainings[k - 1], config)  # line 8
+    found = search(supernet, problem, f"evolve{config.stages}", config)  # line 10
+    front = pareto_front(found, config.objective)
+    return Found(problem.space, tuple(front), most_accurate(found, config.objective), tuple(prunings))  # line 11
+
+
+def train(supernet: ChainSupernet, problem: Problem, phase: Phase, config: HNASConfig) -> None:
+    train_supernet(supernet, problem, phase, config.train, config.calibration_images)
+
+
+def search(supernet: ChainSupernet, problem: Problem, phase: str, config: HNASConfig) -> list[Candidate]:
+    effort = Effort(config.evolution, config.population, config.generations)
+    return search_supernet(
+        supernet, problem, phase, effort, config.objective, config.train, config.calibration_images
+    )
+
+
+QUICK = HNASConfig(
+    # about 3 minutes on 2 cores; about 98.5 % test accuracy on digits
+    epochs=(60, 30, 20),
+    lr=(0.1, 0.05, 0.05),
+    train=Recipe(batch_size=64, grad_clip=5.0),
+    population=32,
+    generations=10,
+    calibration_images=500,
+    final_epochs=100,
+    final_lr=0.1,
+)
+
+SMALL = replace(
+    # for 10,000 to 100,000 small images on 2 cores
+    QUICK,
+    epochs=(6, 3, 3),
+    lr=(0.1, 0.05, 0.05),
+    train=Recipe(batch_size=128, grad_clip=5.0),
+    population=32,
+    generations=8,
+    calibration_images=500,
+    final_epochs=15,
+    final_lr=0.2,
+)
+
+PAPER = HNASConfig()  # ImageNet on 8 GPUs: about 240 supernet epochs and 240 epochs of final training
+
+PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER}

@@ -1,0 +1,111 @@
+"""Live progress of a run in a terminal, and plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+PHASES = {"train": "training supernet", "evolve": "searching", "final": "training the chosen network"}
+
+
+class Display:
+    """A listener for a run's events: stage, epoch, generation, best so far, time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.plan: Mapping[str, float] = {}
+        self.best = 0.0
+        self.started = time.monotonic()
+        self.first_done: float | None = None
+        self.last_line = 0.0
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"),
+            console=console, transient=True,
+        )  # fmt: skip
+        self.task = self.bar.add_task("starting", total=1.0, left="")
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def _on_measuring(self, e: Mapping[str, Any]) -> None:
+        self._show(f"measuring latency of operation {e['done']} of {e['total']}", e["done"] / max(e["total"], 1), "")
+
+    def _on_start(self, e: Mapping[str, Any]) -> None:
+        self.plan = e["plan"]
+        self.console.print(f"run folder [bold]{e['run']}[/], limits {', '.join(e['limits'])}", highlight=False)
+
+    def _on_step(self, e: Mapping[str, Any]) -> None:
+        share = (e["epoch"] + e["step"] / e["steps"]) / e["epochs"]
+        self._advance(e["phase"], share, f"epoch {e['epoch'] + 1}/{e['epochs']}", final=False)
+
+    def _on_epoch(self, e: Mapping[str, Any]) -> None:
+        text = f"epoch {e['epoch']}/{e['epochs']} · loss {e['loss']:.3f} · train {e['train_accuracy']:.1%}"
+        if e["val_accuracy"] is not None:
+            text += f" · validation {e['val_accuracy']:.1%}"
+        self._advance(e["phase"], e["epoch"] / e["epochs"], text, final=e["epoch"] == e["epochs"])
+
+    def _on_generation(self, e: Mapping[str, Any]) -> None:
+        self.best = e["best"]
+        text = f"generation {e['generation']}/{e['generations']} · {e['evaluated']} evaluated"
+        share = e["generation"] / e["generations"]
+        self._advance(e["phase"], share, text, final=share == 1)
+
+    def _on_pruned(self, e: Mapping[str, Any]) -> None:
+        self.console.print(
+            f"stage {e['stage']}: pruned the space from {e['size_before']:.3g} to {e['size_after']:.3g} architectures",
+            highlight=False,
+        )
+
+    def _on_measured(self, e: Mapping[str, Any]) -> None:
+        self._show(f"measuring whole network {e['done']} of {e['total']}", 1.0, "")
+
+    def _advance(self, phase: str, share: float, text: str, final: bool) -> None:
+        names = list(self.plan)
+        before = sum(self.plan[p] for p in names[: names.index(phase)]) if phase in self.plan else 0.0
+        total = sum(self.plan.values()) or 1.0
+        done = (before + share * self.plan.get(phase, 0.0)) / total
+        best = f" · best {self.best:.1%}" if self.best else ""
+        self._show(f"{self._title(phase)} · {text}{best}", done, self._left(done), final)
+
+    def _title(self, phase: str) -> str:
+        kind = phase.rstrip("0123456789")
+        stages = 1 + sum(p.startswith("evolve") for p in self.plan)
+        number = phase[len(kind) :]
+        where = f"stage {number}/{stages} · " if number else ""
+        return where + PHASES.get(kind, phase)
+
+    def _left(self, done: float) -> str:
+        if self.first_done is None:
+            self.first_done, self.started = done, time.monotonic()
+        if done - self.first_done < 0.005:
+            return ""
+        seconds = (time.monotonic() - self.started) * (1.0 - done) / (done - self.first_done)
+        return f"about {duration(seconds)} left"
+
+    def _show(self, text: str, done: float, left: str, final: bool = False) -> None:
+        if self.console.is_terminal:
+            self.bar.update(self.task, description=text, completed=done, left=left)
+        elif final or time.monotonic() - self.last_line > 10.0:
+            self.last_line = time.monotonic()
+            self.console.print(f"{done:4.0%} {text} {left}".rstrip(), highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: 40 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

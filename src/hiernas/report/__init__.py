@@ -1,0 +1,5 @@
+"""The report of a run: one HTML page that needs no network, with the figures drawn inside."""
+
+from hiernas.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,108 @@
+"""How numbers are written on the page: one form per metric, always with its unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+NONE = "–"
+SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit
+NAMES = {"latency_ms": "Latency", "params": "Parameters", "macs": "Multiply-adds"}
+SCALES = ((1e9, "billions", "G"), (1e6, "millions", "M"), (1e3, "thousands", "k"), (1.0, "", ""))
+
+
+def name(metric: str) -> str:
+    """'macs' -> 'Multiply-adds'; the metric itself where it is not one of ours."""
+    return NAMES.get(metric, metric)
+
+
+def percent(fraction: float | None) -> str:
+    """0.98886 -> '98.89 %'."""
+    return NONE if fraction is None else f"{100 * fraction:.2f}{SPACE}%"
+
+
+def milliseconds(ms: float | None, like: float | None = None) -> str:
+    """Three digits: 0.11 -> '0.110 ms', 1234.5 -> '1,234 ms'. As many decimals as `like` gets, where it is given."""
+    if ms is None:
+        return NONE
+    size = ms if like is None else like
+    decimals = 3 if size <= 0 else min(6, max(0, 2 - math.floor(math.log10(size))))
+    return f"{ms:,.{decimals}f}{SPACE}ms"
+
+
+def count(n: float | None) -> str:
+    """12345 -> '12,345'."""
+    return NONE if n is None else f"{n:,.0f}"
+
+
+def short(n: float | None) -> str:
+    """Three digits: 12345 -> '12.3 k'."""
+    if n is None or n < 1000:
+        return count(n)
+    factor, letter = next((f, letter) for f, _, letter in SCALES if n >= 0.9995 * f)
+    return f"{n / factor:#.3g}".rstrip(".") + f"{SPACE}{letter}"
+
+
+def size(n: int) -> str:
+    """The size of a space: exact below a thousand million, then such as '1.55×10²⁷'."""
+    if n < 10**9:
+        return count(n)
+    mantissa, exponent = f"{n:.2e}".split("e+")
+    return f"{mantissa}×10" + str(int(exponent)).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def value(metric: str, n: float | None) -> str:
+    """A value of 'latency_ms', 'params' or 'macs' with its unit."""
+    return milliseconds(n) if metric == "latency_ms" else count(n)
+
+
+def seconds(s: float) -> str:
+    """31.04 -> '31.0 s', 3723 -> '1 h 02 min'."""
+    if s < 99.95:
+        return f"{s:.1f}{SPACE}s"
+    minutes = round(s / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def axis(metric: str, values: Iterable[float]) -> tuple[float, str]:
+    """What to divide the values of an axis by, and the axis' label."""
+    if metric == "latency_ms":
+        return 1.0, f"{name(metric)} (ms)"
+    most = max(values)
+    factor, word, _ = next(s for s in SCALES if most >= s[0] or s[0] == 1.0)
+    return factor, f"{name(metric)} ({word})" if word else name(metric)
+
+
+def asked(metric: str, bound: float) -> str:
+    """The bound of a limit with its unit, not rounded."""
+    return f"{bound:g}{SPACE}ms" if metric == "latency_ms" else count(bound)
+
+
+def limit_text(limit: Mapping[str, Any], named: bool = True) -> str:
+    """A limit with its unit: 'latency ≤ 0.12 ms', or without the name '≤ 0.12 ms'."""
+    metric, low, high = limit["metric"], limit["low"], limit["high"]
+    said = f"{name(metric).lower()} " if named else ""
+    if low is not None and high is not None:
+        return f"{said}{asked(metric, low)} to {asked(metric, high)}"
+    return f"{said}≤{SPACE}{asked(metric, high)}" if low is None else f"{said}≥{SPACE}{asked(metric, low)}"
+
+
+def wilson(fraction: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion seen in n trials (Wilson 1927)."""
+    z = 1.959964
+    centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def latency(network: Mapping[str, Any], kind: str) -> float | None:
+    """'predicted', 'measured', 'p10' or 'p90' of a network in ms; None where it is not known."""
+    found = (network.get("latency_ms") or {}).get(kind)
+    return None if found is None else float(found)
+
+
+def front(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The front's networks; the chosen one with all that was measured of it."""
+    chosen = result["chosen"]
+    return [chosen if member["options"] == chosen["options"] else member for member in result["front"]]

@@ -1,0 +1,353 @@
+"""From what was asked to a finished run folder: prepare, search, train, measure, export, report; and resume."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import hiernas.spaces
+from hiernas.cost.latency import cached_table_path, load_table, measure_table
+from hiernas.cost.limits import Limit, check_reachable, feasible_share, parse_limits
+from hiernas.cost.runtimes import RUNTIMES
+from hiernas.cost.tables import cost_tables
+from hiernas.data import ImageData, load_data
+from hiernas.errors import ConfigError, LatencyError, RunError, SpaceError, did_you_mean
+from hiernas.finish import complete, train_only
+from hiernas.methods.baselines import random_search, spos
+from hiernas.methods.hnas import PRESETS, HNASConfig, hnas
+from hiernas.randomness import numpy_generator
+from hiernas.runfolder import Listener, RunFolder, next_free, refuse_existing
+from hiernas.search.problem import Found, Problem
+from hiernas.settings import from_dict, to_dict
+from hiernas.space import SearchSpace
+from hiernas.version import VERSION
+
+Method = Callable[[Problem, Any], Found]
+METHODS: dict[str, Method] = {"hnas": hnas, "spos": spos, "random": random_search}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a search. Names and texts as on the command line; objects from Python."""
+
+    method: str = "hnas"
+    space: str | SearchSpace = "tiny"
+    space_arguments: Mapping[str, Any] = field(default_factory=dict)  # beyond input_size and num_classes
+    data: Any = "digits"  # anything `load_data` takes, or an ImageData
+    limits: Sequence[str] = ()
+    latency_table: str | Path | None = None  # None: this device's, from the cache or measured
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    preset: str = "quick"
+    config: HNASConfig | None = None  # None: the preset's
+    seed: int = 0
+    image_size: int | None = None
+    val_per_class: int | None = None
+    skip_bad_images: bool = False
+
+    def resolved(self) -> HNASConfig:
+        """The configuration: the given one or the preset's."""
+        if self.method not in METHODS:
+            raise ConfigError(f"unknown method '{self.method}'; {did_you_mean(self.method, METHODS)}")
+        if self.config is not None:
+            return self.config
+        if self.preset not in PRESETS:
+            raise ConfigError(f"unknown preset '{self.preset}'; {did_you_mean(self.preset, PRESETS)}")
+        return PRESETS[self.preset]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request with everything loaded and checked, before anything is written."""
+
+    request: Request
+    config: HNASConfig
+    space: SearchSpace
+    data: ImageData
+    limits: tuple[Limit, ...]
+    latency: Any
+    automatic_limit: bool
+
+    def problem(self, run: RunFolder) -> Problem:
+        return Problem(self.space, self.data, self.limits, self.latency, run, self.request.seed)
+
+
+def prepare(request: Request, listener: Listener | None = None) -> Prepared:
+    """Load data, space, costs and limits; every mistake and every impossible limit is refused here."""
+    config = request.resolved()
+    limits = parse_limits(request.limits)
+    if not isinstance(request.space, SearchSpace):
+        space_function(request.space, request.space_arguments)
+    data = _load(request)
+    space = make_space(request.space, data, request.space_arguments)
+    _check_inputs(config, data)
+    latency = _latency(request, space, listener)
+    tables = cost_tables(space, latency)
+    automatic = not limits
+    if automatic:
+        limits = (_median_limit(space, tables, config.objective, request.seed),)
+    check_reachable(space, tables, limits)
+    return Prepared(request, config, space, data, limits, latency, automatic)
+
+
+def _load(request: Request) -> ImageData:
+    if isinstance(request.data, ImageData):
+        return request.data
+    return load_data(
+        request.data,
+        image_size=request.image_size,
+        val_per_class=request.val_per_class,
+        seed=request.seed,
+        skip_bad_images=request.skip_bad_images,
+    )
+
+
+def _check_inputs(config: HNASConfig, data: ImageData) -> None:
+    if len(data.train) < 2 * 2:
+        raise ConfigError(f"{len(data.train)} training images are too few to train on")
+    if config.calibration_images < data.num_classes:
+        raise ConfigError(f"calibration_images={config.calibration_images} is fewer than one image per class")
+
+
+def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., SearchSpace]:
+    if name not in hiernas.spaces.NAMES:
+        raise SpaceError(f"unknown space '{name}'; {did_you_mean(name, hiernas.spaces.NAMES)}")
+    function: Callable[..., SearchSpace] = getattr(hiernas.spaces, name)
+    known = [p for p in inspect.signature(function).parameters if p not in ("input_size", "num_classes")]
+    for key in arguments:
+        if key not in known:
+            raise SpaceError(f"space '{name}' has no setting 'space.{key}'; known: {', '.join(known) or 'none'}")
+    return function
+
+
+def make_space(space: str | SearchSpace, data: ImageData, arguments: Mapping[str, Any]) -> SearchSpace:
+    """The named space for the data's image size and classes; a given space must fit them."""
+    if isinstance(space, str):
+        return space_function(space, arguments)(input_size=data.input_size, num_classes=data.num_classes, **arguments)
+    wanted = (space.skeleton.input_size, space.skeleton.num_classes)
+    if wanted != (data.input_size, data.num_classes):
+        raise SpaceError(
+            f"space '{space.name}' is for images of size {wanted[0]} in {wanted[1]} classes, but {data.name} has "
+            f"{data.input_size} in {data.num_classes}; make the space with input_size={data.input_size}, "
+            f"num_classes={data.num_classes}"
+        )
+    return space
+
+
+def make_runtime(name: str, threads: int) -> Any:
+    """A runtime by name."""
+    if name not in RUNTIMES:
+        raise LatencyError(f"unknown runtime '{name}'; {did_you_mean(name, RUNTIMES)}")
+    if threads < 1:
+        raise LatencyError(f"threads is {threads}; it must be at least 1")
+    return RUNTIMES[name](threads=threads)
+
+
+def _latency(request: Request, space: SearchSpace, listener: Listener | None) -> Any:
+    if request.latency_table is not None:
+        return load_table(Path(request.latency_table))
+    runtime = make_runtime(request.runtime, request.threads)
+
+    def progress(done: int, total: int, key: str) -> None:
+        if listener is not None:
+            listener({"event": "measuring", "done": done, "total": total, "key": key})
+
+    return measure_table(space, runtime, cached_table_path(runtime), progress)
+
+
+def _median_limit(space: SearchSpace, tables: Mapping[str, Any], metric: str, seed: int) -> Limit:
+    genes = space.sample_encoded(numpy_generator(seed, "limit"), 1000)
+    return Limit(metric, high=float(f"{np.median(tables[metric].of(genes)):.3g}"))
+
+
+# -- search and resume -----------------------------------------------------------------------------------------------
+
+
+def search(request: Request, out: str | Path | None = None, listener: Listener | None = None) -> RunFolder:
+    """Run a search from the beginning to its report; returns its folder (`result.json` holds what was found)."""
+    if out is not None:
+        refuse_existing(Path(out))
+    prepared = prepare(request, listener)
+    path = Path(out) if out is not None else next_free(Path("runs"), request.method)
+    run = RunFolder.create(path, _config_file(prepared), listener)
+    try:
+        _keep_latency(run, prepared)
+        _announce(prepared, run)
+        _execute(prepared, run)
+    finally:
+        run.close()
+    return run
+
+
+def resume(
+    path: str | Path, listener: Listener | None = None, space: SearchSpace | None = None, data: Any = None
+) -> RunFolder:
+    """Go on with a run that was interrupted; on CPU it ends with the same architectures and accuracies.
+
+    `space` and `data` are needed where the run was started from Python with objects that have no name.
+    """
+    run = RunFolder.open(path, listener)
+    if run.read_json("result.json") is not None:
+        return run
+    run.own()
+    try:
+        if run.config["method"] == "train":
+            train_only(run, reload_data(run, data))
+            return run
+        prepared = _reload(run, space, data)
+        if not (run.path / "checkpoint" / "latency.ready").exists():
+            _keep_latency(run, prepared)
+        _announce(prepared, run)
+        _execute(prepared, run)
+    finally:
+        run.close()
+    return run
+
+
+def _execute(prepared: Prepared, run: RunFolder) -> None:
+    problem = prepared.problem(run)
+    found = METHODS[prepared.request.method](problem, prepared.config)
+    complete(problem, prepared.config, found)
+
+
+def _config_file(prepared: Prepared) -> dict[str, Any]:
+    request, data = prepared.request, prepared.data
+    named = isinstance(request.data, str | Path)
+    source = str(request.data) if named else None
+    if source is not None and Path(source).exists():
+        source = str(Path(source).resolve())
+    skeleton = prepared.space.skeleton
+    return {
+        "hiernas": VERSION,
+        "method": request.method,
+        "preset": request.preset if request.config is None else "custom",
+        "seed": request.seed,
+        "space": {"name": skeleton.name, "arguments": {k: _plain(v) for k, v in skeleton.arguments}},
+        "data": {
+            "source": source,
+            "image_size": request.image_size,
+            "val_per_class": request.val_per_class,
+            "skip_bad_images": request.skip_bad_images,
+            "fingerprint": data.fingerprint,
+        },
+        "limits": [_exact(limit) for limit in prepared.limits],
+        "automatic_limit": prepared.automatic_limit,
+        "latency_table": None if request.latency_table is None else str(Path(request.latency_table).resolve()),
+        "runtime": request.runtime,
+        "threads": request.threads,
+        "config": to_dict(prepared.config),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _exact(limit: Limit) -> dict[str, Any]:
+    return {
+        "metric": limit.metric,
+        "low": None if np.isinf(limit.low) else float(limit.low),
+        "high": None if np.isinf(limit.high) else float(limit.high),
+    }
+
+
+def _keep_latency(run: RunFolder, prepared: Prepared) -> None:
+    """Put the latency table that the search goes by into the run folder."""
+    source = prepared.request.latency_table
+    if source is not None:
+        shutil.copyfile(source, run.path / f"latency{Path(source).suffix}")
+    else:
+        prepared.latency.save(run.path / "latency.json")
+    run.write_text("checkpoint/latency.ready", "")
+
+
+def _kept_latency(run: RunFolder) -> Path | None:
+    if not (run.path / "checkpoint" / "latency.ready").exists():
+        return None
+    return next(iter(sorted(run.path.glob("latency.*"))), None)
+
+
+def reload_data(run: RunFolder, data: Any) -> ImageData:
+    asked = run.config["data"]
+    source = data if data is not None else asked["source"]
+    if source is None:
+        raise RunError(f"{run.path} was started from Python with data that have no name; resume it with data=...")
+    loaded = _load(
+        Request(
+            data=source,
+            image_size=asked["image_size"],
+            val_per_class=asked["val_per_class"],
+            skip_bad_images=asked["skip_bad_images"],
+            seed=run.config["seed"],
+        )
+    )
+    if loaded.fingerprint != asked["fingerprint"]:
+        raise RunError(
+            f"the data at {asked['source']} changed since {run.path} was started; put the former images back, or start a "
+            "new search"
+        )
+    return loaded
+
+
+def _reload(run: RunFolder, space: SearchSpace | None, data: Any) -> Prepared:
+    try:
+        config = run.config
+        if space is None and config["space"]["name"] not in hiernas.spaces.NAMES:
+            raise RunError(f"{run.path} searches a space of your own, '{config['space']['name']}'; resume it with space=...")
+        loaded = reload_data(run, data)
+        arguments = {k: v for k, v in config["space"]["arguments"].items() if k not in ("input_size", "num_classes")}
+        table = _kept_latency(run)
+        request = Request(
+            method=config["method"],
+            space=space or config["space"]["name"],
+            space_arguments=arguments,
+            data=loaded,
+            latency_table=table or config["latency_table"],
+            runtime=config["runtime"],
+            threads=config["threads"],
+            preset=config["preset"],
+            config=from_dict(HNASConfig, config["config"]),
+            seed=config["seed"],
+        )
+        limits = tuple(
+            Limit(x["metric"], **{k: x[k] for k in ("low", "high") if x[k] is not None}) for x in config["limits"]
+        )
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{run.path}/config.yaml is damaged ({error}); start the search again") from error
+    made = make_space(request.space, loaded, arguments)
+    latency = _latency(request, made, run.listener)
+    original = replace(request, latency_table=config["latency_table"])
+    return Prepared(original, request.resolved(), made, loaded, limits, latency, config["automatic_limit"])
+
+
+def _announce(prepared: Prepared, run: RunFolder) -> None:
+    run.tell("start", plan=plan(prepared), run=str(run.path), limits=[str(x) for x in prepared.limits])
+
+
+def plan(prepared: Prepared) -> dict[str, float]:
+    """Work per phase, in forward passes of one image; a training step counts three."""
+    config, data = prepared.config, prepared.data
+    only = prepared.request.method != "hnas"
+    phases = (replace(config, stages=2) if only else config).trainings()
+    work: dict[str, float] = {}
+    candidates = config.population * (config.generations + 1)
+    images = len(data.val) + min(config.calibration_images, len(data.train))
+    for i, phase in enumerate(phases):
+        work[phase.name] = 3.0 * phase.epochs * len(data.train)
+        work[f"evolve{i + 2}"] = 0.6 * candidates * images  # with shared prefixes
+    work["final"] = 3.0 * config.final_epochs * (len(data.train) + len(data.val))
+    return work
+
+
+def share_feasible(prepared: Prepared, n: int = 10_000) -> float:
+    """Share of sampled architectures that meet the limits."""
+    tables = cost_tables(prepared.space, prepared.latency)
+    rng = numpy_generator(prepared.request.seed, "share")
+    return feasible_share(prepared.space, tables, prepared.limits, rng, n)
+

@@ -1,0 +1,1 @@
+"""What the methods share: evaluation with inherited weights, evolution under limits, ranking."""

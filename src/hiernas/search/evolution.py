@@ -1,0 +1,279 @@
+"""Evolution under hard limits: HNAS' constrained search on NSGA-II, the evolution of SPOS, and random search.
+
+Each is an object with `ask() -> genes`, `tell(genes, objectives)` and a JSON `state`; `evolve` drives it,
+evaluates what is new, keeps every candidate in the run folder, and goes on where a killed run stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from hiernas.architecture import Architecture
+from hiernas.cost.limits import Limit, sample_feasible, satisfied
+from hiernas.cost.tables import CostTable
+from hiernas.errors import LimitError
+from hiernas.randomness import numpy_generator
+from hiernas.runfolder import RunFolder
+from hiernas.search.nsga2 import ConstrainedNSGA2
+from hiernas.search.ranking import Candidate, objectives
+from hiernas.space import SearchSpace
+
+Evaluate = Callable[[Sequence[Architecture]], list[float]]
+EXHAUSTIVE = 200_000  # architectures that are enumerated at the most
+
+
+class Algorithm(Protocol):
+    """An evolutionary algorithm by ask and tell. Its state is JSON."""
+
+    def ask(self) -> np.ndarray: ...  # int64 [n, sites]; empty when nothing new can be found
+    def tell(self, genes: np.ndarray, values: np.ndarray) -> None: ...  # values: [n, 2], minimised
+    @property
+    def state(self) -> dict[str, Any]: ...
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How an evolution is run: "ces" (NSGA-II, HNAS), "spos" or "random"; the same number of evaluations each."""
+
+    algorithm: str = "ces"
+    population: int = 64
+    generations: int = 40
+
+
+def evolve(
+    space: SearchSpace,
+    evaluate: Evaluate,
+    tables: Mapping[str, CostTable],
+    limits: Sequence[Limit],
+    effort: Effort,
+    *,
+    metric: str,
+    phase: str,
+    run: RunFolder,
+    seed: int,
+) -> list[Candidate]:
+    """All feasible candidates evaluated, in the order found; `metric` is the cost minimised beside the error.
+
+    Raises `LimitError` where no architecture of the space is found that meets the limits.
+    """
+    book = _Book(space, evaluate, tables, metric, phase, run)
+    everything = _small_space(space, tables, limits, effort)
+    if everything is not None:
+        book.evaluate(everything)
+        book.report(1, 1)
+        return book.candidates
+    algorithm = start(space, tables, limits, effort, numpy_generator(seed, phase))
+    saved = run.read_json(f"checkpoint/{phase}.json") or {"generation": 0}
+    if saved["generation"]:
+        algorithm.restore(saved["state"])
+        book.recall(saved["seen"])
+    for generation in range(saved["generation"] + 1, effort.generations + 2):  # 1 is the initial population
+        genes = algorithm.ask()
+        if len(genes) == 0:
+            break
+        algorithm.tell(genes, objectives(book.evaluate(genes), metric))
+        progress = {"generation": generation, "seen": list(book.found), "state": algorithm.state}
+        run.write_json(f"checkpoint/{phase}.json", progress)
+        book.report(generation, effort.generations + 1)
+    return book.candidates
+
+
+class _Book:
+    """Evaluated candidates of one phase: asked once, kept in candidates.sqlite."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        evaluate: Evaluate,
+        tables: Mapping[str, CostTable],
+        metric: str,
+        phase: str,
+        run: RunFolder,
+    ) -> None:
+        self.space, self._evaluate, self.tables, self.metric = space, evaluate, tables, metric
+        self.phase, self.run = phase, run
+        self.known = run.candidates(phase)  # also those a killed process evaluated
+        self.found: dict[str, Candidate] = {}
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        return list(self.found.values())
+
+    def evaluate(self, genes: np.ndarray) -> list[Candidate]:
+        """The candidates of genes [n, sites]; only those not evaluated before are."""
+        architectures = [self.space.decode(g) for g in genes]
+        keys = [",".join(a.options) for a in architectures]
+        new = {k: a for k, a in zip(keys, architectures, strict=True) if k not in self.known}
+        with self.run.timed(self.phase):
+            accuracies = self._evaluate(list(new.values())) if new else []
+        self.known.update(zip(new, accuracies, strict=True))
+        found = [self._candidate(k, g) for k, g in zip(keys, genes, strict=True)]
+        rows = [
+            (k, c.val_accuracy, c.params, c.macs, c.latency_ms)
+            for k, c in zip(keys, found, strict=True)
+            if k in new
+        ]
+        self.run.add_candidates(self.phase, rows)
+        self.found.update((k, c) for k, c in zip(keys, found, strict=True) if k not in self.found)
+        return found
+
+    def recall(self, keys: Sequence[str]) -> None:
+        """Take up candidates of earlier generations, in their order."""
+        genes = [self.space.encode(self.space.architecture(k.split(","))) for k in keys]
+        self.evaluate(np.array(genes, dtype=np.int64).reshape(len(keys), -1))
+
+    def _candidate(self, key: str, genes: np.ndarray) -> Candidate:
+        costs = {name: float(table.of(genes[None])[0]) for name, table in self.tables.items()}
+        latency = costs.get("latency_ms")
+        return Candidate(tuple(key.split(",")), self.known[key], int(costs["params"]), int(costs["macs"]), latency)
+
+    def report(self, generation: int, generations: int) -> None:
+        self.run.event(
+            "generation",
+            phase=self.phase,
+            generation=generation,
+            generations=generations,
+            best=max(c.val_accuracy for c in self.candidates),
+            evaluated=len(self.found),
+        )
+
+
+def _small_space(
+    space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit], effort: Effort
+) -> np.ndarray | None:
+    """All feasible genes of a space that the same effort can evaluate completely, otherwise None."""
+    budget = effort.population * (effort.generations + 1)
+    if space.size() > EXHAUSTIVE:
+        return None
+    sizes = [len(d.options) for d in space.decisions]
+    genes = np.stack(np.unravel_index(np.arange(space.size()), sizes), axis=1).astype(np.int64)
+    feasible = genes[satisfied(tables, limits, genes)]
+    if len(feasible) == 0:
+        raise LimitError(f"none of the {space.size()} architectures left in '{space.name}' meets the limits")
+    return feasible if len(feasible) <= budget else None
+
+
+def start(
+    space: SearchSpace,
+    tables: Mapping[str, CostTable],
+    limits: Sequence[Limit],
+    effort: Effort,
+    rng: np.random.Generator,
+) -> Algorithm:
+    """The named algorithm with its initial population of feasible architectures."""
+
+    def feasible(genes: np.ndarray) -> np.ndarray:
+        return satisfied(tables, limits, genes)
+
+    def sample(n: int, exclude: set[bytes]) -> np.ndarray:
+        return sample_feasible(space, tables, limits, rng, n, exclude)
+
+    sizes = np.array([len(d.options) for d in space.decisions])
+    if effort.algorithm == "random":
+        return RandomSearch(sample, effort.population, rng)
+    initial = sample(effort.population, set())
+    if len(initial) == 0:
+        raise LimitError(f"no architecture of '{space.name}' that meets the limits was found; widen them")
+    if effort.algorithm == "spos":
+        return SposEvolution(sizes, feasible, sample, initial, effort.population, rng)
+    return ConstrainedNSGA2(sizes, feasible, initial, effort.population, rng)
+
+
+def _rng_state(rng: np.random.Generator) -> Any:
+    return rng.bit_generator.state
+
+
+class RandomSearch:
+    """New uniform feasible architectures each generation: the control with the same number of evaluations."""
+
+    def __init__(
+        self, sample: Callable[[int, set[bytes]], np.ndarray], population: int, rng: np.random.Generator
+    ) -> None:
+        self.sample, self.population, self.rng = sample, population, rng
+        self.seen: list[list[int]] = []
+
+    def ask(self) -> np.ndarray:
+        return self.sample(self.population, {np.array(g, dtype=np.int64).tobytes() for g in self.seen})
+
+    def tell(self, genes: np.ndarray, values: np.ndarray) -> None:
+        self.seen += genes.tolist()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {"seen": self.seen, "rng": _rng_state(self.rng)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.seen = [list(g) for g in state["seen"]]
+        self.rng.bit_generator.state = state["rng"]
+
+
+class SposEvolution:
+    """The evolution of single-path one-shot search (Guo et al. 2020), the alternative of HNAS' Fig. 7.
+
+    The ten most accurate so far are parents; half of the next population are their mutations (each site with
+    probability 0.1), half uniform crossovers, the rest random; whatever violates a limit is drawn again.
+    """
+
+    PARENTS, MUTATION, TRIES = 10, 0.1, 100
+
+    def __init__(
+        self,
+        sizes: np.ndarray,
+        feasible: Callable[[np.ndarray], np.ndarray],
+        sample: Callable[[int, set[bytes]], np.ndarray],
+        initial: np.ndarray,
+        population: int,
+        rng: np.random.Generator,
+    ) -> None:
+        self.sizes, self.feasible, self.sample = sizes, feasible, sample
+        self.population, self.rng, self.initial = population, rng, initial
+        self.errors: dict[tuple[int, ...], float] = {}  # of everything told so far
+
+    def ask(self) -> np.ndarray:
+        if not self.errors:
+            return self.initial
+        parents = np.array(sorted(self.errors, key=lambda g: (self.errors[g], g))[: self.PARENTS], dtype=np.int64)
+        half = self.population // 2
+        children: dict[tuple[int, ...], None] = {}
+        self._fill(children, half, lambda: self._mutated(parents))
+        self._fill(children, self.population, lambda: self._crossed(parents))
+        missing = self.population - len(children)
+        if missing:
+            known = {np.array(g, dtype=np.int64).tobytes() for g in (*self.errors, *children)}
+            children.update((tuple(g), None) for g in self.sample(missing, known).tolist())
+        return np.array(list(children), dtype=np.int64).reshape(len(children), len(self.sizes))
+
+    def _fill(self, children: dict[tuple[int, ...], None], n: int, draw: Callable[[], np.ndarray]) -> None:
+        for _ in range(self.TRIES):
+            batch = draw()
+            for genes in batch[self.feasible(batch)].tolist():
+                if len(children) < n and tuple(genes) not in self.errors:
+                    children[tuple(genes)] = None
+            if len(children) >= n:
+                return
+
+    def _mutated(self, parents: np.ndarray) -> np.ndarray:
+        chosen = parents[self.rng.integers(len(parents), size=self.population)]
+        mutate = self.rng.random(chosen.shape) < self.MUTATION
+        return np.where(mutate, self.rng.integers(self.sizes, size=chosen.shape), chosen)
+
+    def _crossed(self, parents: np.ndarray) -> np.ndarray:
+        first = parents[self.rng.integers(len(parents), size=self.population)]
+        second = parents[self.rng.integers(len(parents), size=self.population)]
+        return np.where(self.rng.random(first.shape) < 0.5, first, second)
+
+    def tell(self, genes: np.ndarray, values: np.ndarray) -> None:
+        self.errors.update((tuple(g), float(v)) for g, v in zip(genes.tolist(), values[:, 0], strict=True))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {"errors": [[list(g), e] for g, e in self.errors.items()], "rng": _rng_state(self.rng)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.errors = {tuple(g): e for g, e in state["errors"]}
+        self.rng.bit_generator.state = state["rng"]

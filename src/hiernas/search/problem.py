@@ -1,0 +1,65 @@
+"""What a method is given: the space, the data, the limits, the costs, and the run folder it works in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hiernas.architecture import Architecture
+from hiernas.cost.limits import Limit
+from hiernas.cost.tables import CostTable, cost_tables
+from hiernas.data.split import ImageData
+from hiernas.runfolder import RunFolder
+from hiernas.search.ranking import Candidate, Frequency
+from hiernas.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A search to be done. `latency` is a latency table (ours or a phone's) or None."""
+
+    space: SearchSpace
+    data: ImageData
+    limits: tuple[Limit, ...]
+    latency: Any | None
+    run: RunFolder
+    seed: int
+
+    def tables(self, space: SearchSpace) -> dict[str, CostTable]:
+        """Cost tables of a (restricted) space."""
+        return cost_tables(space, self.latency)
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """One pruning of a space: the shares it went by, and the space that was left."""
+
+    stage: int
+    frequency: Frequency
+    size_before: int
+    space: SearchSpace
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON, without the shares."""
+        kept = {d.name: list(d.options) for d in self.space.decisions}
+        return {"stage": self.stage, "size_before": self.size_before, "size_after": self.space.size(), "kept": kept}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method found: the Pareto front, the chosen member, and how the space was narrowed on the way."""
+
+    space: SearchSpace
+    front: tuple[Candidate, ...]
+    chosen: Candidate
+    prunings: tuple[Pruning, ...] = ()
+
+    @property
+    def architecture(self) -> Architecture:
+        """The chosen architecture."""
+        return self.space.architecture(self.chosen.options)
+
+    @property
+    def last_space(self) -> SearchSpace:
+        """The space of the last search: what the last supernet holds."""
+        return self.prunings[-1].space if self.prunings else self.space

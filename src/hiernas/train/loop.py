@@ -1,0 +1,215 @@
+"""The training loop, for supernets (gates drawn per step) and stand-alone networks (no gates).
+
+All randomness of a step is derived from (seed, phase, epoch, step), and a checkpoint holds weights, momentum
+and position. A training that was cut off anywhere therefore ends, on CPU, with the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from hiernas.data.batches import augment, epoch_order, in_order, normalise
+from hiernas.data.split import ImageData, Split
+from hiernas.errors import RunError, TrainingError
+from hiernas.gates import Gates
+from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
+from hiernas.runfolder import RunFolder
+from hiernas.train.recipes import Phase, Recipe
+
+DrawGates = Callable[[np.random.Generator], Gates]
+Validate = Callable[[int], float | None]  # epochs done -> accuracy
+
+
+@dataclass
+class Position:
+    """Where a training stands: completed epochs, steps done in the current one, and its sums so far."""
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    images: int = 0
+
+
+def make_fabric(recipe: Recipe) -> Fabric:
+    """Device and precision of a recipe, by Lightning Fabric."""
+    return Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)
+
+
+def fit(
+    model: nn.Module,
+    split: Split,
+    data: ImageData,
+    phase: Phase,
+    recipe: Recipe,
+    *,
+    seed: int,
+    run: RunFolder,
+    draw_gates: DrawGates | None = None,
+    validate: Validate | None = None,
+) -> None:
+    """Train `model` in place on `split`; resumes from, and saves to, `checkpoint/<phase>.safetensors` of the run.
+
+    With `draw_gates` the model is called as `model(x, gates)` with new gates each step. Raises `TrainingError`
+    where the loss is not finite; what was saved before stays.
+    """
+    fabric = make_fabric(recipe)
+    model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
+    optimizer = _optimizer(model, phase, recipe)
+    position = _restore(model, optimizer, phase, run)
+    if position.epoch >= phase.epochs:
+        return
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    trainer = _Trainer(fabric, wrapped, wrapped_optimizer, split, data, phase, recipe, seed, draw_gates)
+    with run.timed(phase.name), seeded(seed, phase.name):
+        saved_at = time.monotonic()
+        while position.epoch < phase.epochs:
+            for steps in trainer.steps(position):
+                run.tell("step", phase=phase.name, epoch=position.epoch, step=position.step, steps=steps, epochs=phase.epochs)
+                if time.monotonic() - saved_at > run.checkpoint_seconds:
+                    trainer.read_totals(position)
+                    _save(model, optimizer, phase, run, position)
+                    saved_at = time.monotonic()
+            summary = trainer.summary(position)
+            position = Position(position.epoch + 1)
+            accuracy = validate(position.epoch) if validate else None
+            if position.epoch == phase.epochs or time.monotonic() - saved_at > min(5.0, run.checkpoint_seconds):
+                _save(model, optimizer, phase, run, position)
+                saved_at = time.monotonic()
+            run.event(
+                "epoch", phase=phase.name, epoch=position.epoch, epochs=phase.epochs, val_accuracy=accuracy, **summary
+            )
+
+
+class _Trainer:
+    """The steps of one training; what varies between steps is in `Position`."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: Any,
+        optimizer: Any,
+        split: Split,
+        data: ImageData,
+        phase: Phase,
+        recipe: Recipe,
+        seed: int,
+        draw_gates: DrawGates | None,
+    ) -> None:
+        self.fabric, self.model, self.optimizer = fabric, model, optimizer
+        self.split, self.data, self.phase, self.recipe, self.seed = split, data, phase, recipe, seed
+        self.draw_gates = draw_gates
+        self.settings = recipe.augmentation()
+
+    def steps(self, position: Position) -> Iterator[int]:
+        """Run the remaining steps of the current epoch, yielding the epoch's number of steps after each."""
+        p = self.phase
+        order = epoch_order(len(self.split), self.recipe.batch_size, torch_generator(self.seed, p.name, position.epoch))
+        self.model.train()
+        totals = torch.tensor([position.loss, float(position.correct)], dtype=torch.float64)
+        self.totals = totals.to(self.fabric.device)  # loss * images and correct: on the device, read rarely
+        for step in range(position.step, len(order)):
+            self._step(order[step], position.epoch, step, len(order))
+            position.step = step + 1
+            position.images += len(order[step])
+            if step % 20 == 19 or step == len(order) - 1:
+                self.read_totals(position)
+            yield len(order)
+
+    def _step(self, indices: Tensor, epoch: int, step: int, steps: int) -> None:
+        x, y = self._batch(indices, epoch, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.phase.lr * self.recipe.lr_factor(epoch + step / steps, self.phase.epochs)
+        torch.manual_seed(torch_seed(self.seed, self.phase.name, epoch, step, "dropout"))  # inside `seeded`
+        if self.draw_gates is None:
+            logits = self.model(x)
+        else:
+            logits = self.model(x, self.draw_gates(numpy_generator(self.seed, self.phase.name, epoch, step, "gates")))
+        loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if self.recipe.grad_clip > 0:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.recipe.grad_clip)
+        self.optimizer.step()
+        self.totals[0] += loss.detach() * len(y)
+        self.totals[1] += (logits.detach().argmax(1) == y).sum()
+
+    def _batch(self, indices: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        generator = torch_generator(self.seed, self.phase.name, epoch, step, "augment")
+        images = augment(self.split.images.fetch(indices), self.settings, generator)
+        x = normalise(images, self.data, self.fabric.device)
+        return x, self.split.labels[indices].to(self.fabric.device)
+
+    def read_totals(self, position: Position) -> None:
+        loss, correct = self.totals.tolist()
+        if not np.isfinite(loss):
+            lr = self.optimizer.param_groups[0]["lr"]
+            raise TrainingError(
+                f"the loss is not finite in {self.phase.name}, epoch {position.epoch + 1}, step {position.step} (learning "
+                f"rate {lr:.3g}); start again with a smaller one, such as half of it (--set lr=...), or with "
+                "--set train.grad_clip=5"
+            )
+        position.loss, position.correct = loss, int(correct)
+
+    def summary(self, position: Position) -> dict[str, float]:
+        images = max(position.images, 1)
+        lr = self.phase.lr * self.recipe.lr_factor(position.epoch, self.phase.epochs)
+        return {"loss": position.loss / images, "train_accuracy": position.correct / images, "lr": lr}
+
+
+def _optimizer(model: nn.Module, phase: Phase, recipe: Recipe) -> torch.optim.SGD:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=phase.lr, momentum=recipe.momentum)
+
+
+def _save(model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, position: Position) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    if position.epoch < phase.epochs:  # a finished training needs no momentum
+        for name, p in model.named_parameters():
+            buffer = optimizer.state.get(p, {}).get("momentum_buffer")
+            if buffer is not None:
+                tensors[f"momentum.{name}"] = buffer
+    run.save_tensors(phase.name, tensors, {**asdict(position), "epochs": phase.epochs})
+
+
+def _restore(model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder) -> Position:
+    saved = run.load_tensors(phase.name)
+    if saved is None:
+        return Position()
+    tensors, position = saved
+    if position.pop("epochs", None) != phase.epochs:
+        raise RunError(f"{run.path}/checkpoint/{phase.name}.safetensors is not from a training of {phase.epochs} epochs")
+    try:
+        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    except RuntimeError as error:
+        raise RunError(f"{run.path}/checkpoint/{phase.name}.safetensors does not fit the network: {error}") from error
+    for name, p in model.named_parameters():
+        if f"momentum.{name}" in tensors:
+            buffer = torch.empty_like(p, memory_format=torch.preserve_format)
+            optimizer.state[p]["momentum_buffer"] = buffer.copy_(tensors[f"momentum.{name}"])
+    return Position(**position)
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, split: Split, data: ImageData, batch_size: int = 250) -> float:
+    """Share of the split's images that a network classifies rightly, in evaluation mode."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    correct = 0
+    for indices in in_order(len(split), batch_size):
+        logits = network(normalise(split.images.fetch(indices), data, device))
+        correct += int((logits.argmax(1).cpu() == split.labels[indices]).sum())
+    network.train(was_training)
+    return correct / len(split)

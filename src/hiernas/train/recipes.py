@@ -1,0 +1,46 @@
+"""How networks are trained: one frozen value, used for supernets and stand-alone networks alike."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from hiernas.data.batches import Augment
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with momentum; the defaults are HNAS' (arXiv 2005.07564v1, section 4.1) but for the batch size."""
+
+    batch_size: int = 64  # images; the paper: 1024
+    momentum: float = 0.9
+    weight_decay: float = 4e-5  # not applied to batch norm and biases, as in SPOS
+    schedule: Literal["linear", "cosine"] = "linear"  # decay of the learning rate to 0, per step
+    warmup_epochs: float = 0.0  # linear increase from 0
+    label_smoothing: float = 0.0
+    grad_clip: float = 0.0  # largest gradient norm; 0: not clipped
+    augment: Literal["auto", "crop", "resized_crop", "none"] = "auto"
+    flip: bool | None = None  # horizontal; None: for colour images
+    cutout: int = 0  # side of the square, in pixels
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    def augmentation(self) -> Augment:
+        return Augment(self.augment, self.flip, self.cutout)
+
+    def lr_factor(self, epoch: float, epochs: int) -> float:
+        """Learning rate at a point of the training (in epochs, fractional), as a factor of the initial one."""
+        if epoch < self.warmup_epochs:
+            return epoch / self.warmup_epochs
+        done = (epoch - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1e-9)
+        return 1.0 - done if self.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training of a run: its name in the run folder, its length and initial learning rate."""
+
+    name: str
+    epochs: int
+    lr: float

@@ -1,0 +1,124 @@
+"""Run folders for the report's tests, as a search writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hiernas.space import SearchSpace
+
+Entry = dict[str, Any]
+
+
+def stage(number: int, space: SearchSpace, rng: np.random.Generator) -> tuple[Entry, SearchSpace]:
+    """Random probabilities per site, the options of 10 % or more kept, and the space that remains."""
+    sites, kept = {}, {}
+    for d in space.decisions:
+        p = rng.dirichlet(np.full(len(d.options), 0.5)).round(2)
+        sites[d.name] = dict(zip(d.options, map(float, p), strict=True))
+        best = max(sites[d.name], key=lambda o, site=d.name: sites[site][o])
+        kept[d.name] = [o for o, q in sites[d.name].items() if q >= 0.1] or [best]
+    smaller = space.restrict(kept)
+    entry = {"stage": number, "sites": sites, "kept": kept, "size_before": space.size(), "size_after": smaller.size()}
+    return entry, smaller
+
+
+def member(
+    options: Iterable[str], accuracy: float, macs: int, predicted: float | None, measured: float | None
+) -> Entry:
+    """A network of the front."""
+    near = measured is not None
+    return {
+        "options": list(options),
+        "val_accuracy": accuracy,
+        "params": macs // 9,
+        "macs": macs,
+        "latency_ms": {
+            "predicted": predicted,
+            "measured": measured,
+            "p10": round(measured * 0.96, 6) if near else None,
+            "p90": round(measured * 1.08, 6) if near else None,
+        },
+    }
+
+
+def result(space: SearchSpace, *, members: int = 7, stages: int = 2, latency: bool = True, ms: float = 0.1) -> Entry:
+    """A result of HNAS on a space; `ms` is the latency of the middle of the front."""
+    rng = np.random.default_rng(4)
+    found, smaller = [], space
+    for i in range(stages):
+        entry, smaller = stage(i + 2, smaller, rng)
+        found.append(entry)
+    front = []
+    for i in range(members):
+        t = ms * (0.7 + 0.6 * i / max(1, members - 1))
+        real = float(t * rng.uniform(0.95, 1.06)) if i % 2 == 0 else None
+        times = (t, real) if latency else (None, None)
+        accuracy = round(0.985 - 0.12 / (i + 1.5), 4)
+        front.append(member(smaller.sample(rng).options, accuracy, 123_456 + 45_678 * i, *times))
+    best = max(0, members - 2)
+    names = [d.name for d in space.decisions]
+    chosen = {
+        **front[best],
+        "test_accuracy": 0.9889,
+        "trained_val_accuracy": 0.9895,
+        "sites": dict(zip(names, front[best]["options"], strict=True)),
+    }
+    if latency:
+        t = round(1.02 * chosen["latency_ms"]["predicted"], 6)
+        chosen["latency_ms"] = {**chosen["latency_ms"], "measured": t, "p10": 0.99 * t, "p90": 1.06 * t}
+    limit = round(1.27 * ms, 3)
+    device = {"device": "Xeon at 2.5 GHz", "runtime": "onnxruntime", "version": "1.31.1", "threads": 1, "batch": 1}
+    seconds = {"latency": 14.2, "train1": 31.0, "evolve2": 10.0, "train2": 12.5, "evolve3": 8.1, "train3": 9.0}
+    limits = [{"metric": "latency_ms", "low": None, "high": limit, "text": f"latency_ms <= {limit}"}]
+    return {
+        "format": 1, "hiernas": "0.1.0", "method": "hnas", "preset": "quick", "seed": 0,
+        "space": {"name": space.name, "arguments": dict(space.skeleton.arguments), "size": space.size()},
+        "data": {
+            "name": "digits", "classes": [str(i) for i in range(10)], "train": 1150, "val": 287, "test": 360,
+            "input_size": list(space.skeleton.input_size),
+            "notes": ["3 images are in both the training and the test part"],
+        },
+        "objective": "latency_ms" if latency else "macs",
+        "limits": limits if latency else [],
+        "device": device if latency else None,
+        "front": front,
+        "chosen": chosen,
+        "latency_error": {"mean_absolute_percent": 4.1, "bias_percent": -1.0, "networks": 9} if latency else None,
+        "evaluated": 412,
+        "stages": found,
+        "outputs": {"onnx": {"file": "best.onnx", "largest_difference": 1e-7}},
+        "seconds": {**seconds, "evolve4": 9.9, "final": 61.4},
+    }  # fmt: skip
+
+
+def events(phases: Mapping[str, int]) -> list[Entry]:
+    """Epoch events of these phases; validation accuracy is taken every second epoch of the supernet's phases."""
+    lines: list[Entry] = []
+    done = 0
+    for phase, epochs in phases.items():
+        for epoch in range(1, epochs + 1):
+            done = epoch if phase == "final" else done + 1
+            train = round(0.98 - 0.8 / (1 + 0.4 * done), 4)
+            val = round(train - 0.02, 4) if phase == "final" or epoch % 2 == 0 else None
+            lines.append({
+                "time": f"2026-11-22T06:{len(lines) // 60:02d}:{len(lines) % 60:02d}",
+                "event": "epoch", "phase": phase, "epoch": epoch, "epochs": epochs,
+                "loss": round(2 / done, 3), "train_accuracy": train, "val_accuracy": val, "lr": 0.4,
+            })  # fmt: skip
+        if phase != "final":
+            lines.append({"time": "2026-11-22T06:09:00", "event": "generation", "phase": "evolve2", "generation": 1,
+                          "generations": 8, "best": 0.93, "evaluated": 12})  # fmt: skip
+    return lines
+
+
+def write(folder: Path, value: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> Path:
+    """The run folder of a result and its events."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(value))
+    (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder

@@ -1,0 +1,173 @@
+"""What the figures draw, against the values they draw it from."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import report_runs as runs
+
+from hiernas.ops import MBConv
+from hiernas.report import drawing, figures, tables, units
+from hiernas.spaces import Stage, chain_space, nasbench_macro, tiny
+
+
+def texts(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_front_points_lie_where_the_values_say() -> None:
+    """Pixel distances between the markers are in the ratio of the values."""
+    value = runs.result(tiny(), members=5)
+    svg = figures.front(value, 800)
+    markers = re.findall(r'<use href="#front800-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--blue\)', svg)
+    points = np.array(markers, dtype=float)[:5]
+    expected = np.array([[m["latency_ms"]["predicted"], -m["val_accuracy"]] for m in value["front"]])
+    for axis in (0, 1):
+        pixels, values = points[:, axis], expected[:, axis]
+        np.testing.assert_allclose(
+            (pixels - pixels[0]) / (pixels[-1] - pixels[0]), (values - values[0]) / (values[-1] - values[0]), atol=1e-4
+        )
+
+
+def test_front_takes_another_axis_where_latency_is_missing() -> None:
+    value = runs.result(tiny(), members=3)
+    assert figures.front_metric(value) == "latency_ms"
+    value["front"][1]["latency_ms"]["predicted"] = None
+    assert figures.front_metric(value) == "macs"
+    assert "Multiply-adds (thousands)" in texts(figures.front(value, 800))
+    value["objective"] = "params"
+    assert "Parameters (thousands)" in texts(figures.front(value, 800))
+
+
+@pytest.mark.parametrize(("low", "high", "shown"), [(0.05, 0.13, 2), (None, 0.12, 1), (None, 99.0, 0), (None, None, 0)])
+def test_limits_within_reach_are_shaded(low: float | None, high: float | None, shown: int) -> None:
+    value = runs.result(tiny())
+    value["limits"] = [{"metric": "latency_ms", "low": low, "high": high, "text": ""}]
+    svg = figures.front(value, 800)
+    assert len([t for t in texts(svg) if t.startswith("limit")]) == shown
+    grounds = re.findall(r'<path d="([^"]*)"[^>]*fill: var\(--muted\); opacity: 0.14', svg)
+    lines = re.findall(r'<path d="M ([\d.]+) [^"]*"[^>]*stroke-dasharray[^>]*stroke: var\(--ink\)', svg)
+    assert len(grounds) == len(lines) == shown
+    sides = [side for side, bound in ((min, high), (max, low)) if bound is not None][:shown]
+    for side in sides:  # the line is where the ground begins: its left edge for an upper bound
+        edges = [side(float(x) for x in re.findall(r"[ML] (-?[\d.]+)", ground)) for ground in grounds]
+        assert any(edge == pytest.approx(float(line)) for edge in edges for line in lines)
+
+
+def test_every_probability_is_a_cell() -> None:
+    value = runs.result(tiny())
+    svg = figures.operations(value, 856)
+    strengths, crosses, numbers = [], 0, []
+    for s in value["stages"]:
+        for site, probabilities in s["sites"].items():
+            strengths += [p for p in probabilities.values() if p > 0]
+            crosses += sum(o not in s["kept"][site] for o in probabilities)
+            numbers += [f"{100 * p:.0f}" for o, p in probabilities.items() if o in s["kept"][site]]
+    fills = re.findall(r"fill: var\(--blue\)(?:; (?:fill-)?opacity: ([\d.]+))?; stroke: var\(--rule\)", svg)
+    assert sorted(float(f or 1) for f in fills) == pytest.approx(sorted(strengths))
+    assert sorted(t for t in texts(svg) if t.isdigit()) == sorted(numbers)
+    assert len(re.findall(r'<use href="[^"]*" [^>]*style="fill: var\(--muted\)', svg)) == crosses
+    assert f"Stage 2: 200,000 → {value['stages'][0]['size_after']:,} architectures" in texts(svg)
+
+
+def test_curves_of_phases_in_order_and_last_word() -> None:
+    def epoch(phase: str, number: int, accuracy: float) -> dict[str, Any]:
+        return {"event": "epoch", "phase": phase, "epoch": number, "val_accuracy": accuracy, "train_accuracy": None}
+
+    log = [epoch("train1", 1, 0.1), epoch("train1", 2, 0.2), {"event": "generation", "phase": "evolve2"}]
+    log += [epoch("train2", 1, 0.9), epoch("train2", 1, 0.3), epoch("final", 1, 0.5), epoch("final", 1, 0.6)]
+    supernet, final = figures.curves_of(log)
+    accuracies = [(c.phase, [e["val_accuracy"] for e in c.epochs]) for c in supernet]
+    assert accuracies == [("train1", [0.1, 0.2]), ("train2", [0.3])]
+    assert [[e["val_accuracy"] for e in c.epochs] for c in final] == [[0.6]]
+    svg = figures.training({"stages": [{"size_after": 1234}]}, log, 856)
+    assert "pruned to 1,234" in texts(svg)
+    assert "training" not in texts(svg)  # no such values
+    assert "60.00\xa0% in the last epoch" in svg
+    assert figures.training({"stages": []}, [], 856) == ""
+
+
+def blocks(space: Any, options: list[str]) -> tuple[list[drawing.Block], bool]:
+    sites = dict(zip((d.name for d in space.decisions), options, strict=True))
+    described = {"name": space.name, "arguments": dict(space.skeleton.arguments)}
+    return drawing.blocks_of({"space": described, "chosen": {"sites": sites}})
+
+
+def test_network_is_drawn_with_the_sizes_it_has() -> None:
+    """Channels and resolution against the activations of the network itself."""
+    import torch
+
+    space = nasbench_macro()
+    options = ["skip", "k3_e3", "k5_e6", "skip", "k3_e3", "skip", "skip", "k5_e6"]
+    found, chain = blocks(space, options)
+    x, sizes = torch.zeros(2, 3, 32, 32), []
+    for layer in list(space.architecture(options).build().children())[:-1]:
+        x = layer(x)
+        sizes.append((f"{x.shape[1]} ch", f"{x.shape[2]}×{x.shape[3]}"))
+    assert chain
+    assert [b.notes[1:] for b in found[1:-2]] == sizes
+    assert [b.label for b in found[2:-2]] == ["1×1", "3×3\ne3", "5×5\ne6", "skip", "3×3\ne3", "1×1", "skip", "5×5\ne6"]
+    assert [b.stride for b in found[2:-2]] == [2, 1, 2, 1, 1, 2, 1, 1]
+    assert [b.identity for b in found[2:-2]].index(True) == 3
+    assert found[-1].notes == ("classes", "10")
+
+
+def test_unknown_spaces_are_drawn_by_their_options() -> None:
+    stage = Stage(8, 2, 1, (MBConv(3, 1, se=True),), skip=True)
+    mine = chain_space("mine", (3, 8, 8), 2, stem=8, stages=[stage], head=8)
+    found, chain = blocks(mine, ["k3_e1_se", "skip"])
+    assert not chain
+    assert [(b.label, b.kernel, b.identity, b.notes) for b in found] == [
+        ("3×3\ne1\nse", 3, False, ("stage1.block1",)),
+        ("skip", 0, True, ("stage1.block2",)),
+    ]
+    several = {"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {"a": {"conv": 0.6, "<pool>": 0.4}}}}
+    assert drawing.blocks_of(several)[0][0].label == "conv\n<pool>"
+    assert {"conv", "&lt;pool&gt;", "a"} <= set(re.findall(r">([^<>]+)</t", drawing.architecture(several, 350)))
+    assert drawing.about(several) == drawing.OPTIONS
+    changed = {"space": {"name": "tiny", "arguments": {"colour": 1}}, "chosen": {"sites": {"a": "skip"}}}
+    assert drawing.blocks_of(changed)[1] is False
+    assert drawing.architecture({"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {}}}, 350) == ""
+
+
+def test_lines_break_between_stages_and_lose_nothing() -> None:
+    found, _ = blocks(tiny(), ["k3_e3"] * 8)
+    for most in (1, 3, 5, 12, 40):
+        lines = drawing._lines(found, most)
+        assert [b for line in lines for b in line] == found
+        assert max(map(len, lines)) <= most
+    assert [len(line) for line in drawing._lines(found, 5)] == [4, 4, 4]
+    assert [{b.group for b in line} for line in drawing._lines(found, 5)][1] == {"stage2", "stage3"}
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (units.milliseconds(0.11), "0.110 ms"),
+        (units.milliseconds(0.0712, like=0.13), "0.071 ms"),
+        (units.milliseconds(12.345), "12.3 ms"),
+        (units.milliseconds(1234.5), "1,234 ms"),
+        (units.milliseconds(0.0), "0.000 ms"),
+        (units.short(999), "999"),
+        (units.short(12_345), "12.3 k"),
+        (units.short(999_700), "1.00 M"),
+        (units.short(300_774_272), "301 M"),
+        (units.size(999_999_999), "999,999,999"),
+        (units.size(6 * 10**12), "6.00×10¹²"),
+        (units.seconds(99.96), "2 min"),
+        (units.seconds(3723), "1 h 02 min"),
+        (units.percent(None), "–"),
+        (tables.compact(["a", "a", "b", "a"]), "2×a b a"),
+    ],
+)
+def test_numbers_as_written(written: str, expected: str) -> None:
+    assert written.replace("\xa0", " ") == expected
+
+
+def test_wilson_interval() -> None:
+    """Newcombe 1998, table I: 81 of 263, Wilson's score interval 0.2553 to 0.3662; none of 20: 0 to 0.1611."""
+    assert units.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert units.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)

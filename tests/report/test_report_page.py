@@ -1,0 +1,262 @@
+"""The page is parsed as a browser would: its numbers against result.json, its figures, and that nothing is loaded."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report_runs as runs
+
+from hiernas.errors import RunError
+from hiernas.report import write_report
+from hiernas.spaces import hnas_large, tiny
+
+PHASES = {"train1": 24, "train2": 10, "train3": 10, "final": 40}
+VOID = {"meta", "br", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """What is on a page: text by section, tables as rows of cells, the attributes of every element."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str]]] = []
+        self.rows: dict[str, list[list[str]]] = {}  # by the table's class
+        self.words: list[str] = []
+        self.svg_words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []  # every element was closed, in order
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {k: v or "" for k, v in attrs}
+        self.attributes.append((tag, values))
+        if tag not in VOID or "svg" in self.open:
+            self.open.append(tag)
+        if tag == "table":
+            self.table = self.rows.setdefault(values["class"], [])
+        if tag == "tr":
+            self.table.append([])
+        if tag in ("td", "th"):
+            self.table[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, {k: v or "" for k, v in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        (self.svg_words if "svg" in self.open else self.words).append(data)
+        if "table" in self.open and ("td" in self.open or "th" in self.open):
+            self.table[-1][-1] += data.replace("\xa0", " ")
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).replace("\xa0", " ").split())
+
+    @property
+    def figures(self) -> list[dict[str, str]]:
+        return [a for tag, a in self.attributes if tag == "svg"]
+
+
+def made(folder: Path, value: dict[str, Any], phases: dict[str, int] | None = None) -> Page:
+    return Page(write_report(runs.write(folder, value, runs.events(PHASES if phases is None else phases))))
+
+
+@pytest.fixture(scope="module")
+def value() -> dict[str, Any]:
+    return runs.result(tiny())
+
+
+@pytest.fixture(scope="module")
+def page(value: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return made(tmp_path_factory.mktemp("run"), value)
+
+
+def test_headline_says_what_was_found(page: Page, value: dict[str, Any]) -> None:
+    for said in (
+        "98.89 % test accuracy on digits",
+        "10 classes, 1×8×8 images) with latency ≤ 0.127 ms",
+        "evaluated 412 of the 200,000 architectures of the space tiny",
+        "hnas · quick · 2026-11-22 06:01:26",
+        f"Latency {value['chosen']['latency_ms']['measured']:.3f} ms measured",
+        f"Parameters {value['chosen']['params'] / 1000:.1f} k counted",
+    ):
+        assert said in page.text
+
+
+def test_asked_predicted_measured(page: Page, value: dict[str, Any]) -> None:
+    chosen = value["chosen"]
+    t = chosen["latency_ms"]
+    rows = {row[0]: row[1:] for row in page.rows["asked"]}
+    assert rows["Accuracy"][1] == f"{100 * chosen['val_accuracy']:.2f} % validation, supernet's weights"
+    # Wilson's interval for 356 of 360, computed by hand
+    assert rows["Accuracy"][2] == "98.89 % test; 95 % interval 97.2 to 99.6" + "98.95 % validation, trained"
+    assert rows["Latency"][:2] == ["≤ 0.127 ms", f"{t['predicted']:.3f} ms"]
+    assert rows["Latency"][2] == f"{t['measured']:.3f} ms 10–90 %: {t['p10']:.3f} ms to {t['p90']:.3f} ms"
+    assert rows["Latency"][3] == "met"
+    assert rows["Parameters"] == ["–", f"{chosen['params']:,}", f"{chosen['params']:,} counted", ""]
+    assert rows["Multiply-adds"][1] == f"{chosen['macs']:,}"
+    assert "off by 4.1 % on average, and 1.0 % too low as a whole, over 9 measured networks" in page.text
+    assert "Xeon at 2.5 GHz, onnxruntime 1.31.1, 1 thread, batch 1." in page.text
+
+
+def test_front_table_holds_every_network(page: Page, value: dict[str, Any]) -> None:
+    _, *rows = page.rows["front"]
+    assert len(rows) == len(value["front"]) == 7
+    for row, member in zip(rows, value["front"], strict=True):
+        is_chosen = member["options"] == value["chosen"]["options"]
+        t = (value["chosen"] if is_chosen else member)["latency_ms"]
+        measured = "–" if t["measured"] is None else f"{t['measured']:.3f} ms"
+        accuracy = f"{100 * member['val_accuracy']:.2f} %"
+        predicted = f"{t['predicted']:.3f} ms"
+        assert row[1:6] == [accuracy, predicted, measured, f"{member['params']:,}", f"{member['macs']:,}"]
+        assert row[0].endswith("chosen") == is_chosen
+        runs_of = [word.split("×") if "×" in word else ["1", word] for word in row[6].split()]
+        assert [option for n, option in runs_of for _ in range(int(n))] == member["options"]
+
+
+def test_settings_data_and_times(page: Page, value: dict[str, Any]) -> None:
+    pairs = dict(page.rows["pairs"])
+    assert pairs["Images"] == "1,150 for training, 287 for validation, 360 for the test"
+    assert pairs["10 classes"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert pairs["Space"] == "tiny(input_size=[1, 8, 8], num_classes=10), 200,000 architectures"
+    assert (pairs["Seed"], pairs["Limits"]) == ("0", "latency_ms <= 0.127")
+    assert pairs["File (onnx)"] == "best.onnx, outputs within 1.0e-07 of PyTorch's"
+    assert "3 images are in both the training and the test part" in page.text
+    times = {row[0]: row[1] for row in page.rows["times"]}
+    assert times == {**{k: f"{s:.1f} s" for k, s in value["seconds"].items()}, "Total": "3 min"}
+
+
+def test_page_is_complete_in_itself(page: Page) -> None:
+    assert {tag for tag, _ in page.attributes}.isdisjoint({"script", "link", "img", "iframe", "object", "image"})
+    targets = [v for _, a in page.attributes for k, v in a.items() if k in ("src", "href", "xlink:href")]
+    ids = [a["id"] for _, a in page.attributes if "id" in a]
+    assert targets  # the figures' markers
+    assert all(t.startswith("#") and t[1:] in ids for t in targets)
+    assert len(ids) == len(set(ids))  # figures do not share ids
+    clips = [a["clip-path"] for _, a in page.attributes if "clip-path" in a]
+    assert {re.fullmatch(r"url\(#(.+)\)", c)[1] for c in clips} <= set(ids)
+    assert not any("http" in v or "@import" in v for _, a in page.attributes for v in a.values())
+
+
+def test_figures_have_descriptions_and_the_pages_colours(page: Page) -> None:
+    assert len(page.figures) == 8  # four, each drawn for a wide and for a narrow screen
+    assert all(f["role"] == "img" and len(f["aria-label"]) > 60 for f in page.figures)
+    assert "Pareto front of 7 networks" in page.figures[0]["aria-label"]
+    assert "2 prunings, 8 layers, 5 operations" in page.figures[2]["aria-label"]
+    styles = " ".join(a.get("style", "") for _, a in page.attributes)
+    assert re.findall(r"#[0-9a-fA-F]{6}", styles) == []  # each colour is a variable, with a value for the dark
+    assert "Latency (ms)" in page.svg_words
+    assert "Accuracy (%)" in page.svg_words
+
+
+def test_user_text_is_escaped(tmp_path: Path) -> None:
+    value = runs.result(tiny(), members=2)
+    value["data"] |= {"name": "<script>alert(1)</script>", "classes": ["<b>", "a & b"], "notes": ["'<i>' & \"x\""]}
+    value["space"]["arguments"]["widths"] = "<u>"
+    value["front"][0]["options"][0] = "<em>"
+    first = value["stages"][0]["sites"]["stage1.block1"]
+    first["$<q>$"] = 0.5
+    page = made(tmp_path, value)
+    tags = {tag for tag, _ in page.attributes}
+    assert tags.isdisjoint({"script", "b", "u", "em", "q"})
+    for said in ("on <script>alert(1)</script>", "<b>, a & b", "'<i>' & \"x\"", 'widths="<u>"'):
+        assert said in page.text
+    assert "$<q>$" in page.svg_words  # not taken for a formula
+    assert page.rows["front"][1][6].startswith("<em>")
+
+
+def test_limits_that_are_missed_are_said(tmp_path: Path) -> None:
+    value = runs.result(tiny())
+    value["chosen"]["latency_ms"] |= {"predicted": 0.12, "measured": 0.1397, "p10": None, "p90": None}
+    value["limits"].append({"metric": "params", "low": 50_000, "high": None, "text": "params >= 50k"})
+    value["limits"].append({"metric": "macs", "low": 1000, "high": 2e6, "text": "1k <= macs <= 2M"})
+    rows = {row[0]: row for row in made(tmp_path, value).rows["asked"]}
+    assert rows["Latency"][3:] == ["0.140 ms", "missed by 10.0 %"]
+    assert rows["Parameters"][1::3] == ["≥ 50,000", f"missed by {100 * (1 - 39094 / 50000):.1f} %"]
+    assert rows["Multiply-adds"][1::3] == ["1,000 to 2,000,000", "met"]
+    value["chosen"]["latency_ms"]["measured"] = None
+    rows = {row[0]: row for row in made(tmp_path, value).rows["asked"]}
+    assert rows["Latency"][3:] == ["–", "met (predicted)"]
+
+
+def test_random_search_without_limits_and_latency(tmp_path: Path) -> None:
+    value = runs.result(tiny(), members=1, stages=0, latency=False)
+    value["method"], value["seconds"] = "random", None
+    value["chosen"]["test_accuracy"] = None
+    value["front"][0]["latency_ms"] = value["chosen"]["latency_ms"] = None
+    page = made(tmp_path, value, {"final": 3})
+    assert "98.95 % validation accuracy on digits" in page.text
+    assert "1×8×8 images) without limits" in page.text
+    assert "Latency – not measured" in page.text
+    assert len(page.figures) == 6  # no operation probabilities
+    assert "No other network that was found is both more accurate and better in multiply-adds" in page.text
+    assert "Multiply-adds (thousands)" in page.svg_words
+    assert "Supernet" not in page.svg_words
+
+
+def test_large_space_on_a_page(tmp_path: Path) -> None:
+    value = runs.result(hnas_large(), members=18, ms=7.5)
+    page = made(tmp_path, value)
+    assert "1.55×10²⁷ architectures" in page.text  # 3 * 18^6 * 19^15
+    assert "2 prunings, 22 layers, 19 operations" in page.figures[2]["aria-label"]
+    assert {"224×224", "112×112", "56×56", "28×28", "14×14", "7×7"} <= set(page.svg_words)
+    assert page.svg_words.count("stride 2") == 2 * 5  # stem and four stages, in two drawings
+
+
+def test_torn_last_event_is_left_out_and_others_are_not(tmp_path: Path, value: dict[str, Any]) -> None:
+    folder = runs.write(tmp_path, value, runs.events(PHASES))
+    whole = write_report(folder).read_text()
+    log = folder / "events.jsonl"
+    with log.open("a") as f:
+        f.write('{"time": "2026-11-22T07:00:00", "event": "epoch", "phase": "final", "epo')
+    assert write_report(folder).read_text() == whole
+    log.write_text("{not JSON}\n" + log.read_text())
+    with pytest.raises(RunError, match=r"line 1 of .*events\.jsonl is damaged; delete that line"):
+        write_report(folder)
+    assert (folder / "report.html").read_text() == whole
+    assert sorted(p.name for p in folder.iterdir()) == ["events.jsonl", "report.html", "result.json"]
+
+
+def test_repeated_epoch_counts_once(tmp_path: Path, value: dict[str, Any]) -> None:
+    lines = runs.events(PHASES)
+    wrong = [{**line, "val_accuracy": 0.01, "train_accuracy": 0.02} for line in lines if line.get("phase") == "train2"]
+    start = next(i for i, line in enumerate(lines) if line.get("phase") == "train2")
+    resumed = lines[:start] + wrong + lines[start:]  # the run was stopped in train2 and resumed from its start
+    expected = write_report(runs.write(tmp_path / "a", value, lines)).read_text()
+    assert write_report(runs.write(tmp_path / "b", value, resumed)).read_text() == expected
+
+
+def test_damaged_runs_are_refused(tmp_path: Path, value: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match=r"has no result\.json, so there is nothing to report yet.*hiernas resume"):
+        write_report(tmp_path)
+    folder = runs.write(tmp_path / "run", value, [])
+    (folder / "events.jsonl").unlink()
+    with pytest.raises(RunError, match=r"has no events\.jsonl"):
+        write_report(folder)
+    (folder / "events.jsonl").write_text("")
+    (folder / "result.json").write_text('{"format": 1, "chosen": ')
+    with pytest.raises(RunError, match=r"result\.json is damaged \(Expecting value.*delete it"):
+        write_report(folder)
+    (folder / "result.json").write_text(json.dumps({**value, "format": 2}))
+    with pytest.raises(RunError, match=r"has result format 2, and this version reads 1"):
+        write_report(folder)
+    (folder / "result.json").write_text("[]")
+    with pytest.raises(RunError, match="has result format None"):
+        write_report(folder)
+    broken = copy.deepcopy(value)
+    del broken["front"]
+    (folder / "result.json").write_text(json.dumps(broken))
+    with pytest.raises(RunError, match="damaged: it has no 'front'"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()

@@ -1,0 +1,217 @@
+"""Whole runs: every method, limits met, killed at random moments and resumed, and a user's mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import hiernas
+from hiernas.data import ImageData
+from hiernas.data.batches import normalise
+from hiernas.errors import RunError
+from hiernas.methods.hnas import QUICK
+from hiernas.settings import with_settings
+
+TINY = [
+    "epochs=2,1,1", "population=6", "generations=2", "final_epochs=2", "calibration_images=100", "train.batch_size=128",
+    "train.accelerator=cpu",
+]  # fmt: skip
+
+
+def cli(*arguments: str, check: int = 0) -> str:
+    """Run the command line in a process of its own; its output. The exit code must be `check`."""
+    command = [sys.executable, "-m", "hiernas.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == check, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr
+
+
+def settings(*more: str) -> list[str]:
+    return [word for s in (*TINY, *more) for word in ("--set", s)]
+
+
+def outcome(run: Path) -> dict[str, object]:
+    """What must not depend on interruptions."""
+    result = json.loads((run / "result.json").read_text())
+    members = [(m["options"], m["val_accuracy"], m["latency_ms"]["predicted"]) for m in result["front"]]
+    return {"front": members, "chosen": result["chosen"]["options"], "test": result["chosen"]["test_accuracy"]}
+
+
+@pytest.mark.parametrize("method", [hiernas.hnas, hiernas.spos, hiernas.random_search], ids=lambda m: m.method)
+@pytest.mark.parametrize("kind", ["tiny", "nasbench_macro", "own"])
+def test_every_method_on_every_kind_of_space(tmp_path: Path, digits: ImageData, method: object, kind: str) -> None:
+    own = hiernas.chain_space(
+        "own", digits.input_size, 10, stem=8, stem_stride=2, head=16,
+        stages=[hiernas.Stage(8, 3, 1, (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2)), skip=True)],
+    )  # fmt: skip
+    space = {"tiny": "tiny", "nasbench_macro": "nasbench_macro", "own": own}[kind]
+    config = with_settings(QUICK, TINY)
+    found = method(space, digits, ["params<=2M", "macs<=4M"], config, out=tmp_path / "r")
+    for member in (*found.front, found.chosen):
+        architecture = found.architecture.skeleton.space().architecture(member.options)
+        cost = hiernas.cost(architecture)  # counted on the whole network
+        assert (cost.params, cost.macs) == (member.params, member.macs)
+        assert cost.params <= 2e6
+        assert cost.macs <= 4e6
+    assert found.chosen.val_accuracy == max(m.val_accuracy for m in found.front)
+    assert (tmp_path / "r" / "report.html").exists()
+    assert len(found.result["stages"]) == (2 if method is hiernas.hnas else 0)
+
+
+def test_files_of_a_run_agree_with_each_other(tmp_path: Path, digits: ImageData) -> None:
+    found = hiernas.hnas("tiny", digits, config=with_settings(QUICK, TINY), out=tmp_path / "r")
+    network = hiernas.Architecture.load(found.run_folder / "best.json").build().eval()
+    network.load_state_dict(load_file(found.run_folder / "best.safetensors"))
+    x = normalise(digits.test.images.fetch(torch.arange(len(digits.test))), digits, torch.device("cpu"))
+    with torch.no_grad():
+        ours = network(x)
+    assert float((ours.argmax(1) == digits.test.labels).float().mean()) == pytest.approx(found.test_accuracy, abs=1e-6)
+    session = onnxruntime.InferenceSession(str(found.run_folder / "best.onnx"), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"image": x.numpy()})[0], ours.numpy(), rtol=1e-3, atol=1e-4)
+    table = hiernas.LatencyTable.load(found.run_folder / "latency.json")
+    assert table.predict(found.architecture) == pytest.approx(found.chosen.latency_ms)
+    for stage in found.result["stages"]:
+        for site, shares in stage["sites"].items():
+            assert sum(shares.values()) == pytest.approx(1.0)
+            kept = [o for o, p in shares.items() if p >= 0.01]
+            assert stage["kept"][site] == kept
+    again = cli("report", str(found.run_folder))
+    assert "report.html" in again
+
+
+def test_a_limit_that_is_asked_is_met(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    shown = cli("search", "--limit", "80k<=params<=90k", "--limit", "macs<=2M", *settings(), "--out", "r")
+    assert "asked" in shown
+    for member in json.loads(Path("r/result.json").read_text())["front"]:
+        assert 80_000 <= member["params"] <= 90_000
+        assert member["macs"] <= 2_000_000
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
+    arguments = ["search", *settings("generations=3"), "--limit", "params<=100k"]
+    cli(*arguments, "--out", "whole")
+    rng, kills, started = random.Random(0), 0, False
+    for _ in range(40):
+        command = ["resume", "parts"] if started else [*arguments, "--out", "parts"]
+        process = subprocess.Popen([sys.executable, "-m", "hiernas.cli", *command], stdout=subprocess.DEVNULL)
+        wait = 8.0 if kills < 6 else 300.0  # in the end it may finish
+        deadline = time.monotonic() + rng.uniform(2.0, wait)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        started = (Path("parts") / "config.yaml").exists()
+        if (Path("parts") / "result.json").exists():
+            break
+    assert kills >= 3
+    assert outcome(Path("parts")) == outcome(Path("whole"))
+    with_weights = [load_file(Path(name) / "best.safetensors") for name in ("whole", "parts")]
+    assert all(torch.equal(value, with_weights[1][name]) for name, value in with_weights[0].items())
+
+
+def test_training_again_from_scratch_and_from_inherited_weights(tmp_path: Path) -> None:
+    cli("search", *settings(), "--out", "r")
+    cli("train", "r", "--epochs", "2", "--out", "again")
+    cli("train", "r", "--inherit", "--epochs", "1", "--lr", "1e-9", "--out", "inherited")
+    results = {n: json.loads(Path(n, "result.json").read_text()) for n in ("r", "again", "inherited")}
+    assert results["again"]["chosen"]["sites"] == results["r"]["chosen"]["sites"]
+    assert results["again"]["chosen"]["test_accuracy"] == results["r"]["chosen"]["test_accuracy"]  # same seed, same recipe
+    # with a learning rate of nearly 0 the inherited network scores about what the search saw
+    assert results["inherited"]["chosen"]["test_accuracy"] == pytest.approx(results["r"]["chosen"]["val_accuracy"], abs=0.12)
+    cli("train", "again/best.json", "--data", "digits", "--epochs", "1", *settings(), "--out", "third")
+    assert "needs a run folder" in cli("train", "again/best.json", "--inherit", check=2)
+    assert "name them with --data" in cli("train", "again/best.json", check=2)
+    shown = cli("cost", "r/best.json")
+    assert f"{results['r']['chosen']['params']:,}" in shown
+    assert "latency measured" in shown
+    assert "parity" in cli("export", "r", "--to", "pt2", "--out", "best.pt2")
+    assert "unknown format 'tflite'" in cli("export", "r", "--to", "tflite", check=2)
+
+
+def images(folder: Path, classes: int = 3, each: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    for c in range(classes):
+        (folder / f"class{c}").mkdir(parents=True)
+        for i in range(each):
+            pixels = rng.integers(0, 80, (12, 12, 3)) + 60 * c
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"class{c}" / f"{i}.png")
+    return folder
+
+
+def test_a_users_folder_end_to_end(tmp_path: Path) -> None:
+    images(tmp_path / "mine")
+    more = settings("train.batch_size=16", "calibration_images=12")
+    shown = cli("check", "--data", "mine", *more)
+    assert "nothing was trained" in shown
+    assert "within the limits" in shown
+    cli("search", "--data", "mine", *more, "--out", "r")
+    assert json.loads(Path("r/result.json").read_text())["data"]["classes"] == ["class0", "class1", "class2"]
+    (tmp_path / "mine" / "class0" / "0.png").unlink()
+    (tmp_path / "r" / "result.json").unlink()
+    assert "changed since" in cli("resume", "r", check=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "hnsa"], "unknown method 'hnsa'; did you mean 'hnas'"),
+        (["search", "--space", "tinny"], "unknown space 'tinny'; did you mean 'tiny'"),
+        (["search", "--set", "space.widths=cpu"], "space 'tiny' has no setting 'space.widths'"),
+        (["search", "--preset", "fast"], "unknown preset 'fast'"),
+        (["search", "--data", "nowhere"], "nowhere"),
+        (["search", "--limit", "latency<=2"], "did you mean 'latency_ms'"),
+        (["search", "--limit", "params<=1"], "no architecture of 'tiny' meets params"),
+        (["search", "--latency-table", "none.json"], "none.json"),
+        (["search", "--runtime", "tensorrt"], "unknown runtime 'tensorrt'"),
+        (["resume", "nowhere"], "nowhere is not a run folder"),
+        (["export", "nowhere"], "nowhere"),
+        (["cost", "nowhere.json"], "cannot read the architecture file"),
+        (["report", "nowhere"], "nowhere"),
+        (["list", "colours"], "there is no list of 'colours'"),
+        (["measure", "tiny", "--input-size", "3x32x32"], "write channels,height,width"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_exit_code_2(arguments: list[str], message: str) -> None:
+    shown = cli(*arguments, check=2)
+    assert message in shown
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
+    cli("search", "random", *settings(), "--out", "r")
+    before = (tmp_path / "r" / "result.json").read_bytes()
+    assert "already holds a run" in cli("search", "--out", "r", check=2)
+    assert "everything is in r" in cli("resume", "r")  # finished: nothing to do
+    assert (tmp_path / "r" / "result.json").read_bytes() == before
+    config = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
+    (tmp_path / "r" / "config.yaml").write_text(yaml.safe_dump({**config, "format": 0}))
+    with pytest.raises(RunError, match="run format 0"):
+        hiernas.resume(tmp_path / "r")
+
+
+def test_lists() -> None:
+    assert "1.549e+27" in cli("list", "spaces")
+    assert "hnas" in cli("list", "methods")
+    assert "onnxruntime" in cli("list", "runtimes")
+    assert "train.batch_size" in cli("list", "presets")

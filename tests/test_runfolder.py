@@ -1,0 +1,108 @@
+"""The run folder: atomic, mended after a kill, and clear about what is wrong with it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from hiernas.errors import RunError
+from hiernas.runfolder import RunFolder, next_free
+
+
+def test_round_trips(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "r", {"seed": 3})
+    run.event("epoch", epoch=1, loss=0.5)
+    run.add_candidates("evolve2", [("a,b", 0.1 + 0.2, 5, 6, 0.3), ("a,c", 0.5, 7, 8, None)])
+    tensors = {"w": torch.randn(3, 4).T, "n": torch.tensor(7)}
+    run.save_tensors("train1", tensors, {"epoch": 2})
+    opened = RunFolder.open(tmp_path / "r")
+    assert opened.config["seed"] == 3
+    assert opened.events()[0]["loss"] == 0.5
+    assert opened.candidates("evolve2") == {"a,b": 0.1 + 0.2, "a,c": 0.5}
+    assert opened.count_candidates() == 2
+    loaded = opened.load_tensors("train1")
+    assert loaded is not None
+    assert torch.equal(loaded[0]["w"], tensors["w"])
+    assert loaded[1] == {"epoch": 2}
+    assert opened.read_json("result.json") is None
+    assert opened.load_tensors("train9") is None
+
+
+def test_what_a_kill_leaves_behind_is_mended(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "r", {})
+    run.event("epoch", epoch=1)
+    run.close()
+    with open(tmp_path / "r" / "events.jsonl", "a") as f:
+        f.write('{"event": "epo')
+    (tmp_path / "r" / "checkpoint" / "train1.safetensors.partial").write_bytes(b"half")
+    again = RunFolder.open(tmp_path / "r")
+    again.own()
+    again.event("epoch", epoch=2)
+    assert [e["epoch"] for e in again.events()] == [1, 2]
+    assert not list((tmp_path / "r").rglob("*.partial"))
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "r", {}).close()
+    with pytest.raises(RunError, match="already holds a run; go on with `hiernas resume"):
+        RunFolder.create(tmp_path / "r", {})
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(RunError, match="not an empty folder"):
+        RunFolder.create(tmp_path / "full", {})
+    with pytest.raises(RunError, match="is not a run folder"):
+        RunFolder.open(tmp_path / "nothing")
+    (tmp_path / "r" / "config.yaml").write_text(yaml.safe_dump({"format": 99, "hiernas": "9.9"}))
+    with pytest.raises(RunError, match=r"written by HierNAS 9\.9 in run format 99"):
+        RunFolder.open(tmp_path / "r")
+    (tmp_path / "r" / "config.yaml").write_text("{")
+    with pytest.raises(RunError, match="damaged"):
+        RunFolder.open(tmp_path / "r")
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "r", {})
+    (run.path / "checkpoint" / "evolve2.json").write_text('{"generation": 3, ')
+    with pytest.raises(RunError, match=r"evolve2\.json is damaged; delete it"):
+        run.read_json("checkpoint/evolve2.json")
+    (run.path / "candidates.sqlite").write_bytes(b"not a database" * 100)
+    with pytest.raises(RunError, match=r"candidates\.sqlite is damaged"):
+        run.candidates("evolve2")
+    with pytest.raises(ValueError, match="Out of range"):
+        run.write_json("x.json", {"loss": float("nan")})
+
+
+def test_a_full_disk_is_said_and_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.create(tmp_path / "r", {})
+    run.write_json("x.json", {"kept": True})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        run.write_json("x.json", {"kept": False})
+    assert json.loads((run.path / "x.json").read_text()) == {"kept": True}
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "r", {})
+    code = f"from hiernas.runfolder import RunFolder; RunFolder.open({str(run.path)!r}).own()"
+    refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "another process is working on" in refused.stderr
+    run.close()
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_new_run_folders_are_numbered(tmp_path: Path) -> None:
+    assert next_free(tmp_path, "hnas").name == "hnas-001"
+    (tmp_path / "hnas-001").mkdir()
+    assert next_free(tmp_path, "hnas").name == "hnas-002"

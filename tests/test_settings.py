@@ -1,0 +1,58 @@
+"""Presets and --set: what is understood, and what is said where it is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from hiernas.errors import ConfigError
+from hiernas.methods.hnas import PAPER, PRESETS, QUICK, HNASConfig
+from hiernas.settings import from_dict, keys, to_dict, with_settings
+
+
+def test_settings_are_applied_with_their_types() -> None:
+    config = with_settings(QUICK, ["population=16", "epochs=5,4,3", "lr=[0.2, 1e-2, 1e-2]", "train.batch_size=8", "train.flip=true"])
+    assert config.population == 16
+    assert config.epochs == (5, 4, 3)
+    assert config.lr == (0.2, 0.01, 0.01)
+    assert (config.train.batch_size, config.train.flip) == (8, True)
+    assert config.generations == QUICK.generations
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("popluation=3", "unknown key 'popluation'; did you mean 'population'"),
+        ("train.batchsize=3", "did you mean 'train.batch_size'"),
+        ("population", "write key=value"),
+        ("population=many", r"population: input should be a valid integer.*got 'many'"),
+        ("evolution=magic", "evolution: input should be 'ces', 'spos' or 'random'"),
+        ("population=1", "population is 1; it must be at least 4"),
+        ("stages=5", "stages=5 needs 4 values of epochs"),
+        ("p_th=2", "p_th is 2.0; it is a share"),
+        ("lr=0.1,-1,0.1", "must all be positive"),
+        ("train.precision=8", "train.precision: input should be"),
+        ("epochs=[", "cannot be read"),
+    ],
+)
+def test_mistakes_are_named(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_settings(QUICK, [setting])
+
+
+def test_configurations_survive_their_file() -> None:
+    for config in PRESETS.values():
+        assert from_dict(HNASConfig, to_dict(config)) == config
+    assert set(keys(PAPER)) == set(keys(QUICK))
+
+
+def test_the_paper_preset_is_the_papers() -> None:
+    assert [(p.epochs, p.lr) for p in PAPER.trainings()] == [(120, 0.5), (80, 0.1), (40, 0.1)]
+    assert (PAPER.population, PAPER.generations, PAPER.p_th, PAPER.rank_below) == (64, 40, 0.01, 10)
+    assert (PAPER.train.batch_size, PAPER.train.momentum, PAPER.train.weight_decay) == (1024, 0.9, 4e-5)
+    assert (PAPER.final_epochs, PAPER.final_lr) == (240, 0.5)
+
+
+@pytest.mark.parametrize(("stages", "epochs"), [(2, [240]), (3, [120, 120]), (4, [120, 80, 40])])
+def test_every_number_of_stages_trains_for_the_same_total(stages: int, epochs: list[int]) -> None:
+    config = with_settings(PAPER, [f"stages={stages}"])
+    assert [p.epochs for p in config.trainings()] == epochs

@@ -1,0 +1,14 @@
+"""A space of 12 architectures: small enough to be listed, built and checked by brute force."""
+
+from hiernas.ops import MBConv
+from hiernas.space import SearchSpace
+from hiernas.spaces import Stage, chain_space
+
+
+def toy_space() -> SearchSpace:
+    """Two sites of 3 and 4 options over input (3, 16, 16), 4 classes; the second site may be skipped."""
+    stages = [
+        Stage(8, 1, 2, (MBConv(3, 2), MBConv(5, 2), MBConv(3, 4))),
+        Stage(8, 1, 1, (MBConv(3, 1), MBConv(5, 3), MBConv(7, 2)), skip=True),
+    ]
+    return chain_space("toy", (3, 16, 16), 4, stem=8, stages=stages, head=16)
