@@ -10,7 +10,8 @@ from hiernas.settings import from_dict, keys, to_dict, with_settings
 
 
 def test_settings_are_applied_with_their_types() -> None:
-    config = with_settings(QUICK, ["population=16", "epochs=5,4,3", "lr=[0.2, 1e-2, 1e-2]", "train.batch_size=8", "train.flip=true"])
+    texts = ["population=16", "epochs=5,4,3", "lr=[0.2, 1e-2, 1e-2]", "train.batch_size=8", "train.flip=true"]
+    config = with_settings(QUICK, texts)
     assert config.population == 16
     assert config.epochs == (5, 4, 3)
     assert config.lr == (0.2, 0.01, 0.01)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import toy_space
 
 from hiernas import spaces
 from hiernas.architecture import Architecture
@@ -18,6 +17,7 @@ from hiernas.errors import SpaceError
 from hiernas.ops import MBConv
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
+from toy import toy_space
 
 
 def test_size_is_the_number_of_distinct_architectures() -> None:
@@ -39,7 +39,7 @@ def test_sampling_is_uniform_and_follows_its_generator() -> None:
     samples = [space.sample(np.random.default_rng(3)) for _ in range(2)]
     assert samples[0] == samples[1]
     rng = np.random.default_rng(0)
-    counts = {a: 0 for a in space}
+    counts = dict.fromkeys(space, 0)
     for _ in range(6000):
         counts[space.sample(rng)] += 1
     chi_square = sum((n - 500) ** 2 / 500 for n in counts.values())
@@ -60,7 +60,7 @@ def test_restriction_keeps_order_and_identity() -> None:
     assert smaller.decisions[1].options == (second.options[0], second.options[2])
     assert set(smaller) < set(space)  # the same architectures, whichever space they come from
     assert smaller.restrict({first.name: first.options[:1]}).size() == 2
-    with pytest.raises(SpaceError, match="no site 'stage9.block1'"):
+    with pytest.raises(SpaceError, match=r"no site 'stage9\.block1'"):
         space.restrict({"stage9.block1": ["skip"]})
     with pytest.raises(SpaceError, match="keep at least one"):
         space.restrict({first.name: []})
@@ -92,7 +92,7 @@ def test_files_of_a_users_space_need_the_space(tmp_path: Path) -> None:
     space = own_space()
     architecture = space.sample(np.random.default_rng(1))
     architecture.save(tmp_path / "a.json")
-    with pytest.raises(SpaceError, match="unknown space 'mine'.*space of your own, pass it"):
+    with pytest.raises(SpaceError, match=r"unknown space 'mine'.*space of your own, pass it"):
         Architecture.load(tmp_path / "a.json")
     assert Architecture.load(tmp_path / "a.json", space) == architecture
     with pytest.raises(SpaceError, match="belongs to space 'mine'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,7 @@ Threads = Annotated[int, typer.Option(help="threads of the measured runtime", mi
 
 def main() -> None:
     """Entry point: user errors become one line and exit code 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # beside other work, waiting threads would slow all down
     try:
         app()
     except HiernasError as error:

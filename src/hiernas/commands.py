@@ -13,10 +13,10 @@ from torch import nn
 
 import hiernas.spaces
 from hiernas.architecture import Architecture, known_space
-from hiernas.cost.count import cost as count_cost
-from hiernas.cost.latency import cached_table_path, load_table, measure_table
-from hiernas.cost.runtimes import RUNTIMES
-from hiernas.cost.tables import cost_tables
+from hiernas.costs.count import cost as count_cost
+from hiernas.costs.latency import cached_table_path, load_table, measure_table
+from hiernas.costs.runtimes import RUNTIMES
+from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
@@ -24,7 +24,7 @@ from hiernas.export import FORMATS, export
 from hiernas.finish import inherited_weights, train_only
 from hiernas.methods.hnas import PRESETS, HNASConfig
 from hiernas.randomness import torch_generator
-from hiernas.run import METHODS, space_function, reload_data, make_runtime
+from hiernas.run import METHODS, make_runtime, reload_data, space_function
 from hiernas.runfolder import Listener, RunFolder, next_free
 from hiernas.settings import from_dict, keys, to_dict, with_settings
 from hiernas.version import VERSION
@@ -114,7 +114,7 @@ def cost_of(
     return {
         **shown,
         "latency predicted": f"{quantity('latency_ms', table.predict(architecture))} ({where})",
-        "latency measured": f"{quantity('latency_ms', whole.median_ms)} (10 % to 90 %: {whole.p10_ms:.3g} to {whole.p90_ms:.3g})",
+        "latency measured": f"{quantity('latency_ms', whole.p10_ms)} (median {whole.median_ms:.3g}, 90 % {whole.p90_ms:.3g})",
     }
 
 

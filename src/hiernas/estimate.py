@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.cost.tables import cost_tables
+from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
 from hiernas.gates import single_path
 from hiernas.randomness import numpy_generator
@@ -29,6 +29,7 @@ from hiernas.supernet.chain import ChainSupernet
 from hiernas.train.loop import make_fabric
 
 STEPS = 6  # timed, after one that is not
+TIMED_MACS = 3e9  # of one candidate's evaluation
 
 
 @dataclass(frozen=True)
@@ -133,17 +134,19 @@ def _counting_saved() -> Iterator[list[int]]:
 def _evaluation(supernet: ChainSupernet, prepared: Prepared, genes: np.ndarray) -> float:
     """Seconds for one candidate among many, with shared prefixes."""
     config, data = prepared.config, prepared.data
-    few = replace(data, val=_first(data.val, 200))
+    typical = float(np.median(cost_tables(prepared.space, None)["macs"].of(genes)))
+    n = int(min(200, max(16, TIMED_MACS / typical)))
+    few = replace(data, val=_first(data.val, n))
     evaluator = Evaluator(
-        supernet, few, make_fabric(config.train), seed=0, calibration_images=min(200, config.calibration_images)
+        supernet, few, make_fabric(config.train), seed=0, calibration_images=min(n, config.calibration_images)
     )
-    candidates = [prepared.space.decode(g) for g in genes[:16]]
+    candidates = [prepared.space.decode(g) for g in genes[:8]]
     evaluator(candidates[:2])
     start = time.perf_counter()
     evaluator(candidates)
     seconds = (time.perf_counter() - start) / len(candidates)
     images = len(data.val) + min(config.calibration_images, len(data.train))
-    timed = len(few.val) + min(200, config.calibration_images, len(data.train))
+    timed = len(few.val) + min(n, config.calibration_images, len(data.train))
     return seconds * images / timed
 
 

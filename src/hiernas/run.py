@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 import hiernas.spaces
-from hiernas.cost.latency import cached_table_path, load_table, measure_table
-from hiernas.cost.limits import Limit, check_reachable, feasible_share, parse_limits
-from hiernas.cost.runtimes import RUNTIMES
-from hiernas.cost.tables import cost_tables
+from hiernas.costs.latency import cached_table_path, load_table, measure_table
+from hiernas.costs.limits import Limit, check_reachable, feasible_share, parse_limits
+from hiernas.costs.runtimes import RUNTIMES
+from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, LatencyError, RunError, SpaceError, did_you_mean
 from hiernas.finish import complete, train_only

@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -40,7 +41,7 @@ class RunFolder:
         self.path = path
         self.config = config
         self.listener = listener
-        self._lock: BinaryIO | None = None
+        self._lock: weakref.finalize[..., RunFolder] | None = None
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], listener: Listener | None = None) -> RunFolder:
@@ -90,16 +91,18 @@ class RunFolder:
         import fcntl
 
         with _disk(self.path):
-            self._lock = open(self.path / ".lock", "wb")  # noqa: SIM115 - held open for the life of the run
+            descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT, 0o644)
+        self._lock = weakref.finalize(self, os.close, descriptor)  # held as long as this object lives
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self.close()
             raise RunError(f"another process is working on {self.path}; wait for it or stop it") from error
 
     def close(self) -> None:
         """Give the folder free for other processes."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock()
             self._lock = None
 
     # -- files -------------------------------------------------------------------------------------------------

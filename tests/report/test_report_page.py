@@ -257,6 +257,6 @@ def test_damaged_runs_are_refused(tmp_path: Path, value: dict[str, Any]) -> None
     broken = copy.deepcopy(value)
     del broken["front"]
     (folder / "result.json").write_text(json.dumps(broken))
-    with pytest.raises(RunError, match="damaged: it has no 'front'"):
+    with pytest.raises(RunError, match="has no 'front', so it is no search's result; name a folder"):
         write_report(folder)
     assert not (folder / "report.html").exists()

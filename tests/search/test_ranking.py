@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from toy import toy_space
 
 from hiernas.search.ranking import Candidate, at_least, most_accurate, operation_frequency, pareto_front, ranks
+from toy import toy_space
 
 
 def brute_force_ranks(values: np.ndarray) -> list[int]:

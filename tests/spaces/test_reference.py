@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hiernas.cost.count import cost
-from hiernas.cost.tables import cost_tables
+from hiernas.costs.count import cost
+from hiernas.costs.tables import cost_tables
 from hiernas.space import SearchSpace
 from hiernas.spaces import hnas_basic, hnas_large, nasbench_macro, proxyless
 

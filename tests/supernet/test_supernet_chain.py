@@ -7,12 +7,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from toy import toy_space
 from torch import nn
 
 from hiernas import gates, spaces
 from hiernas.errors import SpaceError
 from hiernas.ops import Residual
+from toy import toy_space
 
 
 def by_hand(supernet: nn.Module, options: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:

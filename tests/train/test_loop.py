@@ -20,7 +20,7 @@ from hiernas.train.recipes import Phase, Recipe
 RECIPE = Recipe(batch_size=256, accelerator="cpu")
 
 
-def train(folder: Path, data: ImageData, epochs: int = 2, recipe: Recipe = RECIPE, stop_at: int | None = None, **kwargs: object) -> nn.Module:
+def train(folder: Path, data: ImageData, epochs: int = 2, stop_at: int | None = None) -> nn.Module:
     """A supernet trained for a few epochs; `stop_at` interrupts it before that step of the whole training."""
     space = spaces.tiny(data.input_size, data.num_classes)
     with seeded(0, "test"):
@@ -37,7 +37,7 @@ def train(folder: Path, data: ImageData, epochs: int = 2, recipe: Recipe = RECIP
         return gates.uniform_path(space, rng)
 
     try:
-        fit(supernet, data.train, data, Phase("train1", epochs, 0.1), recipe, seed=0, run=run, draw_gates=draw, **kwargs)
+        fit(supernet, data.train, data, Phase("train1", epochs, 0.1), RECIPE, seed=0, run=run, draw_gates=draw)
     finally:
         run.close()
     return supernet
@@ -132,6 +132,7 @@ def test_a_single_path_network_learns_digits(tmp_path: Path, digits: ImageData) 
     with seeded(0, "test"):
         network = space.decode([0] * 8).build()
     chance = accuracy(network, digits.test, digits)
-    fit(network, digits.train, digits, Phase("final", 8, 0.1), Recipe(accelerator="cpu"), seed=0, run=RunFolder.create(tmp_path / "r", {}))
+    run = RunFolder.create(tmp_path / "r", {})
+    fit(network, digits.train, digits, Phase("final", 8, 0.1), Recipe(accelerator="cpu"), seed=0, run=run)
     assert chance < 0.3
     assert accuracy(network, digits.test, digits) > 0.85

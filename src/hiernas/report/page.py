@@ -60,17 +60,18 @@ def _read(path: Path) -> str:
 
 def _result(run_folder: Path) -> Values:
     path = run_folder / "result.json"
-    way_out = f"delete it, and `hiernas resume {run_folder}` writes it again"
     try:
         result = json.loads(_read(path))
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); {way_out}") from error
+        raise RunError(
+            f"{path} is damaged ({error}); delete it, and `hiernas resume {run_folder}` writes it again"
+        ) from error
     found = result.get("format") if isinstance(result, dict) else None
     if found != FORMAT:
         raise RunError(f"{path} has result format {found!r}, and this version reads {FORMAT}; use the one it is from")
     for key in NEEDED:
         if result.get(key) is None:
-            raise RunError(f"{path} is damaged: it has no '{key}'; {way_out}")
+            raise RunError(f"{path} has no '{key}', so it is no search's result; name a folder of `hiernas search`")
     return dict(result)
 
 

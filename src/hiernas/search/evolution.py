@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from hiernas.architecture import Architecture
-from hiernas.cost.limits import Limit, sample_feasible, satisfied
-from hiernas.cost.tables import CostTable
+from hiernas.costs.limits import Limit, sample_feasible, satisfied
+from hiernas.costs.tables import CostTable
 from hiernas.errors import LimitError
 from hiernas.randomness import numpy_generator
 from hiernas.runfolder import RunFolder

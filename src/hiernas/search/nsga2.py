@@ -22,29 +22,31 @@ from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.problems.static import StaticProblem
 
 Feasible = Callable[[np.ndarray], np.ndarray]  # int64 [n, sites] -> bool [n]
+Genes = tuple[int, ...]
 
 
 class _FeasibleAndNew(DuplicateElimination):  # type: ignore[misc] # pymoo has no types
-    """Discards children that stand in the population already or violate a limit."""
+    """Discards children that were evaluated before, stand twice among their kind, or violate a limit."""
 
-    def __init__(self, feasible: Feasible) -> None:
+    def __init__(self, feasible: Feasible, told: Mapping[Genes, None]) -> None:
         super().__init__()
-        self.feasible = feasible
+        self.feasible, self.told = feasible, told
 
     def _do(self, pop: Any, other: Any, is_duplicate: np.ndarray) -> np.ndarray:
         genes = pop.get("X").astype(np.int64)
-        seen = {g.tobytes() for g in other.get("X").astype(np.int64)} if other is not None else set()
-        for i, g in enumerate(genes):
-            is_duplicate[i] |= g.tobytes() in seen
+        seen = set(map(tuple, other.get("X").astype(np.int64).tolist())) if other is not None else set()
+        for i, g in enumerate(map(tuple, genes.tolist())):
+            is_duplicate[i] |= g in seen or g in self.told
             if other is None:
-                seen.add(g.tobytes())
+                seen.add(g)
         return is_duplicate | ~self.feasible(genes)
 
 
 class ConstrainedNSGA2:
-    """NSGA-II over genes [n, sites]; sites with one option left are no variables."""
+    """NSGA-II over genes [n, sites]; sites with one option left are no variables. It never asks anything twice."""
 
     MATINGS = 100  # of one generation, at the most, to replace discarded children
+    ETA = 3  # of the mutation; at the usual 20 a gene of 3 options would round back to itself 998 times in 1000
 
     def __init__(
         self,
@@ -55,17 +57,18 @@ class ConstrainedNSGA2:
         rng: np.random.Generator,
     ) -> None:
         self.fixed, self.free = initial[:1].copy(), np.flatnonzero(sizes > 1)
+        self.told: dict[Genes, None] = {}  # the free genes of everything evaluated so far
         upper = sizes[self.free] - 1
         self.problem = Problem(n_var=len(self.free), n_obj=2, xl=np.zeros_like(upper), xu=upper, vtype=int)
         mutation = PolynomialMutation(
-            prob=1.0, prob_var=1 / len(self.free), eta=20, vtype=float, repair=RoundingRepair()
+            prob=1.0, prob_var=1 / len(self.free), eta=self.ETA, vtype=float, repair=RoundingRepair()
         )
         self.algorithm = NSGA2(
             pop_size=population,
             sampling=initial[:, self.free],
             crossover=TwoPointCrossover(prob=0.9),
             mutation=mutation,
-            eliminate_duplicates=_FeasibleAndNew(lambda x: feasible(self._genes(x))),
+            eliminate_duplicates=_FeasibleAndNew(lambda x: feasible(self._genes(x)), self.told),
         )
         self.algorithm.mating.n_max_iterations = self.MATINGS
         self.algorithm.setup(self.problem, termination=("n_gen", 10**9), seed=int(rng.integers(2**31)), verbose=False)
@@ -87,12 +90,14 @@ class ConstrainedNSGA2:
         """The objectives [n, 2] of what was asked."""
         Evaluator().eval(StaticProblem(self.problem, F=values), self.asked)
         self.algorithm.tell(infills=self.asked)
+        self.told.update(dict.fromkeys(map(tuple, genes[:, self.free].tolist())))
 
     @property
     def state(self) -> dict[str, Any]:
         """Everything the next generation depends on, as JSON; infinite crowding distances as text."""
         pop, algorithm = self.algorithm.pop, self.algorithm
         return {
+            "told": [list(g) for g in self.told],
             "genes": pop.get("X").astype(np.int64).tolist(),
             "values": pop.get("F").tolist(),
             "rank": [int(r) for r in pop.get("rank")],
@@ -110,6 +115,7 @@ class ConstrainedNSGA2:
         pop.set("rank", state["rank"])
         pop.set("crowding", [float(c) for c in state["crowding"]])
         algorithm.pop = pop
+        self.told.update((tuple(g), None) for g in state["told"])
         algorithm._set_optimum()
         algorithm.start_time = time.time()
         algorithm.is_initialized = True

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hiernas.architecture import Architecture
-from hiernas.cost.limits import Limit
-from hiernas.cost.tables import CostTable, cost_tables
+from hiernas.costs.limits import Limit
+from hiernas.costs.tables import CostTable, cost_tables
 from hiernas.data.split import ImageData
 from hiernas.runfolder import RunFolder
 from hiernas.search.ranking import Candidate, Frequency

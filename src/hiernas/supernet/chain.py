@@ -204,12 +204,12 @@ class ChainSupernet(nn.Module):
         """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
         network = architecture.build()
         layers = list(network.children())
-        modules = [
-            [site[option] for option, _ in choice]
-            for site, choice in zip(self._sites(), architecture.choices, strict=True)
-        ]
-        for layer, sources in zip(layers, [[self.stem], *modules, [self.head]], strict=True):
-            targets: list[nn.Module] = list(layer.ops) if isinstance(layer, Mixture) else [layer]
+        modules: list[list[nn.Module]] = [[self.stem]]
+        for site, choice in zip(self._sites(), architecture.choices, strict=True):
+            modules.append([site[option] for option, _ in choice])
+        modules.append([self.head])
+        for layer, sources in zip(layers, modules, strict=True):
+            targets = list(layer.ops) if isinstance(layer, Mixture) else [layer]
             for target, source in zip(targets, sources, strict=True):
                 target.load_state_dict(source.state_dict())
         return network

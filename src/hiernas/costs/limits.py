@@ -15,7 +15,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 import numpy as np
 
-from hiernas.cost.tables import METRICS, CostTable
+from hiernas.costs.tables import METRICS, CostTable
 from hiernas.errors import LimitError, did_you_mean
 from hiernas.space import SearchSpace
 

@@ -1,8 +1,8 @@
 """Latency tables: how long each operation of a space takes on one device; a network takes their sum.
 
 Each operation is measured alone (see `runtimes.measure_by_turns`), and two things that a network does not pay
-per operation are taken off: `overhead_ms`, the cost of a call, which a network pays once, and the conversion of
-tensors between the runtime's inner layout and the plain one at both ends of the operation ("edges").
+per operation are taken off: `overhead_ms`, the cost of a call, which a network pays once, and, for runtimes with
+an inner layout of tensors, the conversion from and to the plain one at both ends of the operation ("edges").
 
 An operation counts with the tenth percentile of its runs: on an idle device that is the median within a few
 percent, on a busy one it stays while the median follows the neighbours.
@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hiernas.architecture import Architecture
-from hiernas.cost.count import parts_of, parts_of_space
+from hiernas.costs.count import parts_of, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hiernas.cost.runtimes import Runtime
+    from hiernas.costs.runtimes import Runtime
     from hiernas.supernet.chain import Part
 
 KIND = "hiernas latency table, format 1"
@@ -157,7 +157,7 @@ def predict_ms(table: LatencySource, architecture: Architecture) -> float:
 
 def load_table(path: str | Path) -> LatencySource:
     """Read a latency table: our JSON, or a phone's YAML (see `phone`)."""
-    from hiernas.cost.phone import PhoneTable
+    from hiernas.costs.phone import PhoneTable
 
     return LatencyTable.load(path) if read_text(path).lstrip().startswith("{") else PhoneTable.load(path)
 
@@ -202,7 +202,8 @@ def measure_table(
     import torch
 
     table = _stored(path, runtime)
-    missing = {k: v for k, v in _operations(space).items() if table is None or k not in table.entries}
+    operations = _operations(space, runtime.inner_layout)
+    missing = {k: v for k, v in operations.items() if table is None or k not in table.entries}
     if table is not None and not missing:
         return table
     with torch.random.fork_rng(devices=[]):
@@ -233,7 +234,7 @@ class _Edge:
         return f"edge {'x'.join(map(str, self.shape))}"
 
     def probe(self, repeats: int) -> nn.Module:
-        """The cheapest convolution, once or twice: two cost one edge less than twice one."""
+        """The cheapest convolution, once or twice: two in one call have one edge pair and one overhead less."""
         from torch import nn
 
         c = self.shape[0]
@@ -248,7 +249,7 @@ class _Operation:
     edges: tuple[_Edge, ...]
 
 
-def _operations(space: SearchSpace) -> dict[str, _Operation]:
+def _operations(space: SearchSpace, with_edges: bool) -> dict[str, _Operation]:
     fixed, options = parts_of_space(space)
     found: dict[str, _Operation] = {}
     for part in (*fixed, *(part for parts in options for part in parts)):
@@ -257,28 +258,28 @@ def _operations(space: SearchSpace) -> dict[str, _Operation]:
         if part is not fixed[-1]:
             edges.append(_Edge((s.cout, -(-part.size[0] // s.stride), -(-part.size[1] // s.stride))))
         if not part.is_identity:
-            found.setdefault(part.key, _Operation(part, tuple(edges)))
+            found.setdefault(part.key, _Operation(part, tuple(edges) if with_edges else ()))
     return found
 
 
 def _new_entries(
     edges: list[_Edge], operations: list[_Operation], table: LatencyTable, runtime: Runtime, runs: int
 ) -> Iterator[dict[str, Entry]]:
+    from hiernas.costs.runtimes import measure_by_turns
+
     known = dict(table.entries)
     for some in _chunks(edges):
         found = _measured_edges(some, runtime, table.overhead_ms, runs)
         known |= found
         yield found
     for few in _chunks(operations):
-        from hiernas.cost.runtimes import measure_by_turns
-
         raw = measure_by_turns([runtime.prepare(o.part.build(), o.part.input_size) for o in few], runs, WARMUP)
         spent = [table.overhead_ms + sum(known[e.key].p10_ms for e in o.edges) / 2 for o in few]
         yield {o.part.key: _less(entry, ms) for o, entry, ms in zip(few, raw, spent, strict=True)}
 
 
 def _measured_edges(edges: list[_Edge], runtime: Runtime, overhead_ms: float, runs: int) -> dict[str, Entry]:
-    from hiernas.cost.runtimes import measure_by_turns
+    from hiernas.costs.runtimes import measure_by_turns
 
     calls = [runtime.prepare(e.probe(n), e.shape) for e in edges for n in (1, 2)]
     raw = measure_by_turns(calls, runs, WARMUP)

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from toy import toy_space
 from torch import nn
 
-from hiernas.cost.count import Cost, Count, cost, count, parts_of
+from hiernas.costs.count import Cost, Count, cost, count, parts_of
 from hiernas.errors import LatencyError, SpaceError
 from hiernas.ops import Classifier, Conv, MBConv, Skip
+from toy import toy_space
 
 
 def mbconv(op: MBConv, cin: int, cout: int, stride: int, h: int) -> Count:
@@ -83,7 +83,7 @@ def test_a_skeleton_without_parts_is_refused() -> None:
 
 
 def test_cost_needs_the_entries_of_the_latency_table() -> None:
-    from hiernas.cost.latency import LatencyTable
+    from hiernas.costs.latency import LatencyTable
 
     architecture = next(iter(toy_space()))
     with pytest.raises(LatencyError, match=r"of 'cpu' .* has no entry 'conv3_relu6 3->8 s2 16x16'; measure the space"):

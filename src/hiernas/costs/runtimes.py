@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hiernas.cost.latency import Entry
+from hiernas.costs.latency import Entry
 from hiernas.errors import LatencyError
 
 TimedCall = Callable[[], float]  # runs the module once and returns the milliseconds it took
@@ -46,6 +46,8 @@ class Runtime(Protocol):
     def batch(self) -> int: ...
     @property
     def device(self) -> str: ...  # the processor's name
+    @property
+    def inner_layout(self) -> bool: ...  # whether tensors are converted where they enter and leave a network
     def prepare(self, module: nn.Module, input_size: tuple[int, int, int]) -> TimedCall:
         """Load a module (the given one stays as it is) for inputs [batch, C, H, W]."""
         ...
@@ -59,6 +61,7 @@ class OnnxRuntime:
     """ONNX Runtime on the CPU, with all graph optimisations. Input and output stay in buffers bound beforehand."""
 
     name = "onnxruntime"
+    inner_layout = True
 
     def __init__(self, threads: int = 1, batch: int = 1) -> None:
         import onnxruntime
@@ -102,6 +105,7 @@ class TorchRuntime:
     """Eager PyTorch, on the CPU or a GPU (`device="cuda"`; every run is synchronised)."""
 
     name = "torch"
+    inner_layout = False
 
     def __init__(self, threads: int = 1, batch: int = 1, device: str = "cpu") -> None:
         self._device = torch.device(device)

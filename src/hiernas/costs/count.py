@@ -20,7 +20,7 @@ from hiernas.ops import ACTIVATIONS
 from hiernas.space import SearchSpace, Skeleton
 
 if TYPE_CHECKING:
-    from hiernas.cost.latency import LatencySource
+    from hiernas.costs.latency import LatencySource
     from hiernas.supernet.chain import Part
 
 # modules without multiply-adds that keep the shape

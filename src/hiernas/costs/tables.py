@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiernas.cost.count import Count, count, parts_of_space
+from hiernas.costs.count import Count, count, parts_of_space
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
-    from hiernas.cost.latency import LatencySource
+    from hiernas.costs.latency import LatencySource
     from hiernas.supernet.chain import Part
 
 METRICS = ("latency_ms", "params", "macs")

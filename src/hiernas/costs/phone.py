@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiernas.architecture import Architecture
-from hiernas.cost.latency import predict_ms, read_text
+from hiernas.costs.latency import predict_ms, read_text
 from hiernas.errors import LatencyError
 from hiernas.ops import Classifier, Conv, MBConv
 
