@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hiernas.errors import ConfigError, HiernasError, RunError
@@ -209,7 +210,7 @@ def _sizes(text: str) -> tuple[int, int, int]:
 
 @app.command()
 def cost(
-    architecture: Annotated[Path, typer.Argument(help="an architecture file (best.json)")],
+    architecture: Annotated[Path, typer.Argument(help="an architecture file (best.json) or a run folder")],
     latency_table: TableFile = None,
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
@@ -233,6 +234,7 @@ def train(
     settings: Settings = None,
     seed: Seed = 0,
     out_folder: Annotated[Path | None, typer.Option("--out", help="folder to write; default: a new one under runs/")] = None,
+    image_size: ImageSize = None,
     skip_bad_images: SkipBad = False,
 ) -> None:
     """Train the stand-alone network of a run or an architecture file, from scratch or with inherited weights."""
@@ -241,7 +243,7 @@ def train(
     with _display() as display:
         started = start_training(
             source, data=data, inherit=inherit, epochs=epochs, lr=lr, preset=preset, settings=settings or [],
-            seed=seed, out=out_folder, skip_bad_images=skip_bad_images, listener=display,
+            seed=seed, out=out_folder, image_size=image_size, skip_bad_images=skip_bad_images, listener=display,
         )  # fmt: skip
         _interruptible(started)
     _summary(started.path)
@@ -274,11 +276,13 @@ def list_command(kind: Annotated[str, typer.Argument(help="methods, spaces, data
     """Show what there is."""
     from hiernas.commands import listing
 
-    columns, rows = listing(kind)
+    columns, rows, remarks = listing(kind)
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     out.print(table)
+    for remark in remarks:
+        out.print(escape(remark))
 
 
 # -- output ----------------------------------------------------------------------------------------------------------
@@ -300,8 +304,10 @@ def _interruptible(work: Any) -> Any:
 
 def _print_pairs(title: str, pairs: Mapping[str, str]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(name, value)
+        table.add_row(name.strip(), escape(value))
     out.print(table)
 
 
@@ -314,12 +320,12 @@ def _print_estimate(prepared: Prepared, e: Any) -> None:
         values = (quantity(metric, v) for v in (smallest, typical, largest))
         rows[metric] = "smallest {}, typical {}, largest {}".format(*values)
     rows["limits"] = ", ".join(map(str, prepared.limits)) + (" (the median: none was given)" * prepared.automatic_limit)
-    rows["within the limits"] = f"{e.feasible_share:.1%} of 10,000 sampled architectures"
+    rows["within the limits"] = f"{e.feasible_share:.1%} of the architectures (estimated from 10,000 in large spaces)"
     rows["data"] = f"{prepared.data.name}: {len(prepared.data.train)} training, {len(prepared.data.val)} validation, " + (
         f"{len(prepared.data.test)} test images of {prepared.data.input_size} in {prepared.data.num_classes} classes"
     )
-    for note in prepared.data.notes:
-        rows[f"note {len(rows)}"] = note
+    for i, note in enumerate(prepared.data.notes):
+        rows["note" + " " * i] = note
     rows["supernet"] = f"{e.supernet_params:,} parameters"
     rows["memory"] = f"about {e.memory_gib:.2f} GiB"
     rows["time"] = f"about {duration(e.total_seconds)} here: " + ", ".join(

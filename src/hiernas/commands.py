@@ -98,7 +98,7 @@ def cost_of(
     path: Path, latency_table: Path | None, runtime: str, threads: int, listener: Listener
 ) -> dict[str, str]:
     """Costs of an architecture file by name, predicted and measured."""
-    architecture = Architecture.load(path)
+    architecture = _architecture(path)
     counted = count_cost(architecture)
     shown = {"space": architecture.skeleton.name, "params": f"{counted.params:,}", "macs": f"{counted.macs:,}"}
     if latency_table is not None:
@@ -139,7 +139,8 @@ class Training:
 
 def start_training(
     source: Path, *, data: str | None, inherit: bool, epochs: int | None, lr: float | None, preset: str | None,
-    settings: Sequence[str], seed: int, out: Path | None, skip_bad_images: bool, listener: Listener,
+    settings: Sequence[str], seed: int, out: Path | None, image_size: int | None, skip_bad_images: bool,
+    listener: Listener,
 ) -> Training:  # fmt: skip
     """Check everything and make the run folder of `hiernas train`."""
     origin = RunFolder.open(source) if source.is_dir() else None
@@ -147,7 +148,7 @@ def start_training(
         raise ConfigError(f"--inherit needs a run folder, whose supernet has the weights; {source} is a file")
     architecture = _architecture(source)
     config = with_settings(_recipe_source(origin, preset), settings)
-    images, asked = _training_data(origin, data, seed, skip_bad_images)
+    images, asked = _training_data(origin, data, seed, image_size, skip_bad_images)
     _fits(architecture, images)
     weights = inherited_weights(origin, architecture, images, config.train) if inherit and origin else None
     training = {
@@ -177,15 +178,15 @@ def _recipe_source(origin: RunFolder | None, preset: str | None) -> HNASConfig:
 
 
 def _training_data(
-    origin: RunFolder | None, source: str | None, seed: int, skip: bool
+    origin: RunFolder | None, source: str | None, seed: int, image_size: int | None, skip: bool
 ) -> tuple[ImageData, dict[str, Any]]:
     if source is None and origin is not None:
         return reload_data(origin, None), dict(origin.config["data"])
     if source is None:
         raise ConfigError("an architecture file does not say which images to train on; name them with --data")
-    images = load_data(source, seed=seed, skip_bad_images=skip)
+    images = load_data(source, image_size=image_size, seed=seed, skip_bad_images=skip)
     where = str(Path(source).resolve()) if Path(source).exists() else source
-    asked = {"source": where, "image_size": None, "val_per_class": None, "skip_bad_images": skip}
+    asked = {"source": where, "image_size": image_size, "val_per_class": None, "skip_bad_images": skip}
     return images, {**asked, "fingerprint": images.fingerprint}
 
 
@@ -254,8 +255,11 @@ def _parity_images(folder: Path, architecture: Architecture) -> tuple[torch.Tens
 # -- lists -------------------------------------------------------------------------------------------------------------
 
 
-def listing(kind: str) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of `hiernas list KIND`."""
+Listing = tuple[list[str], list[list[str]], list[str]]  # columns, rows, remarks below
+
+
+def listing(kind: str) -> Listing:
+    """What `hiernas list KIND` shows."""
     lists = {
         "methods": _methods,
         "spaces": _spaces,
@@ -272,35 +276,37 @@ def _first_line(thing: Any) -> str:
     return (thing.__doc__ or "").strip().splitlines()[0]
 
 
-def _methods() -> tuple[list[str], list[list[str]]]:
-    return ["method", ""], [[name, _first_line(function)] for name, function in METHODS.items()]
+def _methods() -> Listing:
+    return ["method", ""], [[name, _first_line(function)] for name, function in METHODS.items()], []
 
 
-def _spaces() -> tuple[list[str], list[list[str]]]:
-    rows = []
+def _spaces() -> Listing:
+    rows, remarks = [], []
     for name in hiernas.spaces.NAMES:
         function = getattr(hiernas.spaces, name)
         space = function()
         tables = cost_tables(space, None)
         spans = [f"{quantity(m, tables[m].smallest)} to {quantity(m, tables[m].largest)}" for m in ("params", "macs")]
         size = "x".join(map(str, space.skeleton.input_size))
-        rows.append([name, str(len(space.decisions)), f"{space.size():.4g}", size, *spans, _first_line(function)])
-    return ["space", "sites", "size", "at", "params", "MACs", ""], rows
+        rows.append([name, str(len(space.decisions)), f"{space.size():.4g}", size, *spans])
+        remarks.append(f"{name}: {_first_line(function)}")
+    return ["space", "sites", "size", "at", "params", "MACs"], rows, ["", *remarks]
 
 
-def _data() -> tuple[list[str], list[list[str]]]:
+def _data() -> Listing:
     return ["--data", ""], [
         ["digits", "1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn"],
         ["FOLDER", "class folders of images, or train/val/test folders that hold them"],
         ["FOLDER", "parquet files with an image and a label column (needs hiernas[hub])"],
         ["hf:NAME", "a data set of the Hugging Face hub (needs hiernas[hub])"],
-    ]
+    ], []
 
 
-def _runtimes() -> tuple[list[str], list[list[str]]]:
-    return ["runtime", ""], [[name, _first_line(runtime)] for name, runtime in RUNTIMES.items()]
+def _runtimes() -> Listing:
+    return ["runtime", ""], [[name, _first_line(runtime)] for name, runtime in RUNTIMES.items()], []
 
 
-def _presets() -> tuple[list[str], list[list[str]]]:
+def _presets() -> Listing:
     shown = {name: keys(config) for name, config in PRESETS.items()}
-    return ["setting", *shown], [[key, *(str(values[key]) for values in shown.values())] for key in keys(HNASConfig())]
+    rows = [[key, *(str(values[key]) for values in shown.values())] for key in keys(HNASConfig())]
+    return ["setting", *shown], rows, []

@@ -22,6 +22,7 @@ from hiernas.finish import complete, train_only
 from hiernas.methods.baselines import random_search, spos
 from hiernas.methods.hnas import PRESETS, HNASConfig, hnas
 from hiernas.randomness import numpy_generator
+from hiernas.report import write_report
 from hiernas.runfolder import Listener, RunFolder, next_free, refuse_existing
 from hiernas.search.problem import Found, Problem
 from hiernas.settings import from_dict, to_dict
@@ -193,7 +194,10 @@ def resume(
     `space` and `data` are needed where the run was started from Python with objects that have no name.
     """
     run = RunFolder.open(path, listener)
-    if run.read_json("result.json") is not None:
+    result = run.read_json("result.json")
+    if result is not None:
+        if "front" in result and not (run.path / "report.html").exists():  # killed between the two
+            write_report(run.path)
         return run
     run.own()
     try:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export, formats
+from hiernas.quiet import quiet
 from hiernas.spaces import tiny
 
 METADATA = {"classes": json.dumps(["<b>", "né", "2"]), "mean": "[0.3]", "std": "[0.25]"}
@@ -185,7 +186,7 @@ def test_loggers_are_put_back(images: Tensor, tmp_path: Path) -> None:
     logger = logging.getLogger("torch.onnx")
     logger.setLevel(logging.INFO)
     try:
-        with formats._quiet():
+        with quiet():
             assert logger.getEffectiveLevel() == logging.ERROR
         with pytest.raises(ExportError):
             export(Branching(2.0), images, tmp_path / "a.pt2", "pt2")

@@ -107,6 +107,14 @@ def test_restriction_keeps_weights_and_shares_nothing(supernet: nn.Module) -> No
         supernet.restrict(spaces.tiny())
 
 
+def test_residual_blocks_start_as_the_identity() -> None:
+    torch.manual_seed(0)
+    network = spaces.nasbench_macro().decode([1, 1, 1, 1, 1, 1, 1, 1]).build().eval()
+    x = torch.randn(2, 64, 16, 16)
+    torch.testing.assert_close(network.stage1_block2(x), x)
+    assert not torch.equal(network.stage1_block1(torch.randn(2, 32, 32, 32)), torch.zeros(2, 64, 16, 16))
+
+
 def test_derived_networks_hold_no_search_code() -> None:
     space = spaces.tiny(input_size=(3, 16, 16), num_classes=5)
     network = space.sample(np.random.default_rng(0)).build()

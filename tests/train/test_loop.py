@@ -14,6 +14,7 @@ from hiernas.data import ImageData
 from hiernas.errors import RunError, TrainingError
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.runfolder import RunFolder
+from hiernas.space import SearchSpace
 from hiernas.train.loop import accuracy, fit
 from hiernas.train.recipes import Phase, Recipe
 
@@ -23,8 +24,7 @@ RECIPE = Recipe(batch_size=256, accelerator="cpu")
 def train(folder: Path, data: ImageData, epochs: int = 2, stop_at: int | None = None) -> nn.Module:
     """A supernet trained for a few epochs; `stop_at` interrupts it before that step of the whole training."""
     space = spaces.tiny(data.input_size, data.num_classes)
-    with seeded(0, "test"):
-        supernet = space.supernet()
+    supernet = _supernet(space)
     run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, {"seed": 0})
     run.checkpoint_seconds = 0.0  # save after every step
     drawn = 0
@@ -43,6 +43,16 @@ def train(folder: Path, data: ImageData, epochs: int = 2, stop_at: int | None = 
     return supernet
 
 
+def _supernet(space: SearchSpace) -> nn.Module:
+    """A supernet whose residual branches are not at 0, so that every weight of a path has a gradient."""
+    with seeded(0, "test"):
+        supernet = space.supernet()
+    for m in supernet.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.ones_(m.weight)
+    return supernet
+
+
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path, digits: ImageData) -> None:
     whole = train(tmp_path / "whole", digits)
     for stop_at in (1, 4, 2):  # within the first and the second epoch
@@ -58,8 +68,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path, digits:
 
 def test_a_step_changes_what_is_on_the_path_and_nothing_else(tmp_path: Path, digits: ImageData) -> None:
     space = spaces.tiny(digits.input_size, digits.num_classes)
-    with seeded(0, "test"):
-        before = space.supernet().state_dict()
+    before = _supernet(space).state_dict()
     stop_after_one = 1
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "r", digits, stop_at=stop_after_one)

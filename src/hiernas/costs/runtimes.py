@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import copy
 import io
-import logging
 import math
 import platform
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +21,7 @@ from torch import nn
 
 from hiernas.costs.latency import Entry
 from hiernas.errors import LatencyError
+from hiernas.quiet import quiet
 
 TimedCall = Callable[[], float]  # runs the module once and returns the milliseconds it took
 
@@ -185,11 +183,13 @@ def to_onnx(module: nn.Module, example: torch.Tensor) -> bytes:
     """A module as an ONNX file with one input `x`, by the tracing exporter (it is 40 times as fast) or the new one."""
     module = copy.deepcopy(module).eval().cpu()
     try:
-        return _quietly(lambda: _traced(module, example))
+        with quiet():
+            return _traced(module, example)
     except Exception:  # the tracing exporter is gone from this torch, or does not know an operation
         pass
     try:
-        return _quietly(lambda: _exported(module, example))
+        with quiet():
+            return _exported(module, example)
     except Exception as error:  # exporters raise almost anything
         raise LatencyError(f"a {type(module).__name__} cannot be exported to ONNX: {_first_line(error)}") from error
 
@@ -205,20 +205,6 @@ def _exported(module: nn.Module, example: torch.Tensor) -> bytes:
     program: Any = torch.onnx.export(module, (example,), dynamo=True, input_names=["x"], verbose=False)
     program.save(buffer)
     return buffer.getvalue()
-
-
-def _quietly(export: Callable[[], bytes]) -> bytes:
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            return export()
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _example(batch: int, input_size: tuple[int, int, int]) -> torch.Tensor:

@@ -102,7 +102,7 @@ def from_parquet(name: str, files: Sequence[Path], memory_gib: float) -> Found:
     elif "" in tables or "train" not in tables:
         raise DataError(
             f"the names {', '.join(p.name for p in files[:8])} do not say which parquet files are for training; "
-            "name them train*.parquet, validation*.parquet and test*.parquet"
+            "name them train.parquet or train-*.parquet, and likewise validation and test"
         )
     return _found(name, tables, follow_paths=False)
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 import copy
 import io
 import json
-import logging
 import math
 import os
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.errors import ConfigError, ExportError, did_you_mean
+from hiernas.quiet import quiet
 
 FORMATS = ("onnx", "pt2")
 TOLERANCE = 1e-4  # largest relative difference allowed; measured: about 1e-7
-NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")  # loggers of the exporters
 
 Runner = Callable[[Tensor], Tensor]  # images [B, C, H, W] -> logits [B, classes], by the format's runtime
 
@@ -60,7 +58,7 @@ def export(
     frozen = copy.deepcopy(network).cpu().eval()
     metadata = {"input_size": json.dumps(list(images.shape[1:])), **(metadata or {})}
     write, load = {"onnx": (_to_onnx, _load_onnx), "pt2": (_to_pt2, _load_pt2)}[to]
-    with _quiet():
+    with quiet():
         try:
             data = write(frozen, images, metadata)
             run = load(data)
@@ -188,22 +186,6 @@ def _load_pt2(data: bytes) -> Runner:
 def _two(images: Tensor) -> Tensor:
     """Two images: torch.export takes a batch of one as a constant."""
     return images[:2] if len(images) > 1 else images.repeat(2, 1, 1, 1)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings, log lines and printed graphs of the exporters; their loggers are put back as they were."""
-    loggers = [logging.getLogger(name) for name in NOISY]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _replace(path: Path, data: bytes) -> None:
