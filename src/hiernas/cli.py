@@ -313,9 +313,9 @@ def _print_pairs(title: str, pairs: Mapping[str, str]) -> None:
 
 def _print_estimate(prepared: Prepared, e: Any) -> None:
     from hiernas.commands import quantity
-    from hiernas.progress import duration
+    from hiernas.progress import duration, number
 
-    rows = {"space": f"{prepared.space.name}, {e.space_size:.4g} architectures"}
+    rows = {"space": f"{prepared.space.name}, {number(e.space_size)} architectures"}
     for metric, (smallest, typical, largest) in e.costs.items():
         values = (quantity(metric, v) for v in (smallest, typical, largest))
         rows[metric] = "smallest {}, typical {}, largest {}".format(*values)

@@ -23,6 +23,7 @@ from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
 from hiernas.export import FORMATS, export
 from hiernas.finish import inherited_weights, train_only
 from hiernas.methods.hnas import PRESETS, HNASConfig
+from hiernas.progress import number
 from hiernas.randomness import torch_generator
 from hiernas.run import METHODS, make_runtime, reload_data, space_function
 from hiernas.runfolder import Listener, RunFolder, next_free
@@ -288,7 +289,7 @@ def _spaces() -> Listing:
         tables = cost_tables(space, None)
         spans = [f"{quantity(m, tables[m].smallest)} to {quantity(m, tables[m].largest)}" for m in ("params", "macs")]
         size = "x".join(map(str, space.skeleton.input_size))
-        rows.append([name, str(len(space.decisions)), f"{space.size():.4g}", size, *spans])
+        rows.append([name, str(len(space.decisions)), number(space.size()), size, *spans])
         remarks.append(f"{name}: {_first_line(function)}")
     return ["space", "sites", "size", "at", "params", "MACs"], rows, ["", *remarks]
 

@@ -67,7 +67,7 @@ class Display:
 
     def _on_pruned(self, e: Mapping[str, Any]) -> None:
         self.console.print(
-            f"stage {e['stage']}: pruned the space from {e['size_before']:.3g} to {e['size_after']:.3g} architectures",
+            f"stage {e['stage']}: pruned the space from {number(e['size_before'])} to {number(e['size_after'])} architectures",
             highlight=False,
         )
 
@@ -103,6 +103,11 @@ class Display:
         elif final or time.monotonic() - self.last_line > 10.0:
             self.last_line = time.monotonic()
             self.console.print(f"{done:4.0%} {text} {left}".rstrip(), highlight=False)
+
+
+def number(n: int) -> str:
+    """A number of architectures for people: 200,000 or 6.64e+17."""
+    return f"{n:,}" if n < 10**7 else f"{n:.3g}"
 
 
 def duration(seconds: float) -> str:

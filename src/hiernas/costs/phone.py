@@ -59,6 +59,12 @@ class PhoneTable:
         return cls(Path(path).stem, {str(key): _mean(path, key, entry) for key, entry in value.items()})
 
     def _entry(self, key: str) -> float:
+        if key not in self.entries and key.startswith("Logits"):
+            known = ", ".join(k for k in self.entries if k.startswith("Logits"))
+            raise LatencyError(
+                f"the latency table '{self.device}' has no entry '{key}' (it has {known}); for another number of classes put "
+                "your own value in a copy of the file: the key, and under it 'mean' in ms"
+            )
         if key not in self.entries:
             raise LatencyError(
                 f"the latency table '{self.device}' has no entry '{key}'; {self._covers()}; choose a space of these "
