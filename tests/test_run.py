@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,11 @@ def test_a_users_folder_end_to_end(tmp_path: Path) -> None:
         (["export", "nowhere"], "nowhere"),
         (["cost", "nowhere.json"], "cannot read the architecture file"),
         (["report", "nowhere"], "nowhere"),
+        (["search", "--set", "train.accelerator=cuda"], "this machine cannot train with train.accelerator=cuda"),
+        (["search", "--set", "train.cutout=8"], "train.cutout is 8, and the images are (8, 8) pixels"),
+        (["search", "--set", "train.batch_size=0"], "train.batch_size is 0"),
+        (["search", "--data", ""], "--data is empty"),
+        (["measure", "tiny", "--set", "population=3"], "takes --set space.KEY=VALUE only"),
         (["list", "colours"], "there is no list of 'colours'"),
         (["measure", "tiny", "--input-size", "3x32x32"], "write channels,height,width"),
     ],
@@ -210,6 +216,52 @@ def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "r" / "config.yaml").write_text(yaml.safe_dump({**config, "format": 0}))
     with pytest.raises(RunError, match="run format 0"):
         hiernas.resume(tmp_path / "r")
+
+
+def test_a_restricted_space_stays_restricted_when_resumed(tmp_path: Path, digits: ImageData) -> None:
+    half = hiernas.spaces.tiny().restrict({d.name: d.options[:2] for d in hiernas.spaces.tiny().decisions})
+    config = with_settings(QUICK, TINY)
+    whole = hiernas.spos(half, "digits", config=config, out=tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    for name in ("result.json", "checkpoint/evolve2.json", "checkpoint/final.safetensors", "candidates.sqlite"):
+        (tmp_path / "parts" / name).unlink()  # as if killed after the supernet's training
+    parts = hiernas.resume(tmp_path / "parts")
+    assert parts.result["space"]["size"] == 2**8
+    assert parts.front == whole.front
+    assert parts.test_accuracy == whole.test_accuracy
+    cli("train", "parts", "--inherit", "--epochs", "1", "--seed", "5", "--out", "inherited")
+    (tmp_path / "inherited" / "result.json").unlink()
+    cli("resume", "inherited")  # of another seed than the search: the split is still the search's
+
+
+def test_what_a_run_goes_by_is_never_replaced_in_silence(tmp_path: Path) -> None:
+    cli("search", "random", *settings(), "--out", "r")
+    (tmp_path / "r" / "result.json").rename(tmp_path / "result.json")
+    config = (tmp_path / "r" / "config.yaml").read_text()
+    (tmp_path / "r" / "config.yaml").write_text(config.replace("  final_lr:", "  finallr:"))
+    assert "config.yaml is damaged (missing or unknown: final_lr, finallr)" in cli("resume", "r", check=2)
+    (tmp_path / "r" / "config.yaml").write_text(config)
+    table = (tmp_path / "r" / "latency.json").read_text()
+    (tmp_path / "r" / "latency.json").write_text(table[:200])
+    assert "latency.json, which this run's limits were checked against, is damaged" in cli("resume", "r", check=2)
+    (tmp_path / "r" / "latency.json").unlink()
+    assert "the latency table of r is gone" in cli("resume", "r", check=2)
+    (tmp_path / "r" / "latency.json").write_text(table)
+    (tmp_path / "r" / "checkpoint" / "seconds.json").write_text("{")  # nothing depends on it
+    cli("resume", "r")
+    (tmp_path / "r" / "result.json").write_text("{}")
+    assert "result.json is damaged; delete it" in cli("resume", "r", check=2)
+
+
+def test_interrupted_by_the_user(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hiernas.cli", "search", *settings("epochs=500,1,1"), "--out", "r"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not Path("r/events.jsonl").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert shown == "interrupted: go on with `hiernas resume r`; at most the last minute is done again\n"
 
 
 def test_lists() -> None:

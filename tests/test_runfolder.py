@@ -15,10 +15,11 @@ import yaml
 
 from hiernas.errors import RunError
 from hiernas.runfolder import RunFolder, next_free
+from toy import RUN
 
 
 def test_round_trips(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "r", {"seed": 3})
+    run = RunFolder.create(tmp_path / "r", {**RUN, "seed": 3})
     run.event("epoch", epoch=1, loss=0.5)
     run.add_candidates("evolve2", [("a,b", 0.1 + 0.2, 5, 6, 0.3), ("a,c", 0.5, 7, 8, None)])
     tensors = {"w": torch.randn(3, 4).T, "n": torch.tensor(7)}
@@ -37,7 +38,7 @@ def test_round_trips(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_leaves_behind_is_mended(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "r", {})
+    run = RunFolder.create(tmp_path / "r", RUN)
     run.event("epoch", epoch=1)
     run.close()
     with open(tmp_path / "r" / "events.jsonl", "a") as f:
@@ -51,9 +52,9 @@ def test_what_a_kill_leaves_behind_is_mended(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "r", {}).close()
+    RunFolder.create(tmp_path / "r", RUN).close()
     with pytest.raises(RunError, match="already holds a run; go on with `hiernas resume"):
-        RunFolder.create(tmp_path / "r", {})
+        RunFolder.create(tmp_path / "r", RUN)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(RunError, match="not an empty folder"):
@@ -69,7 +70,7 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "r", {})
+    run = RunFolder.create(tmp_path / "r", RUN)
     (run.path / "checkpoint" / "evolve2.json").write_text('{"generation": 3, ')
     with pytest.raises(RunError, match=r"evolve2\.json is damaged; delete it"):
         run.read_json("checkpoint/evolve2.json")
@@ -81,7 +82,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said_and_leaves_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunFolder.create(tmp_path / "r", {})
+    run = RunFolder.create(tmp_path / "r", RUN)
     run.write_json("x.json", {"kept": True})
 
     def full(_: int) -> None:
@@ -91,10 +92,14 @@ def test_a_full_disk_is_said_and_leaves_the_former_file(tmp_path: Path, monkeypa
     with pytest.raises(RunError, match="the disk is full"):
         run.write_json("x.json", {"kept": False})
     assert json.loads((run.path / "x.json").read_text()) == {"kept": True}
+    assert not list(run.path.glob("*.partial"))
+    with pytest.raises(RunError, match="the disk is full"):
+        RunFolder.create(tmp_path / "new", {})
+    assert not (tmp_path / "new").exists()  # it could be neither resumed nor used again
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "r", {})
+    run = RunFolder.create(tmp_path / "r", RUN)
     code = f"from hiernas.runfolder import RunFolder; RunFolder.open({str(run.path)!r}).own()"
     refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "another process is working on" in refused.stderr

@@ -30,9 +30,13 @@ def test_settings_are_applied_with_their_types() -> None:
         ("population=1", "population is 1; it must be at least 4"),
         ("stages=5", "stages=5 needs 4 values of epochs"),
         ("p_th=2", "p_th is 2.0; it is a share"),
-        ("lr=0.1,-1,0.1", "must all be positive"),
+        ("lr=0.1,-1,0.1", "must all be positive and finite"),
         ("train.precision=8", "train.precision: input should be"),
         ("epochs=[", "cannot be read"),
+        ("lr=.nan,0.1,0.1", "must all be positive and finite"),
+        ("train.batch_size=0", r"train\.batch_size is 0; it must be at least 2"),
+        ("train.momentum=5", r"train\.momentum is 5\.0; it must be between 0 and 0\.9999"),
+        ("train.grad_clip=.nan", r"train\.grad_clip is nan"),
     ],
 )
 def test_mistakes_are_named(setting: str, message: str) -> None:

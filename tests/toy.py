@@ -12,3 +12,6 @@ def toy_space() -> SearchSpace:
         Stage(8, 1, 1, (MBConv(3, 1), MBConv(5, 3), MBConv(7, 2)), skip=True),
     ]
     return chain_space("toy", (3, 16, 16), 4, stem=8, stages=stages, head=16)
+
+
+RUN = {"method": "hnas", "seed": 0, "data": {}}  # the least that a run's config.yaml must hold

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from hiernas.errors import ConfigError, HiernasError, RunError
@@ -24,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find the best convolutional network for your own images under the limits of your own device.",
 )  # fmt: skip
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, markup=False)
 
 Method = Annotated[str, typer.Argument(help="hnas, spos or random; see `hiernas list methods`")]
 Space = Annotated[str, typer.Option(help="search space; see `hiernas list spaces`")]
@@ -112,7 +111,7 @@ def search(
     from hiernas.run import search as run_search
 
     with _display() as display:
-        run = _interruptible(lambda: run_search(request, out_folder, display))
+        run = _interruptible(lambda: run_search(request, out_folder, display), display)
     _summary(run.path)
 
 
@@ -178,7 +177,7 @@ def resume(run: Annotated[Path, typer.Argument(help="folder of a run that was in
     from hiernas.run import resume as run_resume
 
     with _display() as display:
-        _interruptible(lambda: run_resume(run, display))
+        _interruptible(lambda: run_resume(run, display), display)
     _summary(run)
 
 
@@ -195,6 +194,9 @@ def measure(
     """Measure the latency table of a space on this device; what was measured before is kept."""
     from hiernas.commands import measure_space
 
+    for text in settings or []:
+        if not text.strip().startswith("space."):
+            raise ConfigError(f"--set {text}: a measurement takes --set space.KEY=VALUE only")
     with _display() as display:
         arguments = _space_arguments(settings or [])
         report = measure_space(space, arguments, _sizes(input_size), num_classes, runtime, threads, out_file, display)
@@ -245,7 +247,7 @@ def train(
             source, data=data, inherit=inherit, epochs=epochs, lr=lr, preset=preset, settings=settings or [],
             seed=seed, out=out_folder, image_size=image_size, skip_bad_images=skip_bad_images, listener=display,
         )  # fmt: skip
-        _interruptible(started)
+        _interruptible(started, display)
     _summary(started.path)
 
 
@@ -279,10 +281,10 @@ def list_command(kind: Annotated[str, typer.Argument(help="methods, spaces, data
     columns, rows, remarks = listing(kind)
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     out.print(table)
     for remark in remarks:
-        out.print(escape(remark))
+        out.print(remark)
 
 
 # -- output ----------------------------------------------------------------------------------------------------------
@@ -294,11 +296,13 @@ def _display() -> Any:
     return Display(out)
 
 
-def _interruptible(work: Any) -> Any:
+def _interruptible(work: Any, display: Any) -> Any:
     try:
         return work()
     except KeyboardInterrupt:
-        out.print("interrupted: go on with `hiernas resume RUN`; nothing that was computed is lost")
+        again = f"go on with `hiernas resume {display.run}`; at most the last minute is done again"
+        how = again if display.run else "nothing was written yet"
+        Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(f"interrupted: {how}")
         raise typer.Exit(130) from None
 
 
@@ -307,7 +311,7 @@ def _print_pairs(title: str, pairs: Mapping[str, str]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(name.strip(), escape(value))
+        table.add_row(name.strip(), value)
     out.print(table)
 
 
@@ -341,7 +345,10 @@ def _summary(run: Path) -> None:
     result = RunFolder.open(run).read_json("result.json")
     if result is None:
         raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
-    lines, rows = summary(result)
+    try:
+        lines, rows = summary(result)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{run}/result.json is damaged; delete it, and `hiernas resume {run}` writes it again") from error
     if rows:
         table = Table("", "asked", "predicted", "measured", box=None, pad_edge=False, header_style="bold")
         for row in rows:

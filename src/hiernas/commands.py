@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hiernas.randomness import torch_generator
 from hiernas.run import METHODS, make_runtime, reload_data, space_function
 from hiernas.runfolder import Listener, RunFolder, next_free
 from hiernas.settings import from_dict, keys, to_dict, with_settings
+from hiernas.train.recipes import Recipe
 from hiernas.version import VERSION
 
 UNITS = {"latency_ms": "ms", "params": "parameters", "macs": "MACs"}
@@ -147,6 +149,15 @@ def start_training(
     origin = RunFolder.open(source) if source.is_dir() else None
     if inherit and origin is None:
         raise ConfigError(f"--inherit needs a run folder, whose supernet has the weights; {source} is a file")
+    if inherit and data is not None:
+        raise ConfigError("--inherit goes on with the run's own images; leave --data out")
+    if data is None and origin is not None and (image_size is not None or skip_bad_images):
+        raise ConfigError("--image-size and --skip-bad-images are for --data; the run's own images are read as they were")
+    if lr is not None and not 0 < lr < math.inf:
+        raise ConfigError(f"--lr is {lr}; it must be positive")
+    for text in settings:
+        if not text.strip().startswith("train."):
+            raise ConfigError(f"--set {text}: a training takes --epochs, --lr and --set train.KEY=VALUE")
     architecture = _architecture(source)
     config = with_settings(_recipe_source(origin, preset), settings)
     images, asked = _training_data(origin, data, seed, image_size, skip_bad_images)
@@ -155,15 +166,15 @@ def start_training(
     training = {
         "architecture": architecture.to_json(),
         "epochs": epochs or config.final_epochs,
-        "lr": lr or (config.final_lr * (0.1 if inherit else 1.0)),
+        "lr": config.final_lr * (0.1 if inherit else 1.0) if lr is None else lr,
         "recipe": to_dict(config.train),
+        "inherit": inherit,
     }
     path = out or next_free(Path("runs"), "train")
     plain = json.loads(json.dumps(training))
-    run = RunFolder.create(
-        path, {"hiernas": VERSION, "method": "train", "preset": preset or "run", "seed": seed, "data": asked, "train": plain},
-        listener,
-    )  # fmt: skip
+    name = preset or ("run" if origin else "quick")
+    header = {"hiernas": VERSION, "method": "train", "preset": name, "seed": seed, "data": asked, "train": plain}
+    run = RunFolder.create(path, header, listener)
     if weights is not None:
         run.save_tensors("inherited", weights, {})
     return Training(path, run, images)
@@ -172,6 +183,10 @@ def start_training(
 def _recipe_source(origin: RunFolder | None, preset: str | None) -> HNASConfig:
     if origin is not None and preset is None and "config" in origin.config:
         return from_dict(HNASConfig, origin.config["config"])
+    if origin is not None and preset is None:  # a run of `hiernas train`
+        asked = origin.config["train"]
+        recipe = from_dict(Recipe, asked["recipe"])
+        return replace(HNASConfig(), train=recipe, final_epochs=asked["epochs"], final_lr=asked["lr"])
     name = preset or "quick"
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'; {did_you_mean(name, PRESETS)}")
@@ -187,7 +202,7 @@ def _training_data(
         raise ConfigError("an architecture file does not say which images to train on; name them with --data")
     images = load_data(source, image_size=image_size, seed=seed, skip_bad_images=skip)
     where = str(Path(source).resolve()) if Path(source).exists() else source
-    asked = {"source": where, "image_size": image_size, "val_per_class": None, "skip_bad_images": skip}
+    asked = {"source": where, "image_size": image_size, "val_per_class": None, "skip_bad_images": skip, "seed": seed}
     return images, {**asked, "fingerprint": images.fingerprint}
 
 
@@ -221,8 +236,9 @@ def export_network(source: Path, to: str, out: Path | None, weights: Path | None
     network, metadata = _load_network(architecture, weights)
     images, what = _parity_images(folder, architecture)
     path = out or folder / f"best.{to}"
-    if not path.parent.is_dir():
-        raise ConfigError(f"--out {path}: the folder {path.parent} does not exist; make it first")
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "it is a folder; name a file" if path.is_dir() else f"the folder {path.parent} does not exist; make it first"
+        raise ConfigError(f"--out {path}: {reason}")
     written = export(network, images, path, to, metadata)
     return {"file": str(written.path), "parity": f"largest relative difference {written.largest_difference:.1e} on {what}"}
 
@@ -230,7 +246,7 @@ def export_network(source: Path, to: str, out: Path | None, weights: Path | None
 def _load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
-    if not weights.exists():
+    if not weights.is_file():
         raise RunError(f"there are no weights at {weights}; train the network first, or name the file with --weights")
     network = architecture.build()
     try:
@@ -288,10 +304,9 @@ def _spaces() -> Listing:
         space = function()
         tables = cost_tables(space, None)
         spans = [f"{quantity(m, tables[m].smallest)} to {quantity(m, tables[m].largest)}" for m in ("params", "macs")]
-        size = "x".join(map(str, space.skeleton.input_size))
-        rows.append([name, str(len(space.decisions)), number(space.size()), size, *spans])
-        remarks.append(f"{name}: {_first_line(function)}")
-    return ["space", "sites", "size", "at", "params", "MACs"], rows, ["", *remarks]
+        rows.append([name, str(len(space.decisions)), number(space.size()), *spans])
+        remarks.append(f"{name}, costs for images of {space.skeleton.input_size}: {_first_line(function)}")
+    return ["space", "sites", "size", "params", "MACs"], rows, ["", *remarks]
 
 
 def _data() -> Listing:

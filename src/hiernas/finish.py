@@ -18,9 +18,10 @@ from hiernas.data.batches import normalise
 from hiernas.data.split import Split
 from hiernas.errors import RunError
 from hiernas.export import export
-from hiernas.randomness import numpy_generator, seeded
+from hiernas.randomness import seeded
 from hiernas.report import write_report
 from hiernas.runfolder import RunFolder
+from hiernas.search.evaluate import calibration_indices
 from hiernas.search.problem import Found, Problem
 from hiernas.search.ranking import Candidate
 from hiernas.settings import from_dict
@@ -88,7 +89,7 @@ def complete(problem: Problem, config: Any, found: Found) -> None:
         "evaluated": run.count_candidates(),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
         "outputs": outputs,
-        "seconds": run.read_json("checkpoint/seconds.json") or {},
+        "seconds": run.seconds(),
     }
     run.write_json("result.json", result)
     write_report(run.path)
@@ -103,6 +104,8 @@ def train_only(run: RunFolder, data: ImageData) -> None:
     recipe = from_dict(Recipe, asked["recipe"])
     run.write_json("best.json", architecture.to_json())
     weights = run.load_tensors("inherited")
+    if asked["inherit"] and weights is None:
+        raise RunError(f"{run.path} was stopped before its inherited weights were written; start the training again")
     network = train_network(architecture, data, phase, recipe, run, None if weights is None else weights[0])
     test_accuracy = accuracy(network, data.test, data)
     outputs = write_network(network, architecture, data, run)
@@ -112,7 +115,7 @@ def train_only(run: RunFolder, data: ImageData) -> None:
         "chosen": {"sites": architecture.to_json()["sites"], "test_accuracy": test_accuracy},
         "inherited": weights is not None,
         "outputs": outputs,
-        "seconds": run.read_json("checkpoint/seconds.json") or {},
+        "seconds": run.seconds(),
     }
     run.write_json("result.json", result)
     run.event("finished", test_accuracy=test_accuracy)
@@ -138,21 +141,18 @@ def train_network(
 
 def inherited_weights(run: RunFolder, architecture: Architecture, data: ImageData, recipe: Recipe) -> dict[str, Tensor]:
     """The weights an architecture has in the last supernet of a run, batch-norm statistics re-estimated."""
-    names = sorted(p.stem for p in (run.path / "checkpoint").glob("train*.safetensors"))
+    names = sorted((p.stem for p in (run.path / "checkpoint").glob("train*.safetensors")), key=lambda n: int(n[5:] or 0))
     result = run.read_json("result.json")
-    if not names or result is None:
-        raise RunError(f"{run.path} has no finished supernet; resume the run first")
-    loaded = run.load_tensors(names[-1])
+    loaded = run.load_tensors(names[-1]) if names else None
+    if loaded is None or result is None or "stages" not in result:
+        raise RunError(f"{run.path} has no finished supernet; name the run of a finished search")
     space = architecture.skeleton.space()  # type: ignore[attr-defined] # chains: what single-path search trains
-    if result["stages"]:
-        space = space.restrict(result["stages"][-1]["kept"])
-    supernet = space.supernet()
-    assert loaded is not None
+    kept = result["stages"][-1]["kept"] if result["stages"] else run.config["space"]["options"]
+    supernet = space.restrict(kept).supernet()
     supernet.load_state_dict({k[6:]: v for k, v in loaded[0].items() if k.startswith("model.")})
     network = supernet.subnet(architecture)
-    rng = numpy_generator(run.config["seed"], "calibration")
-    indices = torch.from_numpy(rng.permutation(len(data.train))[:1000])
-    calibrate(network, [normalise(data.train.images.fetch(i), data, torch.device("cpu")) for i in torch.split(indices, 250)])
+    batches = calibration_indices(data, run.config["seed"], run.config["config"]["calibration_images"])
+    calibrate(network, [normalise(data.train.images.fetch(i), data, torch.device("cpu")) for i in batches])
     return dict(network.state_dict())
 
 

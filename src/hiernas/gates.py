@@ -7,7 +7,7 @@ methods' forward passes differ in their gates and in nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from hiernas.architecture import Architecture
 from hiernas.space import SearchSpace
 
 
-@dataclass(frozen=True)
-class Gates:
+class Gates(NamedTuple):
     """Per site the indices of the active options and, where they are mixed, their weights (1-D, same length)."""
 
     indices: tuple[tuple[int, ...], ...]

@@ -18,13 +18,14 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.plan: Mapping[str, float] = {}
+        self.run = ""
         self.best = 0.0
         self.started = time.monotonic()
         self.first_done: float | None = None
         self.last_line = 0.0
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"),
-            console=console, transient=True,
+            TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"), console=console, transient=True,
         )  # fmt: skip
         self.task = self.bar.add_task("starting", total=1.0, left="")
 
@@ -47,7 +48,8 @@ class Display:
 
     def _on_start(self, e: Mapping[str, Any]) -> None:
         self.plan = e["plan"]
-        self.console.print(f"run folder [bold]{e['run']}[/], limits {', '.join(e['limits'])}", highlight=False)
+        self.run = str(e["run"])
+        self.console.print(f"run folder {self.run}, limits {', '.join(e['limits'])}", highlight=False)
 
     def _on_step(self, e: Mapping[str, Any]) -> None:
         share = (e["epoch"] + e["step"] / e["steps"]) / e["epochs"]

@@ -17,7 +17,7 @@ from hiernas.costs.limits import Limit, check_reachable, feasible_share, parse_l
 from hiernas.costs.runtimes import RUNTIMES
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
-from hiernas.errors import ConfigError, LatencyError, RunError, SpaceError, did_you_mean
+from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.finish import complete, train_only
 from hiernas.methods.baselines import random_search, spos
 from hiernas.methods.hnas import PRESETS, HNASConfig, hnas
@@ -25,8 +25,9 @@ from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.runfolder import Listener, RunFolder, next_free, refuse_existing
 from hiernas.search.problem import Found, Problem
-from hiernas.settings import from_dict, to_dict
+from hiernas.settings import from_file, to_dict
 from hiernas.space import SearchSpace
+from hiernas.train.loop import make_fabric
 from hiernas.version import VERSION
 
 Method = Callable[[Problem, Any], Found]
@@ -100,6 +101,8 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
 def _load(request: Request) -> ImageData:
     if isinstance(request.data, ImageData):
         return request.data
+    if request.data == "":
+        raise DataError("--data is empty; name 'digits', a folder or hf:NAME")
     return load_data(
         request.data,
         image_size=request.image_size,
@@ -112,6 +115,10 @@ def _load(request: Request) -> ImageData:
 def _check_inputs(config: HNASConfig, data: ImageData) -> None:
     if len(data.train) < 2 * 2:
         raise ConfigError(f"{len(data.train)} training images are too few to train on")
+    make_fabric(config.train)  # says so where this machine lacks the device or the precision
+    if config.train.cutout >= min(data.input_size[1:]):
+        size = data.input_size[1:]
+        raise ConfigError(f"train.cutout is {config.train.cutout}, and the images are {size} pixels; choose less")
     if config.calibration_images < data.num_classes:
         raise ConfigError(f"calibration_images={config.calibration_images} is fewer than one image per class")
 
@@ -164,7 +171,8 @@ def _latency(request: Request, space: SearchSpace, listener: Listener | None) ->
 
 def _median_limit(space: SearchSpace, tables: Mapping[str, Any], metric: str, seed: int) -> Limit:
     genes = space.sample_encoded(numpy_generator(seed, "limit"), 1000)
-    return Limit(metric, high=float(f"{np.median(tables[metric].of(genes)):.3g}"))
+    median = float(np.median(tables[metric].of(genes)))
+    return Limit(metric, high=float(f"{median * 1.005:.3g}"))  # three digits, not below the median
 
 
 # -- search and resume -----------------------------------------------------------------------------------------------
@@ -232,12 +240,17 @@ def _config_file(prepared: Prepared) -> dict[str, Any]:
         "method": request.method,
         "preset": request.preset if request.config is None else "custom",
         "seed": request.seed,
-        "space": {"name": skeleton.name, "arguments": {k: _plain(v) for k, v in skeleton.arguments}},
+        "space": {
+            "name": skeleton.name,
+            "arguments": {k: _plain(v) for k, v in skeleton.arguments},
+            "options": {d.name: list(d.options) for d in prepared.space.decisions},
+        },
         "data": {
             "source": source,
             "image_size": request.image_size,
             "val_per_class": request.val_per_class,
             "skip_bad_images": request.skip_bad_images,
+            "seed": request.seed,
             "fingerprint": data.fingerprint,
         },
         "limits": [_exact(limit) for limit in prepared.limits],
@@ -274,11 +287,20 @@ def _keep_latency(run: RunFolder, prepared: Prepared) -> None:
 def _kept_latency(run: RunFolder) -> Path | None:
     if not (run.path / "checkpoint" / "latency.ready").exists():
         return None
-    return next(iter(sorted(run.path.glob("latency.*"))), None)
+    for path in sorted(run.path.glob("latency.*")):
+        try:
+            load_table(path)
+        except LatencyError as error:
+            raise RunError(f"{path}, which this run's limits were checked against, is damaged; start it again") from error
+        return path
+    raise RunError(f"the latency table of {run.path} is gone, and its limits were checked against it; start it again")
 
 
 def reload_data(run: RunFolder, data: Any) -> ImageData:
     asked = run.config["data"]
+    missing = {"source", "image_size", "val_per_class", "skip_bad_images", "seed", "fingerprint"} - set(asked or ())
+    if missing:
+        raise RunError(f"{run.path}/config.yaml is damaged: data has no {', '.join(sorted(missing))}; start the search again")
     source = data if data is not None else asked["source"]
     if source is None:
         raise RunError(f"{run.path} was started from Python with data that have no name; resume it with data=...")
@@ -288,7 +310,7 @@ def reload_data(run: RunFolder, data: Any) -> ImageData:
             image_size=asked["image_size"],
             val_per_class=asked["val_per_class"],
             skip_bad_images=asked["skip_bad_images"],
-            seed=run.config["seed"],
+            seed=asked["seed"],
         )
     )
     if loaded.fingerprint != asked["fingerprint"]:
@@ -316,15 +338,16 @@ def _reload(run: RunFolder, space: SearchSpace | None, data: Any) -> Prepared:
             runtime=config["runtime"],
             threads=config["threads"],
             preset=config["preset"],
-            config=from_dict(HNASConfig, config["config"]),
+            config=from_file(HNASConfig, config["config"]),
             seed=config["seed"],
         )
         limits = tuple(
             Limit(x["metric"], **{k: x[k] for k in ("low", "high") if x[k] is not None}) for x in config["limits"]
         )
-    except (KeyError, TypeError) as error:
+        kept = {site: tuple(options) for site, options in config["space"]["options"].items()}
+    except (KeyError, TypeError, AttributeError, ConfigError, LimitError) as error:
         raise RunError(f"{run.path}/config.yaml is damaged ({error}); start the search again") from error
-    made = make_space(request.space, loaded, arguments)
+    made = make_space(request.space, loaded, arguments).restrict(kept)
     latency = _latency(request, made, run.listener)
     original = replace(request, latency_table=config["latency_table"])
     return Prepared(original, request.resolved(), made, loaded, limits, latency, config["automatic_limit"])

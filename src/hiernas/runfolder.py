@@ -12,11 +12,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -49,10 +50,19 @@ class RunFolder:
         path = Path(path)
         refuse_existing(path)
         run = cls(path, {"format": FORMAT, **config}, listener)
-        with _disk(path):
-            (path / "checkpoint").mkdir(parents=True, exist_ok=True)
-        run._take_lock()
-        run.write_text("config.yaml", yaml.safe_dump(dict(run.config), sort_keys=False))
+        there_before = path.exists()
+        try:
+            with _disk(path):
+                (path / "checkpoint").mkdir(parents=True, exist_ok=True)
+            run._take_lock()
+            run.write_text("config.yaml", yaml.safe_dump(dict(run.config), sort_keys=False))
+        except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
+            run.close()
+            for item in path.iterdir() if path.is_dir() else ():
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+            if path.is_dir() and not there_before:
+                path.rmdir()
+            raise
         return run
 
     @classmethod
@@ -61,7 +71,7 @@ class RunFolder:
         path = Path(path)
         try:
             config = yaml.safe_load((path / "config.yaml").read_text())
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(f"{path} is not a run folder: it has no config.yaml; name the folder a search wrote") from error
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise RunError(f"{path}/config.yaml is damaged and cannot be read; start the search again") from error
@@ -72,6 +82,9 @@ class RunFolder:
                 f"{path} was written by HierNAS {config.get('hiernas', '?')} in run format {config['format']}, and this "
                 f"version reads format {FORMAT}; install that version to go on with it"
             )
+        for key in ("method", "seed", "data"):
+            if key not in config:
+                raise RunError(f"{path}/config.yaml is damaged: it has no '{key}'; start the search again")
         return cls(path, config, listener)
 
     def own(self) -> None:
@@ -111,11 +124,15 @@ class RunFolder:
         path = self.path / name
         partial = path.with_name(path.name + ".partial")
         with _disk(path):
-            with open(partial, "wb") as f:
-                write(f)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(partial, path)
+            try:
+                with open(partial, "wb") as f:
+                    write(f)
+                    f.flush()
+                    os.fsync(f.fileno())
+                os.replace(partial, path)
+            except OSError:
+                partial.unlink(missing_ok=True)  # it would fill a full disk
+                raise
         return path
 
     def write_text(self, name: str, text: str) -> Path:
@@ -195,12 +212,14 @@ class RunFolder:
                     "INTEGER, macs INTEGER, latency_ms REAL, PRIMARY KEY (phase, options)) STRICT"
                 )
                 yield connection
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             if "full" in str(error):
                 raise _full(path) from error
-            raise RunError(f"cannot use {path}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise RunError(f"{path} is damaged; delete it, and `hiernas resume {self.path}` evaluates again") from error
+            if "locked" in str(error):
+                raise RunError(f"{path} is in use by another program; close it and resume the run") from error
+            raise RunError(
+                f"{path} is damaged ({error}); delete it, and `hiernas resume {self.path}` evaluates again"
+            ) from error
 
     def add_candidates(self, phase: str, rows: Sequence[tuple[str, float, float, float, float | None]]) -> None:
         """Keep evaluated architectures: (options joined by commas, accuracy, params, macs, latency in ms)."""
@@ -228,17 +247,35 @@ class RunFolder:
         start = time.monotonic()
         try:
             yield
-        finally:
-            seconds = self.read_json("checkpoint/seconds.json") or {}
-            seconds[phase] = round(seconds.get(phase, 0.0) + time.monotonic() - start, 3)
-            self.write_json("checkpoint/seconds.json", seconds)
+        except BaseException:
+            with suppress(RunError):  # the error at hand is the one to be seen
+                self._add_seconds(phase, time.monotonic() - start)
+            raise
+        self._add_seconds(phase, time.monotonic() - start)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase; empty where the file is missing or damaged, since nothing depends on it."""
+        try:
+            return dict(self.read_json("checkpoint/seconds.json") or {})
+        except (RunError, TypeError, ValueError):
+            return {}
+
+    def _add_seconds(self, phase: str, spent: float) -> None:
+        seconds = self.seconds()
+        seconds[phase] = round(seconds.get(phase, 0.0) + spent, 3)
+        self.write_json("checkpoint/seconds.json", seconds)
 
 
 def refuse_existing(path: Path) -> None:
     """Raise `RunError` where a run cannot be put: before any work is done."""
-    if (path / "config.yaml").exists():
+    try:
+        holds_run = (path / "config.yaml").exists()
+        in_use = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise RunError(f"cannot use the folder {path}: {error.strerror}; name another one with --out") from error
+    if holds_run:
         raise RunError(f"{path} already holds a run; go on with `hiernas resume {path}`, or name another folder with --out")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if in_use:
         raise RunError(f"{path} exists and is not an empty folder; name another one with --out")
 
 
@@ -248,7 +285,7 @@ def next_free(parent: Path, stem: str) -> Path:
 
 
 def _full(path: Path) -> RunError:
-    return RunError(f"the disk is full: {path} could not be written; free some space, then resume the run: nothing is lost")
+    return RunError(f"the disk is full: {path} could not be written; free some space, then resume the run or start it again")
 
 
 @contextmanager
@@ -258,6 +295,4 @@ def _disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(path) from error
-        if isinstance(error, PermissionError | NotADirectoryError) or error.errno == errno.EROFS:
-            raise RunError(f"cannot write {path}: {error.strerror}; name a writable folder with --out") from error
-        raise
+        raise RunError(f"cannot write {path}: {error.strerror}; name a writable folder with --out") from error

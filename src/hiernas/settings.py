@@ -50,8 +50,20 @@ def _value(text: str, value: str, current: Any) -> Any:
         raise ConfigError(f"--set {text}: the value cannot be read as a number, word or list") from error
 
 
+def from_file(kind: type[Any], values: Any) -> Any:
+    """A configuration as `to_dict` wrote it: a key that is missing or unknown is an error, never a default."""
+    known = {f.name for f in fields(kind)}
+    if not isinstance(values, Mapping) or set(values) != known:
+        differing = sorted(known ^ set(values)) if isinstance(values, Mapping) else sorted(known)
+        raise ConfigError(f"missing or unknown: {', '.join(map(str, differing))}")
+    for f in fields(kind):
+        if isinstance(values[f.name], Mapping):
+            from_file(typing.get_type_hints(kind)[f.name], values[f.name])
+    return from_dict(kind, values)
+
+
 def from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """A configuration from plain values (a YAML file's), types checked."""
+    """A configuration from plain values, types checked."""
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:

@@ -19,6 +19,7 @@ from hiernas.runfolder import RunFolder
 from hiernas.search.evolution import Effort, evolve, start
 from hiernas.search.nsga2 import ConstrainedNSGA2
 from hiernas.search.ranking import Candidate
+from toy import RUN
 
 SPACE = spaces.nasbench_macro()
 TABLES = cost_tables(SPACE, None)
@@ -46,7 +47,7 @@ def run(
     try:
         opened = RunFolder.open(folder)
     except Exception:
-        opened = RunFolder.create(folder, {"seed": 0})
+        opened = RunFolder.create(folder, RUN)
         opened.close()
     effort = Effort(algorithm, 16, generations)
     return evolve(SPACE, oracle, TABLES, limits, effort, metric="macs", phase="evolve2", run=opened, seed=0)
@@ -100,7 +101,7 @@ def test_a_space_that_the_effort_covers_is_evaluated_completely(tmp_path: Path) 
     names = SPACE.skeleton.site_names
     small = SPACE.restrict(dict.fromkeys(names[:4], "k3_e3"))  # 81 left
     tables, oracle = cost_tables(small, None), Oracle()
-    folder = RunFolder.create(tmp_path / "r", {})
+    folder = RunFolder.create(tmp_path / "r", RUN)
     effort = Effort("ces", 16, 6)
     found = evolve(small, oracle, tables, (), effort, metric="macs", phase="p", run=folder, seed=0)
     assert sorted(c.options for c in found) == sorted(a.options for a in small)
@@ -129,7 +130,7 @@ def test_state_is_json_and_restores_the_next_children() -> None:
 def test_fixed_sites_are_no_variables(tmp_path: Path) -> None:
     names = SPACE.skeleton.site_names
     small = SPACE.restrict({names[0]: ["k5_e6"], names[5]: ["skip"]})
-    folder = RunFolder.create(tmp_path / "r", {})
+    folder = RunFolder.create(tmp_path / "r", RUN)
     found = evolve(
         small, Oracle(), cost_tables(small, None), (), Effort("ces", 16, 3), metric="macs", phase="p", run=folder, seed=0
     )

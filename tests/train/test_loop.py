@@ -17,6 +17,7 @@ from hiernas.runfolder import RunFolder
 from hiernas.space import SearchSpace
 from hiernas.train.loop import accuracy, fit
 from hiernas.train.recipes import Phase, Recipe
+from toy import RUN
 
 RECIPE = Recipe(batch_size=256, accelerator="cpu")
 
@@ -25,7 +26,7 @@ def train(folder: Path, data: ImageData, epochs: int = 2, stop_at: int | None = 
     """A supernet trained for a few epochs; `stop_at` interrupts it before that step of the whole training."""
     space = spaces.tiny(data.input_size, data.num_classes)
     supernet = _supernet(space)
-    run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, {"seed": 0})
+    run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, RUN)
     run.checkpoint_seconds = 0.0  # save after every step
     drawn = 0
 
@@ -90,7 +91,7 @@ def test_one_step_is_that_of_sgd_written_by_hand(tmp_path: Path) -> None:
     w = network[1].weight.detach().clone().requires_grad_()
     b = network[1].bias.detach().clone().requires_grad_()
     recipe = Recipe(batch_size=64, augment="none", weight_decay=0.1, momentum=0.0, accelerator="cpu")
-    run = RunFolder.create(tmp_path / "r", {})
+    run = RunFolder.create(tmp_path / "r", RUN)
     fit(network, data.train, data, Phase("p", 1, 0.5), recipe, seed=0, run=run)
     x = (data.train.images.fetch(torch.arange(len(data.train))) / 255 - data.mean[0]) / data.std[0]  # equal channels
     loss = nn.functional.cross_entropy(x.flatten(1) @ w.T + b, data.train.labels)
@@ -106,6 +107,21 @@ def _two_classes() -> ImageData:
     return load_data([(image, i % 2) for i, image in enumerate(grey)])
 
 
+def test_mixed_precision_trains_supernets(tmp_path: Path, digits: ImageData) -> None:
+    space = spaces.tiny(digits.input_size, digits.num_classes)
+    supernet = _supernet(space)
+    seen = set()
+    supernet.head[0][0].register_forward_hook(lambda *args: seen.add(args[2].dtype))
+    recipe = Recipe(batch_size=512, accelerator="cpu", precision="bf16-mixed")
+    run = RunFolder.create(tmp_path / "r", RUN)
+    fit(
+        supernet, digits.train, digits, Phase("train1", 1, 0.1), recipe, seed=0, run=run,
+        draw_gates=lambda rng: gates.uniform_path(space, rng),
+    )  # fmt: skip
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in supernet.parameters()} == {torch.float32}
+
+
 def test_learning_rate_schedules() -> None:
     linear, cosine = Recipe(), Recipe(schedule="cosine", warmup_epochs=2)
     assert [linear.lr_factor(e, 4) for e in (0, 1, 3, 4)] == [1.0, 0.75, 0.25, 0.0]
@@ -117,9 +133,9 @@ def test_learning_rate_schedules() -> None:
 def test_a_loss_that_is_not_finite_is_named_and_keeps_what_was_saved(tmp_path: Path, digits: ImageData) -> None:
     space = spaces.tiny(digits.input_size, digits.num_classes)
     supernet = space.supernet()
-    run = RunFolder.create(tmp_path / "r", {})
+    run = RunFolder.create(tmp_path / "r", RUN)
     recipe = Recipe(batch_size=256, accelerator="cpu")
-    with pytest.raises(TrainingError, match=r"not finite in train1, epoch 1.*smaller one"):
+    with pytest.raises(TrainingError, match=r"not finite in train1, epoch 1.*smaller ones"):
         fit(
             supernet, digits.train, digits, Phase("train1", 3, 1e20), recipe, seed=0, run=run,
             draw_gates=lambda rng: gates.uniform_path(space, rng),
@@ -141,7 +157,7 @@ def test_a_single_path_network_learns_digits(tmp_path: Path, digits: ImageData) 
     with seeded(0, "test"):
         network = space.decode([0] * 8).build()
     chance = accuracy(network, digits.test, digits)
-    run = RunFolder.create(tmp_path / "r", {})
+    run = RunFolder.create(tmp_path / "r", RUN)
     fit(network, digits.train, digits, Phase("final", 8, 0.1), Recipe(accelerator="cpu"), seed=0, run=run)
     assert chance < 0.3
     assert accuracy(network, digits.test, digits) > 0.85

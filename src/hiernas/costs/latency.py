@@ -14,7 +14,6 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -112,14 +111,13 @@ class LatencyTable:
         text = json.dumps({"kind": KIND, **asdict(self)}, indent=1) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+            partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
             try:
-                with os.fdopen(handle, "w") as file:
-                    file.write(text)
+                partial.write_text(text)
                 os.replace(partial, path)
             except BaseException:
                 with suppress(OSError):
-                    os.unlink(partial)
+                    partial.unlink()
                 raise
         except OSError as error:
             raise LatencyError(f"cannot write the latency table {path}: {error.strerror}") from error

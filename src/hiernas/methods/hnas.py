@@ -6,6 +6,7 @@ best ranks do not use; fine-tune what is left; repeat. M = 2 is the paper's I-Su
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,10 +49,11 @@ class HNASConfig:
                 f"stages={self.stages} needs {self.stages - 1} values of epochs and of lr, one for each supernet training; "
                 f"epochs has {len(self.epochs)} and lr has {len(self.lr)}"
             )
-        if min(*self.epochs, self.final_epochs) < 1 or min(*self.lr, self.final_lr) <= 0:
+        positive = (*self.lr, self.final_lr, *self.epochs, self.final_epochs)
+        if not all(0 < value < math.inf for value in positive):
             raise ConfigError(
                 f"epochs {self.epochs}, final_epochs {self.final_epochs}, lr {self.lr} and final_lr {self.final_lr} must all "
-                "be positive"
+                "be positive and finite"
             )
 
     def trainings(self) -> list[Phase]:

@@ -60,11 +60,7 @@ class Evaluator:
         batch_size: int = 250,
     ) -> None:
         self.supernet, self.data, self.fabric, self.batch_size = supernet, data, fabric, batch_size
-        rng = numpy_generator(seed, "calibration")
-        chosen = rng.permutation(len(data.train))[:calibration_images]
-        indices = torch.from_numpy(chosen)
-        batches = [b for b in in_order(len(indices), batch_size) if len(b) == min(batch_size, len(indices))]
-        self.calibration = [indices[b] for b in batches]  # equal batches: each counts the same
+        self.calibration = calibration_indices(data, seed, calibration_images, batch_size)
 
     @torch.no_grad()
     def __call__(self, architectures: Sequence[Architecture]) -> list[float]:
@@ -122,6 +118,12 @@ class Evaluator:
                 for i, logits in enumerate(shared_prefixes(paths, x, apply)):
                     correct[i] += int((logits.argmax(1) == labels).sum())
         return correct
+
+
+def calibration_indices(data: ImageData, seed: int, images: int, batch_size: int = 250) -> list[Tensor]:
+    """The training images that statistics are estimated on, in equal batches, so that each counts the same."""
+    chosen = torch.from_numpy(numpy_generator(seed, "calibration").permutation(len(data.train))[:images])
+    return [chosen[b] for b in in_order(len(chosen), batch_size) if len(b) == min(batch_size, len(chosen))]
 
 
 def shared_prefixes(paths: Sequence[Path], x: Tensor, apply: Apply) -> Iterator[Tensor]:

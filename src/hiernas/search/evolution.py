@@ -15,7 +15,7 @@ import numpy as np
 from hiernas.architecture import Architecture
 from hiernas.costs.limits import Limit, sample_feasible, satisfied
 from hiernas.costs.tables import CostTable
-from hiernas.errors import LimitError
+from hiernas.errors import LimitError, RunError
 from hiernas.randomness import numpy_generator
 from hiernas.runfolder import RunFolder
 from hiernas.search.nsga2 import ConstrainedNSGA2
@@ -24,6 +24,7 @@ from hiernas.space import SearchSpace
 
 Evaluate = Callable[[Sequence[Architecture]], list[float]]
 EXHAUSTIVE = 200_000  # architectures that are enumerated at the most
+PIECE = 64  # architectures evaluated between two saves of an enumeration
 
 
 class Algorithm(Protocol):
@@ -64,14 +65,20 @@ def evolve(
     book = _Book(space, evaluate, tables, metric, phase, run)
     everything = _small_space(space, tables, limits, effort)
     if everything is not None:
-        book.evaluate(everything)
-        book.report(1, 1)
+        pieces = np.array_split(everything, -(-len(everything) // PIECE))
+        for i, piece in enumerate(pieces, 1):
+            book.evaluate(piece)
+            book.report(i, len(pieces))
         return book.candidates
     algorithm = start(space, tables, limits, effort, numpy_generator(seed, phase))
     saved = run.read_json(f"checkpoint/{phase}.json") or {"generation": 0}
-    if saved["generation"]:
-        algorithm.restore(saved["state"])
-        book.recall(saved["seen"])
+    try:
+        if saved["generation"]:
+            algorithm.restore(saved["state"])
+            book.recall(saved["seen"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        damaged = run.path / "checkpoint" / f"{phase}.json"
+        raise RunError(f"{damaged} is damaged; delete it, and `hiernas resume {run.path}` repeats that part") from error
     for generation in range(saved["generation"] + 1, effort.generations + 2):  # 1 is the initial population
         genes = algorithm.ask()
         if len(genes) == 0:

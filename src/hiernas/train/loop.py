@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hiernas.data.batches import augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
-from hiernas.errors import RunError, TrainingError
+from hiernas.errors import ConfigError, RunError, TrainingError
 from hiernas.gates import Gates
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
 from hiernas.runfolder import RunFolder
@@ -42,7 +42,14 @@ class Position:
 
 def make_fabric(recipe: Recipe) -> Fabric:
     """Device and precision of a recipe, by Lightning Fabric."""
-    return Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)
+    try:
+        return Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)
+    except Exception as error:  # Fabric raises its own and others' errors for what a machine lacks
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"this machine cannot train with train.accelerator={recipe.accelerator}, train.precision={recipe.precision}: "
+            f"{reason}; leave them out"
+        ) from error
 
 
 def fit(
@@ -138,10 +145,25 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.recipe.grad_clip > 0:
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.recipe.grad_clip)
+            self._clip(epoch, step)
         self.optimizer.step()
         self.totals[0] += loss.detach() * len(y)
         self.totals[1] += (logits.detach().argmax(1) == y).sum()
+
+    def _clip(self, epoch: int, step: int) -> None:
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.recipe.grad_clip, error_if_nonfinite=False
+        )
+        if norm is not None and not bool(torch.isfinite(norm)):
+            raise self._not_finite(epoch, step)
+
+    def _not_finite(self, epoch: int, step: int) -> TrainingError:
+        lr = self.optimizer.param_groups[0]["lr"]
+        return TrainingError(
+            f"the loss is not finite in {self.phase.name}, epoch {epoch + 1}, step {step + 1} (learning rate {lr:.3g}); "
+            "start a new search with smaller ones, such as half of these (--set lr=..., --set final_lr=...), or with "
+            "--set train.grad_clip=5"
+        )
 
     def _batch(self, indices: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         generator = torch_generator(self.seed, self.phase.name, epoch, step, "augment")
@@ -152,12 +174,7 @@ class _Trainer:
     def read_totals(self, position: Position) -> None:
         loss, correct = self.totals.tolist()
         if not np.isfinite(loss):
-            lr = self.optimizer.param_groups[0]["lr"]
-            raise TrainingError(
-                f"the loss is not finite in {self.phase.name}, epoch {position.epoch + 1}, step {position.step} (learning "
-                f"rate {lr:.3g}); start again with a smaller one, such as half of it (--set lr=...), or with "
-                "--set train.grad_clip=5"
-            )
+            raise self._not_finite(position.epoch, position.step - 1)
         position.loss, position.correct = loss, int(correct)
 
     def summary(self, position: Position) -> dict[str, float]:
@@ -193,7 +210,8 @@ def _restore(model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: Ru
     try:
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     except RuntimeError as error:
-        raise RunError(f"{run.path}/checkpoint/{phase.name}.safetensors does not fit the network: {error}") from error
+        file = run.path / "checkpoint" / f"{phase.name}.safetensors"
+        raise RunError(f"{file} does not fit the network; start the search again") from error
     for name, p in model.named_parameters():
         if f"momentum.{name}" in tensors:
             buffer = torch.empty_like(p, memory_format=torch.preserve_format)

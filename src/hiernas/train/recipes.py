@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hiernas.data.batches import Augment
+from hiernas.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,18 @@ class Recipe:
     cutout: int = 0  # side of the square, in pixels
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    def __post_init__(self) -> None:
+        ranges = {  # lowest, highest
+            "batch_size": (2, math.inf), "momentum": (0, 0.9999), "weight_decay": (0, math.inf),
+            "warmup_epochs": (0, math.inf), "label_smoothing": (0, 0.99), "grad_clip": (0, math.inf),
+            "cutout": (0, math.inf),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not (low <= value <= high and math.isfinite(value)):
+                allowed = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+                raise ConfigError(f"train.{name} is {value}; it must be {allowed}")
 
     def augmentation(self) -> Augment:
         return Augment(self.augment, self.flip, self.cutout)
