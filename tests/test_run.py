@@ -138,7 +138,7 @@ def test_training_again_from_scratch_and_from_inherited_weights(tmp_path: Path) 
     assert results["again"]["chosen"]["test_accuracy"] == results["r"]["chosen"]["test_accuracy"]  # same seed, same recipe
     # with a learning rate of nearly 0 the inherited network scores about what the search saw
     assert results["inherited"]["chosen"]["test_accuracy"] == pytest.approx(results["r"]["chosen"]["val_accuracy"], abs=0.12)
-    cli("train", "again/best.json", "--data", "digits", "--epochs", "1", *settings(), "--out", "third")
+    cli("train", "again/best.json", "--data", "digits", "--epochs", "1", "--set", "train.batch_size=128", "--out", "third")
     assert "needs a run folder" in cli("train", "again/best.json", "--inherit", check=2)
     assert "name them with --data" in cli("train", "again/best.json", check=2)
     shown = cli("cost", "r/best.json")
