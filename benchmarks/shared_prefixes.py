@@ -25,7 +25,7 @@ from hiernas.train.recipes import Recipe
 
 def images() -> ImageData:
     """Images of CIFAR's size; what they show does not matter for time."""
-    pixels = torch.randint(0, 256, (700, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(0, 256, (400, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return load_data([(x, i % 10) for i, x in enumerate(pixels)])
 
 
@@ -54,10 +54,10 @@ def evaluator(space: SearchSpace, data: ImageData) -> Evaluator:
     supernet = space.supernet().to(memory_format=torch.channels_last)
     x = torch.randn(8, 3, 32, 32)
     supernet(x, uniform_path(space, np.random.default_rng(0)))
-    return Evaluator(supernet, data, make_fabric(Recipe(accelerator="cpu")), seed=0, calibration_images=100, batch_size=100)
+    return Evaluator(supernet, data, make_fabric(Recipe(accelerator="cpu")), seed=0, calibration_images=64, batch_size=64)
 
 
-def compare(name: str, space: SearchSpace, data: ImageData, rounds: int = 3) -> str:
+def compare(name: str, space: SearchSpace, data: ImageData, rounds: int = 2) -> str:
     evaluate = evaluator(space, data)
     rng = np.random.default_rng(0)
     found = dict.fromkeys(space.sample(rng) for _ in range(2000))
