@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -83,14 +82,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return list(value) if isinstance(value, tuple) else value
-
-
-def describe(config: Any) -> list[tuple[str, str, str]]:
-    """Every key with its value and type, for help texts."""
-    hints = typing.get_type_hints(type(config))
-    rows = []
-    for key, value in keys(config).items():
-        hint = hints.get(key.split(".")[0]) if "." not in key else type(value)
-        name = getattr(hint, "__name__", str(hint)) if not isinstance(hint, types.UnionType) else str(hint)
-        rows.append((key, str(value), name))
-    return rows
