@@ -133,7 +133,7 @@ def own_space() -> SearchSpace:
 def test_tiny_space_never_shrinks_an_image_to_a_point() -> None:
     for side in (5, 8, 16, 28, 32, 48, 64, 96, 160, 224):
         _, options = spaces.tiny(input_size=(3, side, side)).skeleton.parts()
-        last = options[-1]["k3_e3"]
+        (last,) = options[-1]["k3_e3"]
         assert 4 <= last.size[0] <= 8, side
     with pytest.raises(SpaceError, match="at least 2"):
         spaces.tiny(num_classes=1)

@@ -47,6 +47,10 @@ class Skeleton(Protocol):
     def num_classes(self) -> int: ...
     @property
     def site_names(self) -> tuple[str, ...]: ...
+    def read(self, choices: Any) -> Any:
+        """Choices in a published form (a genotype, a shorter list) as choices by site; any other value as it is."""
+        ...
+
     def build(self, choices: Sequence[Choice]) -> nn.Module: ...
     def supernet(self, decisions: Sequence[Decision]) -> nn.Module: ...
 
@@ -101,6 +105,7 @@ class SearchSpace:
 
         A site may also be `{option: weight}`. Raises `SpaceError` where the choices do not fit the space.
         """
+        choices = self.skeleton.read(choices)
         if isinstance(choices, str) or len(choices) != len(self.decisions):
             raise SpaceError(f"space '{self.name}' has {len(self.decisions)} sites, but {len(choices)} choices were given")
         if isinstance(choices, Mapping):

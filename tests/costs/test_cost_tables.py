@@ -14,7 +14,8 @@ from toy import toy_space
 def toy_latency(space: SearchSpace) -> LatencyTable:
     """A table with another number for each operation: 0.1, 0.3, 0.5, ... ms, and 0.07 ms overhead."""
     fixed, options = parts_of_space(space)
-    keys = dict.fromkeys(p.key for parts in (fixed, *options) for p in parts if not p.is_identity)
+    searched = [part for site in options for (part,) in site]
+    keys = dict.fromkeys(p.key for p in (*fixed, *searched) if not p.is_identity)
     entries = {key: Entry(i / 5 + 0.2, i / 5 + 0.1, i / 5 + 0.3, 9) for i, key in enumerate(keys)}
     return LatencyTable("toy", "onnxruntime", "1", 1, 1, 0.07, entries)
 

@@ -76,8 +76,10 @@ def cost(architecture: Architecture, latency: LatencySource | None = None) -> Co
     return Cost(found.params, found.macs, None if latency is None else latency.predict(architecture))
 
 
-def parts_of(skeleton: Skeleton) -> tuple[list[Part], list[dict[str, Part]]]:
+def parts_of(skeleton: Skeleton) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
     """A skeleton's operations with their input sizes: those of every network, and per site those of each option.
+
+    An option of a cell space stands at several places of the network and has a part for each of them.
 
     Raises `SpaceError` for a skeleton whose cost is not the sum of its operations' costs.
     """
@@ -89,7 +91,7 @@ def parts_of(skeleton: Skeleton) -> tuple[list[Part], list[dict[str, Part]]]:
     return parts()
 
 
-def parts_of_space(space: SearchSpace) -> tuple[list[Part], list[list[Part]]]:
+def parts_of_space(space: SearchSpace) -> tuple[list[Part], list[list[tuple[Part, ...]]]]:
     """As `parts_of`, with only the options that the space has left, in its order."""
     fixed, options = parts_of(space.skeleton)
     return fixed, [[parts[o] for o in d.options] for d, parts in zip(space.decisions, options, strict=True)]

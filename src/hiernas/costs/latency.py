@@ -149,7 +149,7 @@ def predict_ms(table: LatencySource, architecture: Architecture) -> float:
     for part in fixed:
         total += table.part_ms(part)
     for parts, choice in zip(options, architecture.choices, strict=True):
-        total += sum(table.part_ms(parts[option]) for option, _ in choice)
+        total += sum(table.part_ms(part) for option, _ in choice for part in parts[option])
     return total
 
 
@@ -250,7 +250,7 @@ class _Operation:
 def _operations(space: SearchSpace, with_edges: bool) -> dict[str, _Operation]:
     fixed, options = parts_of_space(space)
     found: dict[str, _Operation] = {}
-    for part in (*fixed, *(part for parts in options for part in parts)):
+    for part in (*fixed, *(part for site in options for parts in site for part in parts)):
         s = part.site
         edges = [] if part is fixed[0] else [_Edge(part.input_size)]
         if part is not fixed[-1]:

@@ -77,5 +77,5 @@ def _table(metric: str, space: SearchSpace, cost_of: Callable[[Part], float], co
     fixed, options = parts_of_space(space)
     for part in fixed:
         constant += cost_of(part)
-    rows = tuple(np.array([cost_of(part) for part in parts], dtype=np.float64) for parts in options)
+    rows = tuple(np.array([sum(map(cost_of, parts)) for parts in site], dtype=np.float64) for site in options)
     return CostTable(metric, constant, rows)

@@ -117,7 +117,7 @@ def _chain_blocks(found: Architecture) -> list[Block]:
     channels, h, w = skeleton.input_size
     blocks = [Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}"))]
     blocks += [_fixed(part) for part in stem]
-    blocks += [_searched(parts[option]) for parts, option in zip(options, found.options, strict=True)]
+    blocks += [_searched(parts[option][0]) for parts, option in zip(options, found.options, strict=True)]
     return blocks + [_fixed(part) for part in head]
 
 

@@ -7,8 +7,8 @@ stand-alone network is an `nn.Sequential` of the chosen modules and nothing else
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Part:
 
     @property
     def is_identity(self) -> bool:
-        return self.op.name == "skip" and self.site.stride == 1 and self.site.cin == self.site.cout
+        return self.op.name in ("skip", "skip_connect") and self.site.stride == 1 and self.site.cin == self.site.cout
 
     def build(self) -> nn.Module:
         return self.op.build(self.site.cin, self.site.cout, self.site.stride)
@@ -78,6 +78,7 @@ class Chain:
     sites: tuple[Site, ...]
     head: tuple[Site, ...]
     bn_eps: float = 1e-5
+    published: tuple[int, ...] | None = None  # blocks per stage of the published network, where it has fewer
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -87,17 +88,30 @@ class Chain:
         """The search space over all options of all sites."""
         return SearchSpace(self, tuple(Decision(s.name, tuple(op.name for op in s.ops)) for s in self.sites))
 
-    def parts(self) -> tuple[list[Part], list[dict[str, Part]]]:
+    def read(self, choices: Any) -> Any:
+        """An option list of the published network's own length, with 'skip' behind the blocks of each stage.
+
+        Any other value is returned as it is.
+        """
+        if self.published is None or isinstance(choices, str | Mapping) or len(choices) != sum(self.published):
+            return choices
+        stages = Counter(name.split(".")[0] for name in self.site_names)
+        given, read = iter(choices), []
+        for blocks, sites in zip(self.published, stages.values(), strict=True):
+            read += [next(given) for _ in range(blocks)] + ["skip"] * (sites - blocks)
+        return read
+
+    def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
         """All operations with their input sizes: those of every network, and per site those of each option."""
         fixed: list[Part] = []
-        options: list[dict[str, Part]] = []
+        options: list[dict[str, tuple[Part, ...]]] = []
         size = self.input_size[1:]
         for site in (*self.stem, *self.sites, *self.head):
-            parts = {op.name: Part(site, op, size) for op in site.ops}
+            parts: dict[str, tuple[Part, ...]] = {op.name: (Part(site, op, size),) for op in site.ops}
             if site in self.sites:
                 options.append(parts)
             else:
-                fixed += parts.values()
+                fixed += [part for of_option in parts.values() for part in of_option]
             size = (-(-size[0] // site.stride), -(-size[1] // site.stride))
         return fixed, options
 
