@@ -11,8 +11,9 @@ import hiernas
 
 ROOT = Path(hiernas.__file__).parent
 LAYERS = [  # each imports only from itself and from those before it
-    {"version", "errors", "architecture", "space", "gates", "randomness", "quiet"},
+    {"version", "errors", "architecture", "space", "gates", "genotype", "genotypes", "randomness", "quiet"},
     {"ops"},
+    {"cells"},
     {"supernet"},
     {"spaces"},
     {"runfolder", "data", "costs", "settings", "progress"},
@@ -21,7 +22,7 @@ LAYERS = [  # each imports only from itself and from those before it
     {"methods"},
     {"finish"},
     {"run"},
-    {"estimate", "commands", "api"},
+    {"estimate", "costing", "measuring", "commands", "api"},
     {"cli"},
 ]
 

@@ -168,7 +168,17 @@ def _space_arguments(settings: list[str]) -> dict[str, Any]:
     for key, equals, _ in pairs:
         if not equals:
             raise ConfigError(f"--set space.{key}: write space.KEY=VALUE")
-    return {key: value for key, _, value in pairs}
+    return {key: _value(value) for key, _, value in pairs}
+
+
+def _value(text: str) -> Any:
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return tuple(value) if isinstance(value, list) else text if isinstance(value, dict) else value
 
 
 @app.command()
@@ -184,23 +194,35 @@ def resume(run: Annotated[Path, typer.Argument(help="folder of a run that was in
 @app.command()
 def measure(
     space: Annotated[str, typer.Argument(help="search space; see `hiernas list spaces`")],
-    runtime: RuntimeName = "onnxruntime",
-    threads: Threads = 1,
+    runtime: Annotated[str | None, typer.Option(help="default: onnxruntime; see `hiernas list runtimes`")] = None,
+    threads: Annotated[int | None, typer.Option(help="threads of the runtime; default: 1", min=1)] = None,
     input_size: Annotated[str, typer.Option(help="channels,height,width")] = "3,224,224",
     num_classes: Annotated[int, typer.Option(help="classes of the classifier", min=2)] = 1000,
     settings: Settings = None,
     out_file: Annotated[Path | None, typer.Option("--out", help="table file; default: the user's cache")] = None,
+    pack: Annotated[Path | None, typer.Option(help="folder to write, for a device without HierNAS")] = None,
+    import_file: Annotated[Path | None, typer.Option("--import", help="what a pack measured; becomes a table")] = None,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="import what was measured so far")] = False,
+    merge: Annotated[Path | None, typer.Option(help="another table of the same device, to be put into this one")] = None,
+    calibrate: Annotated[int | None, typer.Option(help="compare with this many whole networks")] = None,
+    even: Annotated[bool, typer.Option("--even", help="networks spread evenly over the latencies, not uniform")] = False,
+    seed: Annotated[int | None, typer.Option(help="of the networks of --calibrate; default: 0", min=0)] = None,
+    store_correction: Annotated[bool, typer.Option("--store-correction", help="the table then predicts corrected")] = False,
 ) -> None:
     """Measure the latency table of a space on this device; what was measured before is kept."""
-    from hiernas.commands import measure_space
+    from hiernas.measuring import Asked
+    from hiernas.measuring import measure as run_measure
 
     for text in settings or []:
         if not text.strip().startswith("space."):
             raise ConfigError(f"--set {text}: a measurement takes --set space.KEY=VALUE only")
+    asked = Asked(
+        space, _sizes(input_size), num_classes, _space_arguments(settings or []), runtime, threads, out_file, pack,
+        import_file, allow_missing, merge, calibrate, even, seed, store_correction,
+    )  # fmt: skip
     with _display() as display:
-        arguments = _space_arguments(settings or [])
-        report = measure_space(space, arguments, _sizes(input_size), num_classes, runtime, threads, out_file, display)
-    _print_pairs(f"Latency table of {space}", report)
+        shown = run_measure(asked, display)
+    _print_pairs(f"Latency of {space}", shown)
 
 
 def _sizes(text: str) -> tuple[int, int, int]:
@@ -212,17 +234,25 @@ def _sizes(text: str) -> tuple[int, int, int]:
 
 @app.command()
 def cost(
-    architecture: Annotated[Path, typer.Argument(help="an architecture file (best.json) or a run folder")],
+    network: Annotated[str, typer.Argument(help="an architecture file (best.json), a run folder, or a name such as fbnet-c")],
     latency_table: TableFile = None,
     runtime: RuntimeName = "onnxruntime",
     threads: Threads = 1,
+    input_size: Annotated[str | None, typer.Option(help="channels,height,width; of a published network")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="classes; of a published network", min=2)] = None,
+    settings: Settings = None,
 ) -> None:
-    """Parameters, MACs and latency of an architecture: predicted from the table, and measured on this device."""
-    from hiernas.commands import cost_of
+    """Parameters, MACs and latency of a network: counted, published, predicted from the table and measured here."""
+    from hiernas.costing import Source, cost_of
 
+    for text in settings or []:
+        if not text.strip().startswith("space."):
+            raise ConfigError(f"--set {text}: a cost takes --set space.KEY=VALUE only")
+    sizes = None if input_size is None else _sizes(input_size)
     with _display() as display:
-        report = cost_of(architecture, latency_table, runtime, threads, display)
-    _print_pairs(str(architecture), report)
+        source = Source(network, sizes, num_classes, _space_arguments(settings or []))
+        report = cost_of(source, latency_table, runtime, threads, display)
+    _print_pairs(network, report)
 
 
 @app.command()
@@ -254,11 +284,13 @@ def train(
 @app.command("export")
 def export_command(
     source: Annotated[Path, typer.Argument(help="a run folder or an architecture file")],
-    to: Annotated[str, typer.Option(help="onnx or pt2")] = "onnx",
-    out_file: Annotated[Path | None, typer.Option("--out", help="default: best.FORMAT beside the source")] = None,
+    to: Annotated[str, typer.Option(help="onnx, pt2 or python (one readable module file)")] = "onnx",
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="default: best.onnx, best.pt2 or best.py (weights: best.pt) beside the source")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="safetensors file; default: the one beside the source")] = None,
 ) -> None:
-    """Write the trained network for another runtime, after a check that it computes the same."""
+    """Write the trained network for use without HierNAS, after a check that it computes the same."""
     from hiernas.commands import export_network
 
     report = export_network(source, to, out_file, weights)
@@ -279,7 +311,9 @@ def list_command(kind: Annotated[str, typer.Argument(help="methods, spaces, data
     from hiernas.commands import listing
 
     columns, rows, remarks = listing(kind)
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, no_wrap=i == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     out.print(table)
@@ -316,8 +350,7 @@ def _print_pairs(title: str, pairs: Mapping[str, str]) -> None:
 
 
 def _print_estimate(prepared: Prepared, e: Any) -> None:
-    from hiernas.commands import quantity
-    from hiernas.progress import duration, number
+    from hiernas.progress import duration, number, quantity
 
     rows = {"space": f"{prepared.space.name}, {number(e.space_size)} architectures"}
     for metric, (smallest, typical, largest) in e.costs.items():

@@ -13,38 +13,25 @@ import torch
 from torch import nn
 
 import hiernas.spaces
-from hiernas.architecture import Architecture, known_space
+from hiernas.architecture import Architecture
+from hiernas.costing import Source, architecture_file
 from hiernas.costs.count import cost as count_cost
-from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.costs.runtimes import RUNTIMES
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.data.batches import normalise
-from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
-from hiernas.export import FORMATS, export
+from hiernas.errors import ConfigError, ExportError, RunError, SpaceError, did_you_mean
+from hiernas.export import FORMATS, SUFFIXES, export, timm_network
 from hiernas.finish import inherited_weights, train_only
 from hiernas.methods.hnas import PRESETS, HNASConfig
-from hiernas.progress import number
+from hiernas.progress import number, quantity
 from hiernas.randomness import torch_generator
-from hiernas.run import METHODS, make_runtime, reload_data, space_function
+from hiernas.run import METHODS, reload_data
 from hiernas.runfolder import Listener, RunFolder, next_free
 from hiernas.settings import from_dict, keys, to_dict, with_settings
+from hiernas.spaces import known
 from hiernas.train.recipes import Recipe
 from hiernas.version import VERSION
-
-UNITS = {"latency_ms": "ms", "params": "parameters", "macs": "MACs"}
-
-
-def quantity(metric: str, value: float | None) -> str:
-    """A cost for people: 1.25 ms, 3.20 M, 412 M."""
-    if value is None:
-        return "-"
-    if metric == "latency_ms":
-        return f"{value:.3g} ms" if value < 100 else f"{value:.1f} ms"
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.2f} {suffix}"
-    return f"{value:.0f}"
 
 
 def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -72,53 +59,6 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     lines.append(f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations")
     lines.append("chosen: " + " ".join(chosen["options"]))
     return lines, rows
-
-
-def measure_space(
-    space: str, arguments: Mapping[str, Any], input_size: tuple[int, int, int], num_classes: int, runtime: str,
-    threads: int, out: Path | None, listener: Listener,
-) -> dict[str, str]:  # fmt: skip
-    """Build or complete the latency table of a space; what it says, by name."""
-    made = space_function(space, arguments)(input_size=input_size, num_classes=num_classes, **arguments)
-    engine = make_runtime(runtime, threads)
-    path = out or cached_table_path(engine)
-    table = measure_table(made, engine, path, _teller(listener))
-    latency = cost_tables(made, table)["latency_ms"]
-    return {
-        "file": str(path),
-        "device": f"{table.device}, {table.runtime} {table.version}, {table.threads} thread(s), batch {table.batch}",
-        "entries": str(len(table.entries)),
-        "fastest network": quantity("latency_ms", latency.smallest),
-        "slowest network": quantity("latency_ms", latency.largest),
-    }
-
-
-def _teller(listener: Listener) -> Any:
-    return lambda done, total, key: listener({"event": "measuring", "done": done, "total": total, "key": key})
-
-
-def cost_of(
-    path: Path, latency_table: Path | None, runtime: str, threads: int, listener: Listener
-) -> dict[str, str]:
-    """Costs of an architecture file by name, predicted and measured."""
-    architecture = _architecture(path)
-    counted = count_cost(architecture)
-    shown = {"space": architecture.skeleton.name, "params": f"{counted.params:,}", "macs": f"{counted.macs:,}"}
-    if latency_table is not None:
-        table = load_table(latency_table)
-        where = f"{table.device}, {table.runtime}"
-        return {**shown, "latency predicted": f"{quantity('latency_ms', table.predict(architecture))} ({where})"}
-    engine = make_runtime(runtime, threads)
-    only = known_space(architecture.skeleton.name, dict(architecture.skeleton.arguments))
-    only = only.restrict(dict(zip(architecture.skeleton.site_names, architecture.options, strict=True)))
-    table = measure_table(only, engine, cached_table_path(engine), _teller(listener))
-    whole = engine.measure(architecture.build(), architecture.skeleton.input_size, runs=100, warmup=10)
-    where = f"{table.device}, {table.runtime}, {table.threads} thread(s)"
-    return {
-        **shown,
-        "latency predicted": f"{quantity('latency_ms', table.predict(architecture))} ({where})",
-        "latency measured": f"{quantity('latency_ms', whole.p10_ms)} (median {whole.median_ms:.3g}, 90 % {whole.p90_ms:.3g})",
-    }
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -158,9 +98,11 @@ def start_training(
     for text in settings:
         if not text.strip().startswith("train."):
             raise ConfigError(f"--set {text}: a training takes --epochs, --lr and --set train.KEY=VALUE")
-    architecture = _architecture(source)
+    named = Source(str(source)).known is not None
+    architecture = None if named else architecture_file(source)
     config = with_settings(_recipe_source(origin, preset), settings)
     images, asked = _training_data(origin, data, seed, image_size, skip_bad_images)
+    architecture = architecture or known(str(source), images.input_size, images.num_classes)
     _fits(architecture, images)
     weights = inherited_weights(origin, architecture, images, config.train) if inherit and origin else None
     training = {
@@ -199,7 +141,7 @@ def _training_data(
     if source is None and origin is not None:
         return reload_data(origin, None), dict(origin.config["data"])
     if source is None:
-        raise ConfigError("an architecture file does not say which images to train on; name them with --data")
+        raise ConfigError("an architecture does not say which images to train on; name them with --data")
     images = load_data(source, image_size=image_size, seed=seed, skip_bad_images=skip)
     where = str(Path(source).resolve()) if Path(source).exists() else source
     asked = {"source": where, "image_size": image_size, "val_per_class": None, "skip_bad_images": skip, "seed": seed}
@@ -215,14 +157,6 @@ def _fits(architecture: Architecture, data: ImageData) -> None:
         )
 
 
-def _architecture(source: Path) -> Architecture:
-    path = source / "best.json" if source.is_dir() else source
-    if source.is_dir() and not path.exists():
-        RunFolder.open(source)  # says so where it is no run folder at all
-        raise RunError(f"{source} has not found its architecture yet; go on with `hiernas resume {source}`")
-    return Architecture.load(path)
-
-
 # -- export ------------------------------------------------------------------------------------------------------------
 
 
@@ -230,17 +164,32 @@ def export_network(source: Path, to: str, out: Path | None, weights: Path | None
     """Export the trained network of a run or an architecture file; what was written, by name."""
     if to not in FORMATS:
         raise ConfigError(f"unknown format '{to}'; {did_you_mean(to, FORMATS)}")
-    architecture = _architecture(source)
+    architecture = architecture_file(source)
     folder = source if source.is_dir() else source.parent
     weights = weights or folder / (f"{source.stem}.safetensors" if source.is_file() else "best.safetensors")
     network, metadata = _load_network(architecture, weights)
     images, what = _parity_images(folder, architecture)
-    path = out or folder / f"best.{to}"
+    path = out or folder / f"best{SUFFIXES[to]}"
     if path.is_dir() or not path.parent.is_dir():
         reason = "it is a folder; name a file" if path.is_dir() else f"the folder {path.parent} does not exist; make it first"
         raise ConfigError(f"--out {path}: {reason}")
-    written = export(network, images, path, to, metadata)
-    return {"file": str(written.path), "parity": f"largest relative difference {written.largest_difference:.1e} on {what}"}
+    written = export(network, images, path, to, metadata, architecture)
+    shown = {"file": str(written.path), "weights": str(written.weights)} if written.weights else {"file": str(written.path)}
+    shown["parity"] = f"largest relative difference {written.largest_difference:.1e} on {what}"
+    return {**shown, "timm": _in_timm(architecture)} if to == "python" else shown
+
+
+def _in_timm(architecture: Architecture) -> str:
+    """The arguments with which timm builds the network, or why it cannot."""
+    try:
+        found = timm_network(architecture)
+    except ExportError as error:
+        return f"timm cannot build this network: {error}"
+    stages = [list(stage) for stage in found.arch_def]
+    return (
+        f"arch_def={stages}, stem_size={found.stem_size}, num_features={found.num_features}, activation {found.act}, "
+        f"batch-norm eps {found.bn_eps:g}" + ", then conv_stem.stride = (1, 1)" * (found.stem_stride == 1)
+    )
 
 
 def _load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:
@@ -280,6 +229,7 @@ def listing(kind: str) -> Listing:
     lists = {
         "methods": _methods,
         "spaces": _spaces,
+        "networks": _networks,
         "data": _data,
         "runtimes": _runtimes,
         "presets": _presets,
@@ -304,9 +254,22 @@ def _spaces() -> Listing:
         space = function()
         tables = cost_tables(space, None)
         spans = [f"{quantity(m, tables[m].smallest)} to {quantity(m, tables[m].largest)}" for m in ("params", "macs")]
-        rows.append([name, str(len(space.decisions)), number(space.size()), *spans])
-        remarks.append(f"{name}, costs for images of {space.skeleton.input_size}: {_first_line(function)}")
-    return ["space", "sites", "size", "params", "MACs"], rows, ["", *remarks]
+        options = sorted({len(d.options) for d in space.decisions})
+        per_site = str(options[0]) if len(options) == 1 else f"{options[0]} to {options[-1]}"
+        rows.append([name, str(len(space.decisions)), per_site, number(space.size()), *spans])
+        paper, size = hiernas.spaces.PAPERS[name], space.skeleton.input_size
+        remarks.append(f"{name} ({paper}; costs for images of {size}): {_first_line(function)}")
+    return ["space", "sites", "options", "size", "params", "MACs"], rows, ["", *remarks]
+
+
+def _networks() -> Listing:
+    rows = []
+    for name, network in hiernas.spaces.KNOWN.items():
+        counted = count_cost(known(name))
+        printed = [f"{v:g} M" if v is not None else "-" for v in (network.published_params, network.published_macs)]
+        rows.append([name, network.space, f"{counted.params:,}", printed[0], f"{counted.macs:,}", printed[1]])
+    columns = ["network", "space", "params", "published", "MACs", "published"]
+    return columns, rows, ["", "`hiernas cost NAME` says where the published numbers are from and why some of them differ"]
 
 
 def _data() -> Listing:

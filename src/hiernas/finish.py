@@ -16,7 +16,7 @@ from hiernas.costs.runtimes import RUNTIMES
 from hiernas.data import ImageData
 from hiernas.data.batches import normalise
 from hiernas.data.split import Split
-from hiernas.errors import RunError
+from hiernas.errors import LatencyError, RunError
 from hiernas.export import export
 from hiernas.randomness import seeded
 from hiernas.report import write_report
@@ -193,7 +193,10 @@ def measure_front(problem: Problem, found: Found) -> dict[str, Any]:
     measured: dict[str, Any] = run.read_json("checkpoint/measured.json") or {}
     if table is None or table.runtime not in RUNTIMES:
         return measured  # another device's table: it cannot be measured here
-    runtime = RUNTIMES[table.runtime](threads=table.threads)
+    try:
+        runtime = RUNTIMES[table.runtime](threads=table.threads)
+    except LatencyError:  # its package or its kind of device is not here
+        return measured
     if runtime.device != table.device:
         return measured
     members = list(dict.fromkeys((found.chosen.options, *(c.options for c in found.front))))

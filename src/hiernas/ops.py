@@ -11,6 +11,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from hiernas.errors import SpaceError, did_you_mean
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -51,6 +53,22 @@ class SqueezeExcite(nn.Module):
         return x * self.expand(self.act(self.reduce(s))).sigmoid()
 
 
+class ChannelShuffle(nn.Module):
+    """Mixes the groups of a grouped convolution: channel g * (C / groups) + i becomes i * groups + g.
+
+    [B, C, H, W] -> the same.
+    """
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x.reshape(b, self.groups, c // self.groups, h, w)  # [B, groups, C / groups, H, W]
+        return x.transpose(1, 2).reshape(b, c, h, w)
+
+
 class Residual(nn.Module):
     """x + body(x)."""
 
@@ -66,29 +84,49 @@ class Residual(nn.Module):
 class MBConv:
     """Inverted bottleneck of MobileNetV2: 1x1 expansion, depthwise convolution, 1x1 linear projection.
 
-    Residual where the shape is kept. The expansion is left out at ratio 1. `se`: squeeze-and-excite after the
-    depthwise convolution, reduced to a quarter of the block's input channels.
+    Residual where the shape is kept. The expansion is left out at ratio 1, unless `keep_1x1` (FBNet keeps it). `se`:
+    squeeze-and-excite after the depthwise convolution, reduced to a quarter of the block's input channels. `groups`:
+    of both 1x1 convolutions; the channels are shuffled behind the first. Raises `SpaceError` for sizes that no
+    convolution has, and in `build` for channels that `groups` does not divide.
     """
 
     kernel: int
     expand: int
     se: bool = False
     act: str = "relu6"
+    groups: int = 1
+    keep_1x1: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.kernel, self.expand, self.groups) < 1 or self.kernel % 2 == 0:
+            raise SpaceError(f"{self!r} cannot be built: the kernel is an odd number, expand and groups are at least 1")
+        _check_act(str(self.act))
 
     @property
     def name(self) -> str:
-        return f"k{self.kernel}_e{self.expand}" + ("_se" if self.se else "")
+        groups = f"_g{self.groups}" if self.groups != 1 else ""
+        return f"k{self.kernel}_e{self.expand}{groups}" + ("_se" if self.se else "")
 
     def describe(self) -> str:
-        return f"mbconv_{self.name}_{self.act}"
+        kept = "_1x1" if self.keep_1x1 and self.expand == 1 else ""  # at other ratios it changes nothing
+        return f"mbconv_{self.name}_{self.act}{kept}"
 
     def build(self, cin: int, cout: int, stride: int) -> nn.Module:
+        if cin % self.groups or cout % self.groups:
+            raise SpaceError(
+                f"'{self.name}' splits channels into {self.groups} groups, so it cannot lead from {cin} channels to {cout}; "
+                f"choose widths that are multiples of {self.groups}"
+            )
         mid = cin * self.expand
-        layers = conv_bn(cin, mid, 1, act=self.act) if self.expand != 1 else []
+        layers: list[nn.Module] = []
+        if self.expand != 1 or self.keep_1x1:
+            layers += conv_bn(cin, mid, 1, groups=self.groups, act=self.act)
+            if self.groups != 1:
+                layers.append(ChannelShuffle(self.groups))
         layers += conv_bn(mid, mid, self.kernel, stride, groups=mid, act=self.act)
         if self.se:
             layers.append(SqueezeExcite(mid, max(1, cin // 4), self.act))
-        layers += conv_bn(mid, cout, 1)
+        layers += conv_bn(mid, cout, 1, groups=self.groups)
         body = nn.Sequential(*layers)
         return Residual(body) if stride == 1 and cin == cout else body
 
@@ -98,6 +136,9 @@ class Skip:
     """Identity; where the shape changes, a 1x1 convolution with batch norm and, where named, an activation."""
 
     act: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_act(self.act)
 
     @property
     def name(self) -> str:
@@ -114,17 +155,20 @@ class Skip:
 
 @dataclass(frozen=True)
 class Conv:
-    """Plain convolution with batch norm and activation: stems and heads."""
+    """Plain convolution with batch norm and, where named, an activation: stems and heads."""
 
     kernel: int
-    act: str = "relu6"
+    act: str | None = "relu6"
+
+    def __post_init__(self) -> None:
+        _check_act(self.act)
 
     @property
     def name(self) -> str:
         return f"conv{self.kernel}"
 
     def describe(self) -> str:
-        return f"conv{self.kernel}_{self.act}"
+        return self.name + (f"_{self.act}" if self.act else "")
 
     def build(self, cin: int, cout: int, stride: int) -> nn.Module:
         return nn.Sequential(*conv_bn(cin, cout, self.kernel, stride, act=self.act))
@@ -148,6 +192,11 @@ class Classifier:
         if self.dropout:
             layers.append(nn.Dropout(self.dropout))
         return nn.Sequential(*layers, nn.Linear(cin, cout))
+
+
+def _check_act(act: str | None) -> None:
+    if act is not None and act not in ACTIVATIONS:
+        raise SpaceError(f"there is no activation '{act}'; {did_you_mean(act, ACTIVATIONS)}")
 
 
 def initialise(module: nn.Module) -> None:

@@ -117,3 +117,15 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def quantity(metric: str, value: float | None) -> str:
+    """A cost for people: 1.25 ms, 3.20 M, 412 M."""
+    if value is None:
+        return "-"
+    if metric == "latency_ms":
+        return f"{value:.3g} ms" if value < 100 else f"{value:.1f} ms"
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.2f} {suffix}"
+    return f"{value:.0f}"

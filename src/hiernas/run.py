@@ -89,6 +89,11 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
     data = _load(request)
     space = make_space(request.space, data, request.space_arguments)
     _check_inputs(config, data)
+    if space.skeleton.groups:
+        raise SpaceError(
+            f"method '{request.method}' searches chains of layers, and '{space.name}' is a space of cells; choose a chain "
+            "space (`hiernas list spaces`), or train a network of cells with `hiernas train NAME` (`hiernas list networks`)"
+        )
     latency = _latency(request, space, listener)
     tables = cost_tables(space, latency)
     automatic = not limits

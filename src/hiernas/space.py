@@ -34,6 +34,14 @@ class Decision:
         return self.options.index(option)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Sites of which exactly `keep` have an option other than 'none': the edges into one node of a graph."""
+
+    sites: tuple[str, ...]
+    keep: int
+
+
 class Skeleton(Protocol):
     """What stays fixed in a space: everything that is needed to build networks from choices."""
 
@@ -47,6 +55,8 @@ class Skeleton(Protocol):
     def num_classes(self) -> int: ...
     @property
     def site_names(self) -> tuple[str, ...]: ...
+    @property
+    def groups(self) -> tuple[Group, ...]: ...  # of consecutive sites, in site order; none in a chain
     def read(self, choices: Any) -> Any:
         """Choices in a published form (a genotype, a shorter list) as choices by site; any other value as it is."""
         ...
@@ -68,20 +78,42 @@ class SearchSpace:
 
     def size(self) -> int:
         """Number of architectures (exact)."""
-        return math.prod(len(d.options) for d in self.decisions)
+        return math.prod(sum(block.ways(kept) for kept in block.subsets()) for block in self._blocks())
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """One architecture, uniform over the space."""
+        if self.skeleton.groups:
+            return self.decode(self.sample_encoded(rng, 1)[0])
         return self.decode([int(rng.integers(len(d.options))) for d in self.decisions])
 
     def sample_encoded(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """`n` uniform architectures as option indices: int64 [n, sites]."""
-        columns = [rng.integers(len(d.options), size=n) for d in self.decisions]
-        return np.stack(columns, axis=1) if columns else np.zeros((n, 0), dtype=np.int64)
+        columns = [block.sample(rng, n) for block in self._blocks()]
+        return np.concatenate(columns, axis=1) if columns else np.zeros((n, 0), dtype=np.int64)
 
     def __iter__(self) -> Iterator[Architecture]:
         """Every architecture, in lexicographic order of the encoding. Meant for small spaces."""
-        return (self.decode(genes) for genes in itertools.product(*(range(len(d.options)) for d in self.decisions)))
+        for choices in itertools.product(*(block.members() for block in self._blocks())):
+            yield self.decode([gene for genes in choices for gene in genes])
+
+    def _blocks(self) -> Iterator[_Block]:
+        """The decisions that depend on each other, group by group; a site outside any group is a block of its own."""
+        starts = {group.sites[0]: group for group in self.skeleton.groups}
+        position = 0
+        while position < len(self.decisions):
+            group = starts.get(self.decisions[position].name)
+            length = len(group.sites) if group else 1
+            yield _Block(self.decisions[position : position + length], group.keep if group else None)
+            position += length
+
+    def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> list[float]:
+        """The least or greatest sum of one number of each row over all architectures, as its terms by block."""
+        terms, position = [], 0
+        for block in self._blocks():
+            end = position + len(block.decisions)
+            terms.append(block.extreme(rows[position:end], largest))
+            position = end
+        return terms
 
     def restrict(self, options: Mapping[str, Iterable[str]]) -> SearchSpace:
         """The space that keeps only these options at the named sites, in the sites' own order."""
@@ -89,7 +121,10 @@ class SearchSpace:
         for site in options:
             if site not in by_name:
                 raise SpaceError(f"space '{self.name}' has no site '{site}'; {did_you_mean(site, by_name)}")
-        return replace(self, decisions=tuple(self._restricted(d, options.get(d.name)) for d in self.decisions))
+        smaller = replace(self, decisions=tuple(self._restricted(d, options.get(d.name)) for d in self.decisions))
+        for block in smaller._blocks():
+            block.check_not_empty()
+        return smaller
 
     @staticmethod
     def _restricted(decision: Decision, keep: Iterable[str] | None) -> Decision:
@@ -129,7 +164,9 @@ class SearchSpace:
         """Option indices within this space: int64 [sites]."""
         if architecture.skeleton != self.skeleton:
             raise SpaceError(f"an architecture of '{architecture.skeleton.name}' is not one of '{self.name}'")
-        return np.array([d.index(o) for d, o in zip(self.decisions, architecture.options, strict=True)], dtype=np.int64)
+        genes = [d.index(o) for d, o in zip(self.decisions, architecture.options, strict=True)]
+        self._check_groups(genes)
+        return np.array(genes, dtype=np.int64)
 
     def decode(self, genes: Sequence[int] | np.ndarray) -> Architecture:
         """The architecture of a vector of option indices [sites]."""
@@ -138,9 +175,15 @@ class SearchSpace:
         for d, g in zip(self.decisions, genes, strict=True):
             if not 0 <= g < len(d.options):
                 raise SpaceError(f"gene {g} is out of range at site '{d.name}'; it has {len(d.options)} options")
+        self._check_groups(genes)
         return Architecture(
             self.skeleton, tuple(((d.options[g], 1.0),) for d, g in zip(self.decisions, genes, strict=True))
         )
+
+    def _check_groups(self, genes: Sequence[int] | np.ndarray) -> None:
+        chosen = iter(genes)
+        for block in self._blocks():
+            block.check([d.options[next(chosen)] for d in block.decisions])
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The stand-alone network of an architecture: [B, C, H, W] -> [B, classes]."""
@@ -149,3 +192,73 @@ class SearchSpace:
     def supernet(self) -> nn.Module:
         """A fresh supernet that holds the weights of all options of all sites."""
         return self.skeleton.supernet(self.decisions)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Decisions that depend on each other: exactly `keep` of them are not 'none' (None: one free decision)."""
+
+    decisions: tuple[Decision, ...]
+    keep: int | None
+
+    def subsets(self) -> Iterator[tuple[int, ...]]:
+        """The sets of positions that can be other than 'none'."""
+        if self.keep is None:
+            return iter([(0,)])
+        return itertools.combinations(range(len(self.decisions)), self.keep)
+
+    def ways(self, kept: tuple[int, ...]) -> int:
+        """Number of members of which exactly these positions are other than 'none'."""
+        return math.prod(len(options) for options in self._choices(kept))
+
+    def members(self) -> list[tuple[int, ...]]:
+        """All allowed option indices, in lexicographic order."""
+        return sorted(genes for kept in self.subsets() for genes in itertools.product(*self._choices(kept)))
+
+    def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> float:
+        """The least or greatest sum of one number of each row over the members."""
+        pick = max if largest else min
+        sums = []
+        for kept in self.subsets():
+            choices = self._choices(kept)
+            if all(choices):
+                sums.append(sum(pick(float(row[i]) for i in options) for row, options in zip(rows, choices, strict=True)))
+        return pick(sums)
+
+    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Uniform members: int64 [n, decisions]."""
+        if self.keep is None:
+            return rng.integers(len(self.decisions[0].options), size=(n, 1))
+        subsets = list(self.subsets())
+        ways = np.array([self.ways(kept) for kept in subsets], dtype=np.float64)
+        drawn = rng.choice(len(subsets), size=n, p=ways / ways.sum())
+        genes = np.zeros((n, len(self.decisions)), dtype=np.int64)
+        for i, kept in enumerate(subsets):
+            for column, options in enumerate(self._choices(kept)):
+                if options:
+                    genes[drawn == i, column] = rng.choice(options, size=int((drawn == i).sum()))
+        return genes
+
+    def check(self, options: Sequence[str]) -> None:
+        """Refuse options of which too many or too few are 'none'."""
+        kept = sum(option != "none" for option in options)
+        if self.keep is not None and kept != self.keep:
+            raise SpaceError(f"{self._named()}: {kept} are other than 'none', and exactly {self.keep} must be")
+
+    def check_not_empty(self) -> None:
+        """Refuse a restriction that leaves no member."""
+        if not any(self.ways(kept) for kept in self.subsets()):
+            raise SpaceError(f"{self._named()}: these options leave no way to keep exactly {self.keep} of the edges")
+
+    def _named(self) -> str:
+        return f"sites {', '.join(d.name for d in self.decisions)}"
+
+    def _choices(self, kept: tuple[int, ...]) -> list[list[int]]:
+        """Per decision the option indices that are allowed where exactly these positions are other than 'none'."""
+        if self.keep is None:
+            return [list(range(len(self.decisions[0].options)))]
+        found = []
+        for position, decision in enumerate(self.decisions):
+            wanted = position in kept
+            found.append([i for i, option in enumerate(decision.options) if (option != "none") == wanted])
+        return found

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from known import Known
 
-from hiernas.costs import latency as latency_module
+from hiernas.costs import probes as probes_module
 from hiernas.costs.count import parts_of_space
 from hiernas.costs.latency import Entry, LatencyTable, cached_table_path, load_table, measure_table
-from hiernas.costs.runtimes import OnnxRuntime, TorchRuntime
+from hiernas.costs.runtimes import OnnxRuntime
 from hiernas.costs.tables import cost_tables
+from hiernas.costs.torch_runtimes import TorchRuntime
 from hiernas.errors import LatencyError
 from toy import toy_space
 
@@ -66,7 +68,7 @@ def test_predictions_equal_the_cost_table(measured: tuple[LatencyTable, Path]) -
 def test_resume_measures_what_is_missing_and_nothing_else(
     measured: tuple[LatencyTable, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latency_module, "SAVED_AT_ONCE", 2)
+    monkeypatch.setattr(probes_module, "AT_ONCE", 2)
     path, done = tmp_path / "deep" / "toy.json", []
 
     def stop_at_the_fifth(number: int, total: int, key: str) -> None:
@@ -100,33 +102,49 @@ def test_a_restricted_space_measures_only_its_options(tmp_path: Path) -> None:
     space = toy_space().restrict({"stage1.block1": ["k5_e2"], "stage2.block1": ["skip"]})
     table = measure_table(space, runtime, path, runs=3)
     assert [k for k in table.entries if "mbconv" in k] == ["mbconv_k5_e2_relu6 8->8 s2 8x8"]
-    assert len(runtime.prepared) == 4 + 2 * len(EDGES)  # an edge is probed by one and by two convolutions
+    assert len(runtime.prepared) == 1 + 4 + 2 * len(EDGES)  # the identity; an edge is probed by one and two convolutions
     bigger = measure_table(toy_space(), runtime, path, runs=3)
-    assert len(runtime.prepared) == 9 + 2 * len(EDGES)
+    assert len(runtime.prepared) == 1 + 9 + 2 * len(EDGES)
     assert bigger.entries.items() >= table.entries.items()
 
 
 def test_call_overhead_and_edges_are_taken_off() -> None:
     """A runtime of known latencies: 1 ms a call, 0.5 ms for each edge, 2 ms per convolution."""
 
-    class Known:
-        name, version, threads, batch, device, inner_layout = "known", "1", 1, 1, "imaginary", True
-
+    class Ends(Known):
         def prepare(self, module: torch.nn.Module, input_size: tuple[int, int, int]) -> Callable[[], float]:
             convolutions = sum(isinstance(m, torch.nn.Conv2d) for m in module.modules())
             classifier = any(isinstance(m, torch.nn.Linear) for m in module.modules())
-            edges = (input_size[0] != 3) + (not classifier)
+            edges = (input_size[0] != 3) + (not classifier) if convolutions or classifier else 0
             return lambda: 1.0 + 0.5 * edges + 2.0 * convolutions + classifier
 
-        def measure(self, module: torch.nn.Module, input_size: tuple[int, int, int], runs: int, warmup: int) -> Entry:
-            return Entry(1.0, 1.0, 1.0, runs)
-
     space = toy_space()
-    table = measure_table(space, Known(), runs=3)
+    table = measure_table(space, Ends(), runs=3)
     assert table.overhead_ms == 1.0
     assert {table.entries[key].p10_ms for key in EDGES} == {1.0}  # in and out
     assert table.predict(space.architecture(["k3_e2", "k3_e1"])) == pytest.approx(1 + 2 + 6 + 4 + 2 + 1)
     assert table.predict(space.architecture(["k3_e2", "skip"])) == pytest.approx(1 + 2 + 6 + 2 + 1)
+
+
+@pytest.mark.parametrize("busy", [range(400), range(3000, 4200)])
+def test_a_busy_moment_does_not_show(busy: range) -> None:
+    """Calls of a moment take three times as long; everything is looked at twice, and the lower latency counts."""
+    calls = [0]
+
+    class Disturbed(Known):
+        def prepare(self, module: torch.nn.Module, input_size: tuple[int, int, int]) -> Callable[[], float]:
+            call = super().prepare(module, input_size)
+
+            def timed() -> float:
+                calls[0] += 1
+                return call() * (3 if calls[0] in busy else 1)
+
+            return timed
+
+    table, quiet = measure_table(toy_space(), Disturbed()), measure_table(toy_space(), Known())
+    assert calls[0] > 4200
+    assert table.overhead_ms == quiet.overhead_ms
+    assert {k: e.p10_ms for k, e in table.entries.items()} == {k: e.p10_ms for k, e in quiet.entries.items()}
 
 
 def test_eager_pytorch_has_no_edges() -> None:

@@ -68,6 +68,16 @@ def test_released_widths_are_not_in_the_table() -> None:
         cost_tables(proxyless((3, 192, 192), widths="search"), table)
 
 
+@pytest.mark.parametrize("op", [MBConv(3, 1, keep_1x1=True), MBConv(3, 3, groups=2)])
+def test_blocks_that_the_keys_cannot_tell_apart_are_refused(op: MBConv) -> None:
+    keys = [f"expanded_conv-input:8x8x16-output:8x8x16-expand:{e}-kernel:3-stride:1-idskip:1" for e in (1, 3, 16, 48)]
+    for more in ("", "-se:0-hs:0"):
+        table = PhoneTable("phone", {key + more: 1.0 for key in keys})
+        assert table.part_ms(part(MBConv(3, op.expand), 16, 16, 1, 8)) == 1.0
+        with pytest.raises(LatencyError, match=f"has no blocks like '{op.describe()}'"):
+            table.part_ms(part(op, 16, 16, 1, 8))
+
+
 def part(op: object, cin: int, cout: int, stride: int, h: int) -> Part:
     return Part(Site("site", cin, cout, stride, (op,)), op, (h, h))
 

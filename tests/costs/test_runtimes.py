@@ -1,5 +1,8 @@
 """Runtimes: real measurements of small modules, and the bookkeeping of turns with calls of known duration."""
 
+import sys
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -7,15 +10,29 @@ import torch
 from torch import nn
 
 from hiernas.costs import runtimes as runtimes_module
-from hiernas.costs.runtimes import RUNTIMES, OnnxRuntime, TorchRuntime, measure_by_turns, to_onnx
+from hiernas.costs.runtimes import RUNTIMES, OnnxRuntime, to_onnx
+from hiernas.costs.timing import Loaded, Runtime, difference, example, measure_by_turns
+from hiernas.costs.torch_runtimes import CompiledTorch
 from hiernas.errors import LatencyError
 from hiernas.ops import MBConv
 from toy import toy_space
 
 
-@pytest.mark.parametrize("name", list(RUNTIMES))
+def runtime_or_skip(name: str) -> Any:
+    """The runtime; skips where its package or device is not here."""
+    try:
+        return RUNTIMES[name](threads=1)
+    except LatencyError as error:
+        pytest.skip(str(error))
+
+
+# compiling takes a quarter of a minute where nothing is cached
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n == "torch_compiled" else n for n in RUNTIMES]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_measurement_is_positive_and_ordered_and_changes_nothing(name: str) -> None:
-    runtime, threads = RUNTIMES[name](threads=1), torch.get_num_threads()
+    runtime, threads = runtime_or_skip(name), torch.get_num_threads()
     network = toy_space().decode([0, 1]).build().train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     state = torch.get_rng_state()
@@ -60,13 +77,82 @@ def test_a_module_that_cannot_be_exported() -> None:
         OnnxRuntime().measure(Unexportable(), (1, 3, 3), 1, 1)
 
 
-def test_a_gpu_that_is_not_there() -> None:
-    if torch.cuda.is_available():
-        entry = TorchRuntime(device="cuda").measure(nn.Conv2d(3, 8, 3), (3, 8, 8), 20, 3)
-        assert 0 < entry.p10_ms <= entry.median_ms <= entry.p90_ms
-    else:
-        with pytest.raises(LatencyError, match="finds no GPU here; measure on the CPU"):
-            TorchRuntime(device="cuda")
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_runtime_times_is_what_pytorch_computes(name: str) -> None:
+    runtime = runtime_or_skip(name)
+    x = example(1, (8, 9, 9))
+    for module in (MBConv(3, 2, se=True, act="hswish").build(8, 8, 1).eval(), nn.Identity()):
+        expected = module(x).detach().numpy()
+        loaded = runtime.load(module, x)
+        np.testing.assert_allclose(loaded.output, expected, atol=1e-2 if name == "cuda" else 1e-5)
+        assert loaded.call() > 0
+
+
+@pytest.mark.slow
+def test_every_module_is_compiled_not_only_the_first_eight() -> None:
+    runtime, x = CompiledTorch(), example(1, (4, 4, 4))
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    calls = [runtime.load(nn.Conv2d(4, 4, 1).eval(), x).call for _ in range(9)]
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compiled - before == 9
+    assert all(call() > 0 for call in calls)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled  # no call compiles again
+
+
+def test_openvino_computes_in_float32() -> None:
+    runtime = runtime_or_skip("openvino")
+    network = toy_space().decode([1, 2]).build().eval()
+    x = example(1, (3, 16, 16))
+    assert difference(network, x, runtime.load(network, x).output) < 1e-5  # bfloat16 would differ by about 5e-3
+
+
+class Unlike(Runtime):
+    """A runtime that doubles what a module computes."""
+
+    name, version, threads, batch, device, inner_layout = "unlike", "1", 1, 1, "imaginary", False
+
+    def load(self, module: nn.Module, x: torch.Tensor) -> Loaded:
+        with torch.no_grad():
+            return Loaded(lambda: 1.0, 2 * module(x).numpy())
+
+
+def test_the_latency_of_something_else_is_refused() -> None:
+    with pytest.raises(LatencyError, match=r"unlike 1 computes something else .* a Conv2d of inputs \(3, 8, 8\) .*1.0e\+00"):
+        Unlike().prepare(nn.Conv2d(3, 4, 1), (3, 8, 8))
+    x = torch.ones(1, 3, 2, 2)
+    assert difference(nn.Identity(), x, 0.75 * x.numpy()) == 0.25
+    assert difference(nn.Identity(), x, x.numpy()[:, :2]) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("openvino", "openvino"),
+        ("litert", "litert_torch"),
+        ("executorch", "executorch.exir"),
+    ],
+)
+def test_a_package_that_is_not_there(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    missing, install = package.split(".")[0], rf"pip install 'hiernas\[{name}\]'"
+    message = rf"^the runtime '{name}' cannot be loaded \(.*{missing}.*\); install it: {install}$"
+    with pytest.raises(LatencyError, match=message):
+        RUNTIMES[name]()
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LatencyError, match="finds no GPU here; measure on the CPU"):
+        RUNTIMES["cuda"]()
+
+
+def test_a_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found\nand more")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(LatencyError, match=r"cannot compile a Identity: InvalidCxx.* found; it needs a C\+\+ compiler"):
+        CompiledTorch().load(nn.Identity(), torch.ones(1, 1, 1, 1))
 
 
 def test_turns_passes_and_percentiles() -> None:

@@ -9,12 +9,21 @@ import pytest
 from hiernas.costs.count import cost
 from hiernas.costs.tables import cost_tables
 from hiernas.space import SearchSpace
-from hiernas.spaces import hnas_basic, hnas_large, nasbench_macro, proxyless
+from hiernas.spaces import efficientnet, fbnet, hnas_basic, hnas_large, mnasnet, mobilenetv2, nasbench_macro, proxyless
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 REFERENCE = SHARED / "facts" / "reference_models.json"
 MACRO = SHARED / "data" / "nas-bench-macro" / "nas-bench-macro_cifar10.json"
-OURS = ("hnas_basic", "hnas_large", "nas_bench_macro", "proxylessnas")
+OURS = {
+    "efficientnet_b0": efficientnet,
+    "fbnet_v1": fbnet,
+    "hnas_basic": hnas_basic,
+    "hnas_large": hnas_large,
+    "mnasnet": mnasnet,
+    "mobilenetv2": mobilenetv2,
+    "nas_bench_macro": nasbench_macro,
+    "proxylessnas": proxyless,
+}
 
 needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason="the reference models are not beside the checkout")
 needs_macro = pytest.mark.skipif(not MACRO.exists(), reason="the records of NAS-Bench-Macro are not beside the checkout")
@@ -28,10 +37,8 @@ def reference_models() -> list[dict]:
 def space_of(model: dict) -> SearchSpace:
     arguments = {"input_size": tuple(model["input_size"]), "num_classes": model["num_classes"]}
     if model["space"] == "proxylessnas":
-        return proxyless(**arguments, widths=model["name"].removeprefix("ProxylessNAS-"))
-    return {"hnas_basic": hnas_basic, "hnas_large": hnas_large, "nas_bench_macro": nasbench_macro}[model["space"]](
-        **arguments
-    )
+        arguments["widths"] = model["name"].removeprefix("ProxylessNAS-")
+    return OURS[model["space"]](**arguments)
 
 
 @needs_reference
@@ -52,7 +59,8 @@ def test_published_network(model: dict) -> None:
 def test_no_reference_model_is_left_out() -> None:
     spaces = [m["space"] for m in reference_models()]
     assert {name: spaces.count(name) for name in OURS} == {
-        "hnas_basic": 5, "hnas_large": 8, "nas_bench_macro": 7, "proxylessnas": 2
+        "efficientnet_b0": 1, "fbnet_v1": 17, "hnas_basic": 5, "hnas_large": 8, "mnasnet": 1, "mobilenetv2": 1,
+        "nas_bench_macro": 7, "proxylessnas": 2,
     }  # fmt: skip
 
 

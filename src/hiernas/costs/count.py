@@ -51,11 +51,19 @@ def count(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> C
     """
     with torch.device("meta"), torch.no_grad():
         module = build().eval()
+        _drop_train_only(module)
         params = sum(p.numel() for p in module.parameters())
         _drop_free(module)
         with FlopCounterMode(display=False) as counter:
             module(torch.empty(1, *input_size))
     return Count(params, counter.get_total_flops() // 2)
+
+
+def _drop_train_only(module: nn.Module) -> None:
+    # an auxiliary classifier is no part of the network that is used
+    for name, child in list(module.named_children()):
+        if getattr(child, "train_only", False):
+            setattr(module, name, None)
 
 
 def _drop_free(module: nn.Module) -> None:

@@ -1,8 +1,7 @@
 """Latency tables: how long each operation of a space takes on one device; a network takes their sum.
 
-Each operation is measured alone (see `runtimes.measure_by_turns`), and two things that a network does not pay
-per operation are taken off: `overhead_ms`, the cost of a call, which a network pays once, and, for runtimes with
-an inner layout of tensors, the conversion from and to the plain one at both ends of the operation ("edges").
+Each operation is measured alone, by turns with others (see `runner.by_turns`), and what a network does not pay per
+operation is taken off (see `probes`). A table may carry a correction that whole networks told (see `calibrate`).
 
 An operation counts with the tenth percentile of its runs: on an idle device that is the median within a few
 percent, on a busy one it stays while the median follows the neighbours.
@@ -18,25 +17,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hiernas.architecture import Architecture
-from hiernas.costs.count import parts_of, parts_of_space
+from hiernas.costs.count import parts_of
 from hiernas.errors import LatencyError
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from hiernas.costs.runtimes import Runtime
+    from hiernas.costs.probes import Plan
+    from hiernas.costs.runner import TimedCall
+    from hiernas.costs.timing import Runtime
     from hiernas.supernet.chain import Part
 
 KIND = "hiernas latency table, format 1"
 RUNS, WARMUP = 45, 3
-SAVED_AT_ONCE = 16  # operations measured between two saves
 
-T = TypeVar("T")
-Shape = tuple[int, int, int]  # channels, height, width
 Progress = Callable[[int, int, str], None]  # operations done, operations to do, the last one's key
 
 
@@ -52,6 +48,23 @@ class Entry:
     def __post_init__(self) -> None:
         if not 0 <= self.p10_ms <= self.median_ms <= self.p90_ms < math.inf:
             raise LatencyError(f"{self} is no measurement: 0 <= p10 <= median <= p90 must hold")
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What whole networks of a space told: their latency is `constant_ms` + `scale` times the sum of the table."""
+
+    constant_ms: float
+    scale: float
+    networks: int  # it was fitted on
+    space: str  # they were of
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.constant_ms) and 0 < self.scale < math.inf):
+            raise LatencyError(
+                f"a correction of {self.constant_ms:.3g} ms + {self.scale:.3g} x the sum makes no sense: the scale must be "
+                "positive; calibrate again on an idle device, with more networks"
+            )
 
 
 class LatencySource(Protocol):
@@ -80,15 +93,25 @@ class LatencySource(Protocol):
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Latencies measured on one device with one runtime; `entries` are net of call overhead and edges."""
+    """Latencies measured on one device with one runtime; `entries` are net of call overhead and edges.
+
+    They and `raw_overhead_ms` are as measured; `overhead_ms`, `part_ms` and `predict` apply the correction.
+    """
 
     device: str
     runtime: str
     version: str
     threads: int
     batch: int
-    overhead_ms: float
+    raw_overhead_ms: float
     entries: Mapping[str, Entry] = field(default_factory=dict)  # by `Part.key`
+    correction: Correction | None = None
+
+    @property
+    def overhead_ms(self) -> float:
+        """What every network pays once, in ms."""
+        c = self.correction
+        return self.raw_overhead_ms if c is None else c.constant_ms + c.scale * self.raw_overhead_ms
 
     def part_ms(self, part: Part) -> float:
         """Latency of one operation in ms; raises `LatencyError` where the table misses it."""
@@ -99,7 +122,8 @@ class LatencyTable:
                 f"the latency table of '{self.device}' ({self.runtime} {self.version}) has no entry '{part.key}'; "
                 f"measure the space on that device: hiernas measure SPACE --runtime {self.runtime}"
             )
-        return self.entries[part.key].p10_ms
+        scale = 1.0 if self.correction is None else self.correction.scale
+        return scale * self.entries[part.key].p10_ms
 
     def predict(self, architecture: Architecture) -> float:
         """Latency of a network in ms: the sum of its operations plus `overhead_ms`."""
@@ -108,7 +132,12 @@ class LatencyTable:
     def save(self, path: str | Path) -> None:
         """Write the table as JSON, at once: the file is whole, or as it was before."""
         path = Path(path)
-        text = json.dumps({"kind": KIND, **asdict(self)}, indent=1) + "\n"
+        value = asdict(self)
+        value["overhead_ms"] = value.pop("raw_overhead_ms")
+        value["entries"] = value.pop("entries")  # last, for those who read the file
+        if self.correction is None:
+            del value["correction"]
+        text = json.dumps({"kind": KIND, **value}, indent=1) + "\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -133,8 +162,11 @@ class LatencyTable:
             raise LatencyError(f"{path} is not a latency table of this version; measure one with `hiernas measure`")
         try:
             value["entries"] = {str(key): Entry(**entry) for key, entry in value["entries"].items()}
+            value["raw_overhead_ms"] = value.pop("overhead_ms")
+            if "correction" in value:
+                value["correction"] = Correction(**value["correction"])
             table = cls(**value)
-            usable = 0 <= table.overhead_ms < math.inf and table.threads >= 1 and table.batch >= 1
+            usable = 0 <= table.raw_overhead_ms < math.inf and table.threads >= 1 and table.batch >= 1
         except (KeyError, TypeError, AttributeError, LatencyError) as error:
             raise LatencyError(f"the latency table {path} is damaged ({error}); delete it and measure again") from error
         if not usable:
@@ -170,13 +202,13 @@ def read_text(path: str | Path) -> str:
         raise LatencyError(f"{path} is not a latency table: it is not a text file") from error
 
 
-def cached_table_path(runtime: Runtime) -> Path:
+def cached_table_path(owner: Runtime | LatencyTable) -> Path:
     """Where this device's table is kept: in $HIERNAS_CACHE, $XDG_CACHE_HOME/hiernas or ~/.cache/hiernas."""
     if os.environ.get("HIERNAS_CACHE"):
         folder = Path(os.environ["HIERNAS_CACHE"])
     else:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hiernas"
-    names = (runtime.device, runtime.name, runtime.version, f"t{runtime.threads}", f"b{runtime.batch}")
+    names = (*(identity(owner)[name] for name in ("device", "runtime", "version")), f"t{owner.threads}", f"b{owner.batch}")
     slugs = [re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") for name in names]
     return folder / f"{'-'.join(['latency', *slugs])}.json"
 
@@ -199,120 +231,69 @@ def measure_table(
     """
     import torch
 
-    table = _stored(path, runtime)
-    operations = _operations(space, runtime.inner_layout)
-    missing = {k: v for k, v in operations.items() if table is None or k not in table.entries}
-    if table is not None and not missing:
-        return table
+    from hiernas.costs.probes import OVERHEAD, plan_of
+
+    stored = _stored(path, runtime)
+    known = {}
+    if stored is not None:
+        ms = stored.raw_overhead_ms
+        known = {OVERHEAD: Entry(ms, ms, ms, 0), **stored.entries}
+    plan = plan_of(space, runtime.inner_layout).without(known)
+    table = stored or LatencyTable(**identity(runtime), raw_overhead_ms=0.0)
+    left = {item.key for item in plan} - {OVERHEAD}
+    total = len(left)
     with torch.random.fork_rng(devices=[]):
-        if table is None:
-            overhead = runtime.measure(torch.nn.Identity(), (1, 1, 1), 3 * runs, WARMUP).p10_ms
-            table = LatencyTable(**_identity(runtime), overhead_ms=overhead)
-        edges = {e.key: e for o in missing.values() for e in o.edges if e.key not in table.entries}
-        done, total = 0, len(edges) + len(missing)
-        for found in _new_entries(list(edges.values()), list(missing.values()), table, runtime, runs):
-            table = replace(table, entries={**table.entries, **found})
+        for found in _looks(plan, runtime, known, runs):
+            overhead = found.pop(OVERHEAD).p10_ms
+            table = replace(table, raw_overhead_ms=overhead, entries=found)
             if path is not None:
                 table.save(path)
-            for key in found:
-                done += 1
+            for key in [key for key in found if key in left]:
+                left.remove(key)
                 if on_progress is not None:
-                    on_progress(done, total, key)
+                    on_progress(total - len(left), total, key)
     return table
 
 
-@dataclass(frozen=True)
-class _Edge:
-    """A place where a tensor enters or leaves an operation that is measured alone."""
+def _looks(plan: Plan, runtime: Runtime, known: Mapping[str, Entry], runs: int) -> Iterator[dict[str, Entry]]:
+    """The known entries and those of the plan, whenever there are new ones.
 
-    shape: Shape
+    Everything is measured a second time when the rest was measured once, and the lower latency counts.
+    """
+    from hiernas.costs.runner import HELD, LOOKS
+    from hiernas.costs.timing import measure_by_turns
 
-    @property
-    def key(self) -> str:
-        return f"edge {'x'.join(map(str, self.shape))}"
-
-    def probe(self, repeats: int) -> nn.Module:
-        """The cheapest convolution, once or twice: two in one call have one edge pair and one overhead less."""
-        from torch import nn
-
-        c = self.shape[0]
-        return nn.Sequential(*(nn.Conv2d(c, c, 1, groups=c, bias=False) for _ in range(repeats)))
-
-
-@dataclass(frozen=True)
-class _Operation:
-    """An operation and its edges; where the network itself begins or ends there is none."""
-
-    part: Part
-    edges: tuple[_Edge, ...]
-
-
-def _operations(space: SearchSpace, with_edges: bool) -> dict[str, _Operation]:
-    fixed, options = parts_of_space(space)
-    found: dict[str, _Operation] = {}
-    for part in (*fixed, *(part for site in options for parts in site for part in parts)):
-        s = part.site
-        edges = [] if part is fixed[0] else [_Edge(part.input_size)]
-        if part is not fixed[-1]:
-            edges.append(_Edge((s.cout, -(-part.size[0] // s.stride), -(-part.size[1] // s.stride))))
-        if not part.is_identity:
-            found.setdefault(part.key, _Operation(part, tuple(edges) if with_edges else ()))
-    return found
+    known = dict(known)
+    chunks = plan.chunks()
+    for i in range(0, len(chunks), HELD):
+        calls: dict[str, TimedCall] = {}
+        raw: dict[str, Entry] = {}
+        for look in range(LOOKS):
+            for chunk in chunks[i : i + HELD]:
+                probes = [probe for item in chunk for probe in item.probes]
+                if look == 0:
+                    calls |= {p.key: runtime.prepare(p.build(), p.input_size) for p in probes}
+                found = measure_by_turns([calls[p.key] for p in probes], chunk[0].runs * runs, WARMUP)
+                for probe, entry in zip(probes, found, strict=True):
+                    raw[probe.key] = min(raw.get(probe.key, entry), entry, key=lambda e: e.p10_ms)
+                known |= {item.key: item.entry(raw, known) for item in chunk}
+                yield dict(known)
 
 
-def _new_entries(
-    edges: list[_Edge], operations: list[_Operation], table: LatencyTable, runtime: Runtime, runs: int
-) -> Iterator[dict[str, Entry]]:
-    from hiernas.costs.runtimes import measure_by_turns
-
-    known = dict(table.entries)
-    for some in _chunks(edges):
-        found = _measured_edges(some, runtime, table.overhead_ms, runs)
-        known |= found
-        yield found
-    for few in _chunks(operations):
-        raw = measure_by_turns([runtime.prepare(o.part.build(), o.part.input_size) for o in few], runs, WARMUP)
-        spent = [table.overhead_ms + sum(known[e.key].p10_ms for e in o.edges) / 2 for o in few]
-        yield {o.part.key: _less(entry, ms) for o, entry, ms in zip(few, raw, spent, strict=True)}
-
-
-def _measured_edges(edges: list[_Edge], runtime: Runtime, overhead_ms: float, runs: int) -> dict[str, Entry]:
-    from hiernas.costs.runtimes import measure_by_turns
-
-    calls = [runtime.prepare(e.probe(n), e.shape) for e in edges for n in (1, 2)]
-    raw = measure_by_turns(calls, runs, WARMUP)
-    found = {}
-    for edge, one, two in zip(edges, raw[::2], raw[1::2], strict=True):
-        pairs = ((one.p10_ms, two.p10_ms), (one.median_ms, two.median_ms), (one.p90_ms, two.p90_ms))
-        p10, median, p90 = sorted(max(0.0, 2 * a - b - overhead_ms) for a, b in pairs)
-        found[edge.key] = Entry(median, p10, p90, one.runs)
-    return found
-
-
-def _less(entry: Entry, ms: float) -> Entry:
-    """An entry with a constant taken off, not below 0."""
-    p10, median, p90 = (max(0.0, value - ms) for value in (entry.p10_ms, entry.median_ms, entry.p90_ms))
-    return Entry(median, p10, p90, entry.runs)
-
-
-def _identity(runtime: Runtime) -> dict[str, Any]:
-    """What a table belongs to, by the table's field names."""
-    names = {"device": "device", "runtime": "name", "version": "version", "threads": "threads", "batch": "batch"}
-    return {field: getattr(runtime, name) for field, name in names.items()}
+def identity(owner: Runtime | LatencyTable) -> dict[str, Any]:
+    """What the latencies of a runtime or table belong to, by the table's field names."""
+    runtime = owner.runtime if isinstance(owner, LatencyTable) else owner.name
+    return {"device": owner.device, "runtime": runtime, **{n: getattr(owner, n) for n in ("version", "threads", "batch")}}
 
 
 def _stored(path: str | Path | None, runtime: Runtime) -> LatencyTable | None:
     if path is None or not Path(path).exists():
         return None
     table = LatencyTable.load(path)
-    for name, value in _identity(runtime).items():
+    for name, value in identity(runtime).items():
         if getattr(table, name) != value:
             raise LatencyError(
                 f"the latency table {path} was measured with {name} '{getattr(table, name)}', but '{value}' is asked "
                 "for; name another file, or measure with what the table says"
             )
     return table
-
-
-def _chunks(items: list[T]) -> Iterator[list[T]]:
-    return (items[i : i + SAVED_AT_ONCE] for i in range(0, len(items), SAVED_AT_ONCE))

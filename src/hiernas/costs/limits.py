@@ -1,12 +1,11 @@
 """Hard limits on costs: read from text, checked exactly, refused before any training where nothing meets them.
 
-A limit is met or it is not: both are decided by the exact tables (`CostTable`), never by a solver. The solver
-(HiGHS, by `scipy.optimize.milp`) only proposes the nearest architecture of spaces too large to list.
+A limit is met or it is not: both are decided by the exact tables (`CostTable`), never by a solver (`programming`),
+which only proposes architectures of spaces too large to list.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 import numpy as np
 
+from hiernas.costs.programming import greatest_gain, least_violation
 from hiernas.costs.tables import METRICS, CostTable
 from hiernas.errors import LimitError, did_you_mean
 from hiernas.space import SearchSpace
@@ -25,7 +25,6 @@ ENUMERABLE = 20_000  # spaces up to this size are listed
 BATCH, BATCHES = 4096, 16  # uniform samples drawn before a sampler turns to walks
 WALKERS, STEPS = 256, 2000  # walks towards and within the region that meets the limits
 SOLVER_SECONDS = 10.0
-SOLVER_SCALE = 1e4  # a bound in the solver's rows, so that its tolerance of 1e-6 is 1e-10 of the bound
 
 SUFFIXES = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 UNITS = {"latency_ms": {"": 1, "ms": 1}, "params": {"": 1, **SUFFIXES}, "macs": {"": 1, **SUFFIXES}}
@@ -218,35 +217,31 @@ def nearest(space: SearchSpace, tables: Tables, limits: Sequence[Limit]) -> tupl
     if space.size() <= ENUMERABLE:
         genes = every(space)
         return genes[[int(np.argmin(violation(tables, limits, genes)))]], True
-    return _solve(space, tables, limits)
+    genes, optimal = least_violation(space, [(tables[m.metric], m.low, m.high) for m in limits], SOLVER_SECONDS)
+    return genes, optimal and float(violation(tables, limits, genes)[0]) > 1e-8
 
 
-def _solve(space: SearchSpace, tables: Tables, limits: Sequence[Limit]) -> tuple[np.ndarray, bool]:
-    """`nearest` by integer programming: one binary variable per option, one slack per bound, least sum of slacks."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
+def best_within(
+    space: SearchSpace, tables: Tables, limits: Sequence[Limit], gains: Sequence[np.ndarray]
+) -> np.ndarray:
+    """The architecture of greatest total gain that meets all limits, int64 [sites]; `gains`: per site [options].
 
-    starts = np.cumsum([0, *(len(d.options) for d in space.decisions)])
-    signed = [(m, sign, b) for m in limits for sign, b in ((1, m.high), (-1, m.low)) if math.isfinite(b)]
-    options, slacks = starts[-1], len(signed)
-    one_of = np.zeros((len(space.decisions), options + slacks))
-    for i, (start, end) in enumerate(itertools.pairwise(starts)):
-        one_of[i, start:end] = 1.0
-    rows, most = np.zeros((slacks, options + slacks)), np.zeros(slacks)
-    for i, (limit, sign, bound) in enumerate(signed):
-        table, factor = _table(tables, limit), sign * SOLVER_SCALE / _scale(bound)
-        rows[i, :options] = factor * np.concatenate([row - row.min() for row in table.sites])
-        rows[i, options + i] = -1.0
-        most[i] = factor * (bound - table.smallest)
-    found = milp(
-        np.r_[np.zeros(options), np.ones(slacks)],
-        integrality=np.r_[np.ones(options), np.zeros(slacks)],
-        bounds=Bounds(0.0, np.r_[np.ones(options), np.full(slacks, np.inf)]),
-        constraints=[LinearConstraint(one_of, 1.0, 1.0), LinearConstraint(rows, -np.inf, most)],
-        options={"time_limit": SOLVER_SECONDS, "mip_rel_gap": 0.0},
-    )
-    x = np.zeros(options) if found.x is None else found.x
-    genes = np.array([[int(np.argmax(x[a:b])) for a, b in itertools.pairwise(starts)]])
-    return genes, found.status == 0 and float(violation(tables, limits, genes)[0]) > 1e-8
+    Exact by listing for small spaces, by integer programming for others. Raises `LimitError` where none is found.
+    """
+    if space.size() <= ENUMERABLE:
+        genes = every(space)
+        genes = genes[satisfied(tables, limits, genes)]
+        totals = sum((np.asarray(row)[column] for row, column in zip(gains, genes.T, strict=True)), np.zeros(len(genes)))
+        best = genes[[int(np.argmax(totals))]] if len(genes) else genes
+    else:
+        bounds = [(_table(tables, m), m.low, m.high) for m in limits]
+        best = greatest_gain(space, bounds, gains, SOLVER_SECONDS)
+        best = best[satisfied(tables, limits, best)] if len(best) else best
+    if not len(best):
+        raise LimitError(f"found no architecture of '{space.name}' that meets {' and '.join(map(str, limits))}; widen them")
+    return best[0]
+
+
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------

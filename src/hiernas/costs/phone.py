@@ -99,9 +99,10 @@ class PhoneTable:
         residual = int(site.stride == 1 and site.cin == site.cout)
         expand = site.cin * op.expand if self._by_channels else op.expand
         end = f"expand:{expand}-kernel:{op.kernel}-stride:{site.stride}-idskip:{residual}"
-        if self._by_channels and op.act in ("relu", "relu6", "hswish"):
+        other = op.groups != 1 or (op.expand == 1 and op.keep_1x1)  # no entry tells these blocks from the plain ones
+        if self._by_channels and not other and op.act in ("relu", "relu6", "hswish"):
             return f"{end}-se:{int(op.se)}-hs:{int(op.act == 'hswish')}"
-        if self._by_channels or op.se or op.act not in ("relu", "relu6"):
+        if self._by_channels or other or op.se or op.act not in ("relu", "relu6"):
             raise LatencyError(
                 f"the latency table '{self.device}' has no blocks like '{op.describe()}'; measure a device"
             )

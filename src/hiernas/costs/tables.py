@@ -27,6 +27,7 @@ class CostTable:
     metric: str
     constant: float  # stem, head and, for a latency, what every call of a network costs
     sites: tuple[np.ndarray, ...]  # per site float64 [options of the space]
+    space: SearchSpace
 
     def of(self, genes: np.ndarray) -> np.ndarray:
         """Costs of architectures: option indices int64 [N, sites] -> float64 [N] (exact integers for params, macs)."""
@@ -38,17 +39,17 @@ class CostTable:
     @property
     def smallest(self) -> float:
         """The least cost of any architecture of the space (exact)."""
-        return self._sum(np.min)
+        return self._sum(largest=False)
 
     @property
     def largest(self) -> float:
         """The greatest cost of any architecture of the space (exact)."""
-        return self._sum(np.max)
+        return self._sum(largest=True)
 
-    def _sum(self, pick: Callable[[np.ndarray], np.float64]) -> float:
+    def _sum(self, largest: bool) -> float:
         total = self.constant
-        for row in self.sites:  # in the order of `of`, so that the sums are equal to the last bit
-            total += float(pick(row))
+        for term in self.space.extreme(self.sites, largest):  # in the order of `of`: equal to the last bit in a chain
+            total += term
         return total
 
 
@@ -78,4 +79,4 @@ def _table(metric: str, space: SearchSpace, cost_of: Callable[[Part], float], co
     for part in fixed:
         constant += cost_of(part)
     rows = tuple(np.array([sum(map(cost_of, parts)) for parts in site], dtype=np.float64) for site in options)
-    return CostTable(metric, constant, rows)
+    return CostTable(metric, constant, rows, space)

@@ -20,10 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hiernas.architecture import Architecture
 from hiernas.errors import ConfigError, ExportError, did_you_mean
+from hiernas.export.alone import load_python
+from hiernas.export.python import python_files
 from hiernas.quiet import quiet
 
-FORMATS = ("onnx", "pt2")
+FORMATS = ("onnx", "pt2", "python")
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "python": ".py"}
 TOLERANCE = 1e-4  # largest relative difference allowed; measured: about 1e-7
 
 Runner = Callable[[Tensor], Tensor]  # images [B, C, H, W] -> logits [B, classes], by the format's runtime
@@ -36,19 +40,26 @@ class Exported:
     path: Path
     format: str
     largest_difference: float  # max |runtime - PyTorch| / max(1, max |PyTorch|), over the images
+    weights: Path | None = None  # the file beside it, where the format has one
 
 
 def export(
-    network: nn.Module, images: Tensor, path: Path, to: str, metadata: Mapping[str, str] | None = None
+    network: nn.Module,
+    images: Tensor,
+    path: Path,
+    to: str,
+    metadata: Mapping[str, str] | None = None,
+    architecture: Architecture | None = None,
 ) -> Exported:
     """Write a network in evaluation mode as one file that takes any batch size, and check it on `images`.
 
     `images`: float32 [B, C, H, W], real images, normalised as in training. `metadata` is stored in the file
     beside its `input_size` (JSON: [C, H, W]). The network itself is not changed: a copy on the CPU is exported.
-    An ONNX file has the input `image` [batch, C, H, W] and the output `logits` [batch, classes].
+    An ONNX file has the input `image` [batch, C, H, W] and the output `logits` [batch, classes]. A Python file
+    (`.py`) has its weights beside it (`.pt`) and, given the architecture, a table of its layers.
 
-    Raises `ConfigError` for an unknown format and `ExportError` where the network cannot be exported or the
-    file's outputs differ from PyTorch's; then no file is written, and an older one stays as it was.
+    Raises `ConfigError` for an unknown format, or a Python file whose name does not end in .py, and `ExportError` where
+    the network cannot be exported or the outputs differ from PyTorch's; then no file is written, and an older one stays.
     """
     if to not in FORMATS:
         raise ConfigError(f"cannot export to '{to}'; {did_you_mean(to, FORMATS)}")
@@ -57,16 +68,31 @@ def export(
     images = images.detach().cpu()
     frozen = copy.deepcopy(network).cpu().eval()
     metadata = {"input_size": json.dumps(list(images.shape[1:])), **(metadata or {})}
-    write, load = {"onnx": (_to_onnx, _load_onnx), "pt2": (_to_pt2, _load_pt2)}[to]
+    files, run = _written(frozen, images, path, to, metadata, architecture)
+    with quiet():
+        difference = _largest_difference(frozen, run, images, to)
+    _replace(files)
+    return Exported(path, to, difference, next((other for other in files if other != path), None))
+
+
+def _written(
+    network: nn.Module, images: Tensor, path: Path, to: str, metadata: Mapping[str, str], architecture: Architecture | None
+) -> tuple[dict[Path, bytes], Runner]:
+    """The contents of all files of a format, and what runs them."""
+    if to == "python" and path.suffix != ".py":
+        raise ConfigError(f"a Python file is named NAME.py, and its weights beside it NAME.pt, so it cannot be named {path}")
     with quiet():
         try:
-            data = write(frozen, images, metadata)
-            run = load(data)
+            if to == "python":
+                source, weights = python_files(network, images, metadata, architecture)
+                return {path.with_suffix(".pt"): weights, path: source}, load_python(source, weights, (images[:1], images))
+            write, load = {"onnx": (_to_onnx, _load_onnx), "pt2": (_to_pt2, _load_pt2)}[to]
+            data = write(network, images, metadata)
+            return {path: data}, load(data)
+        except ExportError:
+            raise
         except Exception as error:  # exporters raise almost anything
             raise ExportError(f"the network cannot be exported to {to}: {_first_line(error)}") from error
-        difference = _largest_difference(frozen, run, images, to)
-    _replace(path, data)
-    return Exported(path, to, difference)
 
 
 def _described(images: Tensor) -> str:
@@ -188,16 +214,19 @@ def _two(images: Tensor) -> Tensor:
     return images[:2] if len(images) > 1 else images.repeat(2, 1, 1, 1)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file at once: it is whole, or as it was before."""
-    partial = path.with_name(path.name + ".partial")
+def _replace(files: Mapping[Path, bytes]) -> None:
+    """Write files at once, the last one last: each is whole, or as it was before."""
+    partial = {path.with_name(path.name + ".partial"): path for path in files}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        for part, path in partial.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(files[path])
+        for part, path in partial.items():
+            os.replace(part, path)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
+        for part in partial:
+            with suppress(OSError):
+                part.unlink()
         raise ExportError(
             f"cannot write {path}: {error.strerror}; name a file in a folder that can be written to and has space left"
         ) from error

@@ -19,7 +19,7 @@ from hiernas.architecture import Architecture, Choice
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.ops import Op, initialise
-from hiernas.space import Decision, SearchSpace
+from hiernas.space import Decision, Group, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,11 @@ class Chain:
     @property
     def site_names(self) -> tuple[str, ...]:
         return tuple(s.name for s in self.sites)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """None: the sites of a chain are independent."""
+        return ()
 
     def space(self) -> SearchSpace:
         """The search space over all options of all sites."""

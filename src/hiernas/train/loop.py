@@ -1,4 +1,4 @@
-"""The training loop, for supernets (gates drawn per step) and stand-alone networks (no gates).
+"""The training loop, for supernets (gates drawn per step), bilevel search and stand-alone networks (no gates).
 
 All randomness of a step is derived from (seed, phase, epoch, step), and a checkpoint holds weights, momentum
 and position. A training that was cut off anywhere therefore ends, on CPU, with the same bits.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from hiernas.cells import DropPath
 from hiernas.data.batches import augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError
@@ -27,6 +28,35 @@ from hiernas.train.recipes import Phase, Recipe
 
 DrawGates = Callable[[np.random.Generator], Gates]
 Validate = Callable[[int], float | None]  # epochs done -> accuracy
+
+
+class Architect(Protocol):
+    """What learns an architecture beside the weights: the upper level of a bilevel search."""
+
+    @property
+    def images(self) -> Split: ...  # that it learns from
+    @property
+    def alternation(self) -> Literal["epoch", "step"]: ...  # an epoch of each (HourNAS), or by turns (DARTS)
+    def to(self, device: torch.device) -> None: ...
+    def draw(self, rng: np.random.Generator, progress: float) -> Gates:
+        """Gates for a step of the weights, without gradients; `progress` is the share of the phase that is done."""
+        ...
+
+    def learn(
+        self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
+        progress: float,
+    ) -> Tensor:  # fmt: skip
+        """One step of the architecture on images [B, C, H, W] and labels [B]; returns the loss, detached."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint must hold."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor]) -> None: ...
+    def summary(self) -> dict[str, Any]:
+        """For the event of an epoch."""
+        ...
 
 
 @dataclass
@@ -62,21 +92,26 @@ def fit(
     seed: int,
     run: RunFolder,
     draw_gates: DrawGates | None = None,
+    architect: Architect | None = None,
     validate: Validate | None = None,
 ) -> None:
     """Train `model` in place on `split`; resumes from, and saves to, `checkpoint/<phase>.safetensors` of the run.
 
-    With `draw_gates` the model is called as `model(x, gates)` with new gates each step. Raises `TrainingError`
-    where the loss is not finite; what was saved before stays.
+    With `draw_gates` the model is called as `model(x, gates)` with new gates each step. With an `architect` the
+    gates are its own, and it learns on its own images, for an epoch after each one of the weights or by turns.
+    Raises `TrainingError` where the loss is not finite; what was saved before stays.
     """
     fabric = make_fabric(recipe)
+    set_drop_path(model, recipe.drop_path)  # refused here where the model has none
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
     optimizer = _optimizer(model, phase, recipe)
-    position = _restore(model, optimizer, phase, run)
+    position = _restore(model, optimizer, phase, run, architect)
+    if architect is not None:
+        architect.to(fabric.device)
     if position.epoch >= phase.epochs:
         return
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-    trainer = _Trainer(fabric, wrapped, wrapped_optimizer, split, data, phase, recipe, seed, draw_gates)
+    trainer = _Trainer(fabric, wrapped, wrapped_optimizer, split, data, phase, recipe, seed, draw_gates, architect)
     with run.timed(phase.name), seeded(seed, phase.name):
         saved_at = time.monotonic()
         while position.epoch < phase.epochs:
@@ -84,13 +119,13 @@ def fit(
                 run.tell("step", phase=phase.name, epoch=position.epoch, step=position.step, steps=steps, epochs=phase.epochs)
                 if time.monotonic() - saved_at > run.checkpoint_seconds:
                     trainer.read_totals(position)
-                    _save(model, optimizer, phase, run, position)
+                    _save(model, optimizer, phase, run, position, architect)
                     saved_at = time.monotonic()
             summary = trainer.summary(position)
             position = Position(position.epoch + 1)
             accuracy = validate(position.epoch) if validate else None
             if position.epoch == phase.epochs or time.monotonic() - saved_at > min(5.0, run.checkpoint_seconds):
-                _save(model, optimizer, phase, run, position)
+                _save(model, optimizer, phase, run, position, architect)
                 saved_at = time.monotonic()
             run.event(
                 "epoch", phase=phase.name, epoch=position.epoch, epochs=phase.epochs, val_accuracy=accuracy, **summary
@@ -111,37 +146,76 @@ class _Trainer:
         recipe: Recipe,
         seed: int,
         draw_gates: DrawGates | None,
+        architect: Architect | None,
     ) -> None:
         self.fabric, self.model, self.optimizer = fabric, model, optimizer
         self.split, self.data, self.phase, self.recipe, self.seed = split, data, phase, recipe, seed
-        self.draw_gates = draw_gates
+        self.draw_gates, self.architect = draw_gates, architect
         self.settings = recipe.augmentation()
 
     def steps(self, position: Position) -> Iterator[int]:
         """Run the remaining steps of the current epoch, yielding the epoch's number of steps after each."""
         p = self.phase
-        order = epoch_order(len(self.split), self.recipe.batch_size, torch_generator(self.seed, p.name, position.epoch))
+        set_drop_path(self.model, self.recipe.drop_path * position.epoch / p.epochs)
+        schedule = self._schedule(position.epoch)
         self.model.train()
         totals = torch.tensor([position.loss, float(position.correct)], dtype=torch.float64)
         self.totals = totals.to(self.fabric.device)  # loss * images and correct: on the device, read rarely
-        for step in range(position.step, len(order)):
-            self._step(order[step], position.epoch, step, len(order))
+        for step in range(position.step, len(schedule)):
+            of_weights, indices = schedule[step]
+            if of_weights:
+                self._step(indices, position.epoch, step, len(schedule))
+                position.images += len(indices)
+            else:
+                self._learn(indices, position.epoch, step, len(schedule))
             position.step = step + 1
-            position.images += len(order[step])
-            if step % 20 == 19 or step == len(order) - 1:
+            if step % 20 == 19 or step == len(schedule) - 1:
                 self.read_totals(position)
-            yield len(order)
+            yield len(schedule)
+
+    def _schedule(self, epoch: int) -> list[tuple[bool, Tensor]]:
+        """The batches of an epoch in order, each with whether it is for the weights."""
+        name, size = self.phase.name, self.recipe.batch_size
+        weights = epoch_order(len(self.split), size, torch_generator(self.seed, name, epoch))
+        if self.architect is None:
+            return [(True, batch) for batch in weights]
+        others = epoch_order(len(self.architect.images), size, torch_generator(self.seed, name, epoch, "architecture"))
+        if self.architect.alternation == "epoch":
+            return [(True, batch) for batch in weights] + [(False, batch) for batch in others]
+        pairs = [((False, others[i % len(others)]), (True, batch)) for i, batch in enumerate(weights)]
+        return [step for pair in pairs for step in pair]
+
+    def _learn(self, indices: Tensor, epoch: int, step: int, steps: int) -> None:
+        assert self.architect is not None  # only an architect has such steps
+        x, y = self._batch(self.architect.images, indices, epoch, step)
+        torch.manual_seed(torch_seed(self.seed, self.phase.name, epoch, step, "dropout"))  # inside `seeded`
+        rng = numpy_generator(self.seed, self.phase.name, epoch, step, "gates")
+        loss = self.architect.learn(self.model, x, y, self.fabric.backward, rng, self._progress(epoch, step, steps))
+        if step % 20 == 19 and not bool(torch.isfinite(loss)):
+            raise self._not_finite(epoch, step)
+
+    def _progress(self, epoch: int, step: int, steps: int) -> float:
+        return (epoch + step / steps) / self.phase.epochs
+
+    def _gates(self, epoch: int, step: int, steps: int) -> Gates | None:
+        rng = numpy_generator(self.seed, self.phase.name, epoch, step, "gates")
+        if self.architect is not None:
+            return self.architect.draw(rng, self._progress(epoch, step, steps))
+        return self.draw_gates(rng) if self.draw_gates is not None else None
 
     def _step(self, indices: Tensor, epoch: int, step: int, steps: int) -> None:
-        x, y = self._batch(indices, epoch, step)
+        x, y = self._batch(self.split, indices, epoch, step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.phase.lr * self.recipe.lr_factor(epoch + step / steps, self.phase.epochs)
         torch.manual_seed(torch_seed(self.seed, self.phase.name, epoch, step, "dropout"))  # inside `seeded`
-        if self.draw_gates is None:
-            logits = self.model(x)
-        else:
-            logits = self.model(x, self.draw_gates(numpy_generator(self.seed, self.phase.name, epoch, step, "gates")))
+        gates = self._gates(epoch, step, steps)
+        output = self.model(x) if gates is None else self.model(x, gates)
+        logits, auxiliary = output if isinstance(output, tuple) else (output, None)
         loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
+        if auxiliary is not None:
+            loss = loss + self.recipe.auxiliary * F.cross_entropy(
+                auxiliary, y, label_smoothing=self.recipe.label_smoothing
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.recipe.grad_clip > 0:
@@ -165,11 +239,11 @@ class _Trainer:
             "--set train.grad_clip=5"
         )
 
-    def _batch(self, indices: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, split: Split, indices: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         generator = torch_generator(self.seed, self.phase.name, epoch, step, "augment")
-        images = augment(self.split.images.fetch(indices), self.settings, generator)
+        images = augment(split.images.fetch(indices), self.settings, generator)
         x = normalise(images, self.data, self.fabric.device)
-        return x, self.split.labels[indices].to(self.fabric.device)
+        return x, split.labels[indices].to(self.fabric.device)
 
     def read_totals(self, position: Position) -> None:
         loss, correct = self.totals.tolist()
@@ -177,10 +251,20 @@ class _Trainer:
             raise self._not_finite(position.epoch, position.step - 1)
         position.loss, position.correct = loss, int(correct)
 
-    def summary(self, position: Position) -> dict[str, float]:
+    def summary(self, position: Position) -> dict[str, Any]:
         images = max(position.images, 1)
         lr = self.phase.lr * self.recipe.lr_factor(position.epoch, self.phase.epochs)
-        return {"loss": position.loss / images, "train_accuracy": position.correct / images, "lr": lr}
+        learned = {} if self.architect is None else self.architect.summary()
+        return {"loss": position.loss / images, "train_accuracy": position.correct / images, "lr": lr, **learned}
+
+
+def set_drop_path(model: nn.Module, probability: float) -> None:
+    """Set the probability of all `DropPath` modules. Raises `ConfigError` where one is asked for and there is none."""
+    modules = [m for m in model.modules() if isinstance(m, DropPath)]
+    if probability > 0 and not modules:
+        raise ConfigError("train.drop_path is for networks of cells, and this network has no edge to drop; leave it out")
+    for module in modules:
+        module.p = probability
 
 
 def _optimizer(model: nn.Module, phase: Phase, recipe: Recipe) -> torch.optim.SGD:
@@ -190,8 +274,13 @@ def _optimizer(model: nn.Module, phase: Phase, recipe: Recipe) -> torch.optim.SG
     return torch.optim.SGD([g for g in groups if g["params"]], lr=phase.lr, momentum=recipe.momentum)
 
 
-def _save(model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, position: Position) -> None:
+def _save(
+    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, position: Position,
+    architect: Architect | None,
+) -> None:  # fmt: skip
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    if architect is not None:
+        tensors |= {f"architecture.{k}": v for k, v in architect.tensors().items()}
     if position.epoch < phase.epochs:  # a finished training needs no momentum
         for name, p in model.named_parameters():
             buffer = optimizer.state.get(p, {}).get("momentum_buffer")
@@ -200,7 +289,9 @@ def _save(model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFo
     run.save_tensors(phase.name, tensors, {**asdict(position), "epochs": phase.epochs})
 
 
-def _restore(model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder) -> Position:
+def _restore(
+    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, architect: Architect | None
+) -> Position:
     saved = run.load_tensors(phase.name)
     if saved is None:
         return Position()
@@ -209,7 +300,9 @@ def _restore(model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: Ru
         raise RunError(f"{run.path}/checkpoint/{phase.name}.safetensors is not from a training of {phase.epochs} epochs")
     try:
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    except RuntimeError as error:
+        if architect is not None:
+            architect.restore({k[13:]: v for k, v in tensors.items() if k.startswith("architecture.")})
+    except (RuntimeError, KeyError) as error:
         file = run.path / "checkpoint" / f"{phase.name}.safetensors"
         raise RunError(f"{file} does not fit the network; start the search again") from error
     for name, p in model.named_parameters():

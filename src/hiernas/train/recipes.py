@@ -24,6 +24,8 @@ class Recipe:
     augment: Literal["auto", "crop", "resized_crop", "none"] = "auto"
     flip: bool | None = None  # horizontal; None: for colour images
     cutout: int = 0  # side of the square, in pixels
+    auxiliary: float = 0.4  # weight of the auxiliary classifier's loss, in networks that have one
+    drop_path: float = 0.0  # probability at the last epoch, grown linearly from 0; for networks of cells
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
@@ -31,7 +33,7 @@ class Recipe:
         ranges = {  # lowest, highest
             "batch_size": (2, math.inf), "momentum": (0, 0.9999), "weight_decay": (0, math.inf),
             "warmup_epochs": (0, math.inf), "label_smoothing": (0, 0.99), "grad_clip": (0, math.inf),
-            "cutout": (0, math.inf),
+            "cutout": (0, math.inf), "auxiliary": (0, math.inf), "drop_path": (0, 0.99),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)

@@ -1,0 +1,161 @@
+"""Measuring a device without HierNAS: a folder with all operations of a space goes there, a JSON file comes back.
+
+The folder holds `measure.py` (a copy of `runner`), `manifest.json` and one ONNX file per probe. The file that comes
+back holds latencies as measured; overhead and edges are taken off here, exactly as in `latency.measure_table`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hiernas.costs import runner
+from hiernas.costs.doubts import doubts, entry_doubt
+from hiernas.costs.latency import RUNS, WARMUP, Entry, LatencyTable, read_text
+from hiernas.costs.probes import OVERHEAD, Plan, Probe, described, fingerprint, plan_of
+from hiernas.costs.timing import example
+from hiernas.errors import LatencyError
+from hiernas.space import SearchSpace
+from hiernas.version import VERSION
+
+HEADER: dict[str, type] = {"device": str, "runtime": str, "version": str, "threads": int, "batch": int}
+BATCH = 1
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What was written: number of ONNX files and bytes."""
+
+    files: int
+    size: int
+
+
+def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> Pack:
+    """Write the folder that measures a space on a device with only onnxruntime and numpy.
+
+    Raises `LatencyError` where the folder exists and is not empty, or cannot be written.
+    """
+    folder, plan = Path(folder), plan_of(space, with_edges=True)
+    batches = [([probe for item in chunk for probe in item.probes], chunk[0].runs * runs) for chunk in plan.chunks()]
+    writer = _Writer(folder)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise LatencyError(f"{folder} exists and is not an empty folder; name a new one for the pack")
+        (folder / "operations").mkdir(parents=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same weights in every pack of a space
+            listed = [
+                {"runs": n, "warmup": WARMUP, "probes": [writer.write(probe) for probe in probes]} for probes, n in batches
+            ]
+        manifest = {
+            "kind": runner.MANIFEST_KIND, "hiernas": VERSION, "space": described(space), "plan": fingerprint(plan),
+            "batch": BATCH, "batches": listed,
+        }  # fmt: skip
+        (folder / "measure.py").write_bytes(Path(runner.__file__).read_bytes())
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")  # last: without it a pack is none
+    except OSError as error:
+        raise LatencyError(f"cannot write the pack {folder}: {error.strerror}") from error
+    return Pack(writer.files, writer.size)
+
+
+class _Writer:
+    """Writes probes one after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.files, self.size = folder, 0, 0
+
+    def write(self, probe: Probe) -> dict[str, Any]:
+        from hiernas.costs.runtimes import to_onnx
+
+        model = to_onnx(probe.build(), example(BATCH, probe.input_size))
+        name = f"operations/{self.files:04d}.onnx"
+        (self.folder / name).write_bytes(model)
+        self.files, self.size = self.files + 1, self.size + len(model)
+        digest = hashlib.sha256(model).hexdigest()
+        return {"key": probe.key, "file": name, "shape": [BATCH, *probe.input_size], "sha256": digest}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A table made from a file that came back: what it lacks of the space, and what looks wrong."""
+
+    table: LatencyTable
+    missing: tuple[str, ...]  # keys of operations
+    doubts: tuple[str, ...]
+
+
+def import_measurement(space: SearchSpace, path: str | Path, allow_missing: bool = False) -> Imported:
+    """Read what `measure.py` of a pack of this space wrote, and make a latency table of it.
+
+    Raises `LatencyError` for another kind of file, another space, shapes that do not fit, entries that are no
+    latencies and, without `allow_missing`, operations that were not measured.
+    """
+    plan, value = plan_of(space, with_edges=True), _read(path)
+    _check_header(path, value, space, plan)
+    raw = _raw_entries(path, value, plan.probes())
+    if OVERHEAD not in raw:
+        raise LatencyError(f"{path} does not even hold the overhead of a call; let measure.py run to its end")
+    entries: dict[str, Entry] = {}
+    for item in plan:
+        if all(p.key in raw for p in item.probes) and all(key in entries for key in item.needs):
+            entries[item.key] = item.entry(raw, entries)
+    overhead = entries.pop(OVERHEAD).p10_ms
+    missing = tuple(o.key for o in plan.operations if o.key not in entries)
+    if missing and not allow_missing:
+        shown = ", ".join(f"'{key}'" for key in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise LatencyError(
+            f"{path} lacks {len(missing)} of {len(plan.operations)} operations ({shown}); run measure.py again with the "
+            "same --out, it goes on, or take the rest with --allow-missing"
+        )
+    header = {name: value[name] for name in HEADER}
+    table = LatencyTable(**header, raw_overhead_ms=overhead, entries=entries)
+    return Imported(table, missing, tuple({**doubts(plan, entries), **_raw_doubts(raw)}.values()))
+
+
+def _raw_doubts(raw: Mapping[str, Entry]) -> dict[str, str]:
+    few = {key: f"'{key}' was run only {e.runs} times" for key, e in raw.items() if e.runs < RUNS}
+    found = {key: entry_doubt(key, e) for key, e in raw.items()}
+    return {**few, **{key: line for key, line in found.items() if line}}
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        value = json.loads(read_text(path))
+    except ValueError as error:
+        raise LatencyError(f"{path} is damaged ({error}); bring it from the device again") from error
+    if not isinstance(value, dict) or value.get("kind") != runner.RESULT_KIND:
+        raise LatencyError(f"{path} is not what measure.py of this version's packs writes ('{runner.RESULT_KIND}')")
+    return value
+
+
+def _check_header(path: str | Path, value: Mapping[str, Any], space: SearchSpace, plan: Plan) -> None:
+    wrong = [name for name, kind in HEADER.items() if type(value.get(name)) is not kind]
+    if wrong or value["threads"] < 1 or value["batch"] != BATCH or not isinstance(value.get("entries"), dict):
+        raise LatencyError(f"{path} is damaged (its header: {', '.join(wrong) or 'values'}); bring it from the device again")
+    if value.get("plan") != fingerprint(plan):
+        theirs, ours = (json.dumps(x) for x in (value.get("space"), described(space)))
+        raise LatencyError(
+            f"{path} was measured for {theirs} by a pack of hiernas {value.get('hiernas')}, which holds other operations than "
+            f"{ours} of hiernas {VERSION}; name the space, --input-size, --num-classes and --set of the pack, or pack again"
+        )
+
+
+def _raw_entries(path: str | Path, value: Mapping[str, Any], probes: Mapping[str, Probe]) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    for key, row in value["entries"].items():
+        if key not in probes:
+            raise LatencyError(f"{path} has an entry '{key}' that its pack does not ask for; measure again")
+        try:
+            numbers = {name: row[name] for name in ("median_ms", "p10_ms", "p90_ms", "runs")}
+            found[key], shape = Entry(**numbers), list(row["shape"])
+        except (KeyError, TypeError, LatencyError) as error:
+            raise LatencyError(f"{path} is damaged at '{key}' ({error}); measure that entry again") from error
+        if shape != [BATCH, *probes[key].input_size]:
+            raise LatencyError(f"{path} measured '{key}' on inputs {shape}, not {[BATCH, *probes[key].input_size]}; pack again")
+    return {key: found[key] for key in probes if key in found}

@@ -1,0 +1,136 @@
+"""Genotypes: cells written down in DARTS' own form, as text and as JSON.
+
+    Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ...], normal_concat=range(2, 6), reduce=..., ...)
+
+A cell is a list of (operation, input) pairs, two for each node in order; inputs 0 and 1 are the two cells before it,
+2, 3, ... its own nodes. Lists of one list per node, as H-DAS writes them, are read too.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hiernas.errors import SpaceError, did_you_mean
+
+Edge = tuple[str, int]  # operation and the state it reads
+Graph = tuple[tuple[Edge, ...], ...]  # the edges into each node, in the order of the nodes
+
+INPUTS = 2  # states that a graph starts from
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """Cells by kind (`normal` and `reduce`, or H-DAS' five), each with the edges into its nodes, sorted by input."""
+
+    cells: tuple[tuple[str, Graph], ...]
+
+    def graph(self, kind: str) -> Graph:
+        """The cell of a kind; where the genotype has no `normal2`, its `normal` stands for it."""
+        graphs = dict(self.cells)
+        general = kind.rstrip("0123456789")
+        if kind not in graphs and general not in graphs:
+            raise SpaceError(f"the genotype has no cell '{kind}'; it has {', '.join(graphs)}")
+        return graphs[kind] if kind in graphs else graphs[general]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values in DARTS' form: per kind the pairs of all nodes in one list, and the concatenated nodes."""
+        value: dict[str, Any] = {}
+        for kind, graph in self.cells:
+            value[kind] = [[op, source] for node in graph for op, source in node]
+            value[f"{kind}_concat"] = list(range(INPUTS, INPUTS + len(graph)))
+        return value
+
+    def to_text(self) -> str:
+        """DARTS' printed form, which `read_genotype` and DARTS' own code read."""
+        parts = []
+        for kind, graph in self.cells:
+            pairs = [(op, source) for node in graph for op, source in node]
+            parts += [f"{kind}={pairs}", f"{kind}_concat=range({INPUTS}, {INPUTS + len(graph)})"]
+        return f"Genotype({', '.join(parts)})"
+
+
+def read_genotype(value: str | Mapping[str, Any] | Genotype) -> Genotype:
+    """A genotype from its text, its JSON text or its JSON value. Raises `SpaceError` with what is wrong."""
+    if isinstance(value, Genotype):
+        return value
+    fields = _fields_of_text(value) if isinstance(value, str) else value
+    if not isinstance(fields, Mapping) or not fields:
+        raise SpaceError(f"not a genotype: {_short(value)}; write Genotype(normal=[('sep_conv_3x3', 0), ...], ...)")
+    cells = tuple((kind, read_graph(fields[kind], kind)) for kind in fields if not kind.endswith("_concat"))
+    for kind, graph in cells:
+        check_concat(fields.get(f"{kind}_concat"), kind, tuple(range(INPUTS, INPUTS + len(graph))))
+    return Genotype(cells)
+
+
+def read_graph(value: Any, what: str) -> Graph:
+    """The edges into each node from pairs in one list (two for each node), or from one list per node."""
+    try:
+        nested = bool(value) and not isinstance(value[0][0], str)
+        nodes = value if nested else [value[i : i + 2] for i in range(0, len(value), 2)]
+        graph = tuple(tuple(sorted(((str(op), int(source)) for op, source in node), key=_source)) for node in nodes)
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise SpaceError(f"'{what}' is no list of (operation, input) pairs: {_short(value)}") from error
+    for node, edges in enumerate(graph, INPUTS):
+        _check_node(what, node, edges)
+    return graph
+
+
+def _source(edge: Edge) -> int:
+    return edge[1]
+
+
+def _check_node(what: str, node: int, edges: Sequence[Edge]) -> None:
+    sources = [source for _, source in edges]
+    if len(edges) != 2 or sources[0] == sources[1]:
+        raise SpaceError(f"node {node} of '{what}' has edges from {sources}; it takes two edges from different inputs")
+    for source in sources:
+        if not 0 <= source < node:
+            raise SpaceError(f"node {node} of '{what}' takes input {source}; it can take 0 to {node - 1}")
+
+
+def check_concat(value: Any, what: str, expected: tuple[int, ...]) -> None:
+    """Refuse a cell whose output is not the concatenation that its space builds; None stands for that one."""
+    if value is not None and tuple(value) != expected:
+        raise SpaceError(f"'{what}' concatenates the nodes {list(value)}; this space concatenates {list(expected)}")
+
+
+def check_operations(graph: Graph, what: str, allowed: Sequence[str]) -> None:
+    """Refuse operations that a space does not have."""
+    for node, edges in enumerate(graph, INPUTS):
+        for op, source in edges:
+            if op not in allowed:
+                raise SpaceError(
+                    f"the edge from {source} to {node} of '{what}' cannot be '{op}'; {did_you_mean(op, allowed)}"
+                )
+
+
+def _fields_of_text(text: str) -> Any:
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise SpaceError(f"not a genotype: {error}") from error
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError
+        return {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise SpaceError(
+            f"not a genotype: {_short(text)}; write Genotype(normal=[('sep_conv_3x3', 0), ...], ...)"
+        ) from error
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        return list(range(*(int(ast.literal_eval(argument)) for argument in node.args)))
+    return ast.literal_eval(node)
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return f"'{text}'" if len(text) <= 60 else f"'{text[:57]}...'"

@@ -1,0 +1,243 @@
+"""`hiernas measure`: the latency table of a space, measured here, elsewhere with a pack, or merged of two; calibration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hiernas.costs.calibrate import Calibration, Errors, calibrate, title
+from hiernas.costs.doubts import doubts
+from hiernas.costs.latency import LatencyTable, Progress, cached_table_path, measure_table
+from hiernas.costs.merge import Merged, merge
+from hiernas.costs.pack import import_measurement, write_pack
+from hiernas.costs.probes import plan_of
+from hiernas.costs.runtimes import RUNTIMES
+from hiernas.costs.tables import cost_tables
+from hiernas.errors import ConfigError, LatencyError
+from hiernas.randomness import numpy_generator
+from hiernas.report.units import milliseconds
+from hiernas.run import make_runtime, space_function
+from hiernas.runfolder import Listener
+from hiernas.space import SearchSpace
+
+SHOWN = 5  # doubts that are shown
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `hiernas measure` was asked; None where nothing was said."""
+
+    space: str
+    input_size: tuple[int, int, int]
+    num_classes: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the space
+    runtime: str | None = None
+    threads: int | None = None
+    out: Path | None = None
+    pack: Path | None = None
+    import_file: Path | None = None
+    allow_missing: bool = False
+    merge: Path | None = None
+    calibrate: int | None = None
+    even: bool = False
+    seed: int | None = None
+    store_correction: bool = False
+
+
+def measure(asked: Asked, listener: Listener) -> dict[str, str]:
+    """Do what was asked; what it says, by name. Raises `ConfigError` for options that do not go together."""
+    _check(asked)
+    arguments = dict(asked.arguments)
+    make = space_function(asked.space, arguments)
+    space = make(input_size=asked.input_size, num_classes=asked.num_classes, **arguments)
+    if asked.pack is not None:
+        return _pack(space, asked.pack)
+    if asked.import_file is not None:
+        return _import(space, asked.import_file, asked.out, asked.allow_missing)
+    if asked.merge is not None:
+        return _merge(space, asked.merge, asked.out)
+    return _measure(space, asked, listener)
+
+
+def teller(listener: Listener, event: str = "measuring") -> Progress:
+    """Progress of a measurement as events for a listener."""
+    return lambda done, total, key: listener({"event": event, "done": done, "total": total, "key": key})
+
+
+def _check(asked: Asked) -> None:
+    modes = {"--pack": asked.pack, "--import": asked.import_file, "--merge": asked.merge, "--calibrate": asked.calibrate}
+    given = [flag for flag, value in modes.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} do not go together; give one of them at a time")
+    rules = [
+        (asked.allow_missing, "--allow-missing", "--import", asked.import_file),
+        (asked.even, "--even", "--calibrate", asked.calibrate),
+        (asked.seed is not None, "--seed", "--calibrate", asked.calibrate),
+        (asked.store_correction, "--store-correction", "--calibrate", asked.calibrate),
+    ]
+    for is_given, flag, needed, value in rules:
+        if is_given and value is None:
+            raise ConfigError(f"{flag} is for {needed}; give both, or neither")
+    elsewhere = given and given != ["--calibrate"]
+    if elsewhere and (asked.runtime is not None or asked.threads is not None):
+        raise ConfigError(
+            f"--runtime and --threads do not go with {given[0]}: nothing is measured here (a pack runs on onnxruntime, "
+            "with `measure.py --threads N` on the device)"
+        )
+    if asked.pack is not None and asked.out is not None:
+        raise ConfigError("--out does not go with --pack: name the pack's folder with --pack DIR")
+    if asked.store_correction and asked.out is None:
+        raise ConfigError(
+            "--store-correction needs a table of its own, --out FILE: the cached one serves all spaces, and a correction is "
+            "of one space"
+        )
+
+
+def _measure(space: SearchSpace, asked: Asked, listener: Listener) -> dict[str, str]:
+    engine = make_runtime(asked.runtime or "onnxruntime", asked.threads or 1)
+    path = asked.out or cached_table_path(engine)
+    table = measure_table(space, engine, path, teller(listener))
+    shown = {}
+    if asked.calibrate is not None:
+        rng = numpy_generator(asked.seed or 0, "calibrate")
+        found = calibrate(space, table, engine, asked.calibrate, rng, asked.even, teller(listener, "measured"))
+        shown = _write_calibration(found, path, title(space))
+        if asked.store_correction:
+            table = found.corrected_table()
+            table.save(path)
+    noticed = doubts(plan_of(space, engine.inner_layout), table.entries)
+    return {**_described(space, table, path), **shown, **_doubts(tuple(noticed.values()))}
+
+
+def _pack(space: SearchSpace, folder: Path) -> dict[str, str]:
+    written = write_pack(space, folder)
+    return {
+        "folder": f"{folder}: {written.files} ONNX files, {written.size / 1e6:.1f} MB",
+        "on the device": "python measure.py --out measured.json (needs onnxruntime and numpy; interrupted, it goes on)",
+        "then here": "the same `hiernas measure` command with --import measured.json instead of --pack",
+    }
+
+
+def _import(space: SearchSpace, file: Path, out: Path | None, allow_missing: bool) -> dict[str, str]:
+    path = out or file.with_name(f"{file.stem}-table.json")
+    found = import_measurement(space, file, allow_missing)
+    shown, table = {}, found.table
+    if path.exists():
+        merged = merge(_ours(path), table)
+        table, shown = merged.table, {"merged": _said(merged)}
+    table.save(path)
+    if found.missing:
+        shown["missing"] = f"{len(found.missing)} operations, such as '{found.missing[0]}': networks with them have no latency"
+    return {**_described(space, table, path), **shown, **_doubts(found.doubts)}
+
+
+def _merge(space: SearchSpace, file: Path, out: Path | None) -> dict[str, str]:
+    other = _ours(file)
+    path = out or cached_table_path(other)
+    if not path.exists():
+        raise LatencyError(f"there is no table {path} that {file} could be merged into; name it with --out")
+    merged = merge(_ours(path), other)
+    merged.table.save(path)
+    shown = {"merged": _said(merged)}
+    if other.correction is not None:
+        shown["note"] = f"the correction in {file} was left out: it belongs to that table's own numbers"
+    return {**_described(space, merged.table, path), **shown}
+
+
+def _ours(path: Path) -> LatencyTable:
+    return LatencyTable.load(path)
+
+
+def _said(merged: Merged) -> str:
+    return (
+        f"{merged.added} new entries, {merged.replaced} replaced by ones of more runs, {merged.kept} kept as they were "
+        "(of as many runs or more)"
+    )
+
+
+def _described(space: SearchSpace, table: LatencyTable, path: Path) -> dict[str, str]:
+    with_edges = table.runtime not in RUNTIMES or RUNTIMES[table.runtime].inner_layout
+    operations = plan_of(space, with_edges).operations
+    there = sum(o.key in table.entries for o in operations)
+    shown = {
+        "file": str(path),
+        "device": f"{table.device}, {table.runtime} {table.version}, {table.threads} thread(s), batch {table.batch}",
+        "entries": f"{there} of the space's {len(operations)} operations ({len(table.entries)} in the file)",
+    }
+    if there == len(operations):
+        latency = cost_tables(space, table)["latency_ms"]
+        shown["fastest network"], shown["slowest network"] = milliseconds(latency.smallest), milliseconds(latency.largest)
+    c = table.correction
+    if c is not None:
+        other = "" if c.space == title(space) else " - which is another space: calibrate this one in a file of its own"
+        shown["correction"] = (
+            f"{c.constant_ms:+.4f} ms + {c.scale:.4f} x the sum, fitted on {c.networks} networks of {c.space}{other}"
+        )
+    return shown
+
+
+def _doubts(lines: Sequence[str]) -> dict[str, str]:
+    if not lines:
+        return {}
+    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return {"suspicious": f"{len(lines)}: {'; '.join(lines[:SHOWN])}{more} (in doubt, measure again into another file)"}
+
+
+# -- calibration -------------------------------------------------------------------------------------------------
+
+
+def _write_calibration(found: Calibration, table: Path, where: str) -> dict[str, str]:
+    """Numbers and picture beside the table; what they say."""
+    numbers, picture = (table.with_name(f"{table.stem}-calibration.{kind}") for kind in ("json", "svg"))
+    try:
+        numbers.write_text(json.dumps({"space": where, **found.to_json()}, indent=1) + "\n")
+        picture.write_text(scatter(found, where))
+    except OSError as error:
+        raise LatencyError(f"cannot write {numbers}: {error.strerror}") from error
+    shown = {"sum of the table": f"{_errors(found.all_errors())}, over {len(found.architectures)} networks"}
+    if found.correction is None:
+        shown["corrected"] = "no: measured latencies do not grow with the sums; was the device busy?"
+    else:
+        c = found.correction
+        shown["fitted"] = f"{c.constant_ms:+.4f} ms + {c.scale:.4f} x the sum, on {c.networks} of the networks"
+        shown["corrected"] = f"{_errors(found.errors(corrected=True))}, over the other {found.errors(True).networks} networks"
+        shown["uncorrected"] = f"{_errors(found.errors(corrected=False))}, over the same ones"
+    return {**shown, "written": f"{numbers} and {picture.name}"}
+
+
+def _errors(e: Errors) -> str:
+    return f"mean absolute error {e.mean_absolute_percent:.2f} %, bias {e.bias_percent:+.2f} %, Spearman {e.spearman:.4f}"
+
+
+def scatter(found: Calibration, where: str) -> str:
+    """Predicted against measured latencies as an SVG file."""
+    import io
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from hiernas.report.svg import BLUE, INK, MUTED, ORANGE, STYLE
+
+    style: Any = {**STYLE, "svg.hashsalt": "calibration"}
+    measured, c = found.measured_ms, found.correction
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+        ax = figure.add_subplot()
+        ends = [float(min(measured.min(), found.sums_ms.min())), float(max(measured.max(), found.sums_ms.max()))]
+        ax.plot(ends, ends, color=MUTED, linewidth=1.0, label="exact")
+        ax.plot(measured[::2], found.sums_ms[::2], "o", color=BLUE, fillstyle="none", label="sum, networks that fitted")
+        ax.plot(measured[1::2], found.sums_ms[1::2], "o", color=BLUE, label="sum, other networks")
+        if c is not None:
+            corrected = c.constant_ms + c.scale * found.sums_ms[1::2]
+            ax.plot(measured[1::2], corrected, "x", color=ORANGE, label="corrected, other networks")
+        ax.set_xlabel("measured (ms)")
+        ax.set_ylabel("predicted (ms)")
+        t = found.table
+        ax.set_title(f"{where}\n{t.device}, {t.runtime} {t.version}, {t.threads} thread(s)", color=INK, fontsize=12)
+        ax.legend()
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

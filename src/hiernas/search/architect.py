@@ -1,0 +1,160 @@
+"""The upper level of HourNAS' bilevel search (arXiv 2005.14446v3, Eqs. 8 to 10): proposals that learn which network is best.
+
+Parameters theta [m, L, O] of m proposals and Pi [m], which weighs the proposals. A step of the weights trains one
+sampled network; a step of the architecture sends the validation loss back through the gates of one sampled network
+(Gumbel-Max, straight-through: only its operations are computed) or of the mixture of all (Gumbel-softmax).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hiernas.data.split import Split
+from hiernas.gates import Gates
+from hiernas.search.proposals import Adam, Targets, entropy, probabilities, resource_loss, temperature
+
+Sampling = Literal["gumbel_max", "gumbel_softmax"]
+
+
+class ProposalArchitect:
+    """Proposals under training; see `hiernas.train.loop.Architect`.
+
+    `targets` and `alpha`: the regulariser T of Eq. 10, which holds the proposals at the targets; None without any.
+    """
+
+    alternation: Literal["epoch", "step"] = "epoch"  # Alg. 1: an epoch of the weights, then one of the architecture
+
+    def __init__(
+        self,
+        theta: np.ndarray,
+        options: np.ndarray,
+        images: Split,
+        *,
+        lr: float,
+        tau: tuple[float, float],
+        sampling: Sampling = "gumbel_max",
+        targets: Targets | None = None,
+        alpha: float = 0.0,
+        beta: float = 0.0,
+    ) -> None:
+        self.theta, self.pi = theta.copy(), np.zeros(len(theta))
+        self.options, self.images = options, images
+        self.tau, self.sampling, self.targets, self.alpha, self.beta = tau, sampling, targets, alpha, beta
+        self._adam = {"theta": Adam(theta.shape, lr), "pi": Adam(self.pi.shape, lr)}
+        self._widths = options.sum(1).tolist()
+        self._device = torch.device("cpu")
+        self._now = tau[0]
+
+    def to(self, device: torch.device) -> None:
+        """The gates' weights go to this device; the parameters, a few hundred numbers, stay where they are."""
+        self._device = device
+
+    # -- sampling ----------------------------------------------------------------------------------------------
+
+    def draw(self, rng: np.random.Generator, progress: float) -> Gates:
+        """The gates of one sampled network (or of one sampled mixture), without gradients."""
+        with torch.no_grad():
+            return self._sampled(rng, progress, *self._parameters(False))
+
+    def _parameters(self, learning: bool) -> tuple[Tensor, Tensor]:
+        theta, pi = torch.from_numpy(self.theta.copy()), torch.from_numpy(self.pi.copy())
+        return theta.requires_grad_(learning), pi.requires_grad_(learning)
+
+    def _sampled(self, rng: np.random.Generator, progress: float, theta: Tensor, pi: Tensor) -> Gates:
+        self._now = temperature(*self.tau, progress)
+        proposal_noise, noise = rng.gumbel(size=pi.shape), rng.gumbel(size=theta.shape)
+        if self.sampling == "gumbel_max":
+            return self._one_path(theta, pi, proposal_noise, noise)
+        return self._mixture(theta, pi, proposal_noise, noise)
+
+    def _one_path(self, theta: Tensor, pi: Tensor, proposal_noise: np.ndarray, noise: np.ndarray) -> Gates:
+        """One option per site: weight 1, with the gradient of pi_i * p (the proposal's and the option's probability)."""
+        i = int((self.pi / self._now + proposal_noise).argmax())
+        genes = np.where(self.options, self.theta[i] / self._now + noise[i], -np.inf).argmax(-1)
+        indices = tuple((int(g),) for g in genes)
+        if not theta.requires_grad:
+            return Gates(indices, (None,) * len(genes))
+        p = self._softmax(theta[i])[torch.arange(len(genes)), torch.from_numpy(genes)]
+        gates = (pi / self._now).softmax(0)[i] * p
+        gates = (1.0 + gates - gates.detach()).to(self._device, torch.float32)
+        return Gates(indices, tuple(gates.unsqueeze(1).unbind()))
+
+    def _mixture(self, theta: Tensor, pi: Tensor, proposal_noise: np.ndarray, noise: np.ndarray) -> Gates:
+        """All options, weighted by the relaxed samples of all proposals (Eq. 9)."""
+        mixed = (pi / self._now + torch.from_numpy(proposal_noise)).softmax(0)
+        samples = torch.stack([self._softmax(t, n) for t, n in zip(theta, torch.from_numpy(noise), strict=True)])
+        weights = (mixed[:, None, None] * samples).sum(0).to(self._device, torch.float32)
+        rows = [row[:width] for row, width in zip(weights.unbind(), self._widths, strict=True)]
+        return Gates(tuple(tuple(range(width)) for width in self._widths), tuple(rows))
+
+    def _softmax(self, theta: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+        return (theta / self._now + noise).masked_fill(~torch.from_numpy(self.options), -torch.inf).softmax(-1)
+
+    # -- learning ----------------------------------------------------------------------------------------------
+
+    def learn(
+        self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
+        progress: float,
+    ) -> Tensor:  # fmt: skip
+        """One step of theta and Pi on the validation loss and alpha * T (Eq. 10); the weights get no gradients."""
+        theta, pi = self._parameters(True)
+        weights = [p for p in model.parameters() if p.requires_grad]
+        for p in weights:
+            p.requires_grad_(False)
+        try:
+            loss = F.cross_entropy(model(x, self._sampled(rng, progress, theta, pi)), y)
+            backward(loss)
+        finally:
+            for p in weights:
+                p.requires_grad_(True)
+        gradient = _numpy(theta.grad, self.theta)
+        if self.targets is not None:
+            noise = rng.gumbel(size=theta.shape)
+            gradient += self.alpha * resource_loss(self.theta, self.targets, noise, self._now, self.beta)[1]
+        self.theta += self._adam["theta"].update(gradient * self.options)
+        self.pi += self._adam["pi"].update(_numpy(pi.grad, self.pi))
+        return loss.detach()
+
+    # -- results -----------------------------------------------------------------------------------------------
+
+    @property
+    def best(self) -> int:
+        """The proposal of the greatest weight."""
+        return int(self.pi.argmax())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and the optimiser's state."""
+        arrays = {"theta": self.theta, "pi": self.pi}
+        for name, adam in self._adam.items():
+            arrays |= {f"{name}.mean": adam.mean, f"{name}.square": adam.square, f"{name}.step": np.array([adam.step])}
+        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `tensors` gave."""
+        self.theta, self.pi = tensors["theta"].numpy().copy(), tensors["pi"].numpy().copy()
+        for name, adam in self._adam.items():
+            adam.mean, adam.square = tensors[f"{name}.mean"].numpy().copy(), tensors[f"{name}.square"].numpy().copy()
+            adam.step = int(tensors[f"{name}.step"][0])
+
+    def summary(self) -> dict[str, Any]:
+        """Temperature, entropy of the sites' choices, weights of the proposals."""
+        weights = np.exp(self.pi / self._now - (self.pi / self._now).max())
+        return {
+            "tau": self._now,
+            "entropy": entropy(self.theta[[self.best]], self.options, self._now),
+            "proposals": [round(float(w), 4) for w in weights / weights.sum()],
+        }
+
+    def chances(self) -> np.ndarray:
+        """Probabilities of the options at the last temperature: [m, L, O]."""
+        return probabilities(self.theta, self.options, 0.0, self._now)
+
+
+def _numpy(gradient: Tensor | None, like: np.ndarray) -> np.ndarray:
+    return np.zeros_like(like) if gradient is None else gradient.double().numpy()

@@ -1,0 +1,150 @@
+"""Space proposals of HourNAS (arXiv 2005.14446v3, section 3.3): distributions of architectures that meet cost targets.
+
+Architecture parameters theta [m, L, O] are logits of m proposals over L sites with up to O options. At temperature
+tau an option has the probability softmax(theta / tau), and an architecture is sampled by Gumbel-Max, the argmax of
+theta / tau plus Gumbel noise: as tau falls, the samples of a proposal become one architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hiernas.costs.limits import Limit, best_within, nearest, satisfied
+from hiernas.costs.tables import CostTable
+from hiernas.space import SearchSpace
+
+NEAR = 0.97  # a target is aimed at from this share of its bound on
+INITIAL = 1e-3  # standard deviation of fresh parameters
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What proposals aim at: per metric a cost table, padded to [L, O], and a value. All of it divided by the maxima."""
+
+    metrics: tuple[str, ...]
+    costs: np.ndarray  # float64 [n, L * O]: of every option, divided by M_i
+    values: np.ndarray  # float64 [n]: T_i less the constant costs, divided by M_i
+    absolute: np.ndarray  # float64 [n]: T_i, in the metric's unit
+    options: np.ndarray  # bool [L, O]: which places of the padded tables are options
+
+
+def make_targets(space: SearchSpace, tables: Mapping[str, CostTable], aims: Mapping[str, float]) -> Targets:
+    """The targets for these values by metric; M_i is the greatest cost in the space (Eq. 5)."""
+    width = max(len(d.options) for d in space.decisions)
+    options = np.array([[o < len(d.options) for o in range(width)] for d in space.decisions])
+    costs = np.zeros((len(aims), *options.shape))
+    absolute, values = np.array([float(v) for v in aims.values()]), np.zeros(len(aims))
+    for i, metric in enumerate(aims):
+        table = tables[metric]
+        costs[i][options] = np.concatenate(table.sites) / table.largest
+        values[i] = (absolute[i] - table.constant) / table.largest
+    return Targets(tuple(aims), costs.reshape(len(aims), -1), values, absolute, options)
+
+
+def aims_of(space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit]) -> dict[str, float]:
+    """Values to aim at: the upper bounds, or what is nearest to them all at once within the limits.
+
+    Limits on several metrics can rule out that all bounds are used up; the aims are then the costs of an
+    architecture that comes near them. Of a range the middle is aimed at, of a lower bound the bound.
+    """
+    wanted = [_span(limit) for limit in limits]
+    genes, _ = nearest(space, tables, wanted)
+    if not satisfied(tables, limits, genes)[0]:
+        genes = best_within(space, tables, limits, [np.zeros(len(d.options)) for d in space.decisions])[None]
+    elif satisfied(tables, wanted, genes)[0]:
+        return {w.metric: (w.low + w.high) / 2 for w in wanted}
+    return {limit.metric: float(tables[limit.metric].of(genes)[0]) for limit in limits}
+
+
+def _span(limit: Limit) -> Limit:
+    if np.isinf(limit.low):
+        return Limit(limit.metric, NEAR * limit.high, limit.high)
+    return Limit(limit.metric, limit.low, limit.low / NEAR) if np.isinf(limit.high) else limit
+
+
+def probabilities(theta: np.ndarray, options: np.ndarray, noise: np.ndarray | float, tau: float) -> np.ndarray:
+    """softmax(theta / tau + noise) over the options of each site: [m, L, O], 0 where there is no option."""
+    z = np.where(options, theta / tau + noise, -np.inf)
+    p = np.exp(z - z.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
+
+
+def resources(p: np.ndarray, targets: Targets) -> np.ndarray:
+    """R_i of architectures [m, L, O] (Eq. 5), divided by M_i and without the constant costs: [m, n]."""
+    return p.reshape(len(p), -1) @ targets.costs.T
+
+
+def resource_loss(
+    theta: np.ndarray, targets: Targets, noise: np.ndarray | float, tau: float, beta: float
+) -> tuple[float, np.ndarray]:
+    """Eq. 7 and its gradient by theta: mean distance to the targets plus beta * sum |theta theta^T - I|.
+
+    `noise`: Gumbel noise [m, L, O] of the sampled architectures, which are relaxed (Gumbel-softmax).
+    """
+    p = probabilities(theta, targets.options, noise, tau)
+    away = resources(p, targets) - targets.values  # [m, n]
+    d_p = (np.sign(away) @ targets.costs).reshape(theta.shape) / away.size
+    gradient = p * (d_p - (p * d_p).sum(-1, keepdims=True)) / tau
+    flat = theta.reshape(len(theta), -1)
+    off = flat @ flat.T - np.eye(len(theta))
+    gradient += beta * 2.0 * (np.sign(off) @ flat).reshape(theta.shape)
+    return float(np.abs(away).mean() + beta * np.abs(off).sum()), gradient
+
+
+def temperature(start: float, end: float, progress: float) -> float:
+    """Geometric from start to end over the real number of iterations; `progress` goes from 0 to 1."""
+    return start * (end / start) ** progress
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015) for one small array, a tenth of the overhead of the general one."""
+
+    def __init__(self, shape: tuple[int, ...], lr: float) -> None:
+        self.lr, self.step = lr, 0
+        self.mean, self.square = np.zeros(shape), np.zeros(shape)
+
+    def update(self, gradient: np.ndarray) -> np.ndarray:
+        """The change of the array."""
+        self.step += 1
+        self.mean += 0.1 * (gradient - self.mean)
+        self.square += 0.001 * (gradient * gradient - self.square)
+        mean, square = self.mean / (1 - 0.9**self.step), self.square / (1 - 0.999**self.step)
+        return -self.lr * mean / (np.sqrt(square) + 1e-8)
+
+
+def fresh_parameters(m: int, options: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """theta [m, L, O] near 0, exactly 0 where there is no option."""
+    return INITIAL * rng.standard_normal((m, *options.shape)) * options
+
+
+def optimise_proposals(
+    targets: Targets, m: int, iterations: int, *, lr: float, beta: float, tau: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """m proposals that meet the targets, optimised together: theta [m, L, O] (Eq. 7; Alg. 1, line 13)."""
+    theta = fresh_parameters(m, targets.options, rng)
+    adam = Adam(theta.shape, lr)
+    for i in range(iterations):
+        now = temperature(*tau, i / max(1, iterations - 1))
+        _, gradient = resource_loss(theta, targets, rng.gumbel(size=theta.shape), now, beta)
+        theta += adam.update(gradient)
+    return theta
+
+
+def sample(theta: np.ndarray, options: np.ndarray, tau: float, rng: np.random.Generator, n: int) -> np.ndarray:
+    """n architectures of one proposal theta [L, O], by Gumbel-Max: option indices int64 [n, L]."""
+    noise = rng.gumbel(size=(n, *theta.shape))
+    return np.where(options, theta / tau + noise, -np.inf).argmax(-1)
+
+
+def gains(theta: np.ndarray, options: np.ndarray) -> list[np.ndarray]:
+    """Per site the logits of its options: their sum ranks architectures by probability."""
+    return [row[there] for row, there in zip(theta, options, strict=True)]
+
+
+def entropy(theta: np.ndarray, options: np.ndarray, tau: float) -> float:
+    """Mean entropy of the sites' distributions, in nats."""
+    p = probabilities(theta, options, 0.0, tau)
+    return float(-(p * np.log(np.where(p > 0, p, 1.0))).sum(-1).mean())

@@ -1,0 +1,144 @@
+"""The supernet of cell spaces: the weights of all options of all edges, called with gates.
+
+All cells of one kind share their choices, not their weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hiernas.architecture import Architecture
+from hiernas.cells import sum_of
+from hiernas.errors import SpaceError
+from hiernas.gates import Gates
+from hiernas.genotype import INPUTS
+from hiernas.space import Decision, SearchSpace
+from hiernas.supernet.cell import CellNetwork, EdgeChoices, Place, build_parts, edges_of
+from hiernas.supernet.chain import Mixture
+
+SiteGates = tuple[tuple[int, ...], Tensor | None]  # the active options of one site, and their weights
+
+
+class Edge(nn.Module):
+    """All options of one edge of one cell."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], options: tuple[str, ...]) -> None:
+        super().__init__()
+        self.ops = nn.ModuleDict(modules)
+        self.options = options
+
+    def restrict(self, options: Sequence[str]) -> None:
+        """Drop all other options."""
+        self.options = tuple(options)
+        for option in [o for o in self.ops if o not in self.options]:
+            del self.ops[option]
+
+    def forward(self, x: Tensor, gates: SiteGates) -> Tensor | None:
+        """The gated sum of the options, [B, C, H, W]; None where only `none` is active."""
+        indices, weights = gates
+        terms = []
+        for position, i in enumerate(indices):
+            if self.options[i] != "none":
+                y = self.ops[self.options[i]](x)
+                terms.append(y if weights is None else weights[position] * y)
+        return sum_of(terms) if terms else None
+
+
+class MixedCell(nn.Module):
+    """One cell with all options of all its edges; called with the gates of its edges, in their order."""
+
+    def __init__(self, p: Place, decisions: Sequence[Decision], make: Any, nodes: int) -> None:
+        super().__init__()
+        self.preprocess0, self.preprocess1 = p.preprocess[0].build(), p.preprocess[1].build()
+        self.nodes, self.reduction = nodes, p.reduction
+        self.edges = nn.ModuleDict()
+        for (source, node), decision in zip(edges_of(nodes), decisions, strict=True):
+            modules = {o: p.part(source, make(o)).build() for o in decision.options if o != "none"}
+            self.edges[f"{source}_{node}"] = Edge(modules, decision.options)
+
+    def forward(self, s0: Tensor, s1: Tensor, gates: Sequence[SiteGates]) -> Tensor:
+        states = [self.preprocess0(s0), self.preprocess1(s1)]
+        gate = iter(gates)
+        for node in range(INPUTS, INPUTS + self.nodes):
+            found = [self.edges[f"{s}_{node}"](states[s], next(gate)) for s in range(node)]
+            terms = [term for term in found if term is not None]
+            states.append(sum_of(terms) if terms else self._nothing(states[0]))
+        return torch.cat(states[INPUTS:], 1)
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :, ::2, ::2] if self.reduction else x)
+
+
+class CellSupernet(nn.Module):
+    """The weights of all options of a cell space; the architecture is an argument of the call."""
+
+    def __init__(self, skeleton: CellNetwork, decisions: Sequence[Decision]) -> None:
+        super().__init__()
+        self.space = SearchSpace(skeleton, tuple(decisions))
+        self.skeleton = skeleton
+        places = skeleton.places()
+        self.stem0, self.stem1 = (build_parts(parts) for parts in skeleton.stems())
+        per_kind = len(decisions) // len(skeleton.cell_kinds)
+        starts = {kind: i * per_kind for i, kind in enumerate(skeleton.cell_kinds)}
+        self._spans = [slice(starts[p.kind], starts[p.kind] + per_kind) for p in places]
+        self.cells = nn.ModuleList(
+            MixedCell(p, decisions[span], skeleton.operation, skeleton.nodes)
+            for p, span in zip(places, self._spans, strict=True)
+        )
+        self.classifier = skeleton.parts()[0][-1].build()
+
+    def forward(self, x: Tensor, gates: Gates) -> Tensor:
+        """[B, C, H, W] and gates -> [B, classes]. Only options with a gate are computed, `none` never."""
+        pairs = list(zip(gates.indices, gates.weights, strict=True))
+        s0 = self.stem0(x)
+        s1 = self.stem1(s0)
+        for i, span in enumerate(self._spans):
+            s0, s1 = s1, self.cells[i](s0, s1, pairs[span])
+        return self.classifier(s1)
+
+    def restrict(self, space: SearchSpace) -> CellSupernet:
+        """A supernet of the smaller space that keeps the surviving weights (copied), stem and classifier included."""
+        if space.skeleton != self.skeleton:
+            raise SpaceError(f"a supernet of '{self.space.name}' cannot be restricted to '{space.name}'")
+        for mine, theirs in zip(self.space.decisions, space.decisions, strict=True):
+            for option in theirs.options:
+                mine.index(option)  # refuses options this supernet does not hold
+        smaller = copy.deepcopy(self)
+        smaller.space = space
+        cells: Any = smaller.cells
+        for cell, span in zip(cells, smaller._spans, strict=True):
+            for edge, decision in zip(cell.edges.values(), space.decisions[span], strict=True):
+                edge.restrict(decision.options)
+        return smaller
+
+    def subnet(self, architecture: Architecture) -> nn.Module:
+        """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
+        network: Any = architecture.build()
+        for name in ("stem0", "stem1", "classifier"):
+            network.get_submodule(name).load_state_dict(self.get_submodule(name).state_dict())
+        for p, mine, theirs in zip(self.skeleton.places(), self.cells, network.cells, strict=True):
+            inherit_cell(mine, theirs, self.skeleton.cell_choices(p.kind, architecture.choices))
+        return network
+
+
+def inherit_cell(source: Any, target: Any, choices: EdgeChoices) -> None:
+    """Copy the weights of the chosen edges of a mixed cell into a plain one."""
+    for name in ("preprocess0", "preprocess1"):
+        getattr(target, name).load_state_dict(getattr(source, name).state_dict())
+    inherit_edges(source, target, choices)
+
+
+def inherit_edges(source: Any, target: Any, choices: EdgeChoices) -> None:
+    """Copy the weights of the chosen edges."""
+    targets: list[Any]
+    for (s, n), choice in choices.items():
+        kept = [source.edges[f"{s}_{n}"].ops[option] for option, _ in choice if option != "none"]
+        module = target.edges[f"{s}_{n}"] if kept else None
+        targets = list(module.ops) if isinstance(module, Mixture) else [module]
+        for mine, theirs in zip(targets if kept else [], kept, strict=True):
+            mine.load_state_dict(theirs.state_dict())

@@ -1,0 +1,260 @@
+"""Stage networks of H-DAS (arXiv 2101.04028v2): the cells are given, the graph between the cells of each stage is searched.
+
+States 0 and 1 of a stage are two preprocessings of its input, states 2, 3, ... its cells. A cell reads the sum of two
+edges, from the last `window` states, as both of its inputs; a stage's output is its last two states (Rule 2). A cell
+that no path joins to that output is dead: networks leave it out, with its edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from hiernas.architecture import Architecture, Choice
+from hiernas.cells import FREE, AuxiliaryHead, Cell, Preprocess, ReLUConv, StageGraph, StageNet, operation
+from hiernas.errors import SpaceError
+from hiernas.genotype import INPUTS, Genotype, check_concat, check_operations, read_graph
+from hiernas.genotypes import genotype
+from hiernas.ops import Classifier, Conv, Op
+from hiernas.space import Decision, Group, SearchSpace
+from hiernas.supernet.cell import (
+    EdgeChoices,
+    Place,
+    build_cell,
+    build_edge,
+    build_parts,
+    edge_name,
+    output_of,
+    part_of,
+    place,
+)
+from hiernas.supernet.chain import Part
+
+if TYPE_CHECKING:
+    from hiernas.supernet.stage_mixed import StageSupernet
+
+STAGES = 3
+JSON_STAGE = "DAG{}"  # H-DAS' own names of the stage graphs
+
+
+@dataclass(frozen=True)
+class StagePlace:
+    """One stage of a network: the preprocessing of its input, its cells in order, and the reduction behind it."""
+
+    preprocess: Part
+    cells: tuple[Place, ...]
+    reduction: Place | None
+
+    @property
+    def width(self) -> int:
+        """Channels of the stage's states."""
+        return self.preprocess.site.cout
+
+    def part(self, op: Op) -> Part:
+        """An operation on an edge between states."""
+        return part_of("edge", self.width, self.width, 1, op, self.preprocess.size)
+
+
+@dataclass(frozen=True)
+class StageNetwork:
+    """Skeleton of a space of stage graphs over the cells of a genotype."""
+
+    name: str
+    arguments: tuple[tuple[str, Any], ...]
+    input_size: tuple[int, int, int]
+    num_classes: int
+    channels: int
+    cells: tuple[int, ...]  # per stage
+    stem: str  # cifar or imagenet
+    genotype: Genotype
+    window: int = 3
+    auxiliary: bool = False
+    nodes: int = 4  # of a cell
+
+    def edges(self, stage: int) -> Iterator[tuple[int, int]]:
+        """The (source, node) pairs of a stage's graph."""
+        nodes = range(INPUTS, INPUTS + self.cells[stage])
+        return ((s, n) for n in nodes for s in range(max(0, n - max(self.window, INPUTS)), n))
+
+    def outputs(self, stage: int) -> tuple[int, int]:
+        """The two states that are concatenated."""
+        last = INPUTS + self.cells[stage] - 1
+        return (last - 1, last)
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        return tuple(self._site(k, s, n) for k in range(STAGES) for s, n in self.edges(k))
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The edges into each cell: two of them stay."""
+        found = []
+        for k in range(STAGES):
+            for node in range(INPUTS, INPUTS + self.cells[k]):
+                found.append(Group(tuple(self._site(k, s, n) for s, n in self.edges(k) if n == node), 2))
+        return tuple(found)
+
+    @staticmethod
+    def _site(stage: int, source: int, node: int) -> str:
+        return edge_name(f"stage{stage + 1}", source, node)
+
+    def space(self) -> SearchSpace:
+        """The search space over the four operations of all edges (Rule 1)."""
+        return SearchSpace(self, tuple(Decision(name, FREE) for name in self.site_names))
+
+    def operation(self, name: str) -> Op:
+        return operation(name, pool_bn=True)
+
+    # -- published encodings -------------------------------------------------------------------------------------
+
+    def read(self, choices: Any) -> Any:
+        """H-DAS' object with `cell` and `stage` as choices by site; any other value is returned as it is."""
+        if not isinstance(choices, Mapping) or "stage" not in choices:
+            return choices
+        if "cell" in choices and genotype(choices["cell"]) != self.genotype:
+            raise SpaceError(
+                f"these stage graphs are over the cell '{choices['cell']}', and the space is over another; make it with "
+                f"hdas_stages(cell={choices['cell']!r})"
+            )
+        return {name: op for k in range(STAGES) for name, op in self._read_stage(k, choices["stage"])}
+
+    def _read_stage(self, stage: int, graphs: Any) -> Iterator[tuple[str, str]]:
+        key = JSON_STAGE.format(stage + 1)
+        if not isinstance(graphs, Mapping) or key not in graphs:
+            raise SpaceError(f"the stage graphs lack '{key}'; an object with DAG1, DAG2 and DAG3 is expected")
+        graph = read_graph(graphs[key], key)
+        check_operations(graph, key, FREE[1:])
+        check_concat(graphs.get(f"{key}_concat"), key, self.outputs(stage))
+        if len(graph) != self.cells[stage]:
+            raise SpaceError(f"'{key}' has {len(graph)} cells; stage {stage + 1} of this space has {self.cells[stage]}")
+        kept = {(source, node): op for node, edges in enumerate(graph, INPUTS) for op, source in edges}
+        allowed = set(self.edges(stage))
+        stray = sorted(edge for edge in kept if edge not in allowed)
+        if stray:
+            raise SpaceError(
+                f"cell {stray[0][1]} of '{key}' reads state {stray[0][0]}; with window {self.window} it reads one of the "
+                f"last {self.window}"
+            )
+        return ((self._site(stage, s, n), kept.get((s, n), "none")) for s, n in self.edges(stage))
+
+    def stage_genotype(self, architecture: Architecture) -> dict[str, Any]:
+        """The object with `cell` and `stage` of an architecture, in H-DAS' form."""
+        chosen = dict(zip(self.site_names, architecture.options, strict=True))
+        graphs: dict[str, Any] = {}
+        for k in range(STAGES):
+            edges = [(n, [chosen[self._site(k, s, n)], s]) for s, n in self.edges(k)]
+            nodes = range(INPUTS, INPUTS + self.cells[k])
+            key = JSON_STAGE.format(k + 1)
+            graphs[key] = [[edge for n, edge in edges if n == node and edge[0] != "none"] for node in nodes]
+            graphs[f"{key}_concat"] = list(self.outputs(k))
+        return {"cell": dict(self.arguments)["cell"], "stage": graphs}
+
+    # -- structure -----------------------------------------------------------------------------------------------
+
+    def stem_parts(self) -> list[Part]:
+        """The parts before the first stage."""
+        channels, size, c = self.input_size[0], self.input_size[1:], self.channels
+        if self.stem == "cifar":
+            return [part_of("stem", channels, self.nodes * c, 1, Conv(3, None), size)]
+        first = part_of("stem", channels, c // 2, 2, Conv(3, "relu"), size)
+        second = part_of("stem", c // 2, c, 2, Conv(3, None), output_of([first])[1])
+        return [first, second, part_of("stem", c, c, 2, ReLUConv(), output_of([first, second])[1])]
+
+    def places(self) -> list[StagePlace]:
+        """All stages in order."""
+        (given, size), found = output_of(self.stem_parts()), []
+        for k, count in enumerate(self.cells):
+            c = self.channels * 2**k
+            width = self.nodes * c
+            inputs = ((width, size), (width, size))
+            cells = tuple(place(f"normal{k + 1}", inputs, c, True) for _ in range(count))
+            out = ((2 * width, size), (2 * width, size))
+            reduction = place(f"reduce{k + 1}", out, 2 * c, True) if k + 1 < STAGES else None
+            found.append(StagePlace(part_of("preprocess", given, width, 1, Preprocess(), size), cells, reduction))
+            if reduction is not None:
+                given, size = self.nodes * 2 * c, reduction.out_size
+        return found
+
+    def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+        """All operations with their input sizes: those of every network, and per site those of each option.
+
+        All cells are counted among the first, so that costs by table are upper bounds for graphs with dead cells.
+        """
+        places, fixed = self.places(), self.stem_parts()
+        for p in places:
+            inner = [*p.cells, *([p.reduction] if p.reduction else [])]
+            fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in self._cell_parts(cell))]
+        ops = [self.operation(name) for name in FREE]
+        options: list[dict[str, tuple[Part, ...]]] = []
+        for k, p in enumerate(places):
+            options += [{op.name: () if op.name == "none" else (p.part(op),) for op in ops} for _ in self.edges(k)]
+        return [*fixed, self._classifier(places)], options
+
+    def _cell_parts(self, cell: Place) -> list[Part]:
+        edges = [edge for node in self.genotype.graph(cell.kind) for edge in node]
+        return [*cell.preprocess, *(cell.part(source, self.operation(op)) for op, source in edges)]
+
+    def _classifier(self, places: Sequence[StagePlace]) -> Part:
+        last = places[-1]
+        return part_of("classifier", 2 * last.width, self.num_classes, 1, Classifier(), last.preprocess.size)
+
+    # -- networks ------------------------------------------------------------------------------------------------
+
+    def build(self, choices: Sequence[Choice]) -> nn.Module:
+        """The plain network of the chosen graphs, without dead cells: [B, C, H, W] -> [B, classes]."""
+        places = self.places()
+        stages = [self._build_stage(k, p, self.stage_choices(k, choices)) for k, p in enumerate(places)]
+        reductions = [self.build_cell(p.reduction) for p in places if p.reduction]
+        auxiliary = self._auxiliary(places) if self.auxiliary else None
+        return StageNet(build_parts(self.stem_parts()), stages, reductions, self._classifier(places).build(), auxiliary)
+
+    def stage_choices(self, stage: int, choices: Sequence[Choice]) -> EdgeChoices:
+        """The choices of one stage's edges."""
+        start = sum(len(list(self.edges(k))) for k in range(stage))
+        return dict(zip(self.edges(stage), choices[start:], strict=False))
+
+    def _build_stage(self, k: int, p: StagePlace, choices: EdgeChoices) -> StageGraph:
+        active = {e: [(o, w) for o, w in choice if o != "none"] for e, choice in choices.items()}
+        alive = live_nodes((e for e, kept in active.items() if kept), self.outputs(k))
+        edges = {}
+        for (source, node), kept in active.items():
+            module = build_edge([(p.part(self.operation(option)), weight) for option, weight in kept])
+            if node in alive and module is not None:
+                edges[source, node] = module
+        without = sorted(node for node in alive if node >= INPUTS and node not in {n for _, n in edges})
+        if without:
+            raise SpaceError(f"cell {without[0]} of stage {k + 1} has no edge; every cell needs at least one")
+        cells = {n: self.build_cell(cell) for n, cell in enumerate(p.cells, INPUTS) if n in alive}
+        return StageGraph(p.preprocess.build(), p.preprocess.build(), edges, cells, self.outputs(k))
+
+    def build_cell(self, p: Place) -> Cell:
+        """A cell of the genotype at its place."""
+        graph = self.genotype.graph(p.kind)
+        choices = {(s, n): ((op, 1.0),) for n, edges in enumerate(graph, INPUTS) for op, s in edges}
+        return build_cell(p, choices, self.operation, len(graph))
+
+    def _auxiliary(self, places: Sequence[StagePlace]) -> AuxiliaryHead:
+        last = places[-1].preprocess
+        return AuxiliaryHead(last.site.cin, self.num_classes, last.size, self.stem == "cifar")
+
+    def supernet(self, decisions: Sequence[Decision]) -> StageSupernet:
+        from hiernas.supernet.stage_mixed import StageSupernet
+
+        return StageSupernet(self, decisions)
+
+
+def live_nodes(edges: Iterable[tuple[int, int]], outputs: Sequence[int]) -> set[int]:
+    """The states from which a path leads to an output, along (source, node) edges."""
+    incoming: dict[int, list[int]] = {}
+    for source, node in edges:
+        incoming.setdefault(node, []).append(source)
+    alive, waiting = set(outputs), list(outputs)
+    while waiting:
+        for source in incoming.get(waiting.pop(), []):
+            if source not in alive:
+                alive.add(source)
+                waiting.append(source)
+    return alive
