@@ -122,9 +122,9 @@ def start_training(
     return Training(path, run, images)
 
 
-def _recipe_source(origin: RunFolder | None, preset: str | None) -> HNASConfig:
+def _recipe_source(origin: RunFolder | None, preset: str | None) -> Any:
     if origin is not None and preset is None and "config" in origin.config:
-        return from_dict(HNASConfig, origin.config["config"])
+        return from_dict(type(METHODS[origin.config["method"]].presets["paper"]), origin.config["config"])
     if origin is not None and preset is None:  # a run of `hiernas train`
         asked = origin.config["train"]
         recipe = from_dict(Recipe, asked["recipe"])
@@ -244,7 +244,7 @@ def _first_line(thing: Any) -> str:
 
 
 def _methods() -> Listing:
-    return ["method", ""], [[name, _first_line(function)] for name, function in METHODS.items()], []
+    return ["method", ""], [[name, method.summary] for name, method in METHODS.items()], []
 
 
 def _spaces() -> Listing:
@@ -286,6 +286,9 @@ def _runtimes() -> Listing:
 
 
 def _presets() -> Listing:
-    shown = {name: keys(config) for name, config in PRESETS.items()}
-    rows = [[key, *(str(values[key]) for values in shown.values())] for key in keys(HNASConfig())]
-    return ["setting", *shown], rows, []
+    rows: list[list[str]] = []
+    for title, method in (("hnas, spos and random", "hnas"), ("hournas", "hournas")):
+        shown = [keys(config) for config in METHODS[method].presets.values()]
+        rows += [[f"[{title}]", *[""] * len(shown)]]
+        rows += [[key, *(str(values[key]) for values in shown)] for key in shown[0]]
+    return ["setting", *PRESETS], rows, []

@@ -81,10 +81,9 @@ def _pixels(prepared: Prepared) -> int:
 
 def _seconds(prepared: Prepared, image_seconds: float, candidate_seconds: float) -> dict[str, float]:
     config, seconds = prepared.config, {}
-    candidates = config.population * (config.generations + 1)
     for phase, work in plan(prepared).items():
         if phase.startswith("evolve"):
-            seconds[phase] = candidates * candidate_seconds
+            seconds[phase] = config.population * (config.generations + 1) * candidate_seconds
         else:
             seconds[phase] = work / 3.0 * image_seconds
     return seconds

@@ -88,6 +88,7 @@ def complete(problem: Problem, config: Any, found: Found) -> None:
         "latency_error": _latency_error(found, measured),
         "evaluated": run.count_candidates(),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
+        "details": dict(found.details),
         "outputs": outputs,
         "seconds": run.seconds(),
     }

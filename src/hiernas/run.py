@@ -19,19 +19,27 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.finish import complete, train_only
-from hiernas.methods.baselines import random_search, spos
-from hiernas.methods.hnas import PRESETS, HNASConfig, hnas
+from hiernas.methods import baselines, hnas, hournas
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.runfolder import Listener, RunFolder, next_free, refuse_existing
-from hiernas.search.problem import Found, Problem
+from hiernas.search.problem import Method, Problem, training_work
 from hiernas.settings import from_file, to_dict
 from hiernas.space import SearchSpace
 from hiernas.train.loop import make_fabric
 from hiernas.version import VERSION
 
-Method = Callable[[Problem, Any], Found]
-METHODS: dict[str, Method] = {"hnas": hnas, "spos": spos, "random": random_search}
+
+def _one_supernet(config: hnas.HNASConfig, data: ImageData) -> dict[str, float]:
+    return hnas.plan(replace(config, stages=2), data)
+
+
+METHODS: dict[str, Method] = {
+    "hnas": Method(hnas.hnas, hnas.PRESETS, hnas.plan),
+    "hournas": Method(hournas.hournas, hournas.PRESETS, hournas.plan),
+    "spos": Method(baselines.spos, hnas.PRESETS, _one_supernet),
+    "random": Method(baselines.random_search, hnas.PRESETS, _one_supernet),
+}
 
 
 @dataclass(frozen=True)
@@ -47,21 +55,28 @@ class Request:
     runtime: str = "onnxruntime"
     threads: int = 1
     preset: str = "quick"
-    config: HNASConfig | None = None  # None: the preset's
+    config: Any = None  # of the method; None: the preset's
     seed: int = 0
     image_size: int | None = None
     val_per_class: int | None = None
     skip_bad_images: bool = False
 
-    def resolved(self) -> HNASConfig:
+    def resolved(self) -> Any:
         """The configuration: the given one or the preset's."""
         if self.method not in METHODS:
             raise ConfigError(f"unknown method '{self.method}'; {did_you_mean(self.method, METHODS)}")
+        presets = METHODS[self.method].presets
         if self.config is not None:
-            return self.config
-        if self.preset not in PRESETS:
-            raise ConfigError(f"unknown preset '{self.preset}'; {did_you_mean(self.preset, PRESETS)}")
-        return PRESETS[self.preset]
+            return _of_kind(self.config, type(presets["paper"]), self.method)
+        if self.preset not in presets:
+            raise ConfigError(f"unknown preset '{self.preset}'; {did_you_mean(self.preset, presets)}")
+        return presets[self.preset]
+
+
+def _of_kind(config: Any, kind: type, method: str) -> Any:
+    if not isinstance(config, kind):
+        raise ConfigError(f"method '{method}' takes a {kind.__name__}, not a {type(config).__name__}")
+    return config
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class Prepared:
     """A request with everything loaded and checked, before anything is written."""
 
     request: Request
-    config: HNASConfig
+    config: Any
     space: SearchSpace
     data: ImageData
     limits: tuple[Limit, ...]
@@ -117,7 +132,7 @@ def _load(request: Request) -> ImageData:
     )
 
 
-def _check_inputs(config: HNASConfig, data: ImageData) -> None:
+def _check_inputs(config: Any, data: ImageData) -> None:
     if len(data.train) < 2 * 2:
         raise ConfigError(f"{len(data.train)} training images are too few to train on")
     make_fabric(config.train)  # says so where this machine lacks the device or the precision
@@ -229,7 +244,7 @@ def resume(
 
 def _execute(prepared: Prepared, run: RunFolder) -> None:
     problem = prepared.problem(run)
-    found = METHODS[prepared.request.method](problem, prepared.config)
+    found = METHODS[prepared.request.method].search(problem, prepared.config)
     complete(problem, prepared.config, found)
 
 
@@ -343,7 +358,7 @@ def _reload(run: RunFolder, space: SearchSpace | None, data: Any) -> Prepared:
             runtime=config["runtime"],
             threads=config["threads"],
             preset=config["preset"],
-            config=from_file(HNASConfig, config["config"]),
+            config=from_file(type(METHODS[config["method"]].presets["paper"]), config["config"]),
             seed=config["seed"],
         )
         limits = tuple(
@@ -363,18 +378,10 @@ def _announce(prepared: Prepared, run: RunFolder) -> None:
 
 
 def plan(prepared: Prepared) -> dict[str, float]:
-    """Work per phase, in forward passes of one image; a training step counts three."""
+    """Work per phase, in forward passes of one image."""
     config, data = prepared.config, prepared.data
-    only = prepared.request.method != "hnas"
-    phases = (replace(config, stages=2) if only else config).trainings()
-    work: dict[str, float] = {}
-    candidates = config.population * (config.generations + 1)
-    images = len(data.val) + min(config.calibration_images, len(data.train))
-    for i, phase in enumerate(phases):
-        work[phase.name] = 3.0 * phase.epochs * len(data.train)
-        work[f"evolve{i + 2}"] = 0.6 * candidates * images  # with shared prefixes
-    work["final"] = 3.0 * config.final_epochs * (len(data.train) + len(data.val))
-    return work
+    work = METHODS[prepared.request.method].plan(config, data)
+    return {**work, "final": training_work(config.final_epochs, len(data.train) + len(data.val))}
 
 
 def share_feasible(prepared: Prepared, n: int = 10_000) -> float:

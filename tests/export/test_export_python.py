@@ -260,13 +260,13 @@ def test_modules_that_cannot_be_written_name_the_block_and_the_reason(tmp_path: 
         (Opaque, r"'strange3': Opaque: a value of type object, which has no plain form"),
     ):
         architecture = strange_space(Strange(3, kind)).architecture(["strange3"] * 4)
-        with pytest.raises(ExportError, match=rf"^block 'stage1\.block1' cannot be written as Python for its operation {message}"):
+        with pytest.raises(ExportError, match=rf"^block 'stage1\.block1' cannot be written .* for its operation {message}"):
             export(trained(architecture.build()), x, tmp_path / "best.py", "python", {}, architecture)
 
     class Local(nn.Identity):
         pass
 
-    with pytest.raises(ExportError, match=r"^the network cannot be written as Python: Local: '.*<locals>\.Local' .* it is not defined at the top of a module"):
+    with pytest.raises(ExportError, match=r"^the network cannot be written .*: Local: .*Local.* not defined at the top"):
         export(nn.Sequential(Local(), nn.Flatten()), x, tmp_path / "best.py", "python")
     assert list(tmp_path.iterdir()) == []
 

@@ -45,7 +45,7 @@ def shared(roots: Sequence[Expression], taken: frozenset[str] = frozenset()) -> 
     for group in sorted(groups, key=lambda g: g[0].size):  # inner ones first
         name = _free(_name(group[0].call, group[0].argument), names)
         names.add(name)
-        functions.append(_function(name, [node.call for node in group], replaced))
+        functions.append(_function(name, [node.call for node in group], replaced, names))
     return [_rewritten(root, replaced) for root in roots], functions
 
 
@@ -85,8 +85,11 @@ def _chosen(nodes: Sequence[Node]) -> list[int]:
     return list(chosen)
 
 
-def _function(name: str, group: Sequence[Call], replaced: dict[int, Expression]) -> str:
-    """The function of trees of one shape; `replaced` gets the call that stands for each of them."""
+def _function(name: str, group: Sequence[Call], replaced: dict[int, Expression], names: set[str]) -> str:
+    """The function of trees of one shape; `replaced` gets the call that stands for each of them.
+
+    `names` are those that its body may use, which no argument may hide.
+    """
     bodies = [_rewritten(call, replaced) for call in group]
     leaves = [list(_leaves(body)) for body in bodies]
     columns = list(zip(*([number for number, _ in found] for found in leaves), strict=True))
@@ -94,7 +97,7 @@ def _function(name: str, group: Sequence[Call], replaced: dict[int, Expression])
     for column in columns:
         if len(set(column)) > 1 and column not in parameters:
             arguments = {argument for (_, argument), other in zip(leaves[0], columns, strict=True) if other == column}
-            parameters[column] = _free(_parameter(arguments), set(parameters.values()))
+            parameters[column] = _free(_parameter(arguments), names | set(parameters.values()))
     for i, call in enumerate(group):
         values = tuple(("", column[i]) for column in parameters)
         replaced[id(call)] = Call(f"{name}(", values, ")", tuple(parameters.values()))

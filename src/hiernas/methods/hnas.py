@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
 from hiernas.search.evolution import Effort
 from hiernas.search.oneshot import fresh_supernet, search_supernet, train_supernet
-from hiernas.search.problem import Found, Problem, Pruning
+from hiernas.search.problem import Found, Problem, Pruning, training_work
 from hiernas.search.ranking import Candidate, at_least, most_accurate, operation_frequency, pareto_front
 from hiernas.supernet.chain import ChainSupernet
 from hiernas.train.recipes import Phase, Recipe
@@ -123,3 +124,14 @@ SMALL = HNASConfig(
 PAPER = HNASConfig()  # ImageNet on a large GPU: 240 epochs of supernet training and 240 of final training; days
 
 PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER}
+
+
+def plan(config: HNASConfig, data: ImageData) -> dict[str, float]:
+    """Work per phase; candidates share the beginnings of their paths."""
+    work: dict[str, float] = {}
+    candidates = config.population * (config.generations + 1)
+    images = len(data.val) + min(config.calibration_images, len(data.train))
+    for i, phase in enumerate(config.trainings()):
+        work[phase.name] = training_work(phase.epochs, len(data.train))
+        work[f"evolve{i + 2}"] = 0.6 * candidates * images
+    return work

@@ -62,7 +62,7 @@ def evolve(
 
     Raises `LimitError` where no architecture of the space is found that meets the limits.
     """
-    book = _Book(space, evaluate, tables, metric, phase, run)
+    book = Book(space, evaluate, tables, metric, phase, run)
     everything = _small_space(space, tables, limits, effort)
     if everything is not None:
         pieces = np.array_split(everything, -(-len(everything) // PIECE))
@@ -90,7 +90,7 @@ def evolve(
     return book.candidates
 
 
-class _Book:
+class Book:
     """Evaluated candidates of one phase: asked once, kept in candidates.sqlite."""
 
     def __init__(

@@ -1,8 +1,9 @@
-"""What a method is given: the space, the data, the limits, the costs, and the run folder it works in."""
+"""What a method is, and what it is given: the space, the data, the limits, the costs, and the run folder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from hiernas.architecture import Architecture
@@ -53,6 +54,7 @@ class Found:
     front: tuple[Candidate, ...]
     chosen: Candidate
     prunings: tuple[Pruning, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)  # JSON of the method's own, for result.json and the report
 
     @property
     def architecture(self) -> Architecture:
@@ -63,3 +65,26 @@ class Found:
     def last_space(self) -> SearchSpace:
         """The space of the last search: what the last supernet holds."""
         return self.prunings[-1].space if self.prunings else self.space
+
+
+@dataclass(frozen=True)
+class Method:
+    """A search method as the program sees it.
+
+    Its configurations are frozen dataclasses of one class, with at least `train` (a Recipe), `final_epochs`,
+    `final_lr`, `objective` and `calibration_images`.
+    """
+
+    search: Callable[[Problem, Any], Found]
+    presets: Mapping[str, Any]
+    plan: Callable[[Any, ImageData], dict[str, float]]  # work per phase, in forward passes of one image
+
+    @property
+    def summary(self) -> str:
+        """The first line of what the method's function says of itself."""
+        return (self.search.__doc__ or "").strip().splitlines()[0]
+
+
+def training_work(epochs: float, images: int) -> float:
+    """The work of a training: a step's backward pass counts as two forward passes."""
+    return 3.0 * epochs * images
