@@ -123,11 +123,11 @@ def write(runtime: Runtime, load: float, lines: list[str], sums: list[str]) -> N
         f"# Runtimes beside ONNX Runtime, {now:%Y-%m-%d}\n\nOne thread, batch 1. Latencies in ms: the tenth percentile (the "
         "median). `difference` is the largest one from PyTorch, relative to the largest output.\n"
     )
+    versions = f"ONNX Runtime {OnnxRuntime().version}, torch {torch.__version__}, numpy {np.__version__}, Python "
     text = [
         "", f"## {now:%H:%M}, `python benchmarks/runtimes.py {runtime.name}`", "",
-        f"{runtime.name} {runtime.version} on {runtime.device}, ONNX Runtime {OnnxRuntime().version}, torch {torch.__version__}, "
-        f"numpy {np.__version__}, Python {sys.version.split()[0]}; load {load:.1f} before and {os.getloadavg()[0]:.1f} after on "
-        f"{os.cpu_count()} cores.", "",
+        f"{runtime.name} {runtime.version} on {runtime.device}, {versions}{sys.version.split()[0]}; load {load:.1f} before and "
+        f"{os.getloadavg()[0]:.1f} after on {os.cpu_count()} cores.", "",
         f"| | {runtime.name} | onnxruntime | ratio | difference | s to load both |", "|---|---|---|---|---|---|", *lines, "",
         *(line + "  " for line in sums),
     ]  # fmt: skip

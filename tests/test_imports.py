@@ -22,7 +22,7 @@ LAYERS = [  # each imports only from itself and from those before it
     {"methods"},
     {"finish"},
     {"run"},
-    {"estimate", "costing", "measuring", "commands", "api"},
+    {"estimate", "costing", "exporting", "training", "measuring", "commands", "api"},
     {"cli"},
 ]
 

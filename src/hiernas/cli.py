@@ -262,7 +262,8 @@ def train(
     inherit: Annotated[bool, typer.Option("--inherit", help="start from the supernet's weights (of a run)")] = False,
     epochs: Annotated[int | None, typer.Option(help="default: the preset's final_epochs", min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="initial learning rate; default: the preset's final_lr")] = None,
-    preset: Annotated[str | None, typer.Option(help="recipe; default: the run's, or quick")] = None,
+    recipe: Annotated[str | None, typer.Option(help="a published recipe; see `hiernas list recipes`")] = None,
+    preset: Annotated[str | None, typer.Option(help="its size, or a search's recipe; default: the run's, or quick")] = None,
     settings: Settings = None,
     seed: Seed = 0,
     out_folder: Annotated[Path | None, typer.Option("--out", help="folder to write; default: a new one under runs/")] = None,
@@ -270,12 +271,13 @@ def train(
     skip_bad_images: SkipBad = False,
 ) -> None:
     """Train the stand-alone network of a run or an architecture file, from scratch or with inherited weights."""
-    from hiernas.commands import start_training
+    from hiernas.training import start_training
 
     with _display() as display:
         started = start_training(
-            source, data=data, inherit=inherit, epochs=epochs, lr=lr, preset=preset, settings=settings or [],
-            seed=seed, out=out_folder, image_size=image_size, skip_bad_images=skip_bad_images, listener=display,
+            source, data=data, inherit=inherit, epochs=epochs, lr=lr, recipe=recipe, preset=preset,
+            settings=settings or [], seed=seed, out=out_folder, image_size=image_size,
+            skip_bad_images=skip_bad_images, listener=display,
         )  # fmt: skip
         _interruptible(started, display)
     _summary(started.path)
@@ -291,7 +293,7 @@ def export_command(
     weights: Annotated[Path | None, typer.Option(help="safetensors file; default: the one beside the source")] = None,
 ) -> None:
     """Write the trained network for use without HierNAS, after a check that it computes the same."""
-    from hiernas.commands import export_network
+    from hiernas.exporting import export_network
 
     report = export_network(source, to, out_file, weights)
     _print_pairs("Exported", report)
@@ -306,7 +308,9 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -
 
 
 @app.command("list")
-def list_command(kind: Annotated[str, typer.Argument(help="methods, spaces, data, runtimes or presets")]) -> None:
+def list_command(
+    kind: Annotated[str, typer.Argument(help="methods, spaces, networks, recipes, data, runtimes or presets")],
+) -> None:
     """Show what there is."""
     from hiernas.commands import listing
 

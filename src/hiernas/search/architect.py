@@ -129,8 +129,8 @@ class ProposalArchitect:
         return int(self.pi.argmax())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters and the optimiser's state."""
-        arrays = {"theta": self.theta, "pi": self.pi}
+        """Parameters, temperature and the optimiser's state."""
+        arrays = {"theta": self.theta, "pi": self.pi, "tau": np.array([self._now])}
         for name, adam in self._adam.items():
             arrays |= {f"{name}.mean": adam.mean, f"{name}.square": adam.square, f"{name}.step": np.array([adam.step])}
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
@@ -138,6 +138,7 @@ class ProposalArchitect:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `tensors` gave."""
         self.theta, self.pi = tensors["theta"].numpy().copy(), tensors["pi"].numpy().copy()
+        self._now = float(tensors["tau"][0])
         for name, adam in self._adam.items():
             adam.mean, adam.square = tensors[f"{name}.mean"].numpy().copy(), tensors[f"{name}.square"].numpy().copy()
             adam.step = int(tensors[f"{name}.step"][0])

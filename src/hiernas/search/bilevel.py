@@ -23,9 +23,9 @@ from hiernas.train.recipes import Phase, Recipe
 
 
 def shares(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """The images of the weights and those of the architecture: `share` of them, drawn once."""
+    """The images of the weights and those of the architecture: `share` of them, drawn once; two or more on each side."""
     order = torch.randperm(len(split), generator=torch_generator(seed, "shares"))
-    cut = min(len(split) - 1, max(1, round(share * len(split))))
+    cut = min(len(split) - 2, max(2, round(share * len(split))))  # batch norm needs two images
     return _part(split, order[cut:].sort().values), _part(split, order[:cut].sort().values)
 
 

@@ -24,6 +24,7 @@ from hiernas.errors import ConfigError, RunError, TrainingError
 from hiernas.gates import Gates
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
 from hiernas.runfolder import RunFolder
+from hiernas.train.average import Average
 from hiernas.train.recipes import Phase, Recipe
 
 DrawGates = Callable[[np.random.Generator], Gates]
@@ -105,13 +106,15 @@ def fit(
     set_drop_path(model, recipe.drop_path)  # refused here where the model has none
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
     optimizer = _optimizer(model, phase, recipe)
-    position = _restore(model, optimizer, phase, run, architect)
+    average = Average(model, recipe.ema) if recipe.ema else None
+    position = _restore(model, optimizer, phase, run, architect, average)
     if architect is not None:
         architect.to(fabric.device)
     if position.epoch >= phase.epochs:
         return
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     trainer = _Trainer(fabric, wrapped, wrapped_optimizer, split, data, phase, recipe, seed, draw_gates, architect)
+    trainer.average = average
     with run.timed(phase.name), seeded(seed, phase.name):
         saved_at = time.monotonic()
         while position.epoch < phase.epochs:
@@ -119,13 +122,15 @@ def fit(
                 run.tell("step", phase=phase.name, epoch=position.epoch, step=position.step, steps=steps, epochs=phase.epochs)
                 if time.monotonic() - saved_at > run.checkpoint_seconds:
                     trainer.read_totals(position)
-                    _save(model, optimizer, phase, run, position, architect)
+                    _save(model, optimizer, phase, run, position, architect, average)
                     saved_at = time.monotonic()
             summary = trainer.summary(position)
             position = Position(position.epoch + 1)
+            if average is not None and position.epoch == phase.epochs:
+                average.apply()
             accuracy = validate(position.epoch) if validate else None
             if position.epoch == phase.epochs or time.monotonic() - saved_at > min(5.0, run.checkpoint_seconds):
-                _save(model, optimizer, phase, run, position, architect)
+                _save(model, optimizer, phase, run, position, architect, average)
                 saved_at = time.monotonic()
             run.event(
                 "epoch", phase=phase.name, epoch=position.epoch, epochs=phase.epochs, val_accuracy=accuracy, **summary
@@ -152,6 +157,7 @@ class _Trainer:
         self.split, self.data, self.phase, self.recipe, self.seed = split, data, phase, recipe, seed
         self.draw_gates, self.architect = draw_gates, architect
         self.settings = recipe.augmentation()
+        self.average: Average | None = None
 
     def steps(self, position: Position) -> Iterator[int]:
         """Run the remaining steps of the current epoch, yielding the epoch's number of steps after each."""
@@ -221,6 +227,8 @@ class _Trainer:
         if self.recipe.grad_clip > 0:
             self._clip(epoch, step)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(epoch * steps + step)
         self.totals[0] += loss.detach() * len(y)
         self.totals[1] += (logits.detach().argmax(1) == y).sum()
 
@@ -276,11 +284,13 @@ def _optimizer(model: nn.Module, phase: Phase, recipe: Recipe) -> torch.optim.SG
 
 def _save(
     model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, position: Position,
-    architect: Architect | None,
+    architect: Architect | None, average: Average | None,
 ) -> None:  # fmt: skip
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     if architect is not None:
         tensors |= {f"architecture.{k}": v for k, v in architect.tensors().items()}
+    if position.epoch < phase.epochs and average is not None:
+        tensors |= {f"average.{k}": v for k, v in average.values.items()}
     if position.epoch < phase.epochs:  # a finished training needs no momentum
         for name, p in model.named_parameters():
             buffer = optimizer.state.get(p, {}).get("momentum_buffer")
@@ -290,8 +300,9 @@ def _save(
 
 
 def _restore(
-    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, architect: Architect | None
-) -> Position:
+    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, architect: Architect | None,
+    average: Average | None,
+) -> Position:  # fmt: skip
     saved = run.load_tensors(phase.name)
     if saved is None:
         return Position()
@@ -302,6 +313,8 @@ def _restore(
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         if architect is not None:
             architect.restore({k[13:]: v for k, v in tensors.items() if k.startswith("architecture.")})
+        if average is not None and position["epoch"] < phase.epochs:
+            average.restore({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
     except (RuntimeError, KeyError) as error:
         file = run.path / "checkpoint" / f"{phase.name}.safetensors"
         raise RunError(f"{file} does not fit the network; start the search again") from error
