@@ -20,9 +20,9 @@ LAYERS = [  # each imports only from itself and from those before it
     {"train", "export", "report"},
     {"search"},
     {"methods"},
-    {"finish"},
+    {"finish", "catalogue"},
     {"run"},
-    {"estimate", "costing", "exporting", "training", "measuring", "commands", "api"},
+    {"estimate", "costing", "exporting", "training", "measuring", "vitality", "commands", "api"},
     {"cli"},
 ]
 

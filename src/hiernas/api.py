@@ -37,7 +37,7 @@ class Search:
 
     def __call__(
         self,
-        space: SearchSpace | str = "tiny",
+        space: SearchSpace | str | None = None,
         data: Any = "digits",
         limits: Sequence[str] = (),
         config: HNASConfig = QUICK,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +25,8 @@ app = typer.Typer(
 )  # fmt: skip
 out = Console(highlight=False, soft_wrap=True, markup=False)
 
-Method = Annotated[str, typer.Argument(help="hnas, spos or random; see `hiernas list methods`")]
-Space = Annotated[str, typer.Option(help="search space; see `hiernas list spaces`")]
+Method = Annotated[str, typer.Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")]
+Space = Annotated[str | None, typer.Option(help="search space; default: the method's own; see `hiernas list spaces`")]
 Data = Annotated[str, typer.Option(help="'digits', a folder of class folders, a folder of parquet files, or hf:NAME")]
 Limits = Annotated[
     list[str] | None, typer.Option("--limit", help="such as \"latency_ms<=5\" or \"60<=latency_ms<=70\"; repeatable")
@@ -85,7 +85,7 @@ def _common(version: Annotated[bool, typer.Option("--version", callback=_version
 @app.command()
 def search(
     method: Method = "hnas",
-    space: Space = "tiny",
+    space: Space = None,
     data: Data = "digits",
     limit: Limits = None,
     latency_table: TableFile = None,
@@ -118,7 +118,7 @@ def search(
 @app.command()
 def check(
     method: Method = "hnas",
-    space: Space = "tiny",
+    space: Space = None,
     data: Data = "digits",
     limit: Limits = None,
     latency_table: TableFile = None,
@@ -145,7 +145,7 @@ def check(
 
 
 def _request(
-    method: str, space: str, data: str, limit: list[str] | None, latency_table: Path | None, preset: str,
+    method: str, space: str | None, data: str, limit: list[str] | None, latency_table: Path | None, preset: str,
     settings: list[str] | None, seed: int, image_size: int | None, val_per_class: int | None, skip_bad_images: bool,
     runtime: str, threads: int,
 ) -> Request:  # fmt: skip
@@ -256,6 +256,39 @@ def cost(
 
 
 @app.command()
+def vital(
+    source: Annotated[str, typer.Argument(help="a space or network by name, an architecture file, a run folder, a .pt2 file")],
+    reset: Annotated[bool, typer.Option("--reset", help="of a run: reset each block, see what accuracy is left")] = False,
+    draws: Annotated[int | None, typer.Option(help="random draws of channels to reset; default: 5", min=1)] = None,
+    images: Annotated[int | None, typer.Option(help="test images to use; default: 1000 at most", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="of the draws; default: 0", min=0)] = None,
+    input_size: Annotated[str | None, typer.Option(help="channels,height,width; of a space or a published network")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="classes; of a space or a published network", min=2)] = None,
+    settings: Settings = None,
+) -> None:
+    """Blocks that every path through a network takes (HourNAS), what they cost, and what they are worth."""
+    from hiernas.vitality import Subject, reset_of, reset_table
+
+    for text in settings or []:
+        if not text.strip().startswith("space."):
+            raise ConfigError(f"--set {text}: vital blocks take --set space.KEY=VALUE only")
+    if not reset and (draws, images, seed) != (None, None, None):
+        raise ConfigError("--draws, --images and --seed are for --reset; give both, or neither")
+    sizes = None if input_size is None else _sizes(input_size)
+    listing = Subject(source, sizes, num_classes, _space_arguments(settings or [])).listing()
+    _print_table(*listing.table())
+    if reset:
+        with out.status("resetting blocks") as status:
+
+            def show(done: int, of: int) -> None:
+                status.update(f"resetting blocks: {done / of:.0%} done")
+
+            found = reset_of(Path(source), draws, images, seed, show)
+        out.print()
+        _print_table(*reset_table(found, Path(source)))
+
+
+@app.command()
 def train(
     source: Annotated[Path, typer.Argument(help="a run folder or an architecture file")],
     data: Annotated[str | None, typer.Option(help="the images; default: those of the run")] = None,
@@ -314,15 +347,7 @@ def list_command(
     """Show what there is."""
     from hiernas.commands import listing
 
-    columns, rows, remarks = listing(kind)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, no_wrap=i == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
-    for remark in remarks:
-        out.print(remark)
+    _print_table(*listing(kind))
 
 
 # -- output ----------------------------------------------------------------------------------------------------------
@@ -342,6 +367,17 @@ def _interruptible(work: Any, display: Any) -> Any:
         how = again if display.run else "nothing was written yet"
         Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(f"interrupted: {how}")
         raise typer.Exit(130) from None
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, no_wrap=i == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+    for remark in remarks:
+        out.print(remark)
 
 
 def _print_pairs(title: str, pairs: Mapping[str, str]) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import hiernas.spaces
+from hiernas.catalogue import METHODS
 from hiernas.costs.count import cost as count_cost
 from hiernas.costs.runtimes import RUNTIMES
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, did_you_mean
 from hiernas.methods.hnas import PRESETS
 from hiernas.progress import number, quantity
-from hiernas.run import METHODS
+from hiernas.report.hournas import words
 from hiernas.settings import keys
 from hiernas.spaces import known
 from hiernas.train.recipes import RECIPES, SCALES
@@ -40,7 +41,10 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         )
     elif result["device"]:
         lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
-    lines.append(f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations")
+    if result["method"] == "hournas":
+        lines += words(result)
+    else:
+        lines.append(f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations")
     lines.append("chosen: " + " ".join(chosen["options"]))
     return lines, rows
 

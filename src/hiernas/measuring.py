@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiernas.costs.calibrate import Calibration, Errors, calibrate, title
+from hiernas.costs.calibrate import FEWEST, Calibration, Errors, calibrate
 from hiernas.costs.doubts import doubts
 from hiernas.costs.latency import LatencyTable, Progress, cached_table_path, measure_table
 from hiernas.costs.merge import Merged, merge
 from hiernas.costs.pack import import_measurement, write_pack
-from hiernas.costs.probes import plan_of
+from hiernas.costs.probes import plan_of, title
 from hiernas.costs.runtimes import RUNTIMES
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
@@ -89,6 +89,8 @@ def _check(asked: Asked) -> None:
         )
     if asked.pack is not None and asked.out is not None:
         raise ConfigError("--out does not go with --pack: name the pack's folder with --pack DIR")
+    if asked.calibrate is not None and asked.calibrate < FEWEST:
+        raise ConfigError(f"--calibrate {asked.calibrate}: so few networks tell too little; take at least {FEWEST}")
     if asked.store_correction and asked.out is None:
         raise ConfigError(
             "--store-correction needs a table of its own, --out FILE: the cached one serves all spaces, and a correction is "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import hiernas.spaces
+from hiernas.catalogue import METHODS
 from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.costs.limits import Limit, check_reachable, feasible_share, parse_limits
 from hiernas.costs.runtimes import RUNTIMES
@@ -19,27 +20,14 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.finish import complete, train_only
-from hiernas.methods import baselines, hnas, hournas
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.runfolder import Listener, RunFolder, next_free, refuse_existing
-from hiernas.search.problem import Method, Problem, training_work
+from hiernas.search.problem import Problem, training_work
 from hiernas.settings import from_file, to_dict
 from hiernas.space import SearchSpace
 from hiernas.train.loop import make_fabric
 from hiernas.version import VERSION
-
-
-def _one_supernet(config: hnas.HNASConfig, data: ImageData) -> dict[str, float]:
-    return hnas.plan(replace(config, stages=2), data)
-
-
-METHODS: dict[str, Method] = {
-    "hnas": Method(hnas.hnas, hnas.PRESETS, hnas.plan),
-    "hournas": Method(hournas.hournas, hournas.PRESETS, hournas.plan),
-    "spos": Method(baselines.spos, hnas.PRESETS, _one_supernet),
-    "random": Method(baselines.random_search, hnas.PRESETS, _one_supernet),
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +35,7 @@ class Request:
     """What is asked of a search. Names and texts as on the command line; objects from Python."""
 
     method: str = "hnas"
-    space: str | SearchSpace = "tiny"
+    space: str | SearchSpace | None = None  # None: the method's own, of the preset's size
     space_arguments: Mapping[str, Any] = field(default_factory=dict)  # beyond input_size and num_classes
     data: Any = "digits"  # anything `load_data` takes, or an ImageData
     limits: Sequence[str] = ()
@@ -98,16 +86,18 @@ class Prepared:
 def prepare(request: Request, listener: Listener | None = None) -> Prepared:
     """Load data, space, costs and limits; every mistake and every impossible limit is refused here."""
     config = request.resolved()
+    request = _with_space(request)
     limits = parse_limits(request.limits)
-    if not isinstance(request.space, SearchSpace):
+    if isinstance(request.space, str):
         space_function(request.space, request.space_arguments)
     data = _load(request)
     space = make_space(request.space, data, request.space_arguments)
     _check_inputs(config, data)
-    if space.skeleton.groups:
+    refusal = METHODS[request.method].refusal(space)
+    if refusal is not None:
         raise SpaceError(
-            f"method '{request.method}' searches chains of layers, and '{space.name}' is a space of cells; choose a chain "
-            "space (`hiernas list spaces`), or train a network of cells with `hiernas train NAME` (`hiernas list networks`)"
+            f"method '{request.method}' cannot search '{space.name}': {refusal}; leave --space out, or choose another method "
+            "(`hiernas list methods`)"
         )
     latency = _latency(request, space, listener)
     tables = cost_tables(space, latency)
@@ -116,6 +106,15 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
         limits = (_median_limit(space, tables, config.objective, request.seed),)
     check_reachable(space, tables, limits)
     return Prepared(request, config, space, data, limits, latency, automatic)
+
+
+def _with_space(request: Request) -> Request:
+    """The request with its space: where none is named, the method's own."""
+    if request.space is not None:
+        return request
+    preset = request.preset if request.preset in METHODS[request.method].spaces else "paper"
+    name, arguments = METHODS[request.method].spaces[preset]
+    return replace(request, space=name, space_arguments={**arguments, **request.space_arguments})
 
 
 def _load(request: Request) -> ImageData:
@@ -154,8 +153,10 @@ def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., Sea
     return function
 
 
-def make_space(space: str | SearchSpace, data: ImageData, arguments: Mapping[str, Any]) -> SearchSpace:
+def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapping[str, Any]) -> SearchSpace:
     """The named space for the data's image size and classes; a given space must fit them."""
+    if space is None:
+        raise SpaceError("no space was named")
     if isinstance(space, str):
         return space_function(space, arguments)(input_size=data.input_size, num_classes=data.num_classes, **arguments)
     wanted = (space.skeleton.input_size, space.skeleton.num_classes)

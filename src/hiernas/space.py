@@ -91,6 +91,22 @@ class SearchSpace:
         columns = [block.sample(rng, n) for block in self._blocks()]
         return np.concatenate(columns, axis=1) if columns else np.zeros((n, 0), dtype=np.int64)
 
+    def all_encoded(self) -> np.ndarray:
+        """Every architecture as option indices, in lexicographic order: int64 [size, sites]. Meant for small spaces."""
+        members = [np.array(block.members(), dtype=np.int64) for block in self._blocks()]
+        rows = np.indices([len(m) for m in members]).reshape(len(members), -1)
+        return np.concatenate([m[row] for m, row in zip(members, rows, strict=True)], axis=1)
+
+    def resample(self, genes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Copies of architectures [n, sites] in which one random site, or one group of sites, is drawn anew."""
+        blocks, changed = list(self._blocks()), genes.copy()
+        chosen, start = rng.integers(len(blocks), size=len(genes)), 0
+        for i, block in enumerate(blocks):
+            end = start + len(block.decisions)
+            changed[chosen == i, start:end] = block.sample(rng, int((chosen == i).sum()))
+            start = end
+        return changed
+
     def __iter__(self) -> Iterator[Architecture]:
         """Every architecture, in lexicographic order of the encoding. Meant for small spaces."""
         for choices in itertools.product(*(block.members() for block in self._blocks())):

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hiernas.architecture import Architecture
+from hiernas.catalogue import METHODS
 from hiernas.costing import Source, architecture_file
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, SpaceError, did_you_mean
 from hiernas.finish import inherited_weights, train_only
 from hiernas.methods.hnas import PRESETS
-from hiernas.run import METHODS, reload_data
+from hiernas.run import reload_data
 from hiernas.runfolder import Listener, RunFolder, next_free
 from hiernas.settings import from_dict, to_dict, with_settings
 from hiernas.spaces import KNOWN, known

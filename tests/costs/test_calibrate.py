@@ -134,6 +134,17 @@ def test_a_correction_that_makes_no_sense_is_none(monkeypatch: pytest.MonkeyPatc
         Correction(9.0, -1.0, 4, "toy")
 
 
+def test_a_correction_that_makes_matters_worse_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, runtime = toy_space(), Known()
+    table = measure_table(space, runtime)
+    monkeypatch.setattr(module, "fit", lambda *_: (0.0, 1.3))  # the sums are exact
+    found = calibrate(space, table, runtime, 8, np.random.default_rng(0))
+    with pytest.raises(LatencyError, match=r"not stored: over networks that it has not seen, its error is 30.00 %, and 0.00 %"):
+        found.corrected_table()
+    monkeypatch.setattr(module, "fit", lambda *_: (0.0, 1.0005))
+    assert calibrate(space, table, runtime, 8, np.random.default_rng(0)).corrected_table().correction is not None
+
+
 def test_too_few_networks() -> None:
     table = measure_table(toy_space(), Known())
     with pytest.raises(LatencyError, match="7 networks tell too little; calibrate with at least 8"):

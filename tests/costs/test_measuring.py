@@ -73,7 +73,7 @@ def test_what_comes_back_becomes_a_table_and_completes_one(known: Known, tmp_pat
     for key, probe in plan.probes().items():
         ms = known.prepare(probe.build(), probe.input_size)()
         rows[key] = {"median_ms": ms, "p10_ms": ms, "p90_ms": ms, "runs": 60, "shape": [1, *probe.input_size]}
-    header = {"kind": RESULT_KIND, "plan": fingerprint(plan), "hiernas": "0", "space": {}, **identity(known)}
+    header = {"kind": RESULT_KIND, "plan": fingerprint(plan), "hiernas": "0", "space": "", **identity(known)}
     last = plan.operations[-1].key
     some = {k: v for k, v in rows.items() if k != last}
     (tmp_path / "some.json").write_text(json.dumps({**header, "entries": some}))
@@ -134,6 +134,7 @@ def test_merging_takes_the_entry_of_more_runs(tmp_path: Path, monkeypatch: pytes
         ({"pack": Path("p"), "threads": 2}, "--runtime and --threads do not go with --pack: nothing is measured here"),
         ({"import_file": Path("m"), "runtime": "torch"}, "--runtime and --threads do not go with --import"),
         ({"pack": Path("p"), "out": Path("t")}, "--out does not go with --pack"),
+        ({"calibrate": 7}, "--calibrate 7: so few networks tell too little; take at least 8"),
     ],
 )
 def test_options_that_do_not_go_together(options: dict[str, object], message: str) -> None:

@@ -187,7 +187,7 @@ def test_what_an_import_refuses(came_back: tuple[Path, dict[str, Any]]) -> None:
         r"is not what measure.py of this version's packs writes": {**value, "kind": "another, format 2"},
         r"is damaged \(its header: version\)": {k: v for k, v in value.items() if k != "version"},
         r"is damaged \(its header: values\)": {**value, "threads": 0},
-        r"was measured for \"toy\" by a pack of hiernas 0, which holds other operations": {**value, "plan": "0" * 64},
+        r"was measured for 'toy' by a pack of hiernas 0, which holds other operations": {**value, "plan": "0" * 64},
         r"has an entry 'conv9' that its pack does not ask for": {**value, "entries": {**entries, "conv9": entries[key]}},
         r"is damaged at 'conv3_relu6 .*no measurement": {
             **value, "entries": {**entries, key: {**entries[key], "p10_ms": -1.0}}
@@ -208,7 +208,7 @@ def test_what_an_import_refuses(came_back: tuple[Path, dict[str, Any]]) -> None:
     with pytest.raises(LatencyError, match=r"is damaged .*; bring it from the device again"):
         import_measurement(toy_space(), path)
     path.write_text(json.dumps(value))
-    with pytest.raises(LatencyError, match=r"\"name\": \"tiny\".*name the space, --input-size"):
+    with pytest.raises(LatencyError, match=r"operations than 'tiny 1x8x8, 10 classes' .*name the space, --input-size"):
         import_measurement(tiny(), path)
 
 

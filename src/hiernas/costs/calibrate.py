@@ -16,6 +16,7 @@ import numpy as np
 
 from hiernas.architecture import Architecture
 from hiernas.costs.latency import RUNS, WARMUP, Correction, Entry, LatencyTable, Progress, identity
+from hiernas.costs.probes import title
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
 from hiernas.space import SearchSpace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FEWEST = 8  # networks; half of them must tell a line
 AT_ONCE = 32  # networks that are loaded together
+NO_BETTER = 0.1  # percent that the corrected error may be above the other before it counts as worse
 DRAWN = 50  # random networks per network, of which an even choice picks those that spread over the latencies
 
 
@@ -67,11 +69,17 @@ class Calibration:
         return errors_of(self.sums_ms, self.measured_ms)
 
     def corrected_table(self) -> LatencyTable:
-        """The table with the correction; raises `LatencyError` where there is none."""
+        """The table with the correction; raises `LatencyError` where there is none, or it makes matters worse."""
         if self.correction is None:
             raise LatencyError(
                 "there is no correction to store: the measured latencies do not grow with the predicted ones; calibrate "
                 "again on an idle device, with more networks"
+            )
+        worse, as_is = (self.errors(corrected).mean_absolute_percent for corrected in (True, False))
+        if worse > as_is + NO_BETTER:
+            raise LatencyError(
+                f"the correction is not stored: over networks that it has not seen, its error is {worse:.2f} %, and "
+                f"{as_is:.2f} % without it; calibrate again on an idle device, with more networks"
             )
         return replace(self.table, correction=self.correction)
 
@@ -172,12 +180,6 @@ def _correction(
     if not scale > 0 or constant + scale * smallest <= 0:
         return None
     return Correction(constant, scale, len(sums_ms), title(space))
-
-
-def title(space: SearchSpace) -> str:
-    """A space as a correction names it."""
-    channels, height, width = space.skeleton.input_size
-    return f"{space.name} {channels}x{height}x{width}, {space.skeleton.num_classes} classes"
 
 
 def _measured(architectures: Sequence[Architecture], runtime: Runtime, runs: int) -> list[Entry]:

@@ -208,8 +208,7 @@ def _table(tables: Tables, limit: Limit) -> CostTable:
 
 def every(space: SearchSpace) -> np.ndarray:
     """All architectures of a space, in lexicographic order: int64 [size, sites]."""
-    sizes = [len(d.options) for d in space.decisions]
-    return np.stack(np.unravel_index(np.arange(space.size()), sizes), axis=1).astype(np.int64)
+    return space.all_encoded()
 
 
 def nearest(space: SearchSpace, tables: Tables, limits: Sequence[Limit]) -> tuple[np.ndarray, bool]:
@@ -235,8 +234,11 @@ def best_within(
         best = genes[[int(np.argmax(totals))]] if len(genes) else genes
     else:
         bounds = [(_table(tables, m), m.low, m.high) for m in limits]
-        best = greatest_gain(space, bounds, gains, SOLVER_SECONDS)
-        best = best[satisfied(tables, limits, best)] if len(best) else best
+        best = np.zeros((0, len(space.decisions)), dtype=np.int64)
+        for margin in (0.0, 1e-9):  # beyond the solver's tolerance, where that is what breaks a limit
+            if not len(best):
+                best = greatest_gain(space, bounds, gains, SOLVER_SECONDS, margin)
+                best = best[satisfied(tables, limits, best)] if len(best) else best
     if not len(best):
         raise LimitError(f"found no architecture of '{space.name}' that meets {' and '.join(map(str, limits))}; widen them")
     return best[0]
@@ -304,20 +306,17 @@ def _walk(
     space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, found: _Found
 ) -> None:
     """Random walks that change one or two sites at a time and never raise the violation."""
-    sizes = np.array([len(d.options) for d in space.decisions])
     genes = space.sample_encoded(rng, WALKERS)
     known = found.genes(space)
     genes[::2] = known[rng.integers(len(known), size=WALKERS // 2)] if len(known) else nearest(space, tables, limits)[0]
     outside = violation(tables, limits, genes)
-    walkers = np.arange(WALKERS)
     for _ in range(STEPS):
         found.add(genes[outside == 0])
         if found.complete:
             return
-        proposed = genes.copy()
+        proposed = genes
         for _ in range(int(rng.integers(1, 3))):
-            site = rng.integers(len(sizes), size=WALKERS)
-            proposed[walkers, site] = rng.integers(sizes[site])
+            proposed = space.resample(proposed, rng)
         then = violation(tables, limits, proposed)
         better = then <= outside
         genes[better], outside[better] = proposed[better], then[better]

@@ -18,7 +18,7 @@ import torch
 from hiernas.costs import runner
 from hiernas.costs.doubts import doubts, entry_doubt
 from hiernas.costs.latency import RUNS, WARMUP, Entry, LatencyTable, read_text
-from hiernas.costs.probes import OVERHEAD, Plan, Probe, described, fingerprint, plan_of
+from hiernas.costs.probes import OVERHEAD, Plan, Probe, fingerprint, plan_of, title
 from hiernas.costs.timing import example
 from hiernas.errors import LatencyError
 from hiernas.space import SearchSpace
@@ -54,7 +54,7 @@ def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> Pack
                 {"runs": n, "warmup": WARMUP, "probes": [writer.write(probe) for probe in probes]} for probes, n in batches
             ]
         manifest = {
-            "kind": runner.MANIFEST_KIND, "hiernas": VERSION, "space": described(space), "plan": fingerprint(plan),
+            "kind": runner.MANIFEST_KIND, "hiernas": VERSION, "space": title(space), "plan": fingerprint(plan),
             "batch": BATCH, "batches": listed,
         }  # fmt: skip
         (folder / "measure.py").write_bytes(Path(runner.__file__).read_bytes())
@@ -139,10 +139,10 @@ def _check_header(path: str | Path, value: Mapping[str, Any], space: SearchSpace
     if wrong or value["threads"] < 1 or value["batch"] != BATCH or not isinstance(value.get("entries"), dict):
         raise LatencyError(f"{path} is damaged (its header: {', '.join(wrong) or 'values'}); bring it from the device again")
     if value.get("plan") != fingerprint(plan):
-        theirs, ours = (json.dumps(x) for x in (value.get("space"), described(space)))
         raise LatencyError(
-            f"{path} was measured for {theirs} by a pack of hiernas {value.get('hiernas')}, which holds other operations than "
-            f"{ours} of hiernas {VERSION}; name the space, --input-size, --num-classes and --set of the pack, or pack again"
+            f"{path} was measured for '{value.get('space')}' by a pack of hiernas {value.get('hiernas')}, which holds other "
+            f"operations than '{title(space)}' of hiernas {VERSION}; name the space, --input-size, --num-classes and --set of "
+            "the pack, or pack again"
         )
 
 

@@ -12,10 +12,11 @@ import json
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hiernas.costs.count import parts_of_space
 from hiernas.costs.latency import Entry
+from hiernas.costs.tables import counted
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -151,7 +152,10 @@ class Plan:
 
 
 def plan_of(space: SearchSpace, with_edges: bool) -> Plan:
-    """The distinct operations of a space and, for runtimes with an inner layout, their edges."""
+    """The distinct operations of a space and, for runtimes with an inner layout, their edges.
+
+    Operations without multiply-adds, such as pooling, are computed in the plain layout when they are alone.
+    """
     fixed, options = parts_of_space(space)
     found: dict[str, Operation] = {}
     for part in (*fixed, *(part for site in options for parts in site for part in parts)):
@@ -159,7 +163,7 @@ def plan_of(space: SearchSpace, with_edges: bool) -> Plan:
         if part is not fixed[-1]:
             edges = (*edges, Edge(output_size(part)))
         if not part.is_identity:
-            found.setdefault(part.key, Operation(part, edges if with_edges else ()))
+            found.setdefault(part.key, Operation(part, edges if with_edges and counted(part).macs else ()))
     return Plan((Overhead(),), (), tuple(found.values())).without(())
 
 
@@ -169,15 +173,12 @@ def output_size(part: Part) -> Shape:
     return (s.cout, -(-part.size[0] // s.stride), -(-part.size[1] // s.stride))
 
 
-def described(space: SearchSpace) -> dict[str, Any]:
-    """A space as files name it."""
+def title(space: SearchSpace) -> str:
+    """A space as files and messages name it: 'tiny 3x32x32, 10 classes', and its other settings."""
     skeleton = space.skeleton
-    return {
-        "name": skeleton.name,
-        "arguments": json.loads(json.dumps(dict(skeleton.arguments))),
-        "input_size": list(skeleton.input_size),
-        "num_classes": skeleton.num_classes,
-    }
+    channels, height, width = skeleton.input_size
+    other = [f", {k}={v}" for k, v in skeleton.arguments if k not in ("input_size", "num_classes")]
+    return f"{skeleton.name} {channels}x{height}x{width}, {skeleton.num_classes} classes{''.join(other)}"
 
 
 def fingerprint(plan: Plan) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from hiernas.space import SearchSpace
 Bounded = tuple[CostTable, float, float]  # a metric's table, and the least and the greatest value allowed
 
 SCALE = 1e4  # a bound in the solver's rows, so that its tolerance of 1e-6 is 1e-10 of the bound
-TIGHTER = 1e-9  # a hard bound is asked for by so much more, relatively: the solver has a tolerance, a limit has none
 
 
 def least_violation(space: SearchSpace, bounded: Sequence[Bounded], seconds: float) -> tuple[np.ndarray, bool]:
@@ -36,11 +36,14 @@ def least_violation(space: SearchSpace, bounded: Sequence[Bounded], seconds: flo
 
 
 def greatest_gain(
-    space: SearchSpace, bounded: Sequence[Bounded], gains: Sequence[np.ndarray], seconds: float
+    space: SearchSpace, bounded: Sequence[Bounded], gains: Sequence[np.ndarray], seconds: float, margin: float = 0.0
 ) -> np.ndarray:
-    """The architecture of greatest total gain within the bounds, int64 [1, sites], or [0, sites] where none is found."""
+    """The architecture of greatest total gain within the bounds, int64 [1, sites], or [0, sites] where none is found.
+
+    The solver has a tolerance, a limit has none: bounds are kept by `margin`, relatively, where that is needed.
+    """
     rows, most = _rows(bounded)
-    genes, status = _solve(space, rows, most - TIGHTER * SCALE, -np.concatenate(gains), 0, seconds)
+    genes, status = _solve(space, rows, most - margin * SCALE, -np.concatenate(gains), 0, seconds)
     return genes if status in (0, 1) else genes[:0]
 
 
@@ -56,6 +59,22 @@ def _rows(bounded: Sequence[Bounded]) -> tuple[np.ndarray, np.ndarray]:
     return rows, most
 
 
+def _groups(space: SearchSpace, variables: int) -> list[Any]:
+    """Of each group of sites exactly so many are other than 'none'."""
+    from scipy.optimize import LinearConstraint
+
+    starts, found = dict[str, int](), []
+    for decision in space.decisions:
+        starts[decision.name] = sum(len(d.options) for d in space.decisions[: len(starts)])
+    options = {d.name: d.options for d in space.decisions}
+    for group in space.skeleton.groups:
+        row = np.zeros((1, variables))
+        for site in group.sites:
+            row[0, [starts[site] + i for i, option in enumerate(options[site]) if option != "none"]] = 1.0
+        found.append(LinearConstraint(row, group.keep, group.keep))
+    return found
+
+
 def _solve(
     space: SearchSpace, rows: np.ndarray, most: np.ndarray, objective: np.ndarray, slacks: int, seconds: float
 ) -> tuple[np.ndarray, int]:
@@ -66,7 +85,7 @@ def _solve(
     one_of = np.zeros((len(space.decisions), options + slacks))
     for i, (start, end) in enumerate(itertools.pairwise(starts)):
         one_of[i, start:end] = 1.0
-    constraints = [LinearConstraint(one_of, 1.0, 1.0)]
+    constraints = [LinearConstraint(one_of, 1.0, 1.0), *_groups(space, options + slacks)]
     if len(rows):
         constraints.append(LinearConstraint(rows, -np.inf, most))
     found = milp(

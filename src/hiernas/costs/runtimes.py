@@ -77,7 +77,7 @@ class OpenVino(Runtime):
         return Loaded(call, request.get_output_tensor().data.copy())
 
 
-RUNTIMES: dict[str, type[OnnxRuntime | OpenVino | TorchRuntime | CompiledTorch | CudaRuntime | LiteRt | ExecuTorch]] = {
+RUNTIMES: dict[str, type[Runtime]] = {
     runtime.name: runtime
     for runtime in (OnnxRuntime, OpenVino, LiteRt, ExecuTorch, TorchRuntime, CompiledTorch, CudaRuntime)
 }

@@ -41,6 +41,10 @@ class Runtime(Protocol):
     device: str  # the processor's name
     inner_layout: bool  # whether tensors are converted where they enter and leave a network
 
+    def __init__(self, threads: int = 1, batch: int = 1) -> None:
+        """Raises `LatencyError` where the runtime's package or its kind of device is not here."""
+        ...
+
     def load(self, module: nn.Module, x: torch.Tensor) -> Loaded:
         """Load a module in evaluation mode, which may be changed, for an input [batch, C, H, W], and run it once.
 

@@ -7,8 +7,8 @@ only what was chosen at each site, for a site's place in the network is not know
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
@@ -27,6 +27,7 @@ CHAIN = (
     "Blocks in the order an image passes them. Height shows the expansion ratio (e), width and colour the kernel size; "
     "grey frames were not searched, a dashed frame is a layer left out."
 )
+VITAL = " A thick frame marks a vital block."
 OPTIONS = "The operation chosen at each site; a dashed frame is a place left out."
 
 
@@ -41,6 +42,7 @@ class Block:
     plain: bool = False  # stem, head and classifier, which were not searched
     identity: bool = False
     stride: int = 1
+    vital: bool = False
     notes: tuple[str, ...] = ()  # channels and resolution of what leaves the block
 
 
@@ -67,7 +69,8 @@ def architecture(result: Mapping[str, Any], width: float) -> str:
 
 def about(result: Mapping[str, Any]) -> str:
     """The figure's caption."""
-    return CHAIN if blocks_of(result)[1] else OPTIONS
+    blocks, chain = blocks_of(result)
+    return (CHAIN if chain else OPTIONS) + (VITAL if any(b.vital for b in blocks) else "")
 
 
 def _least_slot(blocks: Sequence[Block]) -> float:
@@ -85,16 +88,18 @@ def blocks_of(result: Mapping[str, Any]) -> tuple[list[Block], bool]:
     chosen = result["chosen"]["sites"]
     space = result["space"]
     value = {"format": FORMAT, "space": space["name"], "arguments": space["arguments"], "sites": chosen}
+    vital = (result.get("details") or {}).get("vital", ())
     try:
         found = Architecture.from_json(value)
     except (SpaceError, TypeError):  # a space of the user's own, or of another version
-        return _by_name(chosen), False
-    blocks = _chain_blocks(found)
-    return (blocks, True) if blocks else (_by_name(chosen), False)
+        return _by_name(chosen, vital), False
+    blocks = _chain_blocks(found, vital)
+    return (blocks, True) if blocks else (_by_name(chosen, vital), False)
 
 
-def _by_name(sites: Mapping[str, Any]) -> list[Block]:
-    return [_named(site, option if isinstance(option, str) else "\n".join(option)) for site, option in sites.items()]
+def _by_name(sites: Mapping[str, Any], vital: Collection[str]) -> list[Block]:
+    texts = {site: option if isinstance(option, str) else "\n".join(option) for site, option in sites.items()}
+    return [replace(_named(site, text), vital=site in vital) for site, text in texts.items()]
 
 
 def _named(group: str, option: str) -> Block:
@@ -106,7 +111,7 @@ def _named(group: str, option: str) -> Block:
     return Block(group, f"{kernel}×{kernel}\ne{expand}{extra}", kernel, expand, notes=(group,))
 
 
-def _chain_blocks(found: Architecture) -> list[Block]:
+def _chain_blocks(found: Architecture, vital: Collection[str]) -> list[Block]:
     from hiernas.supernet.chain import Chain
 
     skeleton = found.skeleton
@@ -116,9 +121,10 @@ def _chain_blocks(found: Architecture) -> list[Block]:
     stem, head = fixed[: len(skeleton.stem)], fixed[len(skeleton.stem) :]
     channels, h, w = skeleton.input_size
     blocks = [Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}"))]
-    blocks += [_fixed(part) for part in stem]
-    blocks += [_searched(parts[option][0]) for parts, option in zip(options, found.options, strict=True)]
-    return blocks + [_fixed(part) for part in head]
+    blocks += [replace(_fixed(part), vital=bool(vital)) for part in stem]
+    chosen = [parts[option][0] for parts, option in zip(options, found.options, strict=True)]
+    blocks += [replace(_searched(part), vital=part.site.name in vital) for part in chosen]
+    return blocks + [replace(_fixed(part), vital=bool(vital)) for part in head]
 
 
 def _fixed(part: Part) -> Block:
@@ -135,7 +141,7 @@ def _searched(part: Part) -> Block:
     notes = _notes(part, named.group)
     identity = part.is_identity
     label = "1×1" if named.identity and not identity else named.label  # a skip that changes the shape
-    return Block(named.group, label, named.kernel, named.expand, False, identity, part.site.stride, notes)
+    return Block(named.group, label, named.kernel, named.expand, False, identity, part.site.stride, notes=notes)
 
 
 def _notes(part: Part, name: str) -> tuple[str, ...]:
@@ -148,7 +154,7 @@ def _in_words(blocks: Sequence[Block]) -> str:
     for b in blocks:
         if b.label:
             stride = f" stride {b.stride}" if b.stride != 1 else ""
-            words.append(f"{b.group} {b.label}".replace("\n", " ") + stride)
+            words.append(f"{b.group} {b.label}".replace("\n", " ") + stride + " (vital)" * b.vital)
     return "The chosen network: " + ", ".join(words) + "."
 
 
@@ -204,7 +210,8 @@ def _box(ax: Axes, block: Block, x: float, y: float, slot: float) -> None:
     edge, style = (MUTED, "--") if block.identity else (MUTED if block.plain else BLUE, "-")
     for face, line, order in ((PAPER, PAPER, 2), ((BLUE, strength), edge, 3)):  # the paper hides the line behind
         box = FancyBboxPatch((x - wide / 2, y - height / 2), wide, height, boxstyle="round,pad=0,rounding_size=3",
-                             linewidth=1.0, facecolor=face, edgecolor=line, linestyle=style, zorder=order)  # fmt: skip
+                             linewidth=3.0 if block.vital else 1.0, facecolor=face, edgecolor=line, linestyle=style,
+                             zorder=order)  # fmt: skip
         ax.add_patch(box)
     colour = ON_BLUE if strength > 0.75 else MUTED if block.identity else INK
     ax.text(x, y, block.label, ha="center", va="center", fontsize=11, color=colour, zorder=4, linespacing=1.35)

@@ -126,7 +126,7 @@ def operations(result: Values, width: float) -> str:
     if not stages:
         return ""
     sites = list(dict.fromkeys(site for s in stages for site in s["sites"]))
-    options = _options(stages)
+    options = options_of(stages)
     left = 14 + 6.6 * max(map(len, options))
     cell = min(100.0, (width - left - 8) / len(sites))
     longest = 6.4 * max(map(len, sites))  # of the layers' names
@@ -141,7 +141,7 @@ def operations(result: Values, width: float) -> str:
         for i, stage in enumerate(stages):
             top = i * (panel + gap) + gap
             ax = axes(figure, left, top, right, height - top - panel)
-            _heat_map(ax, stage, sites, options, numbers=cell >= 24)
+            heat_map(ax, stage, sites, options, numbers=cell >= 24)
             ax.set_title(_pruning(stage, short=width < 500), loc="left", fontsize=12, pad=7)
             if i == len(stages) - 1:
                 ax.set_xticks([x + 0.5 for x in range(len(sites))], sites, rotation=90 if upright else 0, fontsize=11)
@@ -153,7 +153,7 @@ def operations(result: Values, width: float) -> str:
     return draw(f"operations{width:.0f}", alt, width, height, paint)
 
 
-def _options(stages: Sequence[Values]) -> list[str]:
+def options_of(stages: Sequence[Values]) -> list[str]:
     """All options in the order of the layer that has most of them, `skip` last."""
     layers = [probabilities for s in stages for probabilities in s["sites"].values()]
     found = dict.fromkeys(o for layer in sorted(layers, key=len, reverse=True) for o in layer)
@@ -165,7 +165,10 @@ def _pruning(stage: Values, short: bool = False) -> str:
     return f"Stage {stage['stage']}: {sizes}" + ("" if short else " architectures")
 
 
-def _heat_map(ax: Axes, stage: Values, sites: Sequence[str], options: Sequence[str], numbers: bool) -> None:
+def heat_map(
+    ax: Axes, stage: Values, sites: Sequence[str], options: Sequence[str], numbers: bool, framed: bool = False
+) -> None:
+    """Layers on x, operations on y, probability as colour; what was not kept is crossed out, or else what was is framed."""
     ax.set(xlim=(0, len(sites)), ylim=(len(options), 0))
     ax.grid(False)
     ax.tick_params(length=0)
@@ -176,12 +179,14 @@ def _heat_map(ax: Axes, stage: Values, sites: Sequence[str], options: Sequence[s
         kept = stage["kept"].get(site, ())
         for y, option in enumerate(options):
             if option in stage["sites"].get(site, {}):
-                _cell(ax, x, y, float(stage["sites"][site][option]), option in kept, numbers)
+                _cell(ax, x, y, float(stage["sites"][site][option]), option in kept, numbers, framed)
 
 
-def _cell(ax: Axes, x: int, y: int, p: float, kept: bool, numbers: bool) -> None:
+def _cell(ax: Axes, x: int, y: int, p: float, kept: bool, numbers: bool, framed: bool) -> None:
     ax.add_patch(Rectangle((x, y), 1, 1, facecolor=(BLUE, min(1.0, p)), edgecolor=RULE))
-    if not kept:
+    if framed and kept:
+        ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=INK, linewidth=2.0, zorder=3, clip_on=False))
+    if not framed and not kept:
         ax.plot([x + 0.5], [y + 0.5], "x", color=MUTED, markersize=6, markeredgewidth=1.1, clip_on=False)
     elif numbers:
         colour = ON_BLUE if p > 0.75 else INK
@@ -225,7 +230,7 @@ def training(result: Values, events: Sequence[Values], width: float) -> str:
                 ax = axes(figure, 56 + shares[i] * width, 30, (1 - shares[i + 1]) * width + 10, 72)
             else:
                 ax = axes(figure, 56, 30 + 290 * i, 12, height - 290 * (i + 1) + 72)
-            _curves(ax, curves, _sizes(result) if curves is supernet else [])
+            _curves(ax, curves, _marks(result) if curves is supernet else [])
             ax.set_title(title, loc="left", fontsize=12, pad=9)
             ax.set_ylabel("Accuracy (%)")
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / 228), ncols=2)
@@ -239,11 +244,14 @@ def training(result: Values, events: Sequence[Values], width: float) -> str:
     return draw(f"training{width:.0f}", alt, width, height, paint)
 
 
-def _sizes(result: Values) -> list[int]:
-    return [s["size_after"] for s in result["stages"]]
+def _marks(result: Values) -> list[str]:
+    """What happened between two trainings of the supernet."""
+    if result.get("method") == "hournas":
+        return ["vital blocks fixed" for _ in result["stages"]]
+    return [f"pruned to {units.size(s['size_after'])}" for s in result["stages"]]
 
 
-def _curves(ax: Axes, curves: Sequence[Curve], sizes: Sequence[int]) -> None:
+def _curves(ax: Axes, curves: Sequence[Curve], marks: Sequence[str]) -> None:
     """One line per kind of accuracy over all phases; dashed verticals where the supernet was pruned."""
     epochs = [e for curve in curves for e in curve.epochs]
     for key, label, style in (("train_accuracy", "training", "--"), ("val_accuracy", "validation", "-")):
@@ -256,7 +264,7 @@ def _curves(ax: Axes, curves: Sequence[Curve], sizes: Sequence[int]) -> None:
     for i, curve in enumerate(curves[:-1]):
         start += len(curve.epochs)
         ax.axvline(start + 0.5, color=INK, linewidth=1.0, linestyle=":")
-        text = f"pruned to {units.size(sizes[i])}" if i < len(sizes) else curves[i + 1].phase
+        text = marks[i] if i < len(marks) else curves[i + 1].phase
         ax.annotate(text, (start + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points",
                     rotation=90, va="bottom", fontsize=11, color=INK)  # fmt: skip
     ax.set_xlabel("Epoch")

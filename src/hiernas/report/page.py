@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hiernas.errors import RunError
-from hiernas.report import tables, units
-from hiernas.report.tables import Html, Values, escape, section
+from hiernas.report import hournas, tables, units
+from hiernas.report.tables import Html, Values, escape, figure, section
 
 FORMAT = 1
 NEEDED = ("chosen", "data", "front", "limits", "method", "objective", "space", "stages")
-WIDE, NARROW = 856, 350  # pixels; every figure is drawn for both, and the page shows the one that fits
 
 ABOUT_OPERATIONS = (
     "Probability (%) of each operation in each layer, among the best architectures found before a pruning: the "
@@ -22,6 +22,10 @@ ABOUT_OPERATIONS = (
 )
 ABOUT_TRAINING = "Accuracy by epoch."
 ABOUT_PRUNING = " Dotted lines mark the prunings: the supernet goes on with the weights of what survives."
+ABOUT_VITAL = (
+    " Left of the dotted line the vital blocks are trained with as little else as possible, right of it all blocks, the "
+    "vital ones fixed. Training accuracy is that of the networks drawn while training; there is no other until the end."
+)
 
 
 def write_report(run_folder: Path) -> Path:
@@ -31,7 +35,10 @@ def write_report(run_folder: Path) -> Path:
     two files is missing, damaged or from another version; a last event that was cut off is left out.
     """
     run_folder = Path(run_folder)
-    text = page(_result(run_folder), _events(run_folder))
+    result, reset = _result(run_folder), run_folder / "vital.json"
+    if _is_hournas(result):
+        result = hournas.with_costs(result, run_folder)
+    text = page(result, _events(run_folder), _json(reset) if reset.exists() else None)
     path = run_folder / "report.html"
     partial = path.with_name(path.name + ".partial")
     try:
@@ -58,14 +65,18 @@ def _read(path: Path) -> str:
         raise RunError(f"{path} cannot be read: {error.strerror}; name a run folder you may read") from error
 
 
+def _json(path: Path) -> Any:
+    run = path.parent
+    again = f"hiernas resume {run}" if path.name == "result.json" else f"hiernas vital {run} --reset"
+    try:
+        return json.loads(_read(path))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); delete it, and `{again}` writes it again") from error
+
+
 def _result(run_folder: Path) -> Values:
     path = run_folder / "result.json"
-    try:
-        result = json.loads(_read(path))
-    except ValueError as error:
-        raise RunError(
-            f"{path} is damaged ({error}); delete it, and `hiernas resume {run_folder}` writes it again"
-        ) from error
+    result = _json(path)
     found = result.get("format") if isinstance(result, dict) else None
     if found != FORMAT:
         raise RunError(f"{path} has result format {found!r}, and this version reads {FORMAT}; use the one it is from")
@@ -94,42 +105,51 @@ def _events(run_folder: Path) -> list[Values]:
 # -- the page ------------------------------------------------------------------------------------------------------
 
 
-def page(result: Values, events: Sequence[Values]) -> str:
-    """The whole page as text."""
+def page(result: Values, events: Sequence[Values], reset: Values | None = None) -> str:
+    """The whole page as text; `reset` is what `hiernas vital --reset` found."""
     from hiernas.report import drawing, figures  # matplotlib is loaded only where a page is made
 
     seconds = result.get("seconds")
-    about_training = ABOUT_TRAINING + (ABOUT_PRUNING if result["stages"] else "")
-    about_front = _about_front(result, figures.front_metric(result))
+    about_training, words, found = _of_method(result)
     body = [
         _header(result, events),
         section("Asked, predicted, measured", tables.asked(result), tables.precision(result)),
-        _figure("Pareto front", lambda width: figures.front(result, width), about_front),
-        _figure("What each pruning kept", lambda width: figures.operations(result, width), ABOUT_OPERATIONS),
-        _figure("The chosen network", lambda width: drawing.architecture(result, width), drawing.about(result)),
-        _figure("Training", lambda width: figures.training(result, events, width), about_training),
-        section("The front in numbers", tables.front(result)) if result["front"] else Html(),
+        *found,
+        figure("The chosen network", lambda width: drawing.architecture(result, width), drawing.about(result)),
+        hournas.without_blocks(reset) if reset else Html(),
+        figure("Training", lambda width: figures.training(result, events, width), about_training),
+        section("The front in numbers", tables.front(result)) if result["front"] and not _is_hournas(result) else Html(),
         section("Data", tables.data(result)),
         section("Settings", tables.settings(result)),
-        section("Time", tables.times(seconds)) if seconds else Html(),
+        section("Time", tables.times(seconds, words)) if seconds else Html(),
         Html(f"<footer>HierNAS {escape(result.get('hiernas', ''))}. This page is complete in itself.</footer>"),
     ]
-    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>HierNAS: {escape(_title(result))}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>HierNAS: {escape(_title(result))}</title>\n<style>\n{tables.style()}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(filter(None, body))
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
-def _figure(title: str, figure: Callable[[float], str], caption: str) -> Html:
-    wide = figure(WIDE)
-    if not wide:
-        return Html()
-    both = f'<div class="wide">{wide}</div>\n<div class="narrow">{figure(NARROW)}</div>'
-    return section(title, Html(f"<figure>\n{both}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"))
+def _is_hournas(result: Values) -> bool:
+    return bool(result["method"] == "hournas")
+
+
+def _of_method(result: Values) -> tuple[str, Mapping[str, str], list[Html]]:
+    """What differs between the methods: words on the training and its phases, and the sections on what was found."""
+    from hiernas.report import figures
+
+    if _is_hournas(result):
+        fixed = ABOUT_VITAL if result["stages"] else ""
+        return ABOUT_TRAINING + fixed, hournas.times(result), hournas.sections(result)
+    about = _about_front(result, figures.front_metric(result))
+    found = [
+        figure("Pareto front", lambda width: figures.front(result, width), about),
+        figure("What each pruning kept", lambda width: figures.operations(result, width), ABOUT_OPERATIONS),
+    ]
+    return ABOUT_TRAINING + (ABOUT_PRUNING if result["stages"] else ""), {}, found
 
 
 def _about_front(result: Values, metric: str) -> str:
@@ -172,6 +192,8 @@ def _header(result: Values, events: Sequence[Values]) -> Html:
     lead = (
         f"The best network found for {data['name']} ({len(data['classes'])} classes, {size} images) "
         f"{f'with {limits}' if limits else 'without limits'}. "
+    )
+    lead += hournas.lead(result) if _is_hournas(result) else (
         f"The search evaluated {units.count(result.get('evaluated'))} of the {units.size(space['size'])} "
         f"architectures of the space {space['name']}."
     )

@@ -64,6 +64,15 @@ def draw(name: str, alt: str, width: float, height: float, paint: Callable[[Figu
     return _inline(buffer.getvalue(), name, alt, width, height)
 
 
+def alone(inline: str, style: str) -> str:
+    """An inline SVG as a file of its own, with the variables of the page's style sheet."""
+    rules = style[: style.index("* {")]  # the variables, for light and dark
+    head, rest = inline.split(">", 1)
+    ground = '<rect width="100%" height="100%" style="fill: var(--paper)"/>'
+    named = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ')
+    return f"{named}>\n<style>\n{rules}svg {{ fill: var(--ink); stroke-linejoin: round; }}\n</style>\n{ground}{rest}"
+
+
 def axes(figure: Figure, left: float, top: float, right: float, bottom: float) -> Axes:
     """Axes with these margins, in pixels from the figure's edges."""
     width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hiernas.report import units
 
 Values = Mapping[str, Any]
+WIDE, NARROW = 856, 350  # pixels; every figure is drawn for both, and the page shows the one that fits
 PARTS = (("train", "for training"), ("val", "for validation"), ("test", "for the test"))
 
 
@@ -27,6 +29,20 @@ def escape(value: object) -> Html:
 def section(title: str, *parts: Html) -> Html:
     """A heading and what belongs under it."""
     return Html(f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(filter(None, parts)) + "\n</section>")
+
+
+def style() -> str:
+    """The style sheet of a page."""
+    return Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+
+
+def figure(title: str, draw: Callable[[float], str], caption: str) -> Html:
+    """A section with a figure, drawn for a wide and for a narrow screen; nothing where there is nothing to draw."""
+    wide = draw(WIDE)
+    if not wide:
+        return Html()
+    both = f'<div class="wide">{wide}</div>\n<div class="narrow">{draw(NARROW)}</div>'
+    return section(title, Html(f"<figure>\n{both}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"))
 
 
 def note(main: str, small: str) -> Html:
@@ -213,11 +229,16 @@ def settings(result: Values) -> Html:
     return table([], rows, "pairs")
 
 
-def times(seconds: Mapping[str, float]) -> Html:
-    """Seconds by phase, with bars, and their sum."""
+def times(seconds: Mapping[str, float], words: Mapping[str, str]) -> Html:
+    """Seconds by phase, with bars, and their sum; `words` say what a phase does."""
     most = max(seconds.values()) or 1.0
     rows: list[list[object]] = [
-        [phase, units.seconds(s), Html(f'<i style="width:{100 * s / most:.1f}%"></i>')] for phase, s in seconds.items()
+        [
+            note(phase, words[phase]) if phase in words else phase,
+            units.seconds(s),
+            Html(f'<i style="width:{100 * s / most:.1f}%"></i>'),
+        ]
+        for phase, s in seconds.items()
     ]
     rows.append([Html("Total"), units.seconds(sum(seconds.values())), ""])
     return table([], rows, "times", numbers=(1,))

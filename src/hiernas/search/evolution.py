@@ -157,8 +157,7 @@ def _small_space(
     budget = effort.population * (effort.generations + 1)
     if space.size() > EXHAUSTIVE:
         return None
-    sizes = [len(d.options) for d in space.decisions]
-    genes = np.stack(np.unravel_index(np.arange(space.size()), sizes), axis=1).astype(np.int64)
+    genes = space.all_encoded()
     feasible = genes[satisfied(tables, limits, genes)]
     if len(feasible) == 0:
         raise LimitError(f"none of the {space.size()} architectures left in '{space.name}' meets the limits")

@@ -78,6 +78,8 @@ class Method:
     search: Callable[[Problem, Any], Found]
     presets: Mapping[str, Any]
     plan: Callable[[Any, ImageData], dict[str, float]]  # work per phase, in forward passes of one image
+    spaces: Mapping[str, tuple[str, Mapping[str, Any]]]  # by preset: the space and its arguments, where the user names none
+    refusal: Callable[[SearchSpace], str | None]  # why a space cannot be searched by this method
 
     @property
     def summary(self) -> str:

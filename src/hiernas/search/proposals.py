@@ -62,17 +62,20 @@ def aims_of(space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequenc
     wanted = [_span(limit) for limit in limits]
     genes, _ = nearest(space, tables, wanted)
     if not satisfied(tables, limits, genes)[0]:
-        genes = best_within(space, tables, limits, _towards(tables, limits))[None]
+        genes = best_within(space, tables, limits, _towards(space, tables, limits))[None]
     elif satisfied(tables, wanted, genes)[0]:
         return {w.metric: (w.low + w.high) / 2 for w in wanted}
     return {limit.metric: float(tables[limit.metric].of(genes)[0]) for limit in limits}
 
 
-def _towards(tables: Mapping[str, CostTable], limits: Sequence[Limit]) -> list[np.ndarray]:
-    """Gains that lead to the bounds: per site and option the cost relative to an upper bound, less that to a lower one."""
-    scales = {m.metric: 1 / max(m.high, 1.0) if np.isinf(m.low) else -1 / max(m.low, 1.0) for m in limits if len(m.bounds) == 1}
-    rows = zip(*(tables[metric].sites for metric in scales), strict=True)
-    return [...]
+def _towards(space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit]) -> list[np.ndarray]:
+    """Gains of options that lead to the bounds: costs relative to an upper bound, less those relative to a lower one."""
+    total = [np.zeros(len(d.options)) for d in space.decisions]
+    for limit in limits:
+        if len(limit.bounds) == 1:  # within a range any value will do
+            scale = (limit.bounds[0] or 1.0) * (-1.0 if np.isinf(limit.high) else 1.0)
+            total = [t + row / scale for t, row in zip(total, tables[limit.metric].sites, strict=True)]
+    return total
 
 
 def _span(limit: Limit) -> Limit:

@@ -101,6 +101,10 @@ class CellSupernet(nn.Module):
             s0, s1 = s1, self.cells[i](s0, s1, pairs[span])
         return self.classifier(s1)
 
+    def path(self, architecture: Architecture) -> list[tuple[str, nn.Module]]:
+        """The network an architecture runs through, as one step: what an evaluation in shared prefixes needs."""
+        return [(",".join(architecture.options), self.subnet(architecture))]
+
     def restrict(self, space: SearchSpace) -> CellSupernet:
         """A supernet of the smaller space that keeps the surviving weights (copied), stem and classifier included."""
         if space.skeleton != self.skeleton:
@@ -124,6 +128,11 @@ class CellSupernet(nn.Module):
         for p, mine, theirs in zip(self.skeleton.places(), self.cells, network.cells, strict=True):
             inherit_cell(mine, theirs, self.skeleton.cell_choices(p.kind, architecture.choices))
         return network
+
+
+def edge_key(site: str) -> str:
+    """The module's name of an edge's site: 'normal.0->2' is '0_2'."""
+    return site.rpartition(".")[2].replace("->", "_")
 
 
 def inherit_cell(source: Any, target: Any, choices: EdgeChoices) -> None:

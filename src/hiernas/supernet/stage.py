@@ -2,7 +2,8 @@
 
 States 0 and 1 of a stage are two preprocessings of its input, states 2, 3, ... its cells. A cell reads the sum of two
 edges, from the last `window` states, as both of its inputs; a stage's output is its last two states (Rule 2). A cell
-that no path joins to that output is dead: networks leave it out, with its edges.
+that no path joins to that output is dead: networks leave it out, with its edges. Where the number of cells is searched,
+too, a site of the stage says how many there are; those behind them are dead.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class StagePlace:
 
 @dataclass(frozen=True)
 class StageNetwork:
-    """Skeleton of a space of stage graphs over the cells of a genotype."""
+    """Skeleton of a space of stage graphs over the cells of a genotype.
+
+    `least`: the least number of cells of a stage, where their number is searched (N_min), else None.
+    """
 
     name: str
     arguments: tuple[tuple[str, Any], ...]
@@ -71,6 +75,7 @@ class StageNetwork:
     stem: str  # cifar or imagenet
     genotype: Genotype
     window: int = 3
+    least: int | None = None
     auxiliary: bool = False
     nodes: int = 4  # of a cell
 
@@ -79,14 +84,24 @@ class StageNetwork:
         nodes = range(INPUTS, INPUTS + self.cells[stage])
         return ((s, n) for n in nodes for s in range(max(0, n - max(self.window, INPUTS)), n))
 
-    def outputs(self, stage: int) -> tuple[int, int]:
-        """The two states that are concatenated."""
-        last = INPUTS + self.cells[stage] - 1
+    def outputs(self, stage: int, cells: int | None = None) -> tuple[int, int]:
+        """The two states that are concatenated, with all cells or with this number of them."""
+        last = INPUTS + (cells or self.cells[stage]) - 1
         return (last - 1, last)
+
+    def numbers(self, stage: int) -> tuple[str, ...]:
+        """The options for the number of a stage's cells; empty where it is not searched."""
+        return () if self.least is None else tuple(str(n) for n in range(self.least, self.cells[stage] + 1))
+
+    def stage_sites(self, stage: int) -> list[Decision]:
+        """The sites of a stage with all their options: its edges, then the number of its cells."""
+        edges = [Decision(self._site(stage, s, n), FREE) for s, n in self.edges(stage)]
+        numbers = self.numbers(stage)
+        return [*edges, Decision(f"stage{stage + 1}.cells", numbers)] if numbers else edges
 
     @property
     def site_names(self) -> tuple[str, ...]:
-        return tuple(self._site(k, s, n) for k in range(STAGES) for s, n in self.edges(k))
+        return tuple(d.name for k in range(STAGES) for d in self.stage_sites(k))
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -103,7 +118,7 @@ class StageNetwork:
 
     def space(self) -> SearchSpace:
         """The search space over the four operations of all edges (Rule 1)."""
-        return SearchSpace(self, tuple(Decision(name, FREE) for name in self.site_names))
+        return SearchSpace(self, tuple(d for k in range(STAGES) for d in self.stage_sites(k)))
 
     def operation(self, name: str) -> Op:
         return operation(name, pool_bn=True)
@@ -112,7 +127,7 @@ class StageNetwork:
 
     def read(self, choices: Any) -> Any:
         """H-DAS' object with `cell` and `stage` as choices by site; any other value is returned as it is."""
-        if not isinstance(choices, Mapping) or "stage" not in choices:
+        if not isinstance(choices, Mapping) or "stage" not in choices or self.least is not None:
             return choices
         if "cell" in choices and genotype(choices["cell"]) != self.genotype:
             raise SpaceError(
@@ -141,7 +156,7 @@ class StageNetwork:
         return ((self._site(stage, s, n), kept.get((s, n), "none")) for s, n in self.edges(stage))
 
     def stage_genotype(self, architecture: Architecture) -> dict[str, Any]:
-        """The object with `cell` and `stage` of an architecture, in H-DAS' form."""
+        """The object with `cell` and `stage` of an architecture, in H-DAS' form; all cells are in it."""
         chosen = dict(zip(self.site_names, architecture.options, strict=True))
         graphs: dict[str, Any] = {}
         for k in range(STAGES):
@@ -181,16 +196,20 @@ class StageNetwork:
     def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
         """All operations with their input sizes: those of every network, and per site those of each option.
 
-        All cells are counted among the first, so that costs by table are upper bounds for graphs with dead cells.
+        All cells are counted, those of a searched number with that number: costs by table are upper bounds for graphs
+        with dead cells.
         """
         places, fixed = self.places(), self.stem_parts()
         for p in places:
-            inner = [*p.cells, *([p.reduction] if p.reduction else [])]
+            inner = [*p.cells[: self.least], *([p.reduction] if p.reduction else [])]
             fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in self._cell_parts(cell))]
         ops = [self.operation(name) for name in FREE]
         options: list[dict[str, tuple[Part, ...]]] = []
         for k, p in enumerate(places):
             options += [{op.name: () if op.name == "none" else (p.part(op),) for op in ops} for _ in self.edges(k)]
+            if self.least is not None:
+                beyond = {n: p.cells[self.least : int(n)] for n in self.numbers(k)}
+                options.append({n: tuple(x for cell in cells for x in self._cell_parts(cell)) for n, cells in beyond.items()})
         return [*fixed, self._classifier(places)], options
 
     def _cell_parts(self, cell: Place) -> list[Part]:
@@ -206,19 +225,25 @@ class StageNetwork:
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network of the chosen graphs, without dead cells: [B, C, H, W] -> [B, classes]."""
         places = self.places()
-        stages = [self._build_stage(k, p, self.stage_choices(k, choices)) for k, p in enumerate(places)]
+        stages = [self._build_stage(k, p, *self.stage_choices(k, choices)) for k, p in enumerate(places)]
         reductions = [self.build_cell(p.reduction) for p in places if p.reduction]
         auxiliary = self._auxiliary(places) if self.auxiliary else None
         return StageNet(build_parts(self.stem_parts()), stages, reductions, self._classifier(places).build(), auxiliary)
 
-    def stage_choices(self, stage: int, choices: Sequence[Choice]) -> EdgeChoices:
-        """The choices of one stage's edges."""
-        start = sum(len(list(self.edges(k))) for k in range(stage))
-        return dict(zip(self.edges(stage), choices[start:], strict=False))
+    def stage_choices(self, stage: int, choices: Sequence[Choice]) -> tuple[EdgeChoices, tuple[int, int]]:
+        """The choices of one stage's edges, and the states that are its output."""
+        start = sum(len(self.stage_sites(k)) for k in range(stage))
+        edges = dict(zip(self.edges(stage), choices[start:], strict=False))
+        if self.least is None:
+            return edges, self.outputs(stage)
+        number = choices[start + len(edges)]
+        if len(number) != 1:
+            raise SpaceError(f"stage {stage + 1} has several numbers of cells; a network has one")
+        return edges, self.outputs(stage, int(number[0][0]))
 
-    def _build_stage(self, k: int, p: StagePlace, choices: EdgeChoices) -> StageGraph:
+    def _build_stage(self, k: int, p: StagePlace, choices: EdgeChoices, outputs: tuple[int, int]) -> StageGraph:
         active = {e: [(o, w) for o, w in choice if o != "none"] for e, choice in choices.items()}
-        alive = live_nodes((e for e, kept in active.items() if kept), self.outputs(k))
+        alive = live_nodes((e for e, kept in active.items() if kept), outputs)
         edges = {}
         for (source, node), kept in active.items():
             module = build_edge([(p.part(self.operation(option)), weight) for option, weight in kept])
@@ -228,7 +253,7 @@ class StageNetwork:
         if without:
             raise SpaceError(f"cell {without[0]} of stage {k + 1} has no edge; every cell needs at least one")
         cells = {n: self.build_cell(cell) for n, cell in enumerate(p.cells, INPUTS) if n in alive}
-        return StageGraph(p.preprocess.build(), p.preprocess.build(), edges, cells, self.outputs(k))
+        return StageGraph(p.preprocess.build(), p.preprocess.build(), edges, cells, outputs)
 
     def build_cell(self, p: Place) -> Cell:
         """A cell of the genotype at its place."""

@@ -17,7 +17,7 @@ from hiernas.gates import Gates
 from hiernas.genotype import INPUTS
 from hiernas.space import Decision, SearchSpace
 from hiernas.supernet.cell import build_parts
-from hiernas.supernet.cell_mixed import Edge, SiteGates, inherit_edges
+from hiernas.supernet.cell_mixed import Edge, SiteGates, edge_key, inherit_edges
 from hiernas.supernet.stage import STAGES, StageNetwork, live_nodes
 
 
@@ -29,23 +29,28 @@ class MixedStage(nn.Module):
         p = skeleton.places()[stage]
         self.preprocess0, self.preprocess1 = p.preprocess.build(), p.preprocess.build()
         self.edges = nn.ModuleDict()
-        for (source, node), decision in zip(skeleton.edges(stage), decisions, strict=True):
+        for (source, node), decision in zip(skeleton.edges(stage), decisions, strict=False):
             modules = {o: p.part(skeleton.operation(o)).build() for o in decision.options if o != "none"}
             self.edges[f"{source}_{node}"] = Edge(modules, decision.options)
         self.cells = nn.ModuleDict({str(n): skeleton.build_cell(cell) for n, cell in enumerate(p.cells, INPUTS)})
         self.wiring = tuple(skeleton.edges(stage))
-        self.outputs = skeleton.outputs(stage)
+        numbers = decisions[len(self.wiring)].options if skeleton.least is not None else (str(len(self.cells)),)
+        self.outputs = [skeleton.outputs(stage, int(n)) for n in numbers]  # by the number of cells
 
     def forward(self, x: Tensor, gates: Sequence[SiteGates]) -> Tensor:
-        active = dict(zip(self.wiring, gates, strict=True))
-        alive = live_nodes((e for e, gate in active.items() if self._computes(e, gate)), self.outputs)
+        """[B, C, H, W] -> [B, 2 states, H, W]; the last gate, where there is one, is that of the number of cells."""
+        active = dict(zip(self.wiring, gates, strict=False))
+        indices, weights = gates[-1] if len(gates) > len(self.wiring) else ((0,), None)
+        ends = [self.outputs[i] for i in indices]
+        alive = live_nodes((e for e, gate in active.items() if self._computes(e, gate)), [n for pair in ends for n in pair])
         states = {0: self.preprocess0(x), 1: self.preprocess1(x)}
         for node in (n for n in range(INPUTS, INPUTS + len(self.cells)) if n in alive):
             read = [(s, gate) for (s, n), gate in active.items() if n == node and self._computes((s, n), gate)]
             terms = [self.edges[f"{s}_{node}"](states[s], gate) for s, gate in read]
             total = sum_of(terms) if terms else torch.zeros_like(states[0])
             states[node] = self.cells[str(node)](total, total)
-        return torch.cat([states[node] for node in self.outputs], 1)
+        pairs = [torch.cat([states[node] for node in pair], 1) for pair in ends]
+        return pairs[0] if weights is None else sum_of([w * pair for w, pair in zip(weights, pairs, strict=True)])
 
     def _computes(self, edge: tuple[int, int], gate: SiteGates) -> bool:
         options: Any = self.edges[f"{edge[0]}_{edge[1]}"].options
@@ -59,7 +64,7 @@ class StageSupernet(nn.Module):
         super().__init__()
         self.space = SearchSpace(skeleton, tuple(decisions))
         self.skeleton = skeleton
-        counts = [len(list(skeleton.edges(k))) for k in range(STAGES)]
+        counts = [len(skeleton.stage_sites(k)) for k in range(STAGES)]
         ends = list(accumulate(counts))
         self._spans = [(end - count, end) for count, end in zip(counts, ends, strict=True)]
         places = skeleton.places()
@@ -78,6 +83,10 @@ class StageSupernet(nn.Module):
                 x = self.reductions[k](x, x)
         return self.classifier(x)
 
+    def path(self, architecture: Architecture) -> list[tuple[str, nn.Module]]:
+        """The network an architecture runs through, as one step: what an evaluation in shared prefixes needs."""
+        return [(",".join(architecture.options), self.subnet(architecture))]
+
     def restrict(self, space: SearchSpace) -> StageSupernet:
         """A supernet of the smaller space that keeps the surviving weights (copied), with all that is not searched."""
         if space.skeleton != self.skeleton:
@@ -85,9 +94,13 @@ class StageSupernet(nn.Module):
         smaller = copy.deepcopy(self)
         smaller.space = space
         stages: Any = smaller.stages
-        edges = [edge for stage in stages for edge in stage.edges.values()]
-        for mine, theirs, edge in zip(self.space.decisions, space.decisions, edges, strict=True):
-            edge.restrict([mine.options[mine.index(option)] for option in theirs.options])
+        for k, (stage, (start, end)) in enumerate(zip(stages, self._spans, strict=True)):
+            for mine, theirs in zip(self.space.decisions[start:end], space.decisions[start:end], strict=True):
+                kept = [mine.options[mine.index(option)] for option in theirs.options]
+                if mine.name.endswith(".cells"):
+                    stage.outputs = [self.skeleton.outputs(k, int(n)) for n in kept]
+                else:
+                    stage.edges[edge_key(mine.name)].restrict(kept)
         return smaller
 
     def subnet(self, architecture: Architecture) -> nn.Module:
@@ -101,6 +114,6 @@ class StageSupernet(nn.Module):
                 getattr(theirs, name).load_state_dict(getattr(mine, name).state_dict())
             for node, cell in theirs.cells.items():
                 cell.load_state_dict(mine.cells[node].state_dict())
-            chosen = self.skeleton.stage_choices(k, architecture.choices)
+            chosen, _ = self.skeleton.stage_choices(k, architecture.choices)
             inherit_edges(mine, theirs, {(s, n): c for (s, n), c in chosen.items() if f"{s}_{n}" in theirs.edges})
         return network

@@ -1,0 +1,63 @@
+"""The search methods by name, each with the spaces it can search and the one it searches where the user names none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from hiernas.data import ImageData
+from hiernas.methods import baselines, darts, hdas, hnas, hournas
+from hiernas.search.problem import Method
+from hiernas.space import SearchSpace
+from hiernas.supernet.cell import CellNetwork
+from hiernas.supernet.stage import StageNetwork
+
+
+def _one_supernet(config: hnas.HNASConfig, data: ImageData) -> dict[str, float]:
+    return hnas.plan(replace(config, stages=2), data)
+
+
+def _chains(space: SearchSpace) -> str | None:
+    return None if not space.skeleton.groups else "it searches chains of layers, and this is a space of cells"
+
+
+def _cells(space: SearchSpace) -> str | None:
+    return None if isinstance(space.skeleton, CellNetwork) else "it searches cells (darts, hdas_cells)"
+
+
+def _stages(space: SearchSpace) -> str | None:
+    fits = isinstance(space.skeleton, StageNetwork) and space.skeleton.least is None
+    return None if fits else "it searches the graphs between given cells (hdas_stages)"
+
+
+def _numbers(space: SearchSpace) -> str | None:
+    fits = isinstance(space.skeleton, StageNetwork) and space.skeleton.least is not None
+    return None if fits else "it searches the number of cells (hdas_stages with space.cells=26 and space.least=4)"
+
+
+BySize = dict[str, dict[str, Any]]  # arguments of a space, by preset
+
+TINY: Mapping[str, tuple[str, Mapping[str, Any]]] = dict.fromkeys(("quick", "small", "paper"), ("tiny", {}))
+SMALL_CELLS: BySize = {"quick": {"channels": 8, "cells": 5}, "small": {"channels": 8, "cells": 8}, "paper": {"auxiliary": True}}
+SMALL_STAGES: BySize = {"quick": {"channels": 4, "cells": 14}, "small": {"channels": 8}, "paper": {"auxiliary": True}}
+NUMBERS = {"cells": 26, "least": 4}
+
+
+def _with(space: str, arguments: BySize) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    return {preset: (space, values) for preset, values in arguments.items()}
+
+
+METHODS: dict[str, Method] = {
+    "hnas": Method(hnas.hnas, hnas.PRESETS, hnas.plan, TINY, _chains),
+    "hournas": Method(hournas.hournas, hournas.PRESETS, hournas.plan, TINY, _chains),
+    "darts": Method(darts.darts, darts.PRESETS, darts.plan, _with("darts", SMALL_CELLS), _cells),
+    "hdas-cells": Method(hdas.hdas_cells, hdas.PRESETS, hdas.plan, _with("hdas_cells", SMALL_CELLS), _cells),
+    "hdas-distribution": Method(
+        hdas.hdas_distribution, hdas.PRESETS, hdas.plan,
+        _with("hdas_stages", {p: {**values, **NUMBERS} for p, values in SMALL_STAGES.items()}), _numbers,
+    ),
+    "hdas-stages": Method(hdas.hdas_stages, hdas.PRESETS, hdas.plan, _with("hdas_stages", SMALL_STAGES), _stages),
+    "spos": Method(baselines.spos, hnas.PRESETS, _one_supernet, TINY, _chains),
+    "random": Method(baselines.random_search, hnas.PRESETS, _one_supernet, TINY, _chains),
+}  # fmt: skip

@@ -1,0 +1,75 @@
+"""DARTS (Liu et al. 2019, arXiv 1806.09055), first order: the control of H-DAS, and of all searches in cells.
+
+A cell's operations are mixed by softmax gates; weights and logits learn by turns, on halves of the training images.
+Each node keeps the two edges whose best operation weighs most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hiernas.data.split import ImageData
+from hiernas.errors import ConfigError
+from hiernas.search.alphas import cost_penalty
+from hiernas.search.differentiable import SearchSettings, found, learn, smaller_network
+from hiernas.search.problem import Found, Problem, training_work
+from hiernas.train.recipes import RECIPES, Recipe
+
+
+@dataclass(frozen=True)
+class DARTSConfig:
+    """Settings of DARTS; the defaults are the paper's on its own scale."""
+
+    search: SearchSettings = field(default_factory=SearchSettings)
+    cells: int = 8  # of the network that is searched in
+    objective: str = "params"  # the metric of the automatic limit
+    calibration_images: int = 1000  # training images for batch-norm statistics of what is found
+    final_epochs: int = 600  # training of the chosen network from scratch
+    final_lr: float = 0.025
+    train: Recipe = field(default_factory=lambda: RECIPES["darts"].recipe)  # of the chosen network
+
+    def __post_init__(self) -> None:
+        self.search.check()
+        if self.cells < 3 or self.final_epochs < 1 or self.calibration_images < 2 or not self.final_lr > 0:
+            raise ConfigError(
+                f"cells={self.cells} must be at least 3, final_epochs={self.final_epochs} at least 1, "
+                f"calibration_images={self.calibration_images} at least 2, and final_lr={self.final_lr} positive"
+            )
+
+
+def darts(problem: Problem, config: DARTSConfig) -> Found:
+    """DARTS (arXiv 1806.09055), first order: weights and logits by turns, then the two strongest edges of each node."""
+    proxy = smaller_network(problem.space, config.search.channels, config.cells)
+    extra = cost_penalty(problem.space, problem.tables(problem.space), problem.limits, config.search.cost_weight)
+    supernet, architect = learn(proxy, problem, config.search, "train1", extra)
+    return found(proxy, supernet, architect, problem, config, {})
+
+
+def plan(config: DARTSConfig, data: ImageData) -> dict[str, float]:
+    """Work per phase: the logits' half needs no gradients of weights."""
+    weights = (1 - config.search.share) * len(data.train)
+    return {"train1": training_work(config.search.epochs, round(weights * (1 + 2 / 3)))}
+
+
+SEARCH = Recipe(batch_size=64, weight_decay=3e-4, schedule="cosine", grad_clip=5.0)
+
+PRESETS: dict[str, Any] = {
+    "quick": DARTSConfig(
+        search=SearchSettings(epochs=10, lr=0.1, train=SEARCH, channels=4),
+        cells=4,
+        calibration_images=300,
+        final_epochs=25,
+        final_lr=0.1,
+        train=replace(SEARCH, label_smoothing=0.1),
+    ),
+    "small": DARTSConfig(
+        search=SearchSettings(epochs=4, lr=0.1, train=replace(SEARCH, batch_size=96), channels=4),
+        cells=5,
+        calibration_images=500,
+        final_epochs=8,
+        final_lr=0.1,
+        train=replace(SEARCH, batch_size=96),
+    ),
+    "paper": DARTSConfig(),
+}

@@ -1,0 +1,185 @@
+"""Differentiable search: logits for the options of every site, learned by gradients through softmax gates.
+
+First order, as DARTS' (arXiv 1806.09055, with xi = 0): by turns one step of the logits on the validation loss and one
+of the weights on the training loss. In the step of the logits no gradients of weights are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hiernas.costs.limits import Limit, best_within
+from hiernas.costs.tables import CostTable
+from hiernas.data.split import Split
+from hiernas.gates import Gates, softmax
+from hiernas.space import SearchSpace
+
+INITIAL = 1e-3  # standard deviation of fresh logits, as in DARTS
+Extra = Callable[[Sequence[Tensor]], Tensor]  # a further loss of the logits, a scalar
+
+
+@dataclass(frozen=True)
+class AlphaSettings:
+    """Adam for the logits; the defaults are DARTS'."""
+
+    lr: float = 3e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = 1e-3
+
+
+class AlphaArchitect:
+    """The logits of a space's sites under training; see `hiernas.train.loop.Architect`."""
+
+    alternation: Literal["epoch", "step"] = "step"
+
+    def __init__(
+        self, space: SearchSpace, images: Split, settings: AlphaSettings, generator: torch.Generator, extra: Extra | None = None
+    ) -> None:
+        self.space, self.images, self.extra = space, images, extra
+        drawn = [INITIAL * torch.randn(len(d.options), generator=generator) for d in space.decisions]
+        self.alphas = [a.requires_grad_() for a in drawn]
+        self.optimizer = torch.optim.Adam(
+            self.alphas, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def to(self, device: torch.device) -> None:
+        """Move the logits, in place."""
+        for a in self.alphas:
+            a.data = a.data.to(device)
+            for name, value in self.optimizer.state.get(a, {}).items():
+                if name != "step":
+                    self.optimizer.state[a][name] = value.to(device)
+
+    def draw(self, rng: np.random.Generator, progress: float) -> Gates:
+        """All options by their softmax weights, without gradients."""
+        with torch.no_grad():
+            return softmax(self.alphas)
+
+    def learn(
+        self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
+        progress: float,
+    ) -> Tensor:  # fmt: skip
+        """One step of the logits on images [B, C, H, W] and labels [B]; the weights get no gradients."""
+        weights = [p for p in model.parameters() if p.requires_grad]
+        for p in weights:
+            p.requires_grad_(False)
+        try:
+            task = F.cross_entropy(model(x, softmax(self.alphas)), y)
+            loss = task if self.extra is None else task + self.extra(self.alphas)
+            backward(loss)
+        finally:
+            for p in weights:
+                p.requires_grad_(True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Logits and Adam's state."""
+        found: dict[str, Tensor] = {}
+        for i, a in enumerate(self.alphas):
+            found[f"alpha{i}"] = a.detach()
+            for name, value in self.optimizer.state.get(a, {}).items():
+                found[f"alpha{i}.{name}"] = value.reshape(-1)
+        return found
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `tensors` gave."""
+        for i, a in enumerate(self.alphas):
+            a.data = tensors[f"alpha{i}"].clone()
+            prefix = f"alpha{i}."
+            state = {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
+            if state:
+                state["step"] = state["step"].reshape(())
+                self.optimizer.state[a] = state
+
+    def summary(self) -> dict[str, Any]:
+        """Mean entropy of the sites, share of `none`, and the identities of the cells as they stand."""
+        p = [a.detach().softmax(0) for a in self.alphas]
+        entropy = float(torch.stack([-(q * q.clamp_min(1e-12).log()).sum() for q in p]).mean())
+        chosen = derive(self.space, self.alphas)
+        kept = [option for option in chosen.values() if option != "none"]
+        none = [float(q[d.options.index("none")]) for d, q in zip(self.space.decisions, p, strict=True) if "none" in d.options]
+        skips = sum(option == "skip_connect" for option in kept)
+        return {"entropy": entropy, "none": sum(none) / max(1, len(none)), "skips": skips / len(kept), "derived": chosen}
+
+
+def strengths(space: SearchSpace, alphas: Sequence[Tensor]) -> list[np.ndarray]:
+    """What the derivation goes by, per site: the options' softmax weights, and 0 for `none`."""
+    found = []
+    for decision, alpha in zip(space.decisions, alphas, strict=True):
+        p = alpha.detach().double().softmax(0).cpu().numpy()
+        found.append(np.array([0.0 if o == "none" else x for o, x in zip(decision.options, p, strict=True)]))
+    return found
+
+
+def derive(space: SearchSpace, alphas: Sequence[Tensor]) -> dict[str, str]:
+    """DARTS' rule: of each node's edges the two whose best operation weighs most, with that operation.
+
+    That is the architecture of the greatest sum of strengths; sites outside any node take their best option.
+    """
+    chosen = {}
+    for decision, row in zip(space.decisions, strengths(space, alphas), strict=True):
+        chosen[decision.name] = (decision.options[int(row.argmax())], float(row.max()))
+    for group in space.skeleton.groups:
+        order = sorted(group.sites, key=lambda site: -chosen[site][1])  # stable: the first of equals
+        for site in order[group.keep :]:
+            chosen[site] = ("none", 0.0)
+    return {site: option for site, (option, _) in chosen.items()}
+
+
+def derive_within(
+    space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit], alphas: Sequence[Tensor]
+) -> np.ndarray:
+    """The architecture of the greatest sum of strengths that meets the limits: option indices int64 [sites]."""
+    return best_within(space, tables, limits, strengths(space, alphas))
+
+
+def cost_penalty(space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit], weight: float) -> Extra:
+    """weight * the relative excess of the expected costs over the upper limits; differentiable in the logits.
+
+    Of each node's edges `keep` stay, shared out by the softmax of their strongest operations; an operation's share of
+    its edge is its softmax weight among those other than `none`.
+    """
+    bounded = [(tables[m.metric], m.high) for m in limits if np.isfinite(m.high)]
+    rows = [[torch.from_numpy(row).float() for row in table.sites] for table, _ in bounded]
+    group_of = {site: group for group in space.skeleton.groups for site in group.sites}
+    position = {d.name: i for i, d in enumerate(space.decisions)}
+    real = [torch.tensor([o != "none" for o in d.options]) for d in space.decisions]
+
+    def penalty(alphas: Sequence[Tensor]) -> Tensor:
+        shares = [a.masked_fill(~mask.to(a.device), -torch.inf).softmax(0) for a, mask in zip(alphas, real, strict=True)]
+        kept = edge_weights(alphas, real, space, group_of, position)
+        total = alphas[0].new_zeros(())
+        for (table, high), row in zip(bounded, rows, strict=True):
+            terms = [k * (s * r.to(s.device)).sum() for k, s, r in zip(kept, shares, row, strict=True)]
+            cost = torch.stack(terms).sum() + table.constant
+            total = total + weight * F.relu(cost / high - 1.0)
+        return total
+
+    return penalty
+
+
+def edge_weights(
+    alphas: Sequence[Tensor], real: Sequence[Tensor], space: SearchSpace, group_of: Mapping[str, Any],
+    position: Mapping[str, int],
+) -> list[Tensor]:  # fmt: skip
+    """How much of each site stays: 1 outside groups; within one, `keep` shared out by the strongest operations."""
+    strongest = [a.masked_fill(~mask.to(a.device), -torch.inf).max() for a, mask in zip(alphas, real, strict=True)]
+    found: list[Tensor] = []
+    for decision, value in zip(space.decisions, strongest, strict=True):
+        group = group_of.get(decision.name)
+        if group is None:
+            found.append(torch.ones_like(value))
+        else:
+            among = torch.stack([strongest[position[site]] for site in group.sites])
+            found.append(group.keep * among.softmax(0)[group.sites.index(decision.name)])
+    return found

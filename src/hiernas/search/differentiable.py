@@ -1,0 +1,123 @@
+"""One differentiable search, from a fresh supernet to learned logits, and what is found by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiernas.errors import ConfigError
+from hiernas.randomness import seeded, torch_generator
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Extra, derive, derive_within
+from hiernas.search.bilevel import shares
+from hiernas.search.evaluate import Evaluator
+from hiernas.search.evolution import Book
+from hiernas.search.problem import Found, Problem
+from hiernas.space import SearchSpace
+from hiernas.supernet.cell import CellNetwork
+from hiernas.train.loop import fit, make_fabric
+from hiernas.train.recipes import Phase, Recipe
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """A differentiable search; the defaults are DARTS' (arXiv 1806.09055, appendix A.1) on its own scale."""
+
+    epochs: int = 50
+    lr: float = 0.025  # initial learning rate of the weights
+    train: Recipe = field(default_factory=lambda: Recipe(weight_decay=3e-4, schedule="cosine", grad_clip=5.0))
+    share: float = 0.5  # of the training images: those that the logits learn from
+    alpha: AlphaSettings = field(default_factory=AlphaSettings)
+    cost_weight: float = 1.0  # of the expected costs' relative excess over the limits
+    channels: int = 16  # of the network that is searched in
+
+    def check(self) -> None:
+        """Raise `ConfigError` for values out of range."""
+        if self.epochs < 1 or self.channels < 2 or self.channels % 2:
+            raise ConfigError(f"epochs={self.epochs} must be at least 1, and channels={self.channels} even and at least 2")
+        if not 0 < self.share < 1 or not self.lr > 0 or not self.alpha.lr > 0 or self.cost_weight < 0:
+            raise ConfigError(
+                f"share={self.share} must be between 0 and 1, lr={self.lr} and alpha.lr={self.alpha.lr} positive, and "
+                f"cost_weight={self.cost_weight} not negative"
+            )
+        if self.train.precision == "16-mixed":
+            raise ConfigError("train.precision=16-mixed scales the gradients of the logits; use bf16-mixed or 32-true")
+
+
+def learn(
+    space: SearchSpace, problem: Problem, settings: SearchSettings, phase: str, extra: Extra | None = None
+) -> tuple[Any, AlphaArchitect]:
+    """A supernet of `space` and the logits of its sites, trained by turns: (supernet, architect)."""
+    images, validation = shares(problem.data.train, settings.share, problem.seed)
+    with seeded(problem.seed, phase, "supernet"):
+        supernet = space.supernet()
+    architect = AlphaArchitect(space, validation, settings.alpha, torch_generator(problem.seed, phase, "alphas"), extra)
+    fit(
+        supernet, images, problem.data, Phase(phase, settings.epochs, settings.lr), settings.train, seed=problem.seed,
+        run=problem.run, architect=architect,
+    )  # fmt: skip
+    return supernet, architect
+
+
+def smaller_network(space: SearchSpace, channels: int, cells: int) -> SearchSpace:
+    """The same kinds of cells in the smaller network that is searched in, with batch norms as DARTS has them there."""
+    skeleton = space.skeleton
+    assert isinstance(skeleton, CellNetwork)  # methods refuse other spaces before
+    kinds = _fewer(skeleton.kinds, cells)
+    return replace(space, skeleton=replace(skeleton, channels=channels, kinds=kinds, search=True, auxiliary=False))
+
+
+def _fewer(kinds: tuple[str, ...], cells: int) -> tuple[str, ...]:
+    """The kinds of a network of another number of cells: reductions after one and two thirds."""
+    reductions = [kind for kind in kinds if kind.startswith("reduce")]
+    normals = list(dict.fromkeys(kind for kind in kinds if kind.startswith("normal")))
+    at = (cells // 3, 2 * cells // 3)
+    return tuple(
+        reductions[at.index(i)] if i in at else normals[min(sum(i > j for j in at), len(normals) - 1)] for i in range(cells)
+    )
+
+
+def sum_of_losses(*losses: tuple[float, Extra]) -> Extra:
+    """The weighted sum of losses; those of weight 0 are not computed."""
+
+    def total(alphas: Any) -> Tensor:
+        terms = [weight * loss(alphas) for weight, loss in losses if weight]
+        return torch.stack(terms).sum() if terms else alphas[0].new_zeros(())
+
+    return total
+
+
+def found(
+    proxy: SearchSpace, supernet: Any, architect: AlphaArchitect, problem: Problem, config: Any, details: dict[str, Any]
+) -> Found:
+    """The derived architecture that meets the limits; `details` say where DARTS' rule alone would have gone."""
+    space, tables = problem.space, problem.tables(problem.space)
+    genes = derive_within(space, tables, problem.limits, architect.alphas)
+    plain = derive(proxy, architect.alphas)
+    chosen = space.decode(genes)
+    named = dict(zip(space.skeleton.site_names, chosen.options, strict=True))
+    fabric = make_fabric(config.search.train)
+    images = config.calibration_images
+    evaluate = Evaluator(supernet, problem.data, fabric, seed=problem.seed, calibration_images=images)
+
+    def by_proxy(architectures: Any) -> list[float]:
+        names = proxy.skeleton.site_names
+        return evaluate([proxy.architecture(dict(zip(names, a.options, strict=True))) for a in architectures])
+
+    book = Book(space, by_proxy, tables, config.objective, "evolve2", problem.run)
+    candidate = book.evaluate(genes[None])[0]
+    moved = [site for site in named if named[site] != plain[site]]
+    weights = {
+        d.name: {o: round(float(p), 4) for o, p in zip(d.options, a.detach().softmax(0), strict=True)}
+        for d, a in zip(proxy.decisions, architect.alphas, strict=True)
+    }
+    return Found(space, (candidate,), candidate, (), {**details, "moved": moved, "weights": weights})
+
+
+def fraction(genes: np.ndarray, space: SearchSpace, option: str) -> float:
+    """Share of the kept edges that are `option`."""
+    kept = [o for o in space.decode(genes).options if o != "none"]
+    return sum(o == option for o in kept) / max(1, len(kept))

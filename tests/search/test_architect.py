@@ -1,0 +1,281 @@
+"""Proposals that learn: gradients against the analytic ones, sampling frequencies, and what is computed at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hiernas.costs.tables import cost_tables
+from hiernas.data.images import Subset
+from hiernas.data.split import Split
+from hiernas.gates import Gates
+from hiernas.search.architect import ProposalArchitect, Sampling
+from hiernas.search.bilevel import shares
+from hiernas.search.proposals import make_targets, option_mask
+from toy import toy_space
+
+SPACE = toy_space()
+OPTIONS = option_mask(SPACE)  # 3 and 4 options
+NONE = Split(Subset(torch.zeros(0), torch.zeros(0, dtype=torch.int64)), torch.zeros(0, dtype=torch.int64))
+X, Y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 1, 0])
+
+
+def architect(theta: np.ndarray, sampling: Sampling = "gumbel_max", **more: object) -> ProposalArchitect:
+    return ProposalArchitect(theta * OPTIONS, OPTIONS, NONE, **{"lr": 0.01, "tau": (2.0, 0.5), "sampling": sampling, **more})
+
+
+def random_theta(m: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(m, *OPTIONS.shape))
+
+
+class Probe(nn.Module):
+    """A network whose logits are linear in the gates: x + sum of gate * v[site, option]. Keeps what it was called with."""
+
+    def __init__(self, v: Tensor) -> None:
+        super().__init__()
+        self.v, self.gates = nn.Parameter(v), list[Gates]()
+
+    def forward(self, x: Tensor, gates: Gates) -> Tensor:
+        self.gates.append(gates)
+        for site, (indices, weights) in enumerate(zip(gates.indices, gates.weights, strict=True)):
+            for i, w in zip(indices, [1.0] if weights is None else weights, strict=True):
+                x = x + w * self.v[site, i]
+        return x
+
+
+def probe(seed: int = 1) -> Probe:
+    return Probe(torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(seed)))
+
+
+def gradients(a: ProposalArchitect) -> tuple[np.ndarray, np.ndarray]:
+    """Of theta and Pi in the first step: Adam's mean is a tenth of them."""
+    tensors = a.tensors()
+    return tensors["theta.mean"].numpy() / 0.1, tensors["pi.mean"].numpy() / 0.1
+
+
+def learn(a: ProposalArchitect, model: nn.Module, seed: int = 0, progress: float = 0.0) -> float:
+    return float(a.learn(model, X, Y, Tensor.backward, np.random.default_rng(seed), progress))
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    e = np.exp(values - values.max())
+    return e / e.sum()
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_straight_through_gradients_are_the_analytic_ones(progress: float) -> None:
+    tau = 2.0 * 0.25**progress
+    seen = set()
+    for seed in range(8):
+        a, model = architect(random_theta()), probe()
+        a.pi[:] = (0.3, -0.2, 0.5)
+        loss = learn(a, model, seed, progress)
+        genes = [i for (i,) in model.gates[0].indices]
+        assert [w.tolist() for w in model.gates[0].weights] == [[1.0], [1.0]]  # the value is that of the plain network
+        logits = X + sum(model.v.detach()[site, g] for site, g in enumerate(genes))
+        assert loss == pytest.approx(float(F.cross_entropy(logits, Y)), rel=1e-5)
+        by_logits = ((logits.softmax(1) - F.one_hot(Y, 4)) / len(Y)).double().numpy()
+        by_theta, by_pi = gradients(a)
+        (i,) = np.flatnonzero(np.abs(by_theta).sum((1, 2)))  # only the sampled proposal learns
+        seen.add(int(i))
+        expected_theta, expected_pi = np.zeros_like(by_theta), np.zeros_like(by_pi)
+        weights = softmax(np.array([0.3, -0.2, 0.5]) / tau)
+        for site, g in enumerate(genes):
+            by_gate = float((by_logits * model.v.detach().double().numpy()[site, g]).sum())
+            n = int(OPTIONS[site].sum())
+            p = softmax((random_theta() * OPTIONS)[i, site, :n] / tau)
+            expected_theta[i, site, :n] = by_gate * weights[i] * p[g] * (np.eye(n)[g] - p) / tau  # d (pi_i * p_g) / d theta
+            expected_pi += by_gate * p[g] * weights[i] * (np.eye(3)[i] - weights) / tau  # d (pi_i * p_g) / d Pi
+        np.testing.assert_allclose(by_theta, expected_theta, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(by_pi, expected_pi, rtol=1e-4, atol=1e-7)
+    assert len(seen) > 1
+
+
+def test_the_mixture_has_the_gradient_of_finite_differences() -> None:
+    base, h = random_theta(2), 3e-3
+
+    def loss(theta: np.ndarray, pi: np.ndarray) -> float:
+        a = architect(theta, "gumbel_softmax")
+        a.pi[:] = pi
+        return learn(a, probe())
+
+    a = architect(base, "gumbel_softmax")
+    learn(a, probe())
+    by_theta, by_pi = gradients(a)
+    for place in np.argwhere(np.broadcast_to(OPTIONS, base.shape)):
+        step = np.zeros_like(base)
+        step[tuple(place)] = h
+        slope = (loss(base + step, np.zeros(2)) - loss(base - step, np.zeros(2))) / (2 * h)
+        assert by_theta[tuple(place)] == pytest.approx(slope, abs=3e-4)
+    for i in range(2):
+        step = np.eye(2)[i] * h
+        assert by_pi[i] == pytest.approx((loss(base, step) - loss(base, -step)) / (2 * h), abs=3e-4)
+    assert np.abs(by_theta).max() > 0.01  # far above the differences allowed
+    assert np.abs(by_pi).max() > 0.003
+
+
+def test_the_mixture_is_eq_9_of_relaxed_samples() -> None:
+    theta = np.zeros((2, 2, 4))
+    theta[0, :, 1] = theta[1, :, 2] = 1000.0  # far above the noise: each proposal's samples are one option
+    a = architect(theta, "gumbel_softmax")
+    a.pi[:] = (1000.0, 0.0)
+    for _ in range(3):
+        gates = a.draw(np.random.default_rng(0), 0.0)
+        assert gates.indices == ((0, 1, 2), (0, 1, 2, 3))
+        assert [w.tolist() for w in gates.weights] == [[0, 1, 0], [0, 1, 0, 0]]
+    a.pi[:] = 0.0  # pi is a relaxed sample, too
+    drawn = np.array([a.draw(np.random.default_rng(i), 0.0).weights[0].tolist() for i in range(500)])
+    np.testing.assert_allclose(drawn[:, 1:].sum(1), 1.0, rtol=1e-6)
+    assert drawn[:, 1].std() > 0.2
+    assert drawn[:, 1].mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_regulariser_counts_alpha_times() -> None:
+    still = Probe(torch.zeros(2, 4, 4))  # a network to which the architecture does not matter
+    tables = cost_tables(SPACE, None)
+    targets = make_targets(SPACE, tables, {"params": 1500.0})
+    found = []
+    for alpha in (0.0, 1.0, 5.0):
+        a = architect(random_theta(), targets=targets, alpha=alpha, beta=0.01)
+        learn(a, still)
+        found.append(gradients(a)[0])
+    assert np.abs(found[0]).max() == 0.0
+    assert np.abs(found[1]).max() > 0.01
+    np.testing.assert_allclose(found[2], 5.0 * found[1], rtol=1e-12)
+    a = architect(random_theta(8), targets=targets, alpha=5.0, tau=(5.0, 0.05))
+    for step in range(400):
+        learn(a, still, step, step / 400)
+    genes = np.where(OPTIONS, a.theta, -np.inf).argmax(-1)
+    everything = tables["params"].of(np.stack(np.unravel_index(np.arange(12), (3, 4)), 1))
+    assert np.abs(tables["params"].of(genes) - 1500.0).min() == np.abs(everything - 1500.0).min()
+
+
+# -- sampling and computing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+def test_networks_are_sampled_as_pi_and_theta_say(progress: float) -> None:
+    tau, n = 2.0 * 0.25**progress, 8000
+    a = architect(random_theta(2))
+    a.pi[:] = (1.0, 0.0)
+    rng = np.random.default_rng(0)
+    counts = Counter(tuple(i for (i,) in a.draw(rng, progress).indices) for _ in range(n))
+    chi2 = 0.0
+    for g in np.ndindex(3, 4):  # sites are independent within a proposal only
+        p = 0.0
+        for weight, theta in zip(softmax(a.pi / tau), a.theta, strict=True):
+            p += weight * softmax(theta[0, :3] / tau)[g[0]] * softmax(theta[1] / tau)[g[1]]
+        chi2 += (counts[g] - n * p) ** 2 / (n * p)
+    assert chi2 < 31.3  # 99.9 %, 11 degrees of freedom
+
+
+@pytest.mark.parametrize("sampling", ["gumbel_max", "gumbel_softmax"])
+def test_only_gated_options_are_computed(sampling: Sampling) -> None:
+    supernet, calls = SPACE.supernet(), list[tuple[int, int]]()
+    for site, ops in enumerate(supernet._ops):
+        for option, op in enumerate(ops):
+            op.register_forward_hook(lambda *_, place=(site, option): calls.append(place))
+    x = torch.randn(4, 3, 16, 16)
+    everything = [(site, option) for site in range(2) for option in range(len(SPACE.decisions[site].options))]
+    for seed in range(5):
+        a = architect(random_theta(), sampling)
+        gates = a.draw(np.random.default_rng(seed), 0.0)
+        expected = [(site, i) for site, (i, *_) in enumerate(gates.indices)] if sampling == "gumbel_max" else everything
+        supernet(x, gates)
+        assert calls == expected
+        calls.clear()
+        a.learn(supernet, x, Y[:4], Tensor.backward, np.random.default_rng(seed), 0.0)
+        assert calls == expected
+        calls.clear()
+
+
+def test_a_step_of_the_architecture_leaves_the_weights_alone() -> None:
+    supernet = SPACE.supernet()
+    frozen = supernet.head[0][0].weight
+    frozen.requires_grad_(False)
+    before = {n: p.clone() for n, p in supernet.named_parameters()}
+    a = architect(random_theta())
+    theta = a.theta.copy()
+    a.learn(supernet, torch.randn(4, 3, 16, 16), Y[:4], Tensor.backward, np.random.default_rng(0), 0.0)
+    assert not np.array_equal(a.theta, theta)
+    for name, p in supernet.named_parameters():
+        assert p.grad is None, name
+        assert torch.equal(p, before[name]), name
+        assert p.requires_grad is (p is not frozen), name
+
+    def fails(loss: Tensor) -> None:
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        a.learn(supernet, torch.randn(4, 3, 16, 16), Y[:4], fails, np.random.default_rng(0), 0.0)
+    assert all(p.requires_grad for p in supernet.parameters() if p is not frozen)
+
+
+@pytest.mark.parametrize("sampling", ["gumbel_max", "gumbel_softmax"])
+def test_the_better_proposal_and_the_better_option_win(sampling: Sampling) -> None:
+    good = torch.zeros(2, 4, 4)
+    good[0, 2] = good[1, 3] = torch.tensor([3.0, 0.0, 0.0, 0.0])  # right for images of class 0
+    theta = np.zeros((2, 2, 4))
+    theta[1, 0, 0] = theta[1, 1, 0] = 50.0  # the second proposal holds on to options that bring nothing
+    a = architect(theta, sampling, lr=0.05, tau=(2.0, 0.3))
+    for step in range(150):
+        rng = np.random.default_rng(step)
+        a.learn(Probe(good), torch.zeros(6, 4), torch.zeros(6, dtype=torch.int64), Tensor.backward, rng, step / 150)
+    assert a.best == 0
+    assert a.summary()["proposals"][0] > 0.9
+    assert a.theta[0].argmax(-1).tolist() == [2, 3]
+
+
+# -- state -------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_saved_goes_on_with_the_same_bits() -> None:
+    targets = make_targets(SPACE, cost_tables(SPACE, None), {"params": 1500.0})
+    more = {"targets": targets, "alpha": 5.0, "beta": 0.01}
+    whole, parts = architect(random_theta(), **more), architect(random_theta(), **more)
+    for step in range(6):
+        learn(whole, probe(), step, step / 6)
+        learn(parts, probe(), step, step / 6)
+        saved = {name: value.clone() for name, value in parts.tensors().items()}
+        parts = architect(np.zeros((3, 2, 4)), **more)
+        parts.restore(saved)
+        assert parts.summary() == whole.summary()  # the temperature included
+    for name, value in whole.tensors().items():
+        assert torch.equal(value, parts.tensors()[name]), name
+    with pytest.raises(KeyError, match="theta"):
+        parts.restore({})
+
+
+# -- images ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "share", "size"), [(100, 0.2, 20), (7, 0.2, 2), (50, 1e-6, 2), (50, 0.99999, 48)])
+def test_images_are_shared_without_overlap(n: int, share: float, size: int) -> None:
+    pixels = torch.arange(n).reshape(n, 1, 1, 1)
+    split = Split(Subset(_Pixels(pixels), torch.arange(n)), torch.arange(n))
+    weights, architecture = shares(split, share, seed=3)
+    assert (len(weights), len(architecture)) == (n - size, size)
+    assert sorted([*weights.labels.tolist(), *architecture.labels.tolist()]) == list(range(n))
+    for part in (weights, architecture):
+        assert torch.equal(part.images.fetch(torch.arange(len(part))).flatten(), part.labels)
+    assert not torch.equal(architecture.labels, shares(split, share, seed=4)[1].labels) or size == n
+    assert torch.equal(architecture.labels, shares(split, share, seed=3)[1].labels)
+
+
+class _Pixels:
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        return self.pixels[indices]
