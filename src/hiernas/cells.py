@@ -166,7 +166,10 @@ class FactorizedReduce(nn.Module):
         self.bn = nn.BatchNorm2d(cout, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(x)
+        return self.reduce(F.relu(x))
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The same of an input that is not negative."""
         shifted = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
         return self.bn(torch.cat([self.even(x), self.odd(shifted)], 1))
 

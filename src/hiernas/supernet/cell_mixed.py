@@ -10,18 +10,80 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiernas.architecture import Architecture
-from hiernas.cells import sum_of
+from hiernas.cells import FactorizedReduce, sum_of
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.genotype import INPUTS
 from hiernas.space import Decision, SearchSpace
 from hiernas.supernet.cell import CellNetwork, EdgeChoices, Place, build_parts, edges_of
 from hiernas.supernet.chain import Mixture
+from hiernas.supernet.depthwise import convolve
 
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
 SiteGates = tuple[tuple[int, ...], Tensor | None]  # the active options of one site, and their weights
+
+
+class Source:
+    """One state of a cell, with what the edges that read it have in common, computed once.
+
+    All convolutions begin with the same ReLU, and all edges of a source pool the same pixels; where batch norm behind
+    pooling has no parameters, they normalise by the same statistics, too.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self._relu: Tensor | None = None
+        self._pooled: dict[str, Tensor] = {}
+        self._normalised: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @property
+    def relu(self) -> Tensor:
+        if self._relu is None:
+            self._relu = F.relu(self.x)
+        return self._relu
+
+    def through(self, option: str, op: nn.Module) -> Tensor:
+        """The output of an operation, [B, C, H, W]."""
+        if isinstance(op, FactorizedReduce):
+            return op.reduce(self.relu)
+        if option in POOLS:
+            return self._pool(option, op)
+        if isinstance(op, nn.Sequential) and isinstance(op[0], nn.ReLU):
+            y = self.relu
+            for layer in list(op)[1:]:
+                y = convolve(layer, y) if isinstance(layer, nn.Conv2d) else layer(y)
+            return y
+        return op(self.x)
+
+    def _pool(self, option: str, op: nn.Module) -> Tensor:
+        pool: nn.Module = op[0] if isinstance(op, nn.Sequential) else op
+        norm: Any = op[1] if isinstance(op, nn.Sequential) else None
+        if option not in self._pooled:
+            self._pooled[option] = pool(self.x)
+        if norm is None or norm.affine or not norm.training or norm.momentum is None:
+            return self._pooled[option] if norm is None else norm(self._pooled[option])
+        if option not in self._normalised:
+            y = self._pooled[option]
+            self._normalised[option] = torch.native_batch_norm(y, None, None, None, None, True, 0.0, norm.eps)
+        y, mean, inverse_std = self._normalised[option]
+        _observe(norm, mean, inverse_std, y.numel() // y.shape[1])
+        return y
+
+
+@torch.no_grad()
+def _observe(norm: nn.BatchNorm2d, mean: Tensor, inverse_std: Tensor, n: int) -> None:
+    """What a batch norm in training does to its running statistics, from the batch's."""
+    assert norm.running_mean is not None  # ours all track statistics
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    variance = (inverse_std.square().reciprocal() - norm.eps) * (n / max(1, n - 1))
+    norm.running_mean.lerp_(mean, norm.momentum or 0.0)
+    norm.running_var.lerp_(variance, norm.momentum or 0.0)
+    norm.num_batches_tracked.add_(1)
 
 
 class Edge(nn.Module):
@@ -38,13 +100,13 @@ class Edge(nn.Module):
         for option in [o for o in self.ops if o not in self.options]:
             del self.ops[option]
 
-    def forward(self, x: Tensor, gates: SiteGates) -> Tensor | None:
+    def forward(self, source: Source, gates: SiteGates) -> Tensor | None:
         """The gated sum of the options, [B, C, H, W]; None where only `none` is active."""
         indices, weights = gates
         terms = []
         for position, i in enumerate(indices):
             if self.options[i] != "none":
-                y = self.ops[self.options[i]](x)
+                y = source.through(self.options[i], self.ops[self.options[i]])
                 terms.append(y if weights is None else weights[position] * y)
         return sum_of(terms) if terms else None
 
@@ -62,13 +124,13 @@ class MixedCell(nn.Module):
             self.edges[f"{source}_{node}"] = Edge(modules, decision.options)
 
     def forward(self, s0: Tensor, s1: Tensor, gates: Sequence[SiteGates]) -> Tensor:
-        states = [self.preprocess0(s0), self.preprocess1(s1)]
+        sources = [Source(self.preprocess0(s0)), Source(self.preprocess1(s1))]
         gate = iter(gates)
         for node in range(INPUTS, INPUTS + self.nodes):
-            found = [self.edges[f"{s}_{node}"](states[s], next(gate)) for s in range(node)]
+            found = [self.edges[f"{s}_{node}"](sources[s], next(gate)) for s in range(node)]
             terms = [term for term in found if term is not None]
-            states.append(sum_of(terms) if terms else self._nothing(states[0]))
-        return torch.cat(states[INPUTS:], 1)
+            sources.append(Source(sum_of(terms) if terms else self._nothing(sources[0].x)))
+        return torch.cat([source.x for source in sources[INPUTS:]], 1)
 
     def _nothing(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x[:, :, ::2, ::2] if self.reduction else x)

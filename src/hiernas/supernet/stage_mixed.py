@@ -17,7 +17,7 @@ from hiernas.gates import Gates
 from hiernas.genotype import INPUTS
 from hiernas.space import Decision, SearchSpace
 from hiernas.supernet.cell import build_parts
-from hiernas.supernet.cell_mixed import Edge, SiteGates, edge_key, inherit_edges
+from hiernas.supernet.cell_mixed import Edge, SiteGates, Source, edge_key, inherit_edges
 from hiernas.supernet.stage import STAGES, StageNetwork, live_nodes
 
 
@@ -43,13 +43,13 @@ class MixedStage(nn.Module):
         indices, weights = gates[-1] if len(gates) > len(self.wiring) else ((0,), None)
         ends = [self.outputs[i] for i in indices]
         alive = live_nodes((e for e, gate in active.items() if self._computes(e, gate)), [n for pair in ends for n in pair])
-        states = {0: self.preprocess0(x), 1: self.preprocess1(x)}
+        states = {0: Source(self.preprocess0(x)), 1: Source(self.preprocess1(x))}
         for node in (n for n in range(INPUTS, INPUTS + len(self.cells)) if n in alive):
             read = [(s, gate) for (s, n), gate in active.items() if n == node and self._computes((s, n), gate)]
             terms = [self.edges[f"{s}_{node}"](states[s], gate) for s, gate in read]
-            total = sum_of(terms) if terms else torch.zeros_like(states[0])
-            states[node] = self.cells[str(node)](total, total)
-        pairs = [torch.cat([states[node] for node in pair], 1) for pair in ends]
+            total = sum_of(terms) if terms else torch.zeros_like(states[0].x)
+            states[node] = Source(self.cells[str(node)](total, total))
+        pairs = [torch.cat([states[node].x for node in pair], 1) for pair in ends]
         return pairs[0] if weights is None else sum_of([w * pair for w, pair in zip(weights, pairs, strict=True)])
 
     def _computes(self, edge: tuple[int, int], gate: SiteGates) -> bool:
