@@ -8,6 +8,7 @@ from typing import Any
 
 from hiernas.data import ImageData
 from hiernas.methods import baselines, darts, hdas, hnas, hournas
+from hiernas.search.hierarchy import cells_of
 from hiernas.search.problem import Method
 from hiernas.space import SearchSpace
 from hiernas.supernet.cell import CellNetwork
@@ -52,6 +53,9 @@ METHODS: dict[str, Method] = {
     "hnas": Method(hnas.hnas, hnas.PRESETS, hnas.plan, TINY, _chains),
     "hournas": Method(hournas.hournas, hournas.PRESETS, hournas.plan, TINY, _chains),
     "darts": Method(darts.darts, darts.PRESETS, darts.plan, _with("darts", SMALL_CELLS), _cells),
+    "hdas": Method(
+        hdas.hdas, hdas.PRESETS, hdas.plan_whole, _with("hdas_stages", SMALL_STAGES), _stages, lambda s: (cells_of(s),)
+    ),
     "hdas-cells": Method(hdas.hdas_cells, hdas.PRESETS, hdas.plan, _with("hdas_cells", SMALL_CELLS), _cells),
     "hdas-distribution": Method(
         hdas.hdas_distribution, hdas.PRESETS, hdas.plan,

@@ -142,6 +142,11 @@ def train_network(
 
 def inherited_weights(run: RunFolder, architecture: Architecture, data: ImageData, recipe: Recipe) -> dict[str, Tensor]:
     """The weights an architecture has in the last supernet of a run, batch-norm statistics re-estimated."""
+    if not run.config["method"].startswith(("hnas", "hournas", "spos", "random")):
+        raise RunError(
+            f"{run.path} was searched by '{run.config['method']}' in a smaller network than the one it found: there are no "
+            "weights to inherit; leave --inherit out"
+        )
     names = sorted((p.stem for p in (run.path / "checkpoint").glob("train*.safetensors")), key=lambda n: int(n[5:] or 0))
     result = run.read_json("result.json")
     loaded = run.load_tensors(names[-1]) if names else None

@@ -179,15 +179,22 @@ def make_runtime(name: str, threads: int) -> Any:
 
 
 def _latency(request: Request, space: SearchSpace, listener: Listener | None) -> Any:
+    """The latency table: the given one, checked to cover what the method needs, or this device's, measured where it lacks."""
+    spaces = (space, *METHODS[request.method].also(space))
     if request.latency_table is not None:
-        return load_table(Path(request.latency_table))
+        table = load_table(Path(request.latency_table))
+        for needed in spaces[1:]:
+            cost_tables(needed, table)  # says what is missing
+        return table
     runtime = make_runtime(request.runtime, request.threads)
 
     def progress(done: int, total: int, key: str) -> None:
         if listener is not None:
             listener({"event": "measuring", "done": done, "total": total, "key": key})
 
-    return measure_table(space, runtime, cached_table_path(runtime), progress)
+    for needed in spaces:
+        measured = measure_table(needed, runtime, cached_table_path(runtime), progress)
+    return measured
 
 
 def _median_limit(space: SearchSpace, tables: Mapping[str, Any], metric: str, seed: int) -> Limit:

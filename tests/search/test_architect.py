@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hiernas.costs.tables import cost_tables
 from hiernas.data.images import Subset
 from hiernas.data.split import Split
+from hiernas.errors import TrainingError
 from hiernas.gates import Gates
 from hiernas.search.architect import ProposalArchitect, Sampling
 from hiernas.search.bilevel import shares
@@ -217,6 +218,15 @@ def test_a_step_of_the_architecture_leaves_the_weights_alone() -> None:
     with pytest.raises(RuntimeError, match="stopped"):
         a.learn(supernet, torch.randn(4, 3, 16, 16), Y[:4], fails, np.random.default_rng(0), 0.0)
     assert all(p.requires_grad for p in supernet.parameters() if p is not frozen)
+
+
+@pytest.mark.parametrize("sampling", ["gumbel_max", "gumbel_softmax"])
+def test_a_broken_network_does_not_break_the_parameters(sampling: Sampling) -> None:
+    a = architect(random_theta(), sampling)
+    with pytest.raises(TrainingError, match=r"no finite gradient \(temperature 2\); start a new search with a smaller"):
+        learn(a, Probe(torch.full((2, 4, 4), torch.nan)))
+    np.testing.assert_array_equal(a.theta, random_theta() * OPTIONS)
+    assert a.pi.tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("sampling", ["gumbel_max", "gumbel_softmax"])

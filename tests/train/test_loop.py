@@ -1,17 +1,21 @@
-"""Training: resumed bit for bit, no gradient for what is not on the path, the schedule, and what goes wrong."""
+"""Training: resumed bit for bit, no gradient for what is not on the path, bilevel steps, schedules, what goes wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hiernas import gates, spaces
+from hiernas.cells import DropPath
 from hiernas.data import ImageData
-from hiernas.errors import RunError, TrainingError
+from hiernas.data.split import Split
+from hiernas.errors import ConfigError, RunError, TrainingError
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.runfolder import RunFolder
 from hiernas.space import SearchSpace
@@ -161,3 +165,197 @@ def test_a_single_path_network_learns_digits(tmp_path: Path, digits: ImageData) 
     fit(network, digits.train, digits, Phase("final", 8, 0.1), Recipe(accelerator="cpu"), seed=0, run=run)
     assert chance < 0.3
     assert accuracy(network, digits.test, digits) > 0.85
+
+
+# -- two levels --------------------------------------------------------------------------------------------------
+
+
+class Alpha:
+    """An architect of one number, the weight of the first of two inputs; writes down what it is asked for."""
+
+    def __init__(self, images: Split, alternation: str, stop_at: int | None = None) -> None:
+        self.images, self.alternation, self.stop_at = images, alternation, stop_at
+        self.alpha, self.calls = torch.zeros(1, dtype=torch.float64), list[tuple[str, float, Any]]()
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
+
+    def _call(self, what: str, progress: float, value: Any) -> None:
+        if self.stop_at is not None and len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        self.calls.append((what, progress, value))
+
+    def draw(self, rng: np.random.Generator, progress: float) -> gates.Gates:
+        self._call("weights", progress, float(rng.random()))
+        return gates.Gates(((0, 1),), (torch.cat([self.alpha, 1 - self.alpha]).float(),))
+
+    def learn(
+        self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
+        progress: float,
+    ) -> Tensor:  # fmt: skip
+        self._call("alpha", progress, y.tolist())
+        alpha = self.alpha.clone().requires_grad_()
+        loss = nn.functional.cross_entropy(model(x, gates.Gates(((0, 1),), (torch.cat([alpha, 1 - alpha]).float(),))), y)
+        (gradient,) = torch.autograd.grad(loss, alpha)
+        self.alpha -= 0.1 * gradient
+        return loss.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"alpha": self.alpha}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        self.alpha = tensors["alpha"].clone()
+
+    def summary(self) -> dict[str, Any]:
+        return {"alpha": float(self.alpha)}
+
+
+class TwoWays(nn.Module):
+    """A sum of two classifiers, weighted by gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(48, 2), nn.Linear(48, 2)
+
+    def forward(self, x: Tensor, given: gates.Gates) -> Tensor:
+        (weights,) = given.weights
+        return weights[0] * self.a(x.flatten(1)) + weights[1] * self.b(x.flatten(1))
+
+
+def _halves(data: ImageData) -> tuple[Split, Split]:
+    """10 images for the weights, the others for the architecture."""
+    from hiernas.data.images import Subset
+
+    rows = torch.arange(len(data.train))
+    return tuple(Split(Subset(data.train.images, r), data.train.labels[r]) for r in (rows[:10], rows[10:]))  # type: ignore[return-value]
+
+
+def bilevel(
+    folder: Path, data: ImageData, alternation: str, batch_size: int, stop_at: int | None = None
+) -> tuple[nn.Module, Alpha]:
+    """Two epochs of a search for one number."""
+    ours, others = _halves(data)
+    architect = Alpha(others, alternation, stop_at)
+    with seeded(0, "test"):
+        model = TwoWays()
+    run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, RUN)
+    run.checkpoint_seconds = 0.0
+    recipe = Recipe(batch_size=batch_size, augment="none", accelerator="cpu")
+    try:
+        fit(model, ours, data, Phase("train1", 2, 0.1), recipe, seed=0, run=run, architect=architect)
+    finally:
+        run.close()
+    return model, architect
+
+
+def test_an_architecture_learns_for_an_epoch_after_each_one_of_the_weights(tmp_path: Path) -> None:
+    data = _two_classes()
+    _, others = _halves(data)
+    _, architect = bilevel(tmp_path / "r", data, "epoch", 5)
+    n = len(others) // 5
+    assert n >= 2
+    assert [what for what, _, _ in architect.calls] == (["weights"] * 2 + ["alpha"] * n) * 2
+    assert [p for _, p, _ in architect.calls] == pytest.approx(np.arange(2 * (2 + n)) / (2 * (2 + n)))  # of the phase
+    for epoch in range(2):  # each of its images at most once an epoch
+        seen = [y for what, p, ys in architect.calls if what == "alpha" and int(2 * p) == epoch for y in ys]
+        assert len(seen) == 5 * n
+        assert seen.count(0) <= others.labels.tolist().count(0)
+        assert seen.count(1) <= others.labels.tolist().count(1)
+    drawn = [value for what, _, value in architect.calls if what == "weights"]
+    assert len(set(drawn)) == len(drawn)  # every step has random numbers of its own
+
+
+def test_an_architecture_learns_by_turns_with_the_weights(tmp_path: Path) -> None:
+    _, architect = bilevel(tmp_path / "r", _two_classes(), "step", 2)
+    assert [what for what, _, _ in architect.calls] == ["alpha", "weights"] * 10
+    batches = [tuple(value) for what, _, value in architect.calls if what == "alpha"]
+    assert len(batches) == 10
+    assert float(architect.alpha) != 0.0
+
+
+@pytest.mark.parametrize("alternation", ["epoch", "step"])
+def test_an_interrupted_search_ends_with_the_same_bits(tmp_path: Path, alternation: str) -> None:
+    data = _two_classes()
+    whole, alpha = bilevel(tmp_path / "whole", data, alternation, 4)
+    for stop_at in (1, 3, 2):
+        with pytest.raises(KeyboardInterrupt):
+            bilevel(tmp_path / "parts", data, alternation, 4, stop_at)
+    parts, resumed = bilevel(tmp_path / "parts", data, alternation, 4)
+    assert resumed.alpha.tolist() == alpha.alpha.tolist()
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    assert resumed.calls == alpha.calls[-len(resumed.calls) :]
+    shown = [[e["alpha"] for e in RunFolder.open(tmp_path / n).events()] for n in ("whole", "parts")]
+    assert shown[0] == shown[1]
+    assert shown[0][-1] == float(alpha.alpha)
+
+
+# -- auxiliary classifier and dropped paths ----------------------------------------------------------------------
+
+
+class TwoHeads(nn.Module):
+    """In training two classifiers, the second one auxiliary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.auxiliary = nn.Linear(48, 2), nn.Linear(48, 2)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = x.flatten(1)
+        return (self.main(x), self.auxiliary(x)) if self.training else self.main(x)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_the_auxiliary_classifiers_loss_counts_with_its_weight(tmp_path: Path, weight: float) -> None:
+    torch.manual_seed(0)
+    data, network = _two_classes(), TwoHeads()
+    before = {name: value.clone().requires_grad_() for name, value in network.state_dict().items()}
+    recipe = Recipe(
+        batch_size=64, augment="none", weight_decay=0.0, momentum=0.0, auxiliary=weight, label_smoothing=0.1,
+        accelerator="cpu",
+    )  # fmt: skip
+    run = RunFolder.create(tmp_path / "r", RUN)
+    fit(network, data.train, data, Phase("p", 1, 0.5), recipe, seed=0, run=run)
+    x = (data.train.images.fetch(torch.arange(len(data.train))) / 255 - data.mean[0]) / data.std[0]  # equal channels
+    logits, auxiliary = (x.flatten(1) @ before[f"{h}.weight"].T + before[f"{h}.bias"] for h in ("main", "auxiliary"))
+    of = nn.CrossEntropyLoss(label_smoothing=0.1)
+    loss = of(logits, data.train.labels) + weight * of(auxiliary, data.train.labels)
+    loss.backward()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name].detach() - 0.5 * before[name].grad)
+    (epoch,) = run.events()
+    assert epoch["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    correct = (logits.argmax(1) == data.train.labels).float().mean()
+    assert epoch["train_accuracy"] == pytest.approx(correct.item())  # of the network itself
+    assert 0 <= accuracy(network, data.test, data) <= 1  # in evaluation there is one output
+
+
+def test_paths_are_dropped_more_and_more_often(tmp_path: Path) -> None:
+    seen = []
+
+    class Watched(DropPath):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(self.p)
+            return super().forward(x)
+
+    data = _two_classes()
+    network = nn.Sequential(Watched(), nn.Flatten(), nn.Linear(48, 2))
+    recipe = Recipe(batch_size=64, augment="none", drop_path=0.4, accelerator="cpu")
+    run = RunFolder.create(tmp_path / "r", RUN)
+    fit(network, data.train, data, Phase("p", 4, 0.1), recipe, seed=0, run=run)
+    assert seen == pytest.approx([0.0, 0.1, 0.2, 0.3])  # as DARTS: 0.4 * epoch / epochs, with epochs counted from 0
+    x = torch.ones(2000, 3, 4, 4)
+    network.train()
+    network[0].p = 0.4
+    kept = DropPath.forward(network[0], x).amax((1, 2, 3))
+    assert sorted(set(kept.tolist())) == pytest.approx([0.0, 1 / 0.6])  # what stays is scaled
+    assert float((kept > 0).float().mean()) == pytest.approx(0.6, abs=0.05)
+
+
+def test_paths_cannot_be_dropped_where_there_are_none(tmp_path: Path) -> None:
+    data = _two_classes()
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    run = RunFolder.create(tmp_path / "r", RUN)
+    with pytest.raises(ConfigError, match="this network has no edge to drop; leave it out"):
+        fit(network, data.train, data, Phase("p", 1, 0.1), Recipe(drop_path=0.2, accelerator="cpu"), seed=0, run=run)
+    assert run.events() == []

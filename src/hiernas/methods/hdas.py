@@ -12,9 +12,10 @@ from typing import Any
 
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
-from hiernas.search.alphas import cost_penalty
+from hiernas.search.alphas import Extra, cost_penalty, derive_within
 from hiernas.search.depth import computation_loss, depth_loss, shapes
 from hiernas.search.differentiable import SearchSettings, found, learn, smaller_network, sum_of_losses
+from hiernas.search.hierarchy import cell_skeleton, cell_tables, cells_of, stages_of, wider_stages
 from hiernas.search.problem import Found, Problem, training_work
 from hiernas.space import SearchSpace
 from hiernas.supernet.stage import StageNetwork
@@ -29,6 +30,8 @@ class HDASConfig:
     cells: int = 8  # of the network that cells are searched in
     delta: float = 1.0  # weight of the depth loss (Eqs. 2, 4)
     gamma: float = 0.4  # weight of the number of cells (Eq. 5), where it is searched
+    extra_cells: int = 2  # in the whole hierarchy: cells of a stage among which those given are found; 0: none
+    least: int = 4  # N_min in the whole hierarchy
     objective: str = "params"  # the metric of the automatic limit
     calibration_images: int = 1000  # training images for batch-norm statistics of what is found
     final_epochs: int = 600  # training of the chosen network from scratch
@@ -64,23 +67,64 @@ def hdas_distribution(problem: Problem, config: HDASConfig) -> Found:
     return _stage_search(problem, config)
 
 
-def _stage_search(problem: Problem, config: HDASConfig) -> Found:
-    proxy = narrower(problem.space, config.search.channels)
-    losses = [(config.delta, depth_loss(proxy))]  # Eq. 6
+def _losses(problem: Problem, config: HDASConfig, proxy: SearchSpace) -> Extra:
+    """Eq. 6 without the task's loss: depth, where it is searched the number of cells, and what exceeds the limits."""
+    losses = [(config.delta, depth_loss(proxy))]
     if isinstance(proxy.skeleton, StageNetwork) and proxy.skeleton.least is not None:
         losses.append((config.gamma, computation_loss(proxy)))
-    tables = problem.tables(problem.space)
-    losses.append((1.0, cost_penalty(problem.space, tables, problem.limits, config.search.cost_weight)))
-    supernet, architect = learn(proxy, problem, config.search, "train1", sum_of_losses(*losses))
+    penalty = cost_penalty(problem.space, problem.tables(problem.space), problem.limits, config.search.cost_weight)
+    return sum_of_losses(*losses, (1.0, penalty))
+
+
+def _stage_search(problem: Problem, config: HDASConfig, phase: str = "train1") -> Found:
+    proxy = narrower(problem.space, config.search.channels)
+    supernet, architect = learn(proxy, problem, config.search, phase, _losses(problem, config, proxy))
     result = found(proxy, supernet, architect, problem, config, {})
     stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes(result.architecture)]
     return replace(result, details={**result.details, "stages": stages})
+
+
+def hdas(problem: Problem, config: HDASConfig) -> Found:
+    """H-DAS (arXiv 2101.04028v2): cells, then the number of cells of each stage, then the graphs between them."""
+    stages = problem.space
+    cells = cells_of(stages)  # the first level: five cells, with the costs they will have in the stages
+    proxy = smaller_network(cells, config.search.channels, config.cells)
+    tables = cell_tables(problem, stages, cells)
+    _, architect = learn(
+        proxy, problem, config.search, "train1", cost_penalty(cells, tables, problem.limits, config.search.cost_weight)
+    )
+    chosen = cells.decode(derive_within(cells, tables, problem.limits, architect.alphas))
+    genotype = cell_skeleton(cells).genotype(chosen)
+    problem.run.event("cells", genotype=genotype.to_text())
+    numbers = None
+    if config.extra_cells:  # the second level: as many cells more in each stage, of which some are kept
+        wider = wider_stages(stages, genotype, config.extra_cells, config.least)
+        numbers = _numbers(replace(problem, space=wider), config)
+        problem.run.event("numbers", cells=list(numbers))
+    last = replace(problem, space=stages_of(stages, genotype, numbers))  # the third: the graphs
+    result = _stage_search(last, config, "train3")
+    return replace(result, details={**result.details, "genotype": genotype.to_text(), "numbers": numbers})
+
+
+def _numbers(problem: Problem, config: HDASConfig) -> tuple[int, ...]:
+    """The number of cells of each stage (Eqs. 3 to 6), within the limits."""
+    proxy, tables = narrower(problem.space, config.search.channels), problem.tables(problem.space)
+    _, architect = learn(proxy, problem, config.search, "train2", _losses(problem, config, proxy))
+    genes = derive_within(problem.space, tables, problem.limits, architect.alphas)
+    chosen = zip(problem.space.skeleton.site_names, problem.space.decode(genes).options, strict=True)
+    return tuple(int(option) for site, option in chosen if site.endswith(".cells"))
 
 
 def narrower(space: SearchSpace, channels: int) -> SearchSpace:
     """The same stages with fewer channels: the network that is searched in."""
     assert isinstance(space.skeleton, StageNetwork)  # other spaces are refused before
     return replace(space, skeleton=replace(space.skeleton, channels=channels, auxiliary=False))
+
+
+def plan_whole(config: HDASConfig, data: ImageData) -> dict[str, float]:
+    """Work of the whole hierarchy: one search for each level."""
+    (work,) = plan(config, data).values()
+    return {f"train{i}": work for i in ((1, 2, 3) if config.extra_cells else (1, 3))}
 
 
 def plan(config: HDASConfig, data: ImageData) -> dict[str, float]:

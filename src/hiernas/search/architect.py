@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiernas.data.split import Split
+from hiernas.errors import TrainingError
 from hiernas.gates import Gates
 from hiernas.search.proposals import Adam, Targets, entropy, probabilities, resource_loss, temperature
 
@@ -102,7 +103,10 @@ class ProposalArchitect:
         self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
         progress: float,
     ) -> Tensor:  # fmt: skip
-        """One step of theta and Pi on the validation loss and alpha * T (Eq. 10); the weights get no gradients."""
+        """One step of theta and Pi on the validation loss and alpha * T (Eq. 10); the weights get no gradients.
+
+        Raises `TrainingError` where the gradient is not finite; the parameters then stay as they were.
+        """
         theta, pi = self._parameters(True)
         weights = [p for p in model.parameters() if p.requires_grad]
         for p in weights:
@@ -114,6 +118,11 @@ class ProposalArchitect:
             for p in weights:
                 p.requires_grad_(True)
         gradient = _numpy(theta.grad, self.theta)
+        if not np.isfinite(gradient).all():
+            raise TrainingError(
+                f"the loss on the architecture's images has no finite gradient (temperature {self._now:.3g}); start a new "
+                "search with a smaller --set lr=..., or with --set train.grad_clip=5"
+            )
         if self.targets is not None:
             noise = rng.gumbel(size=theta.shape)
             gradient += self.alpha * resource_loss(self.theta, self.targets, noise, self._now, self.beta)[1]
