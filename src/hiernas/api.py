@@ -9,7 +9,6 @@ from typing import Any
 
 from hiernas.architecture import Architecture
 from hiernas.errors import RunError
-from hiernas.methods.hnas import QUICK, HNASConfig
 from hiernas.run import Request, search
 from hiernas.run import resume as _resume
 from hiernas.runfolder import RunFolder
@@ -40,7 +39,7 @@ class Search:
         space: SearchSpace | str | None = None,
         data: Any = "digits",
         limits: Sequence[str] = (),
-        config: HNASConfig = QUICK,
+        config: Any = None,
         *,
         latency_table: str | Path | None = None,
         seed: int = 0,
@@ -48,6 +47,8 @@ class Search:
     ) -> SearchResult:
         """Search, train and measure; the run folder is `out`, by default a new one under runs/.
 
+        `space`: the method's own, of the size of the quick preset, where none is given. `config`: of the method's own
+        class, such as `HNASConfig`; without one, the quick preset.
         `data` is an `ImageData`, a torch Dataset of (image, label), or what `hiernas.load_data` takes. Raises
         `LimitError` before any training where no architecture meets the limits.
         """
@@ -57,6 +58,9 @@ class Search:
 
 
 hnas = Search("hnas")  # HNAS, arXiv 2005.07564v1
+hournas = Search("hournas")  # HourNAS, arXiv 2005.14446v3
+hdas = Search("hdas")  # H-DAS, arXiv 2101.04028v2: cells, their number, the graphs between them
+darts = Search("darts")  # DARTS, arXiv 1806.09055, first order
 spos = Search("spos")  # SPOS, arXiv 1904.00420, with the same budget
 random_search = Search("random")  # random feasible architectures judged by one supernet, with the same budget
 

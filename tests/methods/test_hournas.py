@@ -161,6 +161,32 @@ def test_every_chain_space_gets_its_proposals(name: str) -> None:
     assert away.min() < (0.02 if len(changing) < 7 or fixed.size() > 1e6 else 0.1), away  # on 3 to 5 sites costs are coarse
 
 
+def test_the_second_search_goes_on_with_what_the_first_one_learned(
+    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, sizes, original = list[dict[str, torch.Tensor]](), list[tuple[int, int]](), module.train_bilevel
+
+    def watched(supernet: ChainSupernet, architect: Any, images: Split, *more: Any) -> None:
+        starts.append({name: value.clone() for name, value in supernet.state_dict().items()})
+        sizes.append((len(images), len(architect.images)))
+        original(supernet, architect, images, *more)
+
+    monkeypatch.setattr(module, "train_bilevel", watched)
+    found = found_by(tmp_path / "r", few, replace(CONFIG, epochs=1))
+    learned = load_file(tmp_path / "r" / "checkpoint" / "train1.safetensors")
+    first, second = starts
+    kept = [name for name in second if f"model.{name}" in learned]
+    assert {name.split(".")[0] for name in kept} == {"stem", "sites", "head"}
+    assert {".".join(name.split(".")[:3]) for name in kept if name.startswith("sites.")} == {
+        f"sites.{i}.{found.last_space.decisions[i].options[0]}" for i in (2, 4)
+    }
+    for name in kept:
+        assert torch.equal(second[name], learned[f"model.{name}"]), name
+    changed = [not torch.equal(first[n], second[n]) for n in kept if n.endswith(".weight")]
+    assert sum(changed) > 0.8 * len(changed)  # it did learn
+    assert sizes == [(72, 24)] * 2  # a quarter of the training images is the architecture's
+
+
 # -- limits ------------------------------------------------------------------------------------------------------
 
 

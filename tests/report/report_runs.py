@@ -1,9 +1,11 @@
-"""Run folders for the report's tests, as a search writes them."""
+"""Run folders for the report's tests, as a search writes them, and their pages, read as a browser would."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,55 @@ import numpy as np
 from hiernas.space import SearchSpace
 
 Entry = dict[str, Any]
+VOID = {"meta", "br", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """What is on a page: text by section, tables as rows of cells, the attributes of every element."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str]]] = []
+        self.rows: dict[str, list[list[str]]] = {}  # by the table's class
+        self.words: list[str] = []
+        self.svg_words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []  # every element was closed, in order
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {k: v or "" for k, v in attrs}
+        self.attributes.append((tag, values))
+        if tag not in VOID or "svg" in self.open:
+            self.open.append(tag)
+        if tag == "table":
+            self.table = self.rows.setdefault(values["class"], [])
+        if tag == "tr":
+            self.table.append([])
+        if tag in ("td", "th"):
+            self.table[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, {k: v or "" for k, v in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        (self.svg_words if "svg" in self.open else self.words).append(data)
+        if "table" in self.open and ("td" in self.open or "th" in self.open):
+            self.table[-1][-1] += data.replace("\xa0", " ")
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).replace("\xa0", " ").split())
+
+    @property
+    def figures(self) -> list[dict[str, str]]:
+        return [a for tag, a in self.attributes if tag == "svg"]
 
 
 def stage(number: int, space: SearchSpace, rng: np.random.Generator) -> tuple[Entry, SearchSpace]:
@@ -122,3 +173,62 @@ def write(folder: Path, value: Mapping[str, Any], lines: Iterable[Mapping[str, A
     (folder / "result.json").write_text(json.dumps(value))
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+# -- HourNAS ---------------------------------------------------------------------------------------------------------
+
+
+def hournas(space: SearchSpace, vital: Sequence[str], metrics: Sequence[str], *, searched: bool = True) -> Entry:
+    """A result of HourNAS: these vital blocks, these targets; the third of its proposals is the best."""
+    value, rng = result(space, members=2, stages=0), np.random.default_rng(9)
+    shares, kept = {}, {}
+    for d in space.decisions:
+        options = d.options if d.name in vital else ("skip",)
+        p = rng.dirichlet(np.full(len(options), 0.5)).round(3)
+        shares[d.name] = dict(zip(options, map(float, p), strict=True))
+        kept[d.name] = [max(shares[d.name], key=lambda o, site=d.name: shares[site][o])] if d.name in vital else list(d.options)
+    fixed = space.restrict(kept)
+    pruning = {"stage": 2, "size_before": space.size(), "size_after": fixed.size(), "kept": kept, "sites": shares}
+    rows = [
+        {"weight": w, "options": list(fixed.sample(rng).options), "val_accuracy": round(0.9 + w / 20, 4), "moved": i}
+        for i, w in enumerate([0.02, 0.08, 0.8765, 0.0235])
+    ]
+    aims = {"params": 72_642.0, "macs": 2_706_240.0, "latency_ms": 0.125}
+    spread = [
+        {
+            "tau": tau, "within": within, "samples": 10_000,
+            "relative": {m: (1 + tau * rng.standard_normal(50)).round(4).tolist() for m in metrics},
+        }
+        for tau, within in ((1.0, 0.0046), (0.1, 0.284), (0.01, 0.951))
+    ]  # fmt: skip
+    best = rows[2]
+    chosen = {**value["chosen"], "options": best["options"], "val_accuracy": best["val_accuracy"]}
+    chosen["sites"] = dict(zip(shares, best["options"], strict=True))
+    details = {"vital": list(vital), "aims": {m: aims[m] for m in metrics}, "proposals": rows, "best": 2, "spread": spread}
+    limits = [{"metric": m, "low": None, "high": 2 * aims[m], "text": f"{m} <= {2 * aims[m]:g}"} for m in metrics]
+    return {
+        **value, "method": "hournas", "chosen": chosen, "stages": [pruning] if searched else [], "details": details,
+        "limits": limits, "evaluated": len(rows), "seconds": {"train1": 3.5, "proposals": 0.5, "train2": 9.0, "final": 7.0},
+    }  # fmt: skip
+
+
+def write_candidates(folder: Path, rows: Iterable[tuple[Sequence[str], int, int, float | None]]) -> None:
+    """The run's file of evaluated networks: options, params, macs and latency."""
+    with sqlite3.connect(folder / "candidates.sqlite") as db:
+        db.execute("CREATE TABLE candidates (phase, options TEXT, val_accuracy REAL, params INT, macs INT, latency_ms REAL)")
+        values = [(",".join(o), p, m, t) for o, p, m, t in rows]
+        db.executemany("INSERT INTO candidates VALUES ('evolve2', ?, 0.5, ?, ?, ?)", values)
+    db.close()
+
+
+def reset(names: Mapping[str, bool]) -> Entry:
+    """What `hiernas vital --reset` found: a vital block loses 10, 30 and 80 points, any other 0, 0 and 1."""
+    blocks = []
+    for name, vital in names.items():
+        lost = [[0.05, 0.15], [0.2, 0.4], [0.8]] if vital else [[0.01, -0.01], [0.0, 0.0], [0.01]]
+        kind = "whole output" if vital else "residual branch"
+        accuracies = [[round(0.9 - x, 6) for x in each] for each in lost]
+        blocks.append({"name": name, "vital": vital, "params": 1, "macs": 1, "reset": kind, "accuracies": accuracies})
+    return {
+        "format": 1, "accuracy": 0.9, "images": 359, "seed": 0, "draws": 2, "probabilities": [0.3, 0.6, 1.0], "blocks": blocks,
+    }  # fmt: skip

@@ -5,67 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import report_runs as runs
+from report_runs import Page
 
 from hiernas.errors import RunError
 from hiernas.report import write_report
 from hiernas.spaces import hnas_large, tiny
 
 PHASES = {"train1": 24, "train2": 10, "train3": 10, "final": 40}
-VOID = {"meta", "br", "path", "use", "rect"}
-
-
-class Page(HTMLParser):
-    """What is on a page: text by section, tables as rows of cells, the attributes of every element."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, dict[str, str]]] = []
-        self.rows: dict[str, list[list[str]]] = {}  # by the table's class
-        self.words: list[str] = []
-        self.svg_words: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        assert self.open == []  # every element was closed, in order
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {k: v or "" for k, v in attrs}
-        self.attributes.append((tag, values))
-        if tag not in VOID or "svg" in self.open:
-            self.open.append(tag)
-        if tag == "table":
-            self.table = self.rows.setdefault(values["class"], [])
-        if tag == "tr":
-            self.table.append([])
-        if tag in ("td", "th"):
-            self.table[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes.append((tag, {k: v or "" for k, v in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self.open:
-            return
-        (self.svg_words if "svg" in self.open else self.words).append(data)
-        if "table" in self.open and ("td" in self.open or "th" in self.open):
-            self.table[-1][-1] += data.replace("\xa0", " ")
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).replace("\xa0", " ").split())
-
-    @property
-    def figures(self) -> list[dict[str, str]]:
-        return [a for tag, a in self.attributes if tag == "svg"]
 
 
 def made(folder: Path, value: dict[str, Any], phases: dict[str, int] | None = None) -> Page:
