@@ -21,7 +21,7 @@ LAYERS = [  # each imports only from itself and from those before it
     {"search"},
     {"methods"},
     {"finish", "catalogue"},
-    {"run"},
+    {"run", "terminal"},
     {"estimate", "costing", "exporting", "training", "measuring", "vitality", "commands", "api"},
     {"cli"},
 ]

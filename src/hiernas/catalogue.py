@@ -8,6 +8,7 @@ from typing import Any
 
 from hiernas.data import ImageData
 from hiernas.methods import baselines, darts, hdas, hnas, hournas
+from hiernas.search.differentiable import smaller_network
 from hiernas.search.hierarchy import cells_of
 from hiernas.search.problem import Method
 from hiernas.space import SearchSpace
@@ -45,6 +46,14 @@ SMALL_STAGES: BySize = {"quick": {"channels": 4, "cells": 14}, "small": {"channe
 NUMBERS = {"cells": 26, "least": 4}
 
 
+def _smaller(space: SearchSpace, config: Any) -> SearchSpace:
+    return smaller_network(space, config.search.channels, config.cells)
+
+
+def _narrower(space: SearchSpace, config: Any) -> SearchSpace:
+    return hdas.narrower(space, config.search.channels)
+
+
 def _with(space: str, arguments: BySize) -> dict[str, tuple[str, Mapping[str, Any]]]:
     return {preset: (space, values) for preset, values in arguments.items()}
 
@@ -52,16 +61,17 @@ def _with(space: str, arguments: BySize) -> dict[str, tuple[str, Mapping[str, An
 METHODS: dict[str, Method] = {
     "hnas": Method(hnas.hnas, hnas.PRESETS, hnas.plan, TINY, _chains),
     "hournas": Method(hournas.hournas, hournas.PRESETS, hournas.plan, TINY, _chains),
-    "darts": Method(darts.darts, darts.PRESETS, darts.plan, _with("darts", SMALL_CELLS), _cells),
+    "darts": Method(darts.darts, darts.PRESETS, darts.plan, _with("darts", SMALL_CELLS), _cells, _smaller),
     "hdas": Method(
-        hdas.hdas, hdas.PRESETS, hdas.plan_whole, _with("hdas_stages", SMALL_STAGES), _stages, lambda s: (cells_of(s),)
+        hdas.hdas, hdas.PRESETS, hdas.plan_whole, _with("hdas_stages", SMALL_STAGES), _stages, _narrower,
+        lambda s: (cells_of(s),),
     ),
-    "hdas-cells": Method(hdas.hdas_cells, hdas.PRESETS, hdas.plan, _with("hdas_cells", SMALL_CELLS), _cells),
+    "hdas-cells": Method(hdas.hdas_cells, hdas.PRESETS, hdas.plan, _with("hdas_cells", SMALL_CELLS), _cells, _smaller),
     "hdas-distribution": Method(
         hdas.hdas_distribution, hdas.PRESETS, hdas.plan,
-        _with("hdas_stages", {p: {**values, **NUMBERS} for p, values in SMALL_STAGES.items()}), _numbers,
+        _with("hdas_stages", {p: {**values, **NUMBERS} for p, values in SMALL_STAGES.items()}), _numbers, _narrower,
     ),
-    "hdas-stages": Method(hdas.hdas_stages, hdas.PRESETS, hdas.plan, _with("hdas_stages", SMALL_STAGES), _stages),
+    "hdas-stages": Method(hdas.hdas_stages, hdas.PRESETS, hdas.plan, _with("hdas_stages", SMALL_STAGES), _stages, _narrower),
     "spos": Method(baselines.spos, hnas.PRESETS, _one_supernet, TINY, _chains),
     "random": Method(baselines.random_search, hnas.PRESETS, _one_supernet, TINY, _chains),
 }  # fmt: skip

@@ -5,25 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from hiernas.errors import ConfigError, HiernasError, RunError
+from hiernas.errors import ConfigError, HiernasError
+from hiernas.terminal import display, interruptible, out, print_estimate, print_pairs, print_summary, print_table
 from hiernas.version import VERSION
 
 if TYPE_CHECKING:
-    from hiernas.run import Prepared, Request
+    from hiernas.run import Request
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find the best convolutional network for your own images under the limits of your own device.",
 )  # fmt: skip
-out = Console(highlight=False, soft_wrap=True, markup=False)
 
 Method = Annotated[str, typer.Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")]
 Space = Annotated[str | None, typer.Option(help="search space; default: the method's own; see `hiernas list spaces`")]
@@ -110,9 +108,9 @@ def search(
     )  # fmt: skip
     from hiernas.run import search as run_search
 
-    with _display() as display:
-        run = _interruptible(lambda: run_search(request, out_folder, display), display)
-    _summary(run.path)
+    with display() as listener:
+        run = interruptible(lambda: run_search(request, out_folder, listener), listener)
+    print_summary(run.path)
 
 
 @app.command()
@@ -139,9 +137,9 @@ def check(
     from hiernas.estimate import estimate
     from hiernas.run import prepare
 
-    with _display() as display:
-        prepared = prepare(request, display)
-    _print_estimate(prepared, estimate(prepared))
+    with display() as listener:
+        prepared = prepare(request, listener)
+    print_estimate(prepared, estimate(prepared))
 
 
 def _request(
@@ -186,9 +184,9 @@ def resume(run: Annotated[Path, typer.Argument(help="folder of a run that was in
     """Go on with an interrupted run; it ends as if it had never been interrupted."""
     from hiernas.run import resume as run_resume
 
-    with _display() as display:
-        _interruptible(lambda: run_resume(run, display), display)
-    _summary(run)
+    with display() as listener:
+        interruptible(lambda: run_resume(run, listener), listener)
+    print_summary(run)
 
 
 @app.command()
@@ -220,9 +218,9 @@ def measure(
         space, _sizes(input_size), num_classes, _space_arguments(settings or []), runtime, threads, out_file, pack,
         import_file, allow_missing, merge, calibrate, even, seed, store_correction,
     )  # fmt: skip
-    with _display() as display:
-        shown = run_measure(asked, display)
-    _print_pairs(f"Latency of {space}", shown)
+    with display() as listener:
+        shown = run_measure(asked, listener)
+    print_pairs(f"Latency of {space}", shown)
 
 
 def _sizes(text: str) -> tuple[int, int, int]:
@@ -249,10 +247,10 @@ def cost(
         if not text.strip().startswith("space."):
             raise ConfigError(f"--set {text}: a cost takes --set space.KEY=VALUE only")
     sizes = None if input_size is None else _sizes(input_size)
-    with _display() as display:
+    with display() as listener:
         source = Source(network, sizes, num_classes, _space_arguments(settings or []))
-        report = cost_of(source, latency_table, runtime, threads, display)
-    _print_pairs(network, report)
+        report = cost_of(source, latency_table, runtime, threads, listener)
+    print_pairs(network, report)
 
 
 @app.command()
@@ -275,17 +273,17 @@ def vital(
     if not reset and (draws, images, seed) != (None, None, None):
         raise ConfigError("--draws, --images and --seed are for --reset; give both, or neither")
     sizes = None if input_size is None else _sizes(input_size)
-    listing = Subject(source, sizes, num_classes, _space_arguments(settings or [])).listing()
-    _print_table(*listing.table())
+    tables = [Subject(source, sizes, num_classes, _space_arguments(settings or [])).listing().table()]
     if reset:
         with out.status("resetting blocks") as status:
 
             def show(done: int, of: int) -> None:
                 status.update(f"resetting blocks: {done / of:.0%} done")
 
-            found = reset_of(Path(source), draws, images, seed, show)
+            tables.append(reset_table(reset_of(Path(source), draws, images, seed, show), Path(source)))
+    for table in tables:
+        print_table(*table)
         out.print()
-        _print_table(*reset_table(found, Path(source)))
 
 
 @app.command()
@@ -306,14 +304,14 @@ def train(
     """Train the stand-alone network of a run or an architecture file, from scratch or with inherited weights."""
     from hiernas.training import start_training
 
-    with _display() as display:
+    with display() as listener:
         started = start_training(
             source, data=data, inherit=inherit, epochs=epochs, lr=lr, recipe=recipe, preset=preset,
             settings=settings or [], seed=seed, out=out_folder, image_size=image_size,
-            skip_bad_images=skip_bad_images, listener=display,
+            skip_bad_images=skip_bad_images, listener=listener,
         )  # fmt: skip
-        _interruptible(started, display)
-    _summary(started.path)
+        interruptible(started, listener)
+    print_summary(started.path)
 
 
 @app.command("export")
@@ -329,7 +327,7 @@ def export_command(
     from hiernas.exporting import export_network
 
     report = export_network(source, to, out_file, weights)
-    _print_pairs("Exported", report)
+    print_pairs("Exported", report)
 
 
 @app.command()
@@ -347,89 +345,7 @@ def list_command(
     """Show what there is."""
     from hiernas.commands import listing
 
-    _print_table(*listing(kind))
-
-
-# -- output ----------------------------------------------------------------------------------------------------------
-
-
-def _display() -> Any:
-    from hiernas.progress import Display
-
-    return Display(out)
-
-
-def _interruptible(work: Any, display: Any) -> Any:
-    try:
-        return work()
-    except KeyboardInterrupt:
-        again = f"go on with `hiernas resume {display.run}`; at most the last minute is done again"
-        how = again if display.run else "nothing was written yet"
-        Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(f"interrupted: {how}")
-        raise typer.Exit(130) from None
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, no_wrap=i == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
-    for remark in remarks:
-        out.print(remark)
-
-
-def _print_pairs(title: str, pairs: Mapping[str, str]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in pairs.items():
-        table.add_row(name.strip(), value)
-    out.print(table)
-
-
-def _print_estimate(prepared: Prepared, e: Any) -> None:
-    from hiernas.progress import duration, number, quantity
-
-    rows = {"space": f"{prepared.space.name}, {number(e.space_size)} architectures"}
-    for metric, (smallest, typical, largest) in e.costs.items():
-        values = (quantity(metric, v) for v in (smallest, typical, largest))
-        rows[metric] = "smallest {}, typical {}, largest {}".format(*values)
-    rows["limits"] = ", ".join(map(str, prepared.limits)) + (" (the median: none was given)" * prepared.automatic_limit)
-    rows["within the limits"] = f"{e.feasible_share:.1%} of the architectures (estimated from 10,000 in large spaces)"
-    rows["data"] = f"{prepared.data.name}: {len(prepared.data.train)} training, {len(prepared.data.val)} validation, " + (
-        f"{len(prepared.data.test)} test images of {prepared.data.input_size} in {prepared.data.num_classes} classes"
-    )
-    for i, note in enumerate(prepared.data.notes):
-        rows["note" + " " * i] = note
-    rows["supernet"] = f"{e.supernet_params:,} parameters"
-    rows["memory"] = f"about {e.memory_gib:.2f} GiB"
-    rows["time"] = f"about {duration(e.total_seconds)} here: " + ", ".join(
-        f"{phase} {duration(s)}" for phase, s in e.seconds.items()
-    )
-    _print_pairs("Check: nothing was trained", rows)
-
-
-def _summary(run: Path) -> None:
-    from hiernas.commands import summary
-    from hiernas.runfolder import RunFolder
-
-    result = RunFolder.open(run).read_json("result.json")
-    if result is None:
-        raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
-    try:
-        lines, rows = summary(result)
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{run}/result.json is damaged; delete it, and `hiernas resume {run}` writes it again") from error
-    if rows:
-        table = Table("", "asked", "predicted", "measured", box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            table.add_row(*row)
-        out.print(table)
-    for line in lines:
-        out.print(line)
-    out.print(f"everything is in {run}" + (f"; open {run / 'report.html'}" if rows else ""))
+    print_table(*listing(kind))
 
 
 if __name__ == "__main__":

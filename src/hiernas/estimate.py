@@ -8,7 +8,7 @@ architecture keeps for its backward pass, counted as they are saved.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,15 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiernas.catalogue import METHODS
 from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
-from hiernas.gates import single_path
+from hiernas.gates import Gates, single_path, softmax
 from hiernas.randomness import numpy_generator
 from hiernas.run import Prepared, plan, share_feasible
 from hiernas.search.evaluate import Evaluator
 from hiernas.search.oneshot import fresh_supernet
 from hiernas.supernet.chain import ChainSupernet
 from hiernas.train.loop import make_fabric
+from hiernas.train.recipes import Recipe
 
 STEPS = 6  # timed, after one that is not
 TIMED_MACS = 3e9  # of one candidate's evaluation
@@ -57,12 +59,18 @@ def estimate(prepared: Prepared) -> Estimate:
     costs = {
         name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()
     }
-    supernet = fresh_supernet(space, prepared.request.seed)
-    supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
-    params = sum(p.numel() for p in supernet.parameters())
-    largest = genes[int(np.argmax(tables["macs"].of(genes)))]
-    step_seconds, activations = _training_step(supernet, prepared, genes, largest)
-    candidate_seconds = _evaluation(supernet, prepared, genes)
+    if space.skeleton.groups:
+        params, step_seconds, activations = _mixed_step(prepared)
+        candidate_seconds = 0.0  # what a search in cells finds is evaluated once
+    else:
+        supernet = fresh_supernet(space, prepared.request.seed)
+        supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
+        params = sum(p.numel() for p in supernet.parameters())
+        largest = single_path(genes[int(np.argmax(tables["macs"].of(genes)))])
+        paths = [single_path(path) for path in genes[:STEPS]]
+        step_seconds, activations = _training_step(supernet, prepared, paths, largest)
+        candidate_seconds = _evaluation(supernet, prepared, genes)
+    batch = min(recipe_of(config).batch_size, len(prepared.data.train))
     buffers = 4 * (3 * params)  # weights, gradients, momentum in 32 bits
     return Estimate(
         space_size=space.size(),
@@ -70,7 +78,7 @@ def estimate(prepared: Prepared) -> Estimate:
         feasible_share=share_feasible(prepared),
         supernet_params=params,
         memory_gib=(buffers + activations + _pixels(prepared)) / 2**30,
-        seconds=_seconds(prepared, step_seconds / min(config.train.batch_size, len(prepared.data.train)), candidate_seconds),
+        seconds=_seconds(prepared, step_seconds / batch, candidate_seconds, _final_share(prepared, costs["macs"][1])),
     )
 
 
@@ -79,29 +87,55 @@ def _pixels(prepared: Prepared) -> int:
     return (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
 
 
-def _seconds(prepared: Prepared, image_seconds: float, candidate_seconds: float) -> dict[str, float]:
+def _final_share(prepared: Prepared, typical_macs: float) -> float:
+    """The chosen network's work by that of a step of the supernet: the one of cells computes all operations at once."""
+    if not prepared.space.skeleton.groups:
+        return 1.0
+    table = cost_tables(METHODS[prepared.request.method].searched(prepared.space, prepared.config), None)["macs"]
+    return typical_macs / (table.constant + float(sum(row.sum() for row in table.sites)))
+
+
+def _seconds(
+    prepared: Prepared, image_seconds: float, candidate_seconds: float, final_share: float
+) -> dict[str, float]:
     config, seconds = prepared.config, {}
     for phase, work in plan(prepared).items():
         if phase.startswith("evolve"):
             seconds[phase] = config.population * (config.generations + 1) * candidate_seconds
         else:
-            seconds[phase] = work / 3.0 * image_seconds
+            seconds[phase] = work / 3.0 * image_seconds * (final_share if phase == "final" else 1.0)
     return seconds
 
 
+def recipe_of(config: Any) -> Recipe:
+    """The recipe of a method's supernet: a search in cells has one of its own."""
+    recipe: Recipe = config.search.train if hasattr(config, "search") else config.train
+    return recipe
+
+
+def _mixed_step(prepared: Prepared) -> tuple[int, float, int]:
+    """Parameters of the search network of a space of cells, seconds of a step, bytes saved for its backward pass."""
+    searched = METHODS[prepared.request.method].searched(prepared.space, prepared.config)
+    supernet = searched.supernet()
+    supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
+    gates = softmax([torch.zeros(len(d.options)) for d in searched.decisions])
+    seconds, saved = _training_step(supernet, prepared, [gates] * (STEPS // 3), gates)
+    return sum(p.numel() for p in supernet.parameters()), seconds, saved
+
+
 def _training_step(
-    supernet: nn.Module, prepared: Prepared, genes: np.ndarray, largest: np.ndarray
+    supernet: nn.Module, prepared: Prepared, paths: Sequence[Gates], largest: Gates
 ) -> tuple[float, int]:
-    """Seconds of a step on a random path, and bytes that the largest one saves for its backward pass."""
-    data, recipe = prepared.data, prepared.config.train
+    """Seconds of a step, and bytes that the largest one saves for its backward pass."""
+    data, recipe = prepared.data, recipe_of(prepared.config)
     fabric = make_fabric(recipe)
     optimizer = torch.optim.SGD(supernet.parameters(), lr=1e-4)
     model, wrapped = fabric.setup(supernet, optimizer)
     indices = torch.arange(min(recipe.batch_size, len(data.train)))
     x, y = normalise(data.train.images.fetch(indices), data, fabric.device), data.train.labels[indices].to(fabric.device)
 
-    def step(path: Any) -> None:
-        loss = F.cross_entropy(model(x, single_path(path)), y)
+    def step(gates: Gates) -> None:
+        loss = F.cross_entropy(model(x, gates), y)
         wrapped.zero_grad(set_to_none=True)
         fabric.backward(loss)
         wrapped.step()
@@ -110,9 +144,9 @@ def _training_step(
     with _counting_saved() as saved:
         step(largest)
     start = time.perf_counter()
-    for path in genes[:STEPS]:
+    for path in paths:
         step(path)
-    return (time.perf_counter() - start) / STEPS, saved[0]
+    return (time.perf_counter() - start) / len(paths), saved[0]
 
 
 @contextmanager

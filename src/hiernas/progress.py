@@ -23,6 +23,7 @@ class Display:
         self.started = time.monotonic()
         self.first_done: float | None = None
         self.last_line = 0.0
+        self.alarms: set[str] = set()
         self.bar = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
             TextColumn("{task.fields[left]}"), console=console, transient=True,
@@ -59,6 +60,12 @@ class Display:
         text = f"epoch {e['epoch']}/{e['epochs']} · loss {e['loss']:.3f} · train {e['train_accuracy']:.1%}"
         if e["val_accuracy"] is not None:
             text += f" · validation {e['val_accuracy']:.1%}"
+        for name in ("entropy", "skips", "none"):
+            if name in e:
+                text += f" · {name} {e[name]:.2f}"
+        if e.get("alarm") and e["alarm"] not in self.alarms:
+            self.alarms.add(e["alarm"])
+            self.console.print(f"warning: {e['alarm']}", highlight=False)
         self._advance(e["phase"], e["epoch"] / e["epochs"], text, final=e["epoch"] == e["epochs"])
 
     def _on_generation(self, e: Mapping[str, Any]) -> None:
@@ -73,6 +80,12 @@ class Display:
             highlight=False,
         )
 
+    def _on_cells(self, e: Mapping[str, Any]) -> None:
+        self.console.print(f"cells: {e['genotype']}", highlight=False)
+
+    def _on_numbers(self, e: Mapping[str, Any]) -> None:
+        self.console.print(f"cells per stage: {', '.join(map(str, e['cells']))}", highlight=False)
+
     def _on_measured(self, e: Mapping[str, Any]) -> None:
         self._show(f"measuring whole network {e['done']} of {e['total']}", 1.0, "")
 
@@ -86,7 +99,8 @@ class Display:
 
     def _title(self, phase: str) -> str:
         kind = phase.rstrip("0123456789")
-        stages = 1 + sum(p.startswith("evolve") for p in self.plan)
+        searched = sum(p.startswith("evolve") for p in self.plan)
+        stages = 1 + searched if searched else sum(p.startswith("train") for p in self.plan)
         number = phase[len(kind) :]
         where = f"stage {number}/{stages} · " if number else ""
         return where + PHASES.get(kind, phase)

@@ -104,8 +104,10 @@ class Subject:
         make = space_function(self.text, self.arguments)
         space = make(**{key: value for key, value in given.items() if value is not None}, **self.arguments)
         sizes = f"images of {space.skeleton.input_size} in {space.skeleton.num_classes} classes"
-        remark = "a space: every block counts with its largest operation"
-        return Listing(f"{self.text} for {sizes}", blocks_of_space(space), (remark,))
+        remarks = ["a space: every block counts with its largest operation"]
+        if self.text in KNOWN:
+            remarks.append(f"a published network has this name, too: `hiernas cost {self.text}`")
+        return Listing(f"{self.text} for {sizes}", blocks_of_space(space), remarks)
 
     def _program(self, path: Path) -> Listing:
         if self.input_size or self.num_classes or self.arguments:
@@ -202,9 +204,9 @@ def reset_table(result: Mapping[str, Any], path: Path) -> Table:
         rows.append([block["name"], "vital" if block["vital"] else "", block["reset"].split()[-1], *map(_points, lost)])
     remarks = [
         f"accuracy {result['accuracy']:.2%} on {result['images']} test images; the table shows what is lost of it, in "
-        f"percentage points, when channels of one block are reset to 0, each with probability p: the mean of "
-        f"{result['draws']} draws (the least to the most); of a block with an identity around it the residual branch is reset, "
-        "of any other its output",
+        "percentage points, when channels of one block are reset to 0, each with probability p: the mean over "
+        f"{result['draws']} random draw{'s' if result['draws'] != 1 else ''} of channels (the least to the most); of a block "
+        "with an identity around it the residual branch is reset, of any other its output",
         f"wrote {path / 'vital.svg'} and {path / 'vital.json'}",
     ]
     head = ["block", "", "reset", *(f"p = {p:g}" for p in result["probabilities"])]

@@ -66,8 +66,8 @@ def lead(result: Values) -> str:
     """What was done, in a sentence."""
     vital, proposals = result["details"]["vital"], result["details"]["proposals"]
     where = f"the {units.size(result['space']['size'])} architectures of the space {result['space']['name']}"
-    first = f"first the operations of the {_number(len(vital), 'vital block')}, then the others, "
-    return f"The search went through {where}: {first if result['stages'] else ''}in {_number(len(proposals), 'proposal')}."
+    first = f": first the operations of the {_number(len(vital), 'vital block')}, then the others,"
+    return f"The search went through {where}{first if result['stages'] else ''} in {_number(len(proposals), 'proposal')}."
 
 
 def words(result: Mapping[str, Any]) -> list[str]:
@@ -143,8 +143,8 @@ def _proposals(result: Values) -> Html:
             note(str(i + 1), "chosen") if i == best else i + 1,
             f"{100 * row['weight']:.1f}{units.SPACE}%",
             units.percent(row["val_accuracy"]),
-            units.count(row["params"]),
-            units.count(row["macs"]),
+            units.count(row.get("params")),
+            units.count(row.get("macs")),
             units.milliseconds(units.latency(row, "predicted"), like),
             f"{row['moved']} layers" if row["moved"] > 1 else "1 layer" if row["moved"] else "none",
             Html(f"<code>{escape(compact(row['options']))}</code>"),

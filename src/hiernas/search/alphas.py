@@ -21,6 +21,7 @@ from hiernas.data.split import Split
 from hiernas.gates import Gates, softmax
 from hiernas.space import SearchSpace
 
+COLLAPSED = 0.6  # share of identities, or of `none`, from which a search is said to have collapsed
 INITIAL = 1e-3  # standard deviation of fresh logits, as in DARTS
 Extra = Callable[[Sequence[Tensor]], Tensor]  # a further loss of the logits, a scalar
 
@@ -109,7 +110,25 @@ class AlphaArchitect:
         kept = [option for option in chosen.values() if option != "none"]
         none = [float(q[d.options.index("none")]) for d, q in zip(self.space.decisions, p, strict=True) if "none" in d.options]
         skips = sum(option == "skip_connect" for option in kept)
-        return {"entropy": entropy, "none": sum(none) / max(1, len(none)), "skips": skips / len(kept), "derived": chosen}
+        shares = skips / len(kept), sum(none) / max(1, len(none))
+        found = {"entropy": entropy, "skips": shares[0], "none": shares[1], "derived": chosen}
+        return {**found, "alarm": self._alarm(*shares)}
+
+    def _alarm(self, skips: float, none: float) -> str | None:
+        """What to do where the search has collapsed; identities are no news between cells, whose edges have no others."""
+        searches_cells = any("sep_conv_3x3" in d.options for d in self.space.decisions)
+        if searches_cells and skips >= COLLAPSED:
+            return (
+                f"{skips:.0%} of the cells' edges are identities: the search has collapsed, as DARTS is known to; search "
+                "for fewer epochs (--set search.epochs=...) or with a smaller learning rate of the logits "
+                "(--set search.alpha.lr=...)"
+            )
+        if none >= COLLAPSED:
+            return (
+                f"'none' has {none:.0%} of the weight on average: little is computed any more; search for fewer epochs "
+                "(--set search.epochs=...)"
+            )
+        return None
 
 
 def strengths(space: SearchSpace, alphas: Sequence[Tensor]) -> list[np.ndarray]:
@@ -124,13 +143,15 @@ def strengths(space: SearchSpace, alphas: Sequence[Tensor]) -> list[np.ndarray]:
 def derive(space: SearchSpace, alphas: Sequence[Tensor]) -> dict[str, str]:
     """DARTS' rule: of each node's edges the two whose best operation weighs most, with that operation.
 
-    That is the architecture of the greatest sum of strengths; sites outside any node take their best option.
+    That is the architecture of the greatest sum of strengths; sites outside any node take their best option, and edges
+    of a restricted space that cannot be `none` stay.
     """
     chosen = {}
     for decision, row in zip(space.decisions, strengths(space, alphas), strict=True):
         chosen[decision.name] = (decision.options[int(row.argmax())], float(row.max()))
+    optional = {d.name for d in space.decisions if "none" in d.options}
     for group in space.skeleton.groups:
-        order = sorted(group.sites, key=lambda site: -chosen[site][1])  # stable: the first of equals
+        order = sorted(group.sites, key=lambda site: (site in optional, -chosen[site][1]))  # stable: the first of equals
         for site in order[group.keep :]:
             chosen[site] = ("none", 0.0)
     return {site: option for site, (option, _) in chosen.items()}
@@ -156,7 +177,7 @@ def cost_penalty(space: SearchSpace, tables: Mapping[str, CostTable], limits: Se
     real = [torch.tensor([o != "none" for o in d.options]) for d in space.decisions]
 
     def penalty(alphas: Sequence[Tensor]) -> Tensor:
-        shares = [a.masked_fill(~mask.to(a.device), -torch.inf).softmax(0) for a, mask in zip(alphas, real, strict=True)]
+        shares = [_shares(a, mask.to(a.device)) for a, mask in zip(alphas, real, strict=True)]
         kept = edge_weights(alphas, real, space, group_of, position)
         total = alphas[0].new_zeros(())
         for (table, high), row in zip(bounded, rows, strict=True):
@@ -166,6 +187,11 @@ def cost_penalty(space: SearchSpace, tables: Mapping[str, CostTable], limits: Se
         return total
 
     return penalty
+
+
+def _shares(alpha: Tensor, real: Tensor) -> Tensor:
+    """The softmax over the options other than `none`; all 0 where a restricted space has left no other."""
+    return alpha.masked_fill(~real, -torch.inf).softmax(0) if bool(real.any()) else torch.zeros_like(alpha)
 
 
 def edge_weights(

@@ -55,7 +55,7 @@ def depth_loss(space: SearchSpace) -> Callable[[Sequence[Tensor]], Tensor]:
     def loss(alphas: Sequence[Tensor]) -> Tensor:
         total = alphas[0].new_zeros(())
         for k in range(STAGES):
-            beta = alphas[position[f"stage{k + 1}.cells"]].softmax(0) if skeleton.least is not None else None
+            beta = _numbers(space, k, alphas) if skeleton.least is not None else {}
             total = total + _stage_depth(skeleton, k, alphas, position, none, beta)
         return -total
 
@@ -64,11 +64,11 @@ def depth_loss(space: SearchSpace) -> Callable[[Sequence[Tensor]], Tensor]:
 
 def _stage_depth(
     skeleton: StageNetwork, k: int, alphas: Sequence[Tensor], position: Mapping[str, int], none: Sequence[int | None],
-    beta: Tensor | None,
+    beta: Mapping[int, Tensor],
 ) -> Tensor:  # fmt: skip
-    """1/N sum_i 1/i sum_j alpha_ij (d_j + 1), with the factor 1 + i * softmax(beta) of Eq. 4 where beta is given.
+    """1/N sum_i 1/i sum_j alpha_ij (d_j + 1), with the factor 1 + i * softmax(beta) of Eq. 4 for cells that have a beta.
 
-    i counts cells from 1; beta belongs to cells N_min, N_min + 1, ... as the last ones.
+    i counts cells from 1; a beta belongs to the cell that would be the last one: N_min, N_min + 1, ...
     """
     zero = alphas[0].new_zeros(())
     depth: dict[int, Tensor] = {0: zero, 1: zero}
@@ -79,29 +79,30 @@ def _stage_depth(
         weights = torch.stack([_strongest(alphas[j], none[j]) for j in sites]).softmax(0)
         deeper = torch.stack([depth[s] + 1.0 for s, _ in edges])
         depth[node] = (weights * deeper).sum()
-        factor = zero + 1.0
-        if beta is not None and skeleton.least is not None and i >= skeleton.least:
-            factor = 1.0 + i * beta[i - skeleton.least]
+        factor = 1.0 + i * beta[i] if i in beta else 1.0
         total = total + depth[node] * factor / i
     return total / cells
 
 
 def _strongest(alpha: Tensor, none: int | None) -> Tensor:
+    """The greatest logit of an edge but for `none`; -inf where a restricted space has left no other option."""
     kept = [i for i in range(len(alpha)) if i != none]
-    return alpha[kept].max()
+    return alpha[kept].max() if kept else alpha.new_full((), -torch.inf)
+
+
+def _numbers(space: SearchSpace, stage: int, alphas: Sequence[Tensor]) -> dict[int, Tensor]:
+    """softmax(beta) of a stage by the number of cells."""
+    site = f"stage{stage + 1}.cells"
+    decision, beta = next((d, a) for d, a in zip(space.decisions, alphas, strict=True) if d.name == site)
+    return {int(n): p for n, p in zip(decision.options, beta.softmax(0), strict=True)}
 
 
 def computation_loss(space: SearchSpace) -> Callable[[Sequence[Tensor]], Tensor]:
     """L_comp (Eq. 5) with theta = 1: the expected number of cells, summed over the stages."""
-    skeleton, position = _stage_network(space), {d.name: i for i, d in enumerate(space.decisions)}
 
     def loss(alphas: Sequence[Tensor]) -> Tensor:
-        total = alphas[0].new_zeros(())
-        for k in range(STAGES):
-            beta = alphas[position[f"stage{k + 1}.cells"]].softmax(0)
-            numbers = torch.tensor([float(n) for n in skeleton.numbers(k)], device=beta.device)
-            total = total + (beta * numbers).sum()
-        return total
+        terms = [n * p for k in range(STAGES) for n, p in _numbers(space, k, alphas).items()]
+        return torch.stack(terms).sum()
 
     return loss
 

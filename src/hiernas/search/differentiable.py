@@ -67,6 +67,11 @@ def smaller_network(space: SearchSpace, channels: int, cells: int) -> SearchSpac
     skeleton = space.skeleton
     assert isinstance(skeleton, CellNetwork)  # methods refuse other spaces before
     kinds = _fewer(skeleton.kinds, cells)
+    if tuple(dict.fromkeys(kinds)) != skeleton.cell_kinds:
+        raise ConfigError(
+            f"a search network of {cells} cells (--set cells={cells}) does not have the same kinds of cells as this space, "
+            f"{', '.join(skeleton.cell_kinds)}; both it and the final network (--set space.cells=...) need at least 5 cells"
+        )
     return replace(space, skeleton=replace(skeleton, channels=channels, kinds=kinds, search=True, auxiliary=False))
 
 

@@ -80,6 +80,7 @@ class Method:
     plan: Callable[[Any, ImageData], dict[str, float]]  # work per phase, in forward passes of one image
     spaces: Mapping[str, tuple[str, Mapping[str, Any]]]  # by preset: the space and its arguments, where the user names none
     refusal: Callable[[SearchSpace], str | None]  # why a space cannot be searched by this method
+    searched: Callable[[SearchSpace, Any], SearchSpace] = lambda space, config: space  # in which supernet
     also: Callable[[SearchSpace], tuple[SearchSpace, ...]] = lambda space: ()  # further spaces whose costs it needs
 
     @property
