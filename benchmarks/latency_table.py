@@ -2,10 +2,10 @@
 
     python benchmarks/latency_table.py [RUNS]
 
-For each space, RUNS times (3 without): builds the table from nothing with ONNX Runtime on one thread, measures 40
+For each of them, RUNS times (3 without): builds the table from nothing with ONNX Runtime on one thread, measures 40
 random networks whole, and adds a section to benchmarks/results/latency_table-DATE.md: the errors of the sums over all
 networks, and those of the correction over the half that did not fit it. Every run is written down, bad ones too. A
-run of both spaces takes about a minute; the load and the spread within a network's runs say whether the device was
+run of all takes about two minutes; the load and the spread within a network's runs say whether the device was
 busy meanwhile.
 """
 
@@ -21,27 +21,33 @@ import numpy as np
 import torch
 
 from hiernas.costs.calibrate import Calibration, Errors, calibrate
-from hiernas.costs.latency import RUNS, measure_table
+from hiernas.costs.latency import RUNS, WARMUP, measure_table
 from hiernas.costs.runtimes import OnnxRuntime
+from hiernas.costs.tables import cost_tables
+from hiernas.costs.timing import measure_by_turns
 from hiernas.space import SearchSpace
 from hiernas.spaces import hnas_basic, tiny
 
 NETWORKS, REPEATS = 40, 3
-SPACES = {"hnas_basic at 224x224": hnas_basic, "tiny at 32x32": lambda: tiny((3, 32, 32))}
+SPACES = {  # by name: the space, and whether networks spread evenly over its latencies
+    "hnas_basic at 224x224": (hnas_basic, False),
+    "tiny at 32x32": (lambda: tiny((3, 32, 32)), False),
+    "hnas_basic at 224x224, networks spread evenly": (hnas_basic, True),
+}
 
 
 def main() -> None:
     for seed in range(int(sys.argv[1]) if len(sys.argv) > 1 else REPEATS):
-        for name, make in SPACES.items():
-            write(name, seed, *run(make(), seed))
+        for name, (make, even) in SPACES.items():
+            write(name, seed, *run(make(), seed, even))
 
 
-def run(space: SearchSpace, seed: int) -> tuple[list[tuple[str, str]], Calibration]:
+def run(space: SearchSpace, seed: int, even: bool) -> tuple[list[tuple[str, str]], Calibration]:
     runtime, load = OnnxRuntime(), os.getloadavg()[0]
     start = time.perf_counter()
     table = measure_table(space, runtime)
     seconds = time.perf_counter() - start
-    found = calibrate(space, table, runtime, NETWORKS, np.random.default_rng(seed))
+    found = calibrate(space, table, runtime, NETWORKS, np.random.default_rng(seed), even)
     measured, c = found.measured_ms, found.correction
     spread = np.median([e.p90_ms / e.p10_ms - 1 for e in found.entries])
     facts = [
@@ -56,8 +62,23 @@ def run(space: SearchSpace, seed: int) -> tuple[list[tuple[str, str]], Calibrati
         ("correction", "none" if c is None else f"{c.constant_ms:+.4f} ms + {c.scale:.4f} x sum, of {c.networks} networks"),
         ("sum, the other half", said(found.errors(corrected=False))),
         ("corrected, the other half", said(found.errors(corrected=True))),
+        ("fastest and slowest network of the space", " and ".join(extremes(space, runtime, found))),
     ]
     return facts, found
+
+
+def extremes(space: SearchSpace, runtime: OnnxRuntime, found: Calibration) -> list[str]:
+    """Sum, corrected sum and measurement of the networks at both ends of the space."""
+    rows = cost_tables(space, found.table)["latency_ms"].sites
+    lines = []
+    for pick in (np.argmin, np.argmax):
+        architecture = space.decode([int(pick(row)) for row in rows])
+        calls = [runtime.prepare(architecture.build(), space.skeleton.input_size)]
+        measured = min(measure_by_turns(calls, RUNS, WARMUP)[0].p10_ms for _ in range(3))
+        total, c = found.table.predict(architecture), found.correction
+        corrected = "" if c is None else f", corrected {c.constant_ms + c.scale * total:.3g}"
+        lines.append(f"sum {total:.3g}{corrected}, measured {measured:.3g} ms")
+    return lines
 
 
 def said(e: Errors) -> str:

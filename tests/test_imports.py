@@ -21,9 +21,9 @@ LAYERS = [  # each imports only from itself and from those before it
     {"search"},
     {"methods"},
     {"finish", "catalogue"},
-    {"run", "terminal"},
-    {"estimate", "costing", "exporting", "training", "measuring", "vitality", "commands", "api"},
-    {"cli"},
+    {"run"},
+    {"estimate", "costing", "exporting", "training", "trust", "measuring", "vitality", "commands", "api"},
+    {"terminal", "cli"},
 ]
 
 

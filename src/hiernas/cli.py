@@ -30,6 +30,9 @@ Limits = Annotated[
     list[str] | None, typer.Option("--limit", help="such as \"latency_ms<=5\" or \"60<=latency_ms<=70\"; repeatable")
 ]
 TableFile = Annotated[Path | None, typer.Option("--latency-table", help="a latency table file (ours or a phone's)")]
+Cells = Annotated[
+    str | None, typer.Option("--cells", help="cells of a stage search: a genotype by name or text, or a run that found some")
+]
 Preset = Annotated[str, typer.Option(help="quick, small or paper; see `hiernas list presets`")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE of the method's configuration, or space.KEY=VALUE; repeatable")
@@ -88,6 +91,7 @@ def search(
     limit: Limits = None,
     latency_table: TableFile = None,
     preset: Preset = "quick",
+    cells: Cells = None,
     settings: Settings = None,
     seed: Seed = 0,
     out_folder: Annotated[Path | None, typer.Option("--out", help=Out.__metadata__[0].help)] = None,
@@ -103,7 +107,7 @@ def search(
 
         refuse_existing(out_folder)
     request = _request(
-        method, space, data, limit, latency_table, preset, settings, seed, image_size, val_per_class, skip_bad_images,
+        method, space, data, limit, latency_table, preset, cells, settings, seed, image_size, val_per_class, skip_bad_images,
         runtime, threads,
     )  # fmt: skip
     from hiernas.run import search as run_search
@@ -121,6 +125,7 @@ def check(
     limit: Limits = None,
     latency_table: TableFile = None,
     preset: Preset = "quick",
+    cells: Cells = None,
     settings: Settings = None,
     seed: Seed = 0,
     image_size: ImageSize = None,
@@ -131,7 +136,7 @@ def check(
 ) -> None:
     """Say what a search would face: size, costs, share within the limits, memory and time. Trains nothing."""
     request = _request(
-        method, space, data, limit, latency_table, preset, settings, seed, image_size, val_per_class, skip_bad_images,
+        method, space, data, limit, latency_table, preset, cells, settings, seed, image_size, val_per_class, skip_bad_images,
         runtime, threads,
     )  # fmt: skip
     from hiernas.estimate import estimate
@@ -144,8 +149,8 @@ def check(
 
 def _request(
     method: str, space: str | None, data: str, limit: list[str] | None, latency_table: Path | None, preset: str,
-    settings: list[str] | None, seed: int, image_size: int | None, val_per_class: int | None, skip_bad_images: bool,
-    runtime: str, threads: int,
+    cells: str | None, settings: list[str] | None, seed: int, image_size: int | None, val_per_class: int | None,
+    skip_bad_images: bool, runtime: str, threads: int,
 ) -> Request:  # fmt: skip
     from dataclasses import replace
 
@@ -153,8 +158,13 @@ def _request(
     from hiernas.settings import with_settings
 
     texts = settings or []
+    arguments = _space_arguments(texts)
+    if cells is not None:
+        from hiernas.costing import cells_named
+
+        arguments["cell"] = cells_named(cells)
     request = Request(
-        method, space, _space_arguments(texts), data, tuple(limit or ()), latency_table, runtime, threads, preset,
+        method, space, arguments, data, tuple(limit or ()), latency_table, runtime, threads, preset,
         seed=seed, image_size=image_size, val_per_class=val_per_class, skip_bad_images=skip_bad_images,
     )  # fmt: skip
     own = [t for t in texts if not t.strip().startswith("space.")]
@@ -328,6 +338,24 @@ def export_command(
 
     report = export_network(source, to, out_file, weights)
     print_pairs("Exported", report)
+
+
+@app.command()
+def rank(
+    run: Annotated[Path, typer.Argument(help="a finished search")],
+    against: Annotated[str, typer.Option(help="'random': networks drawn under the same limits")] = "random",
+    networks: Annotated[int, typer.Option(help="how many of them are trained", min=2)] = 5,
+    epochs: Annotated[int | None, typer.Option(help="of each training; default: the run's final_epochs", min=1)] = None,
+) -> None:
+    """Say how far a search can be trusted: its network against random ones that are trained alike."""
+    from hiernas.commands import trust_rows
+    from hiernas.trust import rank as run_rank
+
+    if against != "random":
+        raise ConfigError(f"--against {against}: there is 'random' only")
+    with display() as listener:
+        found = interruptible(lambda: run_rank(run, networks, epochs, listener), listener)
+    print_pairs(str(run), trust_rows(found))
 
 
 @app.command()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 import hiernas.spaces
 from hiernas.catalogue import METHODS
 from hiernas.costs.count import cost as count_cost
@@ -17,6 +19,7 @@ from hiernas.report.hournas import words
 from hiernas.settings import keys
 from hiernas.spaces import known
 from hiernas.train.recipes import RECIPES, SCALES
+from hiernas.trust import Trust
 
 
 def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -47,6 +50,19 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         lines.append(f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations")
     lines.append("chosen: " + " ".join(chosen["options"]))
     return lines, rows
+
+
+def trust_rows(found: Trust) -> dict[str, str]:
+    """What `hiernas rank` shows, by name."""
+    mean, spread = float(np.mean(found.random)), float(np.std(found.random, ddof=1))
+    rows = {
+        "chosen": f"{found.chosen:.2%} test accuracy after {found.epochs} epochs",
+        "random": f"{mean:.2%} ± {spread:.2%} over {len(found.random)} networks within the same limits",
+        "improvement": f"{found.improvement:+.2f} % over random (RI)",
+    }
+    if found.tau is not None:
+        rows["supernet"] = "Kendall's tau {:.2f} (95 %: {:.2f} to {:.2f}) between its accuracies and theirs".format(*found.tau)
+    return rows
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------

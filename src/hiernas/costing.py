@@ -10,11 +10,13 @@ from typing import Any
 from hiernas.architecture import Architecture, known_space
 from hiernas.costs.count import cost as count_cost
 from hiernas.costs.latency import cached_table_path, load_table, measure_table
-from hiernas.errors import ConfigError, RunError
+from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.progress import quantity
 from hiernas.run import make_runtime
 from hiernas.runfolder import Listener, RunFolder
 from hiernas.spaces import KNOWN, Known, known
+from hiernas.supernet.cell import CellNetwork
+from hiernas.supernet.stage import StageNetwork
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,19 @@ def architecture_file(source: Path) -> Architecture:
         RunFolder.open(source)  # says so where it is no run folder at all
         raise RunError(f"{source} has not found its architecture yet; go on with `hiernas resume {source}`")
     return Architecture.load(path)
+
+
+def cells_named(text: str) -> str:
+    """The genotype of `--cells` as text or name: one by name or text, or that of a run's or file's architecture."""
+    if not Path(text).exists():
+        return text
+    architecture = architecture_file(Path(text))
+    skeleton: Any = architecture.skeleton
+    if isinstance(skeleton, CellNetwork):
+        return skeleton.genotype(architecture).to_text()
+    if isinstance(skeleton, StageNetwork):
+        return skeleton.genotype.to_text()
+    raise SpaceError(f"{text} found a network of '{skeleton.name}', which has no cells; name a search in cells, or a genotype")
 
 
 def cost_of(

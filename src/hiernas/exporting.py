@@ -24,7 +24,7 @@ def export_network(source: Path, to: str, out: Path | None, weights: Path | None
     architecture = architecture_file(source)
     folder = source if source.is_dir() else source.parent
     weights = weights or folder / (f"{source.stem}.safetensors" if source.is_file() else "best.safetensors")
-    network, metadata = _load_network(architecture, weights)
+    network, metadata = load_network(architecture, weights)
     images, what = _parity_images(folder, architecture)
     path = out or folder / f"best{SUFFIXES[to]}"
     if path.is_dir() or not path.parent.is_dir():
@@ -49,7 +49,8 @@ def _in_timm(architecture: Architecture) -> str:
     )
 
 
-def _load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:
+def load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:
+    """The trained network of a weights file, and what the file says of it. Raises `RunError` where they do not fit."""
     from safetensors import SafetensorError, safe_open
 
     if not weights.is_file():

@@ -381,6 +381,11 @@ def _reload(run: RunFolder, space: SearchSpace | None, data: Any) -> Prepared:
     return Prepared(original, request.resolved(), made, loaded, limits, latency, config["automatic_limit"])
 
 
+def reload_prepared(run: RunFolder) -> Prepared:
+    """The request of a run with everything loaded and checked again; for runs whose space and data have names."""
+    return _reload(run, None, None)
+
+
 def _announce(prepared: Prepared, run: RunFolder) -> None:
     run.tell("start", plan=plan(prepared), run=str(run.path), limits=[str(x) for x in prepared.limits])
 

@@ -18,7 +18,7 @@ from hiernas.costs.count import Count
 from hiernas.data.images import Subset
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
-from hiernas.exporting import _load_network
+from hiernas.exporting import load_network
 from hiernas.quiet import quiet
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
@@ -168,7 +168,7 @@ def reset_of(
     run, architecture = RunFolder.open(path), architecture_file(path)
     if not (path / "best.safetensors").is_file():
         raise RunError(f"{path} has no trained network yet; go on with `hiernas resume {path}`")
-    network, _ = _load_network(architecture, path / "best.safetensors")
+    network, _ = load_network(architecture, path / "best.safetensors")
     data = reload_data(run, None)
     split = _some(data, images, seed)
     found = reset_blocks(network, split, data, seed=seed, draws=draws, progress=progress)

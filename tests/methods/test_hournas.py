@@ -207,26 +207,27 @@ def test_the_result_meets_its_limits_exactly(tmp_path: Path, few: ImageData, lim
 
 
 def test_what_is_chosen_is_the_best_proposals_most_probable_network(tmp_path: Path, few: ImageData) -> None:
-    found = found_by(tmp_path / "r", few)
-    saved = load_file(tmp_path / "r" / "checkpoint" / "train2.safetensors")
-    theta, pi = saved["architecture.theta"].numpy(), saved["architecture.pi"].numpy()
-    fixed, tables = found.last_space, cost_tables(found.last_space, None)
-    assert found.details["best"] == int(pi.argmax())
-    genes = every(fixed)
-    genes = genes[satisfied(tables, parse_limits(LIMITS), genes)]
-    for proposal, row in zip(theta, found.details["proposals"], strict=True):
-        likely = max(genes, key=lambda g, t=proposal: sum(t[site, i] for site, i in enumerate(g)))
-        assert row["options"] == list(fixed.decode(likely).options)
-        free = np.where(option_mask(fixed), proposal, -np.inf).argmax(-1)
-        assert row["moved"] == int((free != likely).sum())
-    assert found.chosen.options == tuple(found.details["proposals"][found.details["best"]]["options"])
-    assert sum(row["weight"] for row in found.details["proposals"]) == pytest.approx(1.0, abs=1e-3)
-    vital = dict(zip([d.name for d in fixed.decisions], found.chosen.options, strict=True))
+    chosen_by = set()
+    for seed in range(4):
+        found = found_by(tmp_path / str(seed), few, replace(CONFIG, vital_epochs=1, epochs=1), seed=seed)
+        saved = load_file(tmp_path / str(seed) / "checkpoint" / "train2.safetensors")
+        theta, best = saved["architecture.theta"].numpy(), int(saved["architecture.pi"].argmax())
+        fixed = found.last_space
+        genes = every(fixed)
+        genes = genes[satisfied(cost_tables(fixed, None), parse_limits(LIMITS), genes)]
+        for proposal, row in zip(theta, found.details["proposals"], strict=True):
+            likely = max(genes, key=lambda g, t=proposal: sum(t[site, i] for site, i in enumerate(g)))
+            assert row["options"] == list(fixed.decode(likely).options)
+            free = np.where(option_mask(fixed), proposal, -np.inf).argmax(-1)
+            assert row["moved"] == int((free != likely).sum())
+        assert found.details["best"] == best
+        assert found.chosen.options == tuple(found.details["proposals"][best]["options"])
+        assert sum(row["weight"] for row in found.details["proposals"]) == pytest.approx(1.0, abs=1e-3)
+        chosen_by.add(best)
+    assert len(chosen_by) > 1
     (pruning,) = found.prunings
     for site in vital_sites(found.space):
-        shares = pruning.frequency[site]
-        assert sum(shares.values()) == pytest.approx(1.0)
-        assert (vital[site],) == pruning.space.decisions[fixed.skeleton.site_names.index(site)].options
+        assert sum(pruning.frequency[site].values()) == pytest.approx(1.0)
 
 
 def latency_file(folder: Path, space: SearchSpace) -> Path:

@@ -42,7 +42,7 @@ def edge(strongest: float, rest: float = 1e-3, none: float = 1e6) -> list[float]
 
 
 def by_hand() -> tuple[SearchSpace, list[Tensor]]:
-    """Stage 1 with two cells, stages 2 and 3 with as few; the edges of stages 1 and 2 are given."""
+    """Stages of three, two and two cells; the edges of the first two are given."""
     space = stages((3, 2, 2))
     given = {
         "stage1.0->2": edge(5.0), "stage1.1->2": edge(1.0),  # depth 1, whatever the weights
@@ -177,7 +177,7 @@ def shapes_of_six(window: int) -> set[StageShape]:
 
 @pytest.mark.parametrize(("m", "dead", "depth"), [(7, 4, 2), (4, 1, 3), (3, 0, 5)])
 def test_table_4(m: int, dead: int, depth: int) -> None:
-    """Window, dead cells and depth of the three graphs of figure 3, which itself is not at hand: each is a graph of six cells."""
+    """Window, dead cells and depth of the graphs of figure 3, which itself is not at hand: six cells can have them."""
     assert StageShape(6, depth, dead) in shapes_of_six(m)
     assert all(s.depth + s.dead <= 6 for s in shapes_of_six(m))
     assert StageShape(6, 6, 0) in shapes_of_six(m)  # the chain

@@ -1,0 +1,156 @@
+"""What every method of the catalogue must do, on a small space that it accepts; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import hiernas
+from hiernas import spaces
+from hiernas.architecture import Architecture
+from hiernas.catalogue import METHODS
+from hiernas.costs.count import parts_of_space
+from hiernas.costs.latency import Entry, LatencyTable
+from hiernas.costs.tables import cost_tables
+from hiernas.data import ImageData, load_data
+from hiernas.errors import SpaceError
+from hiernas.run import Request, prepare, resume, search
+from hiernas.settings import keys, with_settings
+from hiernas.space import SearchSpace
+
+SIZE, CLASSES = (1, 8, 8), 3
+OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))
+CHAIN = (spaces.Stage(8, 2, 1, OPS, skip=True), spaces.Stage(16, 2, 2, OPS, skip=True))
+SPACES: Mapping[str, SearchSpace] = {
+    "chain": spaces.chain_space("chain", SIZE, CLASSES, stem=8, stem_stride=2, stages=CHAIN, head=16),
+    "cells": spaces.darts(SIZE, CLASSES, channels=2, cells=3),
+    "stage cells": spaces.hdas_cells(SIZE, CLASSES, channels=2, cells=5),
+    "graphs": spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=(3, 2, 2)),
+    "numbers": spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=(3, 3, 2), least=2),
+}
+ACCEPTED = {  # by method; all other spaces are refused
+    "hnas": ("chain",), "spos": ("chain",), "random": ("chain",), "hournas": ("chain",),
+    "darts": ("cells", "stage cells"), "hdas-cells": ("stage cells", "cells"),
+    "hdas-stages": ("graphs",), "hdas-distribution": ("numbers",),
+}  # fmt: skip
+FEWEST = {  # whichever of these settings a method has
+    "epochs": "1", "vital_epochs": "1", "search.epochs": "1", "cells": "5", "search.channels": "2", "search.train.batch_size": "24",
+    "train.batch_size": "24", "train.accelerator": "cpu", "search.train.accelerator": "cpu", "train.cutout": "0",
+    "train.drop_path": "0.2", "population": "4", "generations": "1", "proposals": "2", "proposal_iterations": "100",
+    "calibration_images": "24", "final_epochs": "1",
+}  # fmt: skip
+
+
+def accepted_space(method: str) -> SearchSpace:
+    """The first space of a method; a method that is new to this file finds its own."""
+    found = ACCEPTED.get(method) or [name for name, space in SPACES.items() if METHODS[method].refusal(space) is None]
+    return SPACES[found[0]]
+
+
+def tiny_config(method: str) -> Any:
+    config = METHODS[method].presets["quick"]
+    known = keys(config)
+    values = {k: v for k, v in FEWEST.items() if k in known}
+    if method in ("hnas", "spos", "random"):
+        values |= {"epochs": "1,1,1", "train.drop_path": "0"}
+    elif method == "hournas":
+        values["train.drop_path"] = "0"
+    return with_settings(config, [f"{k}={v}" for k, v in values.items()])
+
+
+@pytest.fixture(scope="module")
+def few() -> ImageData:
+    """60 images whose class is how bright they are."""
+    rng = np.random.default_rng(0)
+    pixels = [(rng.integers(0, 90, SIZE) + 80 * (i % CLASSES)).astype(np.uint8) for i in range(120)]
+    return load_data([(torch.from_numpy(x), i % CLASSES) for i, x in enumerate(pixels)])
+
+
+def latency_file(folder: Path, space: SearchSpace) -> Path:
+    """A made-up table of another device, so that nothing is measured."""
+    fixed, options = parts_of_space(space)
+    parts = [*fixed, *(part for site in options for chosen in site for part in chosen)]
+    entries = {key: Entry(0.02, 0.02, 0.02, 9) for key in dict.fromkeys(p.key for p in parts if not p.is_identity)}
+    LatencyTable("another", "onnxruntime", "1", 1, 1, 0.01, entries).save(folder / "table.json")
+    return folder / "table.json"
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_before_the_final_training(record: Mapping[str, Any]) -> None:
+    if record.get("phase") == "final":
+        raise Stopped
+
+
+def stop_after_the_final_training(record: Mapping[str, Any]) -> None:
+    if record["event"] == "epoch" and record["phase"] == "final":
+        raise Stopped
+
+
+def binding_limits(space: SearchSpace) -> dict[str, int]:
+    """Upper bounds that four random architectures of ten meet."""
+    tables, genes = cost_tables(space, None), space.sample_encoded(np.random.default_rng(0), 500)
+    return {m: math.floor(np.quantile(tables[m].of(genes), 0.6)) for m in ("params", "macs")}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_from_a_request_to_its_files_even_when_stopped(method: str, tmp_path: Path, few: ImageData) -> None:
+    space = accepted_space(method)
+    limits = binding_limits(space)
+    request = Request(
+        method, space, {}, few, [f"{m}<={v}" for m, v in limits.items()], latency_file(tmp_path, space),
+        config=tiny_config(method),
+    )  # fmt: skip
+    with pytest.raises(Stopped):
+        search(request, tmp_path / "whole", stop_after_the_final_training)
+    with pytest.raises(Stopped):
+        search(request, tmp_path / "r", stop_before_the_final_training)
+    assert not (tmp_path / "r" / "result.json").exists()
+    run = resume(tmp_path / "r", space=space, data=few)
+
+    sites = [json.loads((tmp_path / name / "best.json").read_text())["sites"] for name in ("whole", "r")]
+    assert sites[0] == sites[1]
+    weights = load_file(run.path / "best.safetensors")
+    uninterrupted = load_file(tmp_path / "whole" / "checkpoint" / "final.safetensors")
+    assert weights.keys() == {name.removeprefix("model.") for name in uninterrupted}
+    assert all(torch.equal(value, uninterrupted[f"model.{name}"]) for name, value in weights.items())
+
+    own = space.name == "chain"  # a space of one's own has no name that a file could be read by
+    architecture = space.architecture(sites[1]) if own else Architecture.load(run.path / "best.json")
+    result = json.loads((run.path / "result.json").read_text())
+    chosen, cost = result["chosen"], hiernas.cost(architecture)  # counted on the whole network
+    assert (result["method"], tuple(chosen["options"])) == (method, architecture.options)
+    for metric, bound in limits.items():
+        assert getattr(cost, metric) <= chosen[metric] <= bound
+        assert getattr(cost, metric) == chosen[metric] or any(s["dead"] for s in result["details"]["stages"])
+
+    network = architecture.build().eval()
+    network.load_state_dict(weights)
+    x = torch.randn(3, *SIZE, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(str(run.path / "best.onnx"), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        np.testing.assert_allclose(session.run(None, {"image": x.numpy()})[0], network(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ACCEPTED)
+def test_every_method_refuses_the_wrong_kinds_of_space(method: str, few: ImageData) -> None:
+    for name, space in SPACES.items():
+        if name in ACCEPTED[method]:
+            assert METHODS[method].refusal(space) is None
+            continue
+        with pytest.raises(SpaceError, match=f"^method '{method}' cannot search '{space.name}': it searches ") as caught:
+            prepare(Request(method, space, {}, few, config=tiny_config(method)))
+        message = str(caught.value)
+        assert "\n" not in message
+        assert ". " not in message
