@@ -304,6 +304,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="default: the preset's final_epochs", min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="initial learning rate; default: the preset's final_lr")] = None,
     recipe: Annotated[str | None, typer.Option(help="a published recipe; see `hiernas list recipes`")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="'imagenet' or 'cifar': build found cells into the network for such images")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="its size, or a search's recipe; default: the run's, or quick")] = None,
     settings: Settings = None,
     seed: Seed = 0,
@@ -316,7 +319,7 @@ def train(
 
     with display() as listener:
         started = start_training(
-            source, data=data, inherit=inherit, epochs=epochs, lr=lr, recipe=recipe, preset=preset,
+            source, data=data, inherit=inherit, epochs=epochs, lr=lr, recipe=recipe, network=network, preset=preset,
             settings=settings or [], seed=seed, out=out_folder, image_size=image_size,
             skip_bad_images=skip_bad_images, listener=listener,
         )  # fmt: skip

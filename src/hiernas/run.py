@@ -134,6 +134,7 @@ def _load(request: Request) -> ImageData:
 def _check_inputs(config: Any, data: ImageData) -> None:
     if len(data.train) < 2 * 2:
         raise ConfigError(f"{len(data.train)} training images are too few to train on")
+    config.train.augmentation()  # says so where it is not available
     make_fabric(config.train)  # says so where this machine lacks the device or the precision
     if config.train.cutout >= min(data.input_size[1:]):
         size = data.input_size[1:]

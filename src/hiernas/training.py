@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hiernas.architecture import Architecture
+from hiernas.architecture import Architecture, known_space
 from hiernas.catalogue import METHODS
 from hiernas.costing import Source, architecture_file
 from hiernas.data import ImageData, load_data
@@ -42,7 +42,7 @@ class Training:
 
 def start_training(
     source: Path, *, data: str | None, inherit: bool, epochs: int | None, lr: float | None, recipe: str | None,
-    preset: str | None, settings: Sequence[str], seed: int, out: Path | None, image_size: int | None,
+    network: str | None, preset: str | None, settings: Sequence[str], seed: int, out: Path | None, image_size: int | None,
     skip_bad_images: bool, listener: Listener,
 ) -> Training:  # fmt: skip
     """Check everything and make the run folder of `hiernas train`."""
@@ -67,6 +67,9 @@ def start_training(
         config = replace(config, train=replace(config.train, cutout=min(config.train.cutout, min(images.input_size[1:]) // 2)))
     config = with_settings(config, settings)
     architecture = architecture or _published(str(source), images, config.train)
+    config.train.augmentation()  # says so where it is not available
+    if network is not None:
+        architecture = transfer(architecture, images.input_size, images.num_classes, network)
     _fits(architecture, images, config.train)
     weights = inherited_weights(origin, architecture, images, config.train) if inherit and origin else None
     training = {
@@ -128,6 +131,23 @@ def _published(name: str, images: ImageData, recipe: Recipe) -> Architecture:
     cells = KNOWN[name].space in ("darts", "hdas_cells", "hdas_stages")
     arguments = {"auxiliary": True} if cells and recipe.drop_path else {}
     return known(name, images.input_size, images.num_classes, **arguments)
+
+
+def transfer(
+    architecture: Architecture, input_size: tuple[int, int, int], num_classes: int, stem: str
+) -> Architecture:
+    """What was found in cells, in the network for other images: its stem, channels and number of cells.
+
+    Stage graphs keep their number of cells. Raises `ConfigError` for networks that are no cells.
+    """
+    skeleton = architecture.skeleton
+    if not skeleton.groups:
+        raise ConfigError(f"--network is for networks of cells, and '{skeleton.name}' is a chain; leave it out")
+    dropped = {"input_size", "num_classes", "channels", "stem"} | ({"cells"} if skeleton.name != "hdas_stages" else set())
+    arguments = {key: value for key, value in skeleton.arguments if key not in dropped}
+    arguments |= {"input_size": input_size, "num_classes": num_classes, "stem": stem}
+    space = known_space(skeleton.name, arguments, source="--network")
+    return space.architecture(dict(zip(skeleton.site_names, architecture.options, strict=True)))
 
 
 def _fits(architecture: Architecture, data: ImageData, recipe: Recipe) -> None:

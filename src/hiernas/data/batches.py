@@ -5,8 +5,10 @@ Random numbers come from a CPU generator, so that a batch is augmented the same 
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,17 +34,22 @@ class Augment:
         kind "none".
     cutout: side of the square, in pixels, that is filled with the batch's mean colour (DeVries and Taylor,
         arXiv 1708.04552); 0 for none.
+    autoaugment: torchvision's AutoAugment with the policy for CIFAR-10 (Cubuk et al. 2019), an own one for each image;
+        refused where torchvision cannot be imported.
     """
 
     kind: str = "auto"
     flip: bool | None = None
     cutout: int = 0
+    autoaugment: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"unknown augmentation '{self.kind}'; {did_you_mean(self.kind, KINDS)}")
         if self.cutout < 0:
             raise ConfigError(f"cutout={self.cutout} is not a side in pixels; give 0 for none, or a positive number")
+        if self.autoaugment:
+            _torchvision()
 
 
 def augment(x: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
@@ -65,7 +72,27 @@ def augment(x: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
     if settings.flip if settings.flip is not None else x.shape[1] == 3 and kind != "none":
         mirror = torch.rand(len(x), generator=generator) < 0.5
         x = torch.where(mirror.to(x.device)[:, None, None, None], x.flip(3), x)
+    if settings.autoaugment:
+        x = _autoaugment(x, generator)
     return _cutout(x, settings.cutout, generator) if settings.cutout else x
+
+
+def _torchvision() -> Any:
+    try:
+        return importlib.import_module("torchvision.transforms.autoaugment")
+    except Exception as error:  # a build for another torch raises RuntimeError and others
+        raise ConfigError(
+            f"train.autoaugment needs torchvision, which cannot be imported here ({str(error).splitlines()[0]}); install one "
+            "that fits this torch, or leave it out"
+        ) from error
+
+
+def _autoaugment(x: Tensor, generator: torch.Generator) -> Tensor:
+    module = _torchvision()
+    policy = module.AutoAugment(module.AutoAugmentPolicy.CIFAR10)
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator only
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        return torch.stack([policy(image) for image in x])
 
 
 def _crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:

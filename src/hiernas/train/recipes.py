@@ -24,6 +24,7 @@ class Recipe:
     augment: Literal["auto", "crop", "resized_crop", "none"] = "auto"
     flip: bool | None = None  # horizontal; None: for colour images
     cutout: int = 0  # side of the square, in pixels
+    autoaugment: bool = False  # torchvision's AutoAugment; refused where torchvision cannot be imported
     auxiliary: float = 0.4  # weight of the auxiliary classifier's loss, in networks that have one
     drop_path: float = 0.0  # probability at the last epoch, grown linearly from 0; for networks of cells
     ema: float = 0.0  # decay of a moving average of the weights, which is what remains in the end; 0: none
@@ -43,7 +44,7 @@ class Recipe:
                 raise ConfigError(f"train.{name} is {value}; it must be {allowed}")
 
     def augmentation(self) -> Augment:
-        return Augment(self.augment, self.flip, self.cutout)
+        return Augment(self.augment, self.flip, self.cutout, self.autoaugment)
 
     def lr_factor(self, epoch: float, epochs: int) -> float:
         """Learning rate at a point of the training (in epochs, fractional), as a factor of the initial one."""
