@@ -23,30 +23,42 @@ from hiernas.costs.latency import Entry, LatencyTable
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import SpaceError
+from hiernas.export import formats
+from hiernas.genotype import Genotype
 from hiernas.run import Request, prepare, resume, search
 from hiernas.settings import keys, with_settings
 from hiernas.space import SearchSpace
+from hiernas.supernet.stage import StageNetwork
 
 SIZE, CLASSES = (1, 8, 8), 3
 OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))
 CHAIN = (spaces.Stage(8, 2, 1, OPS, skip=True), spaces.Stage(16, 2, 2, OPS, skip=True))
+FEW = ("none", "max_pool_3x3", "skip_connect", "dil_conv_3x3")  # restricted, which every method must respect
+SKIPS = Genotype(tuple((kind, ((("skip_connect", 0), ("skip_connect", 1)),) * 4) for kind in ("normal", "reduce")))
+
+
+def few_options(space: SearchSpace) -> SearchSpace:
+    return space.restrict({d.name: FEW for d in space.decisions})
+
+
 SPACES: Mapping[str, SearchSpace] = {
     "chain": spaces.chain_space("chain", SIZE, CLASSES, stem=8, stem_stride=2, stages=CHAIN, head=16),
-    "cells": spaces.darts(SIZE, CLASSES, channels=2, cells=3),
-    "stage cells": spaces.hdas_cells(SIZE, CLASSES, channels=2, cells=5),
-    "graphs": spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=(3, 2, 2)),
-    "numbers": spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=(3, 3, 2), least=2),
+    "cells": few_options(spaces.darts(SIZE, CLASSES, channels=2, cells=3)),
+    "stage cells": few_options(spaces.hdas_cells(SIZE, CLASSES, channels=2, cells=5)),
+    "graphs": spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=(3, 2, 2), cell=SKIPS),
+    "numbers": spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=(3, 2, 2), cell=SKIPS, least=2),
 }
 ACCEPTED = {  # by method; all other spaces are refused
     "hnas": ("chain",), "spos": ("chain",), "random": ("chain",), "hournas": ("chain",),
     "darts": ("cells", "stage cells"), "hdas-cells": ("stage cells", "cells"),
-    "hdas-stages": ("graphs",), "hdas-distribution": ("numbers",),
+    "hdas-stages": ("graphs",), "hdas-distribution": ("numbers",), "hdas": ("graphs",),
 }  # fmt: skip
 FEWEST = {  # whichever of these settings a method has
-    "epochs": "1", "vital_epochs": "1", "search.epochs": "1", "cells": "5", "search.channels": "2", "search.train.batch_size": "24",
-    "train.batch_size": "24", "train.accelerator": "cpu", "search.train.accelerator": "cpu", "train.cutout": "0",
-    "train.drop_path": "0.2", "population": "4", "generations": "1", "proposals": "2", "proposal_iterations": "100",
-    "calibration_images": "24", "final_epochs": "1",
+    "epochs": "1", "vital_epochs": "1", "search.epochs": "1", "cells": "5", "extra_cells": "1", "least": "2",
+    "search.channels": "2", "search.train.batch_size": "24", "search.train.accelerator": "cpu",
+    "train.batch_size": "24", "train.accelerator": "cpu", "train.cutout": "0", "train.drop_path": "0.2",
+    "population": "4", "generations": "1", "proposals": "2", "proposal_iterations": "100", "calibration_images": "24",
+    "final_epochs": "1",
 }  # fmt: skip
 
 
@@ -75,10 +87,22 @@ def few() -> ImageData:
     return load_data([(torch.from_numpy(x), i % CLASSES) for i, x in enumerate(pixels)])
 
 
-def latency_file(folder: Path, space: SearchSpace) -> Path:
+@pytest.fixture
+def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
+
+    def refuses(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(formats, "_by_dynamo", refuses)
+
+
+def latency_file(folder: Path, method: str, space: SearchSpace) -> Path:
     """A made-up table of another device, so that nothing is measured."""
-    fixed, options = parts_of_space(space)
-    parts = [*fixed, *(part for site in options for chosen in site for part in chosen)]
+    parts = []
+    for needed in (space, *METHODS[method].also(space)):
+        fixed, options = parts_of_space(needed)
+        parts += [*fixed, *(part for site in options for chosen in site for part in chosen)]
     entries = {key: Entry(0.02, 0.02, 0.02, 9) for key in dict.fromkeys(p.key for p in parts if not p.is_identity)}
     LatencyTable("another", "onnxruntime", "1", 1, 1, 0.01, entries).save(folder / "table.json")
     return folder / "table.json"
@@ -99,17 +123,18 @@ def stop_after_the_final_training(record: Mapping[str, Any]) -> None:
 
 
 def binding_limits(space: SearchSpace) -> dict[str, int]:
-    """Upper bounds that four random architectures of ten meet."""
+    """Upper bounds that three of ten random architectures meet one by one."""
     tables, genes = cost_tables(space, None), space.sample_encoded(np.random.default_rng(0), 500)
-    return {m: math.floor(np.quantile(tables[m].of(genes), 0.6)) for m in ("params", "macs")}
+    return {m: math.floor(np.quantile(tables[m].of(genes), 0.3)) for m in ("params", "macs")}
 
 
+@pytest.mark.usefixtures("_quick_export")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_from_a_request_to_its_files_even_when_stopped(method: str, tmp_path: Path, few: ImageData) -> None:
     space = accepted_space(method)
     limits = binding_limits(space)
     request = Request(
-        method, space, {}, few, [f"{m}<={v}" for m, v in limits.items()], latency_file(tmp_path, space),
+        method, space, {}, few, [f"{m}<={v}" for m, v in limits.items()], latency_file(tmp_path, method, space),
         config=tiny_config(method),
     )  # fmt: skip
     with pytest.raises(Stopped):
@@ -133,7 +158,7 @@ def test_every_method_from_a_request_to_its_files_even_when_stopped(method: str,
     assert (result["method"], tuple(chosen["options"])) == (method, architecture.options)
     for metric, bound in limits.items():
         assert getattr(cost, metric) <= chosen[metric] <= bound
-        assert getattr(cost, metric) == chosen[metric] or any(s["dead"] for s in result["details"]["stages"])
+        assert getattr(cost, metric) == chosen[metric] or isinstance(space.skeleton, StageNetwork)
 
     network = architecture.build().eval()
     network.load_state_dict(weights)

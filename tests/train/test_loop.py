@@ -175,25 +175,27 @@ class Alpha:
 
     def __init__(self, images: Split, alternation: str, stop_at: int | None = None) -> None:
         self.images, self.alternation, self.stop_at = images, alternation, stop_at
-        self.alpha, self.calls = torch.zeros(1, dtype=torch.float64), list[tuple[str, float, Any]]()
+        self.alpha = torch.zeros(1, dtype=torch.float64)
+        self.calls, self.drawn = list[tuple[str, float, list[int]]](), list[float]()
 
     def to(self, device: torch.device) -> None:
         self.device = device
 
-    def _call(self, what: str, progress: float, value: Any) -> None:
+    def _call(self, what: str, progress: float, labels: list[int], rng: np.random.Generator) -> None:
         if self.stop_at is not None and len(self.calls) == self.stop_at:
             raise KeyboardInterrupt
-        self.calls.append((what, progress, value))
+        self.calls.append((what, progress, labels))
+        self.drawn.append(float(rng.random()))
 
     def draw(self, rng: np.random.Generator, progress: float) -> gates.Gates:
-        self._call("weights", progress, float(rng.random()))
+        self._call("weights", progress, [], rng)
         return gates.Gates(((0, 1),), (torch.cat([self.alpha, 1 - self.alpha]).float(),))
 
     def learn(
         self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
         progress: float,
     ) -> Tensor:  # fmt: skip
-        self._call("alpha", progress, y.tolist())
+        self._call("alpha", progress, y.tolist(), rng)
         alpha = self.alpha.clone().requires_grad_()
         loss = nn.functional.cross_entropy(model(x, gates.Gates(((0, 1),), (torch.cat([alpha, 1 - alpha]).float(),))), y)
         (gradient,) = torch.autograd.grad(loss, alpha)
@@ -261,8 +263,7 @@ def test_an_architecture_learns_for_an_epoch_after_each_one_of_the_weights(tmp_p
         assert len(seen) == 5 * n
         assert seen.count(0) <= others.labels.tolist().count(0)
         assert seen.count(1) <= others.labels.tolist().count(1)
-    drawn = [value for what, _, value in architect.calls if what == "weights"]
-    assert len(set(drawn)) == len(drawn)  # every step has random numbers of its own
+    assert len(set(architect.drawn)) == len(architect.calls)  # every step has random numbers of its own
 
 
 def test_an_architecture_learns_by_turns_with_the_weights(tmp_path: Path) -> None:
@@ -285,6 +286,7 @@ def test_an_interrupted_search_ends_with_the_same_bits(tmp_path: Path, alternati
     for name, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[name]), name
     assert resumed.calls == alpha.calls[-len(resumed.calls) :]
+    assert resumed.drawn == alpha.drawn[-len(resumed.calls) :]
     shown = [[e["alpha"] for e in RunFolder.open(tmp_path / n).events()] for n in ("whole", "parts")]
     assert shown[0] == shown[1]
     assert shown[0][-1] == float(alpha.alpha)

@@ -30,6 +30,7 @@ class SearchSettings:
     lr: float = 0.025  # initial learning rate of the weights
     train: Recipe = field(default_factory=lambda: Recipe(weight_decay=3e-4, schedule="cosine", grad_clip=5.0))
     share: float = 0.5  # of the training images: those that the logits learn from
+    images: int = 0  # training images that are used, drawn once; 0: all
     alpha: AlphaSettings = field(default_factory=AlphaSettings)
     cost_weight: float = 1.0  # of the expected costs' relative excess over the limits
     channels: int = 16  # of the network that is searched in
@@ -38,6 +39,8 @@ class SearchSettings:
         """Raise `ConfigError` for values out of range."""
         if self.epochs < 1 or self.channels < 2 or self.channels % 2:
             raise ConfigError(f"epochs={self.epochs} must be at least 1, and channels={self.channels} even and at least 2")
+        if self.images < 0 or self.images == 1:
+            raise ConfigError(f"images={self.images} must be 0, for all, or at least 2")
         if not 0 < self.share < 1 or not self.lr > 0 or not self.alpha.lr > 0 or self.cost_weight < 0:
             raise ConfigError(
                 f"share={self.share} must be between 0 and 1, lr={self.lr} and alpha.lr={self.alpha.lr} positive, and "
@@ -51,7 +54,7 @@ def learn(
     space: SearchSpace, problem: Problem, settings: SearchSettings, phase: str, extra: Extra | None = None
 ) -> tuple[Any, AlphaArchitect]:
     """A supernet of `space` and the logits of its sites, trained by turns: (supernet, architect)."""
-    images, validation = shares(problem.data.train, settings.share, problem.seed)
+    images, validation = shares(problem.data.train, settings.share, problem.seed, settings.images)
     with seeded(problem.seed, phase, "supernet"):
         supernet = space.supernet()
     architect = AlphaArchitect(space, validation, settings.alpha, torch_generator(problem.seed, phase, "alphas"), extra)
