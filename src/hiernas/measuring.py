@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from hiernas.runfolder import Listener
 from hiernas.space import SearchSpace
 
 SHOWN = 5  # doubts that are shown
+BUSY = 0.75  # load per core from which a measurement is warned of
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,25 @@ def _check(asked: Asked) -> None:
 def _measure(space: SearchSpace, asked: Asked, listener: Listener) -> dict[str, str]:
     engine = make_runtime(asked.runtime or "onnxruntime", asked.threads or 1)
     path = asked.out or cached_table_path(engine)
+    shown = _busy()
     table = measure_table(space, engine, path, teller(listener))
-    shown = {}
     if asked.calibrate is not None:
         rng = numpy_generator(asked.seed or 0, "calibrate")
         found = calibrate(space, table, engine, asked.calibrate, rng, asked.even, teller(listener, "measured"))
-        shown = _write_calibration(found, path, title(space))
+        shown |= _write_calibration(found, path, title(space))
         if asked.store_correction:
             table = found.corrected_table()
             table.save(path)
     noticed = doubts(plan_of(space, engine.inner_layout), table.entries)
     return {**_described(space, table, path), **shown, **_doubts(tuple(noticed.values()))}
+
+
+def _busy() -> dict[str, str]:
+    """A warning where other programs keep most of the processor's cores busy; nothing where the system does not say."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    if load < BUSY * cores:
+        return {}
+    return {"busy": f"load {load:.1f} on {cores} cores before the measurement: measure again, into another file, when it is idle"}
 
 
 def _pack(space: SearchSpace, folder: Path) -> dict[str, str]:

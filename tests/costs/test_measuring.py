@@ -67,6 +67,15 @@ def test_a_calibration_is_written_beside_the_table(known: Known, tmp_path: Path)
     assert other["correction"].endswith("which is another space: calibrate this one in a file of its own")
 
 
+def test_a_busy_device_is_told(known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring.os, "cpu_count", lambda: 4)
+    for load, told in ((2.9, False), (3.0, True)):
+        monkeypatch.setattr(measuring.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        shown = measure(asked(out=tmp_path / "t.json"), silent)
+        assert ("busy" in shown) is told
+    assert shown["busy"].startswith("load 3.0 on 4 cores before the measurement: measure again")
+
+
 def test_what_comes_back_becomes_a_table_and_completes_one(known: Known, tmp_path: Path) -> None:
     plan = plan_of(SPACE, with_edges=True)
     rows = {}

@@ -129,7 +129,8 @@ def plan_whole(config: HDASConfig, data: ImageData) -> dict[str, float]:
 
 def plan(config: HDASConfig, data: ImageData) -> dict[str, float]:
     """Work per phase: the logits' half needs no gradients of weights."""
-    weights = (1 - config.search.share) * len(data.train)
+    images = min(config.search.images or len(data.train), len(data.train))
+    weights = (1 - config.search.share) * images
     return {"train1": training_work(config.search.epochs, round(weights * (1 + 2 / 3)))}
 
 
@@ -145,12 +146,12 @@ PRESETS: dict[str, Any] = {
         train=replace(SEARCH, label_smoothing=0.1),
     ),
     "small": HDASConfig(
-        search=SearchSettings(epochs=4, lr=0.1, train=replace(SEARCH, batch_size=96), channels=4),
+        search=SearchSettings(epochs=4, lr=0.1, train=SEARCH, channels=4, images=6000),
         cells=5,
         calibration_images=500,
-        final_epochs=8,
+        final_epochs=4,
         final_lr=0.1,
-        train=replace(SEARCH, batch_size=96),
+        train=SEARCH,
     ),
     "paper": HDASConfig(),
 }

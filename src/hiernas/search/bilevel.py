@@ -22,10 +22,13 @@ from hiernas.train.loop import fit
 from hiernas.train.recipes import Phase, Recipe
 
 
-def shares(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """The images of the weights and those of the architecture: `share` of them, drawn once; two or more on each side."""
-    order = torch.randperm(len(split), generator=torch_generator(seed, "shares"))
-    cut = min(len(split) - 2, max(2, round(share * len(split))))  # batch norm needs two images
+def shares(split: Split, share: float, seed: int, images: int = 0) -> tuple[Split, Split]:
+    """The images of the weights and those of the architecture: `share` of them, drawn once; two or more on each side.
+
+    `images`: only so many are used; 0: all.
+    """
+    order = torch.randperm(len(split), generator=torch_generator(seed, "shares"))[: max(images, 4) if images else len(split)]
+    cut = min(len(order) - 2, max(2, round(share * len(order))))  # batch norm needs two images
     return _part(split, order[cut:].sort().values), _part(split, order[:cut].sort().values)
 
 
