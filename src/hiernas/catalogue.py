@@ -41,8 +41,12 @@ def _numbers(space: SearchSpace) -> str | None:
 BySize = dict[str, dict[str, Any]]  # arguments of a space, by preset
 
 TINY: Mapping[str, tuple[str, Mapping[str, Any]]] = dict.fromkeys(("quick", "small", "paper"), ("tiny", {}))
-SMALL_CELLS: BySize = {"quick": {"channels": 8, "cells": 5}, "small": {"channels": 8, "cells": 5}, "paper": {"auxiliary": True}}
-SMALL_STAGES: BySize = {"quick": {"channels": 4, "cells": 14}, "small": {"channels": 8, "cells": 14}, "paper": {"auxiliary": True}}
+SMALL_CELLS: BySize = dict.fromkeys(("quick", "small"), {"channels": 8, "cells": 5}) | {"paper": {"auxiliary": True}}
+SMALL_STAGES: BySize = {
+    "quick": {"channels": 4, "cells": 14},
+    "small": {"channels": 8, "cells": 14},
+    "paper": {"auxiliary": True},
+}
 NUMBERS = {"cells": 26, "least": 4}
 
 

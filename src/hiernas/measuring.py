@@ -121,7 +121,7 @@ def _busy() -> dict[str, str]:
     load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
     if load < BUSY * cores:
         return {}
-    return {"busy": f"load {load:.1f} on {cores} cores before the measurement: measure again, into another file, when it is idle"}
+    return {"busy": f"load {load:.1f} on {cores} cores before the measurement: measure again into another file when idle"}
 
 
 def _pack(space: SearchSpace, folder: Path) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Runtimes: real measurements of small modules, and the bookkeeping of turns with calls of known duration."""
 
+import gc
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from hiernas.costs import runtimes as runtimes_module
+from hiernas.costs.runner import load_onnx
 from hiernas.costs.runtimes import RUNTIMES, OnnxRuntime, to_onnx
 from hiernas.costs.timing import Loaded, Runtime, difference, example, measure_by_turns
 from hiernas.costs.torch_runtimes import CompiledTorch
@@ -55,6 +58,21 @@ def test_what_onnx_runtime_times_is_the_module(batch: int) -> None:
     found = session.run(None, {"x": x.numpy()})[0]
     np.testing.assert_allclose(found, module(x).detach().numpy(), atol=1e-5)
     assert OnnxRuntime(batch=batch).prepare(module, (8, 9, 9))() > 0
+
+
+def test_buffers_live_as_long_as_the_call() -> None:
+    """ONNX Runtime only points at them: freed ones would be computed on all the same."""
+    array = example(1, (3, 4, 4)).numpy().copy()
+    call, output = load_onnx(to_onnx(nn.ReLU(), torch.ones(1, 3, 4, 4)), array, 1)
+    np.testing.assert_array_equal(output, np.maximum(array, 0))
+    alive = weakref.ref(array)
+    del array
+    gc.collect()
+    assert call() > 0
+    assert alive() is not None
+    del call
+    gc.collect()
+    assert alive() is None
 
 
 def test_the_new_exporter_takes_over_where_tracing_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,217 @@
+"""DARTS and the levels of H-DAS: what is chosen follows from the logits that were learned, and resumes to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import hiernas
+from hiernas.catalogue import METHODS
+from hiernas.costs.limits import parse_limits
+from hiernas.data import ImageData, load_data
+from hiernas.errors import ConfigError
+from hiernas.genotype import read_genotype
+from hiernas.methods.darts import DARTSConfig, darts
+from hiernas.methods.hdas import HDASConfig, hdas, hdas_distribution, hdas_stages, narrower
+from hiernas.runfolder import RunFolder
+from hiernas.search.alphas import AlphaSettings
+from hiernas.search.differentiable import SearchSettings, smaller_network
+from hiernas.search.problem import Found, Problem
+from hiernas.space import SearchSpace
+from hiernas.train.recipes import Recipe
+from toy import RUN
+
+SIZE, CLASSES = (1, 8, 8), 3
+SETTINGS = SearchSettings(
+    epochs=1, train=Recipe(batch_size=12, accelerator="cpu"), alpha=AlphaSettings(lr=0.5), channels=2
+)
+MORE: dict[str, Any] = {"search": SETTINGS, "calibration_images": 12, "final_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def few() -> ImageData:
+    rng = np.random.default_rng(0)
+    pixels = [(rng.integers(0, 90, SIZE) + 80 * (i % CLASSES)).astype(np.uint8) for i in range(120)]
+    return load_data([(torch.from_numpy(x), i % CLASSES) for i, x in enumerate(pixels)])
+
+
+def problem(folder: Path, space: SearchSpace, data: ImageData, *limits: str) -> Problem:
+    run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, RUN)
+    return Problem(space, data, parse_limits(limits), None, run, 0)
+
+
+def stages(*cells: int, **more: Any) -> SearchSpace:
+    return hiernas.spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=cells, **more)
+
+
+def softmaxes(folder: Path, phase: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The softmax of the learned logits of a phase, by site."""
+    saved = load_file(folder / "checkpoint" / f"{phase}.safetensors")
+    logits = [saved[f"architecture.alpha{i}"].double().exp().numpy() for i in range(len(names))]
+    return {name: e / e.sum() for name, e in zip(names, logits, strict=True)}
+
+
+def top_two(weights: Mapping[str, np.ndarray], space: SearchSpace) -> dict[str, str]:
+    """DARTS' rule by node: the two sources whose best operation but `none` weighs most."""
+    options = {d.name: d.options for d in space.decisions}
+    best = {
+        name: max((w, o) for o, w in zip(options[name], row, strict=True) if o != "none") for name, row in weights.items()
+    }
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for name in weights:
+        if "->" in name:
+            nodes.setdefault((name.partition(".")[0], name.partition("->")[2]), []).append(name)
+    gone = {name for edges in nodes.values() for name in sorted(edges, key=lambda e: best[e])[:-2]}
+    return {name: "none" if name in gone else option for name, (_, option) in best.items()}
+
+
+def chosen_by(found: Found) -> dict[str, str]:
+    return dict(zip(found.architecture.skeleton.site_names, found.chosen.options, strict=True))
+
+
+# -- what is chosen ----------------------------------------------------------------------------------------------
+
+
+def test_without_limits_the_choice_is_darts_rule_on_the_learned_logits(tmp_path: Path, few: ImageData) -> None:
+    space = stages(3, 2, 2)
+    found = hdas_stages(problem(tmp_path / "r", space, few), HDASConfig(**MORE))
+    weights = softmaxes(tmp_path / "r", "train1", space.skeleton.site_names)
+    assert chosen_by(found) == top_two(weights, space)
+    assert found.details["moved"] == []
+    for d in space.decisions:
+        shown = found.details["weights"][d.name]
+        assert [shown[o] for o in d.options] == pytest.approx(weights[d.name].tolist(), abs=6e-5)
+    assert max(row.max() for row in weights.values()) > 0.5  # something was learned
+    for stage, shown in zip(found.architecture.build().stages, found.details["stages"], strict=True):
+        assert shown["cells"] - shown["dead"] == len(stage.cells)
+
+
+def test_limits_move_the_choice_and_the_result_says_where(tmp_path: Path, few: ImageData) -> None:
+    space = hiernas.spaces.darts(SIZE, CLASSES, channels=4, cells=3)
+    config = DARTSConfig(**{**MORE, "search": replace(SETTINGS, cost_weight=0.0)}, cells=3)  # the logits know of no limit
+    smallest = problem(tmp_path / "x", space, few).tables(space)["params"].smallest
+    limit = f"params<={smallest * 1.05:.0f}"
+    found = darts(problem(tmp_path / "r", space, few, limit), config)
+    assert hiernas.cost(found.architecture).params == found.chosen.params <= smallest * 1.05
+    plain = top_two(softmaxes(tmp_path / "r", "train1", space.skeleton.site_names), space)
+    chosen = chosen_by(found)
+    assert found.details["moved"] == [site for site in chosen if chosen[site] != plain[site]] != []
+
+
+def test_delta_asks_for_depth_and_gamma_for_few_cells(tmp_path: Path, few: ImageData) -> None:
+    space = stages(4, 3, 3, least=2)
+    for delta, gamma, expected in ((1e4, 0.0, [(4, 4), (3, 3), (3, 3)]), (0.0, 1e4, [(2, None)] * 3)):
+        config = HDASConfig(**{**MORE, "search": replace(SETTINGS, epochs=3)}, delta=delta, gamma=gamma)
+        found = hdas_distribution(problem(tmp_path / f"{gamma}", space, few), config)
+        for shown, (cells, depth) in zip(found.details["stages"], expected, strict=True):
+            assert shown["cells"] == cells
+            assert depth is None or (shown["depth"], shown["dead"]) == (depth, 0)
+
+
+def test_each_level_of_the_hierarchy_takes_what_the_one_before_found(tmp_path: Path, few: ImageData) -> None:
+    space = stages(2, 2, 3)
+    found = hdas(problem(tmp_path / "r", space, few), HDASConfig(**MORE, cells=5, extra_cells=1, least=2))
+    cells = hiernas.spaces.hdas_cells(SIZE, CLASSES, channels=2, cells=5)
+    chosen = top_two(softmaxes(tmp_path / "r", "train1", cells.skeleton.site_names), cells)
+    genotype = read_genotype(found.details["genotype"])
+    assert genotype == cells.skeleton.genotype(cells.architecture(chosen))
+    wider = stages(3, 3, 4, least=2, cell=genotype)
+    betas = softmaxes(tmp_path / "r", "train2", wider.skeleton.site_names)
+    numbers = tuple(2 + int(betas[f"stage{k}.cells"].argmax()) for k in (1, 2, 3))
+    assert tuple(found.details["numbers"]) == numbers
+    last = stages(*numbers, cell=genotype)
+    assert replace(found.architecture.skeleton, arguments=()) == replace(last.skeleton, arguments=())
+    assert chosen_by(found) == top_two(softmaxes(tmp_path / "r", "train3", last.skeleton.site_names), last)
+
+
+# -- the network that is searched in -----------------------------------------------------------------------------
+
+
+def shapes(space: SearchSpace) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in space.supernet().state_dict().items()}
+
+
+def test_the_search_network_is_darts_own() -> None:
+    final = hiernas.spaces.darts((3, 32, 32), 10, channels=12, cells=11, auxiliary=True)
+    proxy = smaller_network(final, channels=4, cells=8)
+    assert shapes(proxy) == shapes(hiernas.spaces.darts((3, 32, 32), 10, channels=4, cells=8, search=True))
+    assert proxy.decisions == final.decisions
+    three = smaller_network(hiernas.spaces.hdas_cells((3, 32, 32), 10, cells=20), channels=2, cells=5)
+    assert shapes(three) == shapes(hiernas.spaces.hdas_cells((3, 32, 32), 10, channels=2, cells=5, search=True))
+    with pytest.raises(ConfigError, match=r"a search network of 4 cells .* normal1, .* need at least 5 cells$"):
+        smaller_network(hiernas.spaces.hdas_cells((3, 32, 32), 10, cells=20), channels=2, cells=4)
+    graphs = hiernas.spaces.hdas_stages((3, 32, 32), 10, channels=6, cells=(3, 2, 2), auxiliary=True)
+    assert shapes(narrower(graphs, 4)) == shapes(hiernas.spaces.hdas_stages((3, 32, 32), 10, channels=4, cells=(3, 2, 2)))
+
+
+# -- interrupted -------------------------------------------------------------------------------------------------
+
+
+class Stop:
+    """Interrupts at the nth step of a phase."""
+
+    def __init__(self, phase: str, nth: int) -> None:
+        self.phase, self.left = phase, nth
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        if record["event"] == "step" and record["phase"] == self.phase:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+def test_stopped_between_two_steps_it_ends_with_the_same_bits(
+    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
+    space = stages(3, 2, 2, least=2)
+    config = HDASConfig(**{**MORE, "search": replace(SETTINGS, epochs=2)})
+    whole = hdas_distribution(problem(tmp_path / "whole", space, few), config)
+    for nth in (1, 2, 5, 3):  # after steps of the logits, and of the weights
+        parts = problem(tmp_path / "parts", space, few)
+        parts.run.listener = Stop("train1", nth)
+        with pytest.raises(KeyboardInterrupt):
+            hdas_distribution(parts, config)
+    found = hdas_distribution(problem(tmp_path / "parts", space, few), config)
+    assert found == whole
+    one, two = (load_file(tmp_path / name / "checkpoint" / "train1.safetensors") for name in ("whole", "parts"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    epochs = [e for e in parts.run.events() if e["event"] == "epoch"]
+    assert [e["epoch"] for e in epochs] == [1, 2]
+    assert epochs[-1]["derived"].keys() == set(space.skeleton.site_names)
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (HDASConfig, {"delta": -1.0}, "delta=-1.0 and gamma=0.4 must be at least 0"),
+        (HDASConfig, {"gamma": float("inf")}, "gamma=inf must be at least 0 and finite"),
+        (HDASConfig, {"cells": 2}, "cells=2 must be at least 3"),
+        (DARTSConfig, {"calibration_images": 1}, "calibration_images=1 at least 2"),
+        (DARTSConfig, {"search": SearchSettings(epochs=0)}, "epochs=0 must be at least 1"),
+        (DARTSConfig, {"search": SearchSettings(channels=3)}, "channels=3 even"),
+        (DARTSConfig, {"search": SearchSettings(share=1.0)}, "share=1.0 must be between 0 and 1"),
+        (DARTSConfig, {"search": SearchSettings(train=Recipe(precision="16-mixed"))}, "use bf16-mixed or 32-true"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(config: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**values)
+
+
+@pytest.mark.parametrize("method", ["darts", "hdas-cells", "hdas-stages", "hdas-distribution"])
+def test_the_plan_counts_a_step_of_the_logits_as_two_thirds_of_one_of_the_weights(method: str, few: ImageData) -> None:
+    config = METHODS[method].presets["paper"]
+    steps = config.search.epochs * len(few.train) / 2  # of each kind, one image at a time
+    assert METHODS[method].plan(config, few) == {"train1": pytest.approx(steps * (3 + 2), rel=0.02)}
