@@ -230,7 +230,7 @@ def training(result: Values, events: Sequence[Values], width: float) -> str:
                 ax = axes(figure, 56 + shares[i] * width, 30, (1 - shares[i + 1]) * width + 10, 72)
             else:
                 ax = axes(figure, 56, 30 + 290 * i, 12, height - 290 * (i + 1) + 72)
-            _curves(ax, curves, _marks(result) if curves is supernet else [])
+            _curves(ax, curves, marks(result, curves) if curves is supernet else [])
             ax.set_title(title, loc="left", fontsize=12, pad=9)
             ax.set_ylabel("Accuracy (%)")
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / 228), ncols=2)
@@ -244,15 +244,20 @@ def training(result: Values, events: Sequence[Values], width: float) -> str:
     return draw(f"training{width:.0f}", alt, width, height, paint)
 
 
-def _marks(result: Values) -> list[str]:
+FOUND = {"train1": "cells found", "train2": "numbers of cells found"}  # by the phases of H-DAS
+
+
+def marks(result: Values, curves: Sequence[Curve]) -> list[str]:
     """What happened between two trainings of the supernet."""
     if result.get("method") == "hournas":
         return ["vital blocks fixed" for _ in result["stages"]]
+    if result.get("method") == "hdas":
+        return [FOUND.get(c.phase, c.phase) for c in curves[:-1]]
     return [f"pruned to {units.size(s['size_after'])}" for s in result["stages"]]
 
 
-def _curves(ax: Axes, curves: Sequence[Curve], marks: Sequence[str]) -> None:
-    """One line per kind of accuracy over all phases; dashed verticals where the supernet was pruned."""
+def _curves(ax: Axes, curves: Sequence[Curve], said: Sequence[str]) -> None:
+    """One line per kind of accuracy over all phases; dotted verticals between them, with what was done there."""
     epochs = [e for curve in curves for e in curve.epochs]
     for key, label, style in (("train_accuracy", "training", "--"), ("val_accuracy", "validation", "-")):
         points = [(x, 100 * e[key]) for x, e in enumerate(epochs, 1) if e.get(key) is not None]
@@ -260,13 +265,18 @@ def _curves(ax: Axes, curves: Sequence[Curve], marks: Sequence[str]) -> None:
             colour = MUTED if key == "train_accuracy" else BLUE
             marker = "o" if key == "val_accuracy" and len(points) <= 40 else ""
             ax.plot(*zip(*points, strict=True), style, color=colour, marker=marker, markersize=4, label=label)
+    verticals(ax, curves, said)
+    ax.set_xlabel("Epoch")
+    ax.set_xlim(0.5, len(epochs) + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+
+
+def verticals(ax: Axes, curves: Sequence[Curve], said: Sequence[str]) -> None:
+    """A dotted line between two phases, and what happened there."""
     start = 0
     for i, curve in enumerate(curves[:-1]):
         start += len(curve.epochs)
         ax.axvline(start + 0.5, color=INK, linewidth=1.0, linestyle=":")
-        text = marks[i] if i < len(marks) else curves[i + 1].phase
+        text = said[i] if i < len(said) else curves[i + 1].phase
         ax.annotate(text, (start + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points",
                     rotation=90, va="bottom", fontsize=11, color=INK)  # fmt: skip
-    ax.set_xlabel("Epoch")
-    ax.set_xlim(0.5, len(epochs) + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
