@@ -15,7 +15,8 @@ from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, did_you_mean
 from hiernas.methods.hnas import PRESETS
 from hiernas.progress import number, quantity
-from hiernas.report.hournas import words
+from hiernas.report import cells, hournas
+from hiernas.report.graphs import is_cells
 from hiernas.settings import keys
 from hiernas.spaces import known
 from hiernas.train.recipes import RECIPES, SCALES
@@ -45,11 +46,10 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     elif result["device"]:
         lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
     if result["method"] == "hournas":
-        lines += words(result)
-    else:
+        lines += hournas.words(result)
+    elif not is_cells(result) or len(result["front"]) > 1:
         lines.append(f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations")
-    lines.append("chosen: " + " ".join(chosen["options"]))
-    return lines, rows
+    return [*lines, *(cells.words(result) if is_cells(result) else ["chosen: " + " ".join(chosen["options"])])], rows
 
 
 def trust_rows(found: Trust) -> dict[str, str]:

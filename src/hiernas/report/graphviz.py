@@ -39,13 +39,13 @@ def _run(program: str, graph: Graph, direction: str) -> Layout | None:
 
 def source(graph: Graph, direction: str) -> str:
     """The graph in dot's language. A label is a node on its edge, so that nothing comes to lie over it."""
-    out, into = ("e", "w") if direction == "LR" else ("s", "n")
-    lines = [f"digraph {{ rankdir={direction}; ranksep=0.2; nodesep=0.12; node [shape=box, fixedsize=true, label=\"\"];"]
+    out, into, apart = ("e", "w", 0.36) if direction == "LR" else ("s", "n", 0.26)
+    lines = [f"digraph {{ rankdir={direction}; ranksep={apart}; nodesep=0.14; node [shape=box, fixedsize=true, label=\"\"];"]
     for i, node in enumerate(graph.nodes):
         lines.append(_node(f"n{i}", node_width(node.text), NODE))
-    inputs = " ".join(f"n{i};" for i, node in enumerate(graph.nodes) if node.kind == "input")
+    inputs = " -> ".join(f"n{i}" for i, node in enumerate(graph.nodes) if node.kind == "input")
     output = " ".join(f"n{i};" for i, node in enumerate(graph.nodes) if node.kind == "output")
-    lines += [f"{{ rank=min; {inputs} }}", f"{{ rank=max; {output} }}"]
+    lines += [f"{{ rank=min; {inputs} [style=invis]; }}", f"{{ rank=max; {output} }}"]
     for i, edge in enumerate(graph.edges):
         ends = f"n{edge.source}:{out}", f"n{edge.target}:{into}"
         if edge.label:
@@ -71,7 +71,7 @@ def read(graph: Graph, found: Mapping[str, Any]) -> Layout:
     boxes = {o["name"]: Box(*point(o["pos"]), INCH * float(o["width"]), INCH * float(o["height"])) for o in _boxes(found)}
     names = {o["_gvid"]: o["name"] for o in _boxes(found)}
     pieces: dict[tuple[str, str], list[list[Point]]] = {}
-    for e in found["edges"]:
+    for e in (e for e in found["edges"] if e.get("style") != "invis"):
         ends = names[e["tail"]], names[e["head"]]
         pieces.setdefault(ends, []).append([point(p) for p in e["pos"].split()])
     paths, labels = [], []

@@ -8,14 +8,14 @@ straight in their lanes, so that none crosses a node or a label.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 Point = tuple[float, float]
 
 NODE, LABEL = 26.0, 15.0  # height in pixels; the width is that of the text
-MARGIN, GAP, LANES = 8.0, (14.0, 34.0), 7.0  # around the graph, between two layers, and between two lanes
+MARGIN, GAP, LANES = 8.0, (14.0, 40.0), 7.0  # around the graph, between two layers, and between two lanes
 SWEEPS = 24
 
 
@@ -170,6 +170,7 @@ class _Sheet:
             if crossings < fewest:
                 best, fewest = [list(layer) for layer in self.layers], crossings
         self.layers = best
+        self.rank = self._ranks()
 
     def _ranks(self) -> list[int]:
         rank = [0] * len(self.slots)
@@ -211,31 +212,37 @@ class _Sheet:
     # -- place -----------------------------------------------------------------------------------------------------
 
     def _place(self) -> None:
-        """Centres across the layers: near those of the neighbours, in order and apart (isotonic regression)."""
-        for layer in self.layers:
-            self._settle(layer, [0.0] * len(layer))
-        for sweep in range(SWEEPS):
-            sides = ((self.before, self.behind), (self.before,), (self.behind,))[sweep % 3 if sweep < SWEEPS - 6 else 0]
-            for layer in self.layers[::-1] if sweep % 2 else self.layers:
-                self._settle(layer, [self._wanted(i, sides) for i in layer])
+        """Centres across the layers, in order and apart: a linear program for straight lanes, and nodes amid their edges."""
+        from scipy.optimize import linprog
 
-    def _wanted(self, i: int, sides: Sequence[Sequence[Sequence[int]]]) -> float:
-        """The mean of the neighbours, those of the same lane above all."""
-        lanes = len(self.graph.nodes)
-        near = [(j, 4.0 if i >= lanes and j >= lanes else 1.0) for side in sides for j in side[i]]
-        total = sum(weight for _, weight in near)
-        return sum(weight * self.slots[j].at for j, weight in near) / total if near else self.slots[i].at
+        terms = list(self._terms())
+        slots, n = len(self.slots), len(self.slots) + len(terms)
+        rows: list[dict[int, float]] = []
+        bounds: list[float] = []
+        for a, b in (pair for layer in self.layers for pair in pairwise(layer)):
+            rows.append({a: 1.0, b: -1.0})
+            bounds.append(-(self.slots[a].across + self.slots[b].across) / 2 - LANES)
+        for k, (_, term, shift) in enumerate(terms, slots):  # its absolute value is at most variable k
+            rows += [{**term, k: -1.0}, {**{i: -c for i, c in term.items()}, k: -1.0}]
+            bounds += [-shift, shift]
+        matrix = [[row.get(i, 0.0) for i in range(n)] for row in rows]
+        cost = [0.0] * slots + [weight for weight, _, _ in terms]
+        free = [(0.0, 0.0), *[(None, None)] * (slots - 1), *[(0.0, None)] * len(terms)]
+        found = linprog(cost, matrix, bounds, bounds=free, method="highs").x
+        for slot, at in zip(self.slots, found[:slots], strict=True):
+            slot.at = float(at)
 
-    def _settle(self, layer: Sequence[int], wanted: Sequence[float]) -> None:
-        from scipy.optimize import isotonic_regression
-
-        offset, offsets = 0.0, [0.0]
-        for a, b in pairwise(layer):
-            offset += (self.slots[a].across + self.slots[b].across) / 2 + LANES
-            offsets.append(offset)
-        found = isotonic_regression([w - o for w, o in zip(wanted, offsets, strict=True)]).x
-        for i, x, o in zip(layer, found, offsets, strict=True):
-            self.slots[i].at = float(x) + o
+    def _terms(self) -> Iterator[tuple[float, dict[int, float], float]]:
+        """What is to be small: (weight, coefficients by slot, constant), of which the absolute value counts."""
+        nodes = len(self.graph.nodes)
+        for chain in self.chains:
+            yield from ((8.0, {a: 1.0, b: -1.0}, 0.0) for a, b in pairwise(chain[1:-1]))
+            yield 0.5, {chain[1]: 1.0, chain[0]: -1.0}, -self._port(chain[0], chain[1], self.behind)
+            yield 0.5, {chain[-2]: 1.0, chain[-1]: -1.0}, -self._port(chain[-1], chain[-2], self.before)
+        for side in (self.before, self.behind):
+            for i in range(nodes):
+                if side[i]:
+                    yield 2.0, {i: -1.0, **{j: 1.0 / len(side[i]) for j in side[i]}}, 0.0
 
     # -- the drawing -----------------------------------------------------------------------------------------------
 
@@ -248,7 +255,7 @@ class _Sheet:
 
     def layout(self, width: float) -> Layout:
         """The drawing: along the edges as wide as there is room for, across them as broad as it must be."""
-        room = (width - self.least) / max(1.0, self._gaps()) if self.right else 4.0
+        room = (width - self.least) / max(1.0, self._gaps()) if self.right else 10.0
         gap = min(GAP[1], GAP[0] + max(0.0, room))
         starts, x = [], MARGIN
         for k, depth in enumerate(self.depths):
@@ -284,7 +291,7 @@ class _Sheet:
 
     def _port(self, node: int, lane: int, side: Sequence[Sequence[int]]) -> float:
         """Where a node's edge leaves or enters it, from the node's centre: side by side, in the order of the lanes."""
-        order = sorted(side[node], key=lambda i: self.slots[i].at)
+        order = sorted(side[node], key=self.rank.__getitem__)
         apart = min(6.0, 0.7 * self.slots[node].across / max(1, len(order) - 1))
         return apart * (order.index(lane) - (len(order) - 1) / 2)
 

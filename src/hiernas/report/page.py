@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hiernas.errors import RunError
-from hiernas.report import hournas, tables, units
+from hiernas.report import cells, graphs, hournas, tables, units
 from hiernas.report.tables import Html, Values, escape, figure, section
 
 FORMAT = 1
@@ -107,18 +107,18 @@ def _events(run_folder: Path) -> list[Values]:
 
 def page(result: Values, events: Sequence[Values], reset: Values | None = None) -> str:
     """The whole page as text; `reset` is what `hiernas vital --reset` found."""
-    from hiernas.report import drawing, figures  # matplotlib is loaded only where a page is made
+    from hiernas.report import figures  # matplotlib is loaded only where a page is made
 
     seconds = result.get("seconds")
-    about_training, words, found = _of_method(result)
+    about_training, words, found = _of_method(result, events)
     body = [
         _header(result, events),
         section("Asked, predicted, measured", tables.asked(result), tables.precision(result)),
         *found,
-        figure("The chosen network", lambda width: drawing.architecture(result, width), drawing.about(result)),
+        *([] if graphs.is_cells(result) else [_network(result)]),
         hournas.without_blocks(reset) if reset else Html(),
         figure("Training", lambda width: figures.training(result, events, width), about_training),
-        section("The front in numbers", tables.front(result)) if result["front"] and not _is_hournas(result) else Html(),
+        section("The front in numbers", tables.front(result)) if _has_front(result) else Html(),
         section("Data", tables.data(result)),
         section("Settings", tables.settings(result)),
         section("Time", tables.times(seconds, words)) if seconds else Html(),
@@ -137,19 +137,37 @@ def _is_hournas(result: Values) -> bool:
     return bool(result["method"] == "hournas")
 
 
-def _of_method(result: Values) -> tuple[str, Mapping[str, str], list[Html]]:
-    """What differs between the methods: words on the training and its phases, and the sections on what was found."""
-    from hiernas.report import figures
+def _has_front(result: Values) -> bool:
+    """Whether there is a choice to show: HourNAS' is among proposals, and a search by gradients finds one network."""
+    least = 2 if graphs.is_cells(result) else 1
+    return not _is_hournas(result) and len(result["front"]) >= least
 
+
+def _network(result: Values) -> Html:
+    from hiernas.report import drawing
+
+    return figure("The chosen network", lambda width: drawing.architecture(result, width), drawing.about(result))
+
+
+def _of_method(result: Values, events: Sequence[Values]) -> tuple[str, Mapping[str, str], list[Html]]:
+    """What differs between the methods: words on the training and its phases, and the sections on what was found."""
     if _is_hournas(result):
         fixed = ABOUT_VITAL if result["stages"] else ""
         return ABOUT_TRAINING + fixed, hournas.times(result), hournas.sections(result)
+    front = _front(result) if _has_front(result) else []
+    if graphs.is_cells(result):
+        return cells.ABOUT_TRAINING, cells.times(result), [*cells.sections(result, events), *front]
+    return ABOUT_TRAINING + (ABOUT_PRUNING if result["stages"] else ""), {}, front
+
+
+def _front(result: Values) -> list[Html]:
+    from hiernas.report import figures
+
     about = _about_front(result, figures.front_metric(result))
-    found = [
+    return [
         figure("Pareto front", lambda width: figures.front(result, width), about),
         figure("What each pruning kept", lambda width: figures.operations(result, width), ABOUT_OPERATIONS),
     ]
-    return ABOUT_TRAINING + (ABOUT_PRUNING if result["stages"] else ""), {}, found
 
 
 def _about_front(result: Values, metric: str) -> str:
@@ -184,7 +202,7 @@ def _title(result: Values) -> str:
 
 
 def _header(result: Values, events: Sequence[Values]) -> Html:
-    data, space = result["data"], result["space"]
+    data = result["data"]
     last = next((str(e["time"]) for e in reversed(events) if "time" in e), "")
     over = ["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")]
     limits = " and ".join(units.limit_text(limit) for limit in result["limits"])
@@ -193,13 +211,22 @@ def _header(result: Values, events: Sequence[Values]) -> Html:
         f"The best network found for {data['name']} ({len(data['classes'])} classes, {size} images) "
         f"{f'with {limits}' if limits else 'without limits'}. "
     )
-    lead += hournas.lead(result) if _is_hournas(result) else (
-        f"The search evaluated {units.count(result.get('evaluated'))} of the {units.size(space['size'])} "
-        f"architectures of the space {space['name']}."
-    )
+    lead += _done(result)
     return Html(
         f'<header>\n<p class="over">{escape(" · ".join(filter(None, over)))}</p>\n<h1>{escape(_title(result))}</h1>\n'
         f"<p>{escape(lead)}</p>\n{_tiles(result['chosen'])}\n</header>"
+    )
+
+
+def _done(result: Values) -> str:
+    """What the search did, in a sentence."""
+    if _is_hournas(result):
+        return hournas.lead(result)
+    if graphs.is_cells(result) and len(result["front"]) == 1:
+        return cells.lead(result)
+    return (
+        f"The search evaluated {units.count(result.get('evaluated'))} of the {units.size(result['space']['size'])} "
+        f"architectures of the space {result['space']['name']}."
     )
 
 

@@ -37,12 +37,32 @@ def style() -> str:
 
 
 def figure(title: str, draw: Callable[[float], str], caption: str) -> Html:
-    """A section with a figure, drawn for a wide and for a narrow screen; nothing where there is nothing to draw."""
+    """A section with a figure; nothing where there is nothing to draw."""
+    drawn = picture(draw, caption)
+    return section(title, drawn) if drawn else Html()
+
+
+def picture(draw: Callable[[float], str], caption: str = "", title: str = "") -> Html:
+    """A figure, drawn for a wide and for a narrow screen; nothing where there is nothing to draw."""
     wide = draw(WIDE)
     if not wide:
         return Html()
     both = f'<div class="wide">{wide}</div>\n<div class="narrow">{draw(NARROW)}</div>'
-    return section(title, Html(f"<figure>\n{both}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"))
+    below = f"\n<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    above = f"<h3>{escape(title)}</h3>\n" if title else ""
+    return Html(f"{above}<figure>\n{both}{below}\n</figure>")
+
+
+def text_to_copy(lines: Sequence[str]) -> Html:
+    """Text as it is, which a click selects as a whole."""
+    text = "\n".join(lines)
+    return Html(f"<pre>{escape(text)}</pre>")
+
+
+def folded(title: str, *parts: Html) -> Html:
+    """What is shown only where the reader asks for it."""
+    inside = "\n".join(filter(None, parts))
+    return Html(f"<details>\n<summary>{escape(title)}</summary>\n{inside}\n</details>")
 
 
 def note(main: str, small: str) -> Html:
@@ -220,13 +240,17 @@ def settings(result: Values) -> Html:
         ("Space", f"{space['name']}({arguments}), {units.size(space['size'])} architectures"),
         ("Objective", units.name(result["objective"])),
         ("Limits", ", ".join(limit["text"] for limit in result["limits"]) or "none"),
-        ("Evaluated", f"{units.count(result.get('evaluated'))} architectures"),
+        ("Evaluated", _evaluated(result.get("evaluated"))),
     ]
     for kind, output in (result.get("outputs") or {}).items():
         difference = output.get("largest_difference")
         check = "" if difference is None else f", outputs within {difference:.1e} of PyTorch's"
         rows.append((f"File ({kind})", f"{output['file']}{check}"))
     return table([], rows, "pairs")
+
+
+def _evaluated(n: int | None) -> str:
+    return f"{units.count(n)} architecture{'' if n == 1 else 's'}"
 
 
 def times(seconds: Mapping[str, float], words: Mapping[str, str]) -> Html:

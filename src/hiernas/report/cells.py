@@ -1,0 +1,226 @@
+"""What is said of a search in cells: the cells and stage graphs it found, how it went, and what the limits changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hiernas.report import units
+from hiernas.report.graphs import Part, alike, cells_of, genotype_lines, parts_of, stage_lines
+from hiernas.report.tables import Html, Values, escape, folded, picture, section, table, text_to_copy
+
+ABOUT_CELLS = (
+    "0 and 1 are the inputs, the outputs of the two cells before; a node is the sum of the edges into it, and the output "
+    "all nodes, one behind the other. The inputs of a reduction cell are halved on its edges from them. "
+)
+ABOUT_STAGES = (
+    "0 and 1 are two projections of what enters the stage. A cell reads the sum of the edges into it, and the output is "
+    "the last two states, one behind the other. "
+)
+ABOUT_LABELS = "sep and dil are separable and dilated convolutions, max and avg 3×3 pooling, skip the identity."
+ABOUT_EDGES = "max and avg are 3×3 pooling, skip the identity."
+ABOUT_WIDTHS = " The wider a line, the more its operation weighs."
+ABOUT_DEAD = " Grey cells are dead: no path leads from them to the output, and the network has them not."
+ABOUT_DEPTH = (
+    "Depth is the number of cells on the longest path from the stage's input to its output. The network is built without "
+    "its dead cells; the numbers and limits above are the counts of the search, {counts}."
+)
+ABOUT_TABLE = (
+    "The softmax weights (%) at the end of the search, by which the edges and operations were chosen; what was chosen is "
+    "bold. Of each node the two edges stay whose best operation other than none weighs most."
+)
+ABOUT_SEARCH = (
+    "Entropy is the mean over all edges: ln n where n operations weigh the same (2.08 for eight, 1.39 for four), 0 where "
+    "one has all the weight. Identities are the share of the edges that would be kept at that epoch, none is the mean "
+    "weight of no edge at all."
+)
+ABOUT_TRAINING = "Accuracy by epoch. While searching, it is that of all operations mixed by their weights, on training images."
+TIMES = {
+    "darts": {"train1": "weights and logits by turns"},
+    "hdas": {"train1": "cells", "train2": "numbers of cells", "train3": "graphs between the cells"},
+    "hdas-cells": {"train1": "cells"},
+    "hdas-distribution": {"train1": "numbers of cells, and the graphs between them"},
+    "hdas-stages": {"train1": "graphs between the cells"},
+}
+EVALUATED = {"evolve2": "evaluating what was found"}
+
+# -- in words --------------------------------------------------------------------------------------------------------
+
+
+def lead(result: Values) -> str:
+    """What was done, in a sentence."""
+    size, space = units.size(result["space"]["size"]), result["space"]["name"]
+    given = "" if found_cells(result) or not _is_stages(result) else ", over cells that were given"
+    return f"The search went through the {size} architectures of the space {space}{given}, all at once, by gradients."
+
+
+def words(result: Mapping[str, Any]) -> list[str]:
+    """Lines for the terminal: what the limits changed, and what was found in the papers' own forms."""
+    parts = parts_of(result)
+    lines = [f"limits: {moved(result)}"] if moved(result) else []
+    if not _is_stages(result):
+        return [*lines, "cells:", *_genotype(parts)]
+    cells = cells_of(result)
+    if found_cells(result):
+        lines += ["cells:", *_genotype(cells)]
+    else:
+        name = str(result["space"]["arguments"].get("cell", "of your own"))
+        lines += ["cells, as given:", *_genotype(cells)] if "(" in name else [f"cells, as given: {name}"]
+    for part in parts:
+        lines += [f"{_name(part)}: {part.nodes} cells, depth {part.depth}, {_dead(part)}; (operation, state) of each cell:"]
+        lines += [f"    {part.pairs if part.pairs is not None else _weighted(part)}"]
+    return lines
+
+
+def _genotype(parts: list[Part]) -> list[str]:
+    return genotype_lines(parts) or [f"    {part.name}: {_weighted(part)}" for part in parts]
+
+
+def _weighted(part: Part) -> list[tuple[str, int, int, float]]:
+    """What is kept where edges have several operations: (operation, source, node, weight)."""
+    return [(k.op, k.source, k.node, round(k.weight, 4)) for k in part.kept]
+
+
+def _name(part: Part) -> str:
+    return part.name.replace("stage", "stage ") if part.is_stage else part.name
+
+
+def _dead(part: Part) -> str:
+    dead = part.dead
+    if not dead:
+        return "no dead cells"
+    return f"{len(dead)} dead cell{'s' if len(dead) > 1 else ''} ({', '.join(map(str, dead))})"
+
+
+def moved(result: Mapping[str, Any]) -> str:
+    """Where the limits led away from DARTS' rule; "" where that is not known."""
+    details = result.get("details") or {}
+    if "moved" not in details or not result["limits"]:
+        return ""
+    sites, of = details["moved"], len(result["chosen"]["sites"])
+    if not sites:
+        return "met by DARTS' rule alone (the two strongest edges of each node, with their strongest operations)"
+    number = "1 site differs" if len(sites) == 1 else f"{len(sites)} sites differ"
+    return f"to meet them, {number} of {of} from DARTS' rule (the two strongest edges of each node)"
+
+
+def found_cells(result: Mapping[str, Any]) -> bool:
+    """Whether the cells were searched, too, and not only the graphs between them."""
+    return not _is_stages(result) or "genotype" in (result.get("details") or {})
+
+
+def _is_stages(result: Mapping[str, Any]) -> bool:
+    return any(part.is_stage for part in parts_of(result))
+
+
+def times(result: Values) -> dict[str, str]:
+    """What the phases do whose names do not say it."""
+    return {**TIMES.get(result["method"], {}), **EVALUATED}
+
+
+# -- on the page -----------------------------------------------------------------------------------------------------
+
+
+def sections(result: Values, events: Sequence[Values]) -> list[Html]:
+    """What was found: the graphs between the cells, the cells, and how the search went."""
+    parts = parts_of(result)
+    weights = _weights(result)
+    search = _search(result, events)
+    if not _is_stages(result):
+        return [_cells(parts, "The cells", _moved(result), weights), search]
+    cells = _cells(cells_of(result), "The cells" if found_cells(result) else "The cells, as given")
+    return [_stages(parts, result, _moved(result), weights), cells, search]
+
+
+def _moved(result: Values) -> Html:
+    said = moved(result)
+    return Html(f"<p>The limits: {escape(said)}.</p>") if said else Html()
+
+
+def _cells(parts: list[Part], title: str, *more: Html) -> Html:
+    if not parts:
+        return Html()
+    pictures = [_picture(part, names, i) for i, (names, part) in enumerate(alike(parts))]
+    return section(
+        title, *more[:1], *pictures, _caption(parts, ABOUT_CELLS + ABOUT_LABELS), text_to_copy(_genotype(parts)), *more[1:]
+    )
+
+
+def _stages(parts: list[Part], result: Values, *more: Html) -> Html:
+    rows = [[_name(p).capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
+    head = ["", "Cells", "Depth", "Dead", "Which"]
+    text = stage_lines(parts, result["space"]["arguments"].get("cell"))
+    text = text or [f"{part.name}: {_weighted(part)}" for part in parts]
+    dead = any(p.dead for p in parts)
+    depth = ABOUT_DEPTH.format(counts="those of all cells" if dead else "of which none was left out")
+    return section(
+        "The graphs between the cells",
+        *more[:1],
+        *(_picture(part, _name(part).capitalize(), f"stage{i}") for i, part in enumerate(parts)),
+        _caption(parts, ABOUT_STAGES + ABOUT_EDGES + (ABOUT_DEAD if dead else "")),
+        table(head, rows, "stages", numbers=(1, 2, 3)),
+        Html(f'<p class="small">{escape(depth)}</p>'),
+        text_to_copy(text),
+        *more[1:],
+    )
+
+
+def _picture(part: Part, title: str, name: object) -> Html:
+    from hiernas.report.graph_figures import graph  # matplotlib is loaded only where a page is made
+
+    return picture(lambda width: graph(part, f"graph{name}", width), title=title)
+
+
+def _caption(parts: list[Part], said: str) -> Html:
+    weighted = any(k.weight != 1.0 for part in parts for k in part.kept)
+    return Html(f'<p class="small">{escape(said + (ABOUT_WIDTHS if weighted else ""))}</p>')
+
+
+def _weights(result: Values) -> Html:
+    """The table of softmax weights, folded: one for each set of options."""
+    details = result.get("details") or {}
+    found: Mapping[str, Mapping[str, float]] = details.get("weights") or {}
+    by_options: dict[tuple[str, ...], list[str]] = {}
+    for site, row in found.items():
+        by_options.setdefault(tuple(row), []).append(site)
+    sites, changed = result["chosen"]["sites"], set(details.get("moved") or ())
+    tables = [
+        table(["", *options], [_row(site, found[site], sites.get(site), site in changed) for site in names], "weights",
+              numbers=range(1, 1 + len(options)))
+        for options, names in by_options.items()
+    ]  # fmt: skip
+    if not tables:
+        return Html()
+    marked = " The limits moved the choice where a name is followed by *." if changed else ""
+    return folded("Weights of all operations", Html(f'<p class="small">{escape(ABOUT_TABLE + marked)}</p>'), *tables)
+
+
+def _row(site: str, weights: Mapping[str, float], chosen: Any, changed: bool) -> list[object]:
+    kept = {chosen} if isinstance(chosen, str) else set(chosen or ())
+    values = [(f"{100 * p:.1f}", option in kept) for option, p in weights.items()]
+    return [f"{site} *" if changed else site, *(Html(f"<b>{v}</b>") if bold else v for v, bold in values)]
+
+
+def _search(result: Values, events: Sequence[Values]) -> Html:
+    from hiernas.report.graph_figures import search
+
+    drawn = picture(lambda width: search(result, events, width), ABOUT_SEARCH)
+    alarms = "".join(f"<li>{escape(said)}</li>" for said in alarms_of(events))
+    return section("How the search went", drawn, Html(f'<ul class="notes">{alarms}</ul>' if alarms else "")) if drawn else Html()
+
+
+def alarms_of(events: Sequence[Values]) -> list[str]:
+    """For each phase with alarms: since which epoch, whether they ended, and what the last one says."""
+    phases: dict[str, dict[int, str | None]] = {}
+    for event in events:
+        if event.get("event") == "epoch" and "entropy" in event:
+            phases.setdefault(event["phase"], {})[event["epoch"]] = event.get("alarm")
+    said = []
+    for phase, by_epoch in phases.items():
+        raised = [epoch for epoch, alarm in sorted(by_epoch.items()) if alarm]
+        if raised:
+            where = f" of {phase}" if len(phases) > 1 else ""
+            until = "" if raised[-1] == max(by_epoch) else f" to {raised[-1]}"
+            since = f"Epochs {raised[0]}{until}" if until else f"Since epoch {raised[0]}"
+            said.append(f"{since}{where}: {by_epoch[raised[-1]]}")
+    return said
