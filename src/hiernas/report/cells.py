@@ -206,7 +206,8 @@ def _search(result: Values, events: Sequence[Values]) -> Html:
 
     drawn = picture(lambda width: search(result, events, width), ABOUT_SEARCH)
     alarms = "".join(f"<li>{escape(said)}</li>" for said in alarms_of(events))
-    return section("How the search went", drawn, Html(f'<ul class="notes">{alarms}</ul>' if alarms else "")) if drawn else Html()
+    listed = Html(f'<ul class="notes">{alarms}</ul>' if alarms else "")
+    return section("How the search went", drawn, listed) if drawn else Html()
 
 
 def alarms_of(events: Sequence[Values]) -> list[str]:

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from hiernas.report.figures import curves_of, marks, verticals
 from hiernas.report.graphs import Part
 from hiernas.report.graphviz import by_dot
-from hiernas.report.layout import Box, Edge, Graph, Layout, Node, Point, layered
+from hiernas.report.layout import Box, Edge, Layout, Node, Point, layered
 from hiernas.report.svg import BLUE, INK, MUTED, ORANGE, PAPER, RULE, axes, draw, sheet
 
 Values = Mapping[str, Any]

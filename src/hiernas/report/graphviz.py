@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from hiernas.report.layout import LABEL, NODE, Box, Graph, Layout, Point, label_width, node_width
@@ -77,7 +78,7 @@ def read(graph: Graph, found: Mapping[str, Any]) -> Layout:
     paths, labels = [], []
     for i, edge in enumerate(graph.edges):
         way = [f"n{edge.source}", *([f"l{i}"] if edge.label else []), f"n{edge.target}"]
-        paths.append(_joined([pieces[ends].pop(0) for ends in zip(way, way[1:], strict=False)]))
+        paths.append(_joined([pieces[ends].pop(0) for ends in pairwise(way)]))
         labels.append(boxes[f"l{i}"] if edge.label else None)
     nodes = tuple(boxes[f"n{i}"] for i in range(len(graph.nodes)))
     size = right - left + 2 * MARGIN, top - bottom + 2 * MARGIN
