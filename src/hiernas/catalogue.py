@@ -1,12 +1,16 @@
-"""The search methods by name, each with the spaces it can search and the one it searches where the user names none."""
+"""Methods, spaces and runtimes by name; each method with the spaces it can search, and its own where the user names none."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import hiernas.spaces
+from hiernas.costs.runtimes import RUNTIMES
 from hiernas.data import ImageData
+from hiernas.errors import LatencyError, SpaceError, did_you_mean
 from hiernas.methods import baselines, darts, hdas, hnas, hournas
 from hiernas.search.differentiable import smaller_network
 from hiernas.search.hierarchy import cells_of
@@ -41,7 +45,11 @@ def _numbers(space: SearchSpace) -> str | None:
 BySize = dict[str, dict[str, Any]]  # arguments of a space, by preset
 
 TINY: Mapping[str, tuple[str, Mapping[str, Any]]] = dict.fromkeys(("quick", "small", "paper"), ("tiny", {}))
-SMALL_CELLS: BySize = dict.fromkeys(("quick", "small"), {"channels": 8, "cells": 5}) | {"paper": {"auxiliary": True}}
+SMALL_CELLS: BySize = {
+    "quick": {"channels": 8, "cells": 5},
+    "small": {"channels": 8, "cells": 5},
+    "paper": {"auxiliary": True},
+}
 SMALL_STAGES: BySize = {
     "quick": {"channels": 4, "cells": 14},
     "small": {"channels": 8, "cells": 14},
@@ -79,3 +87,39 @@ METHODS: dict[str, Method] = {
     "spos": Method(baselines.spos, hnas.PRESETS, _one_supernet, TINY, _chains),
     "random": Method(baselines.random_search, hnas.PRESETS, _one_supernet, TINY, _chains),
 }  # fmt: skip
+
+
+def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., SearchSpace]:
+    if name not in hiernas.spaces.NAMES:
+        raise SpaceError(f"unknown space '{name}'; {did_you_mean(name, hiernas.spaces.NAMES)}")
+    function: Callable[..., SearchSpace] = getattr(hiernas.spaces, name)
+    known = [p for p in inspect.signature(function).parameters if p not in ("input_size", "num_classes")]
+    for key in arguments:
+        if key not in known:
+            raise SpaceError(f"space '{name}' has no setting 'space.{key}'; known: {', '.join(known) or 'none'}")
+    return function
+
+
+def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapping[str, Any]) -> SearchSpace:
+    """The named space for the data's image size and classes; a given space must fit them."""
+    if space is None:
+        raise SpaceError("no space was named")
+    if isinstance(space, str):
+        return space_function(space, arguments)(input_size=data.input_size, num_classes=data.num_classes, **arguments)
+    wanted = (space.skeleton.input_size, space.skeleton.num_classes)
+    if wanted != (data.input_size, data.num_classes):
+        raise SpaceError(
+            f"space '{space.name}' is for images of size {wanted[0]} in {wanted[1]} classes, but {data.name} has "
+            f"{data.input_size} in {data.num_classes}; make the space with input_size={data.input_size}, "
+            f"num_classes={data.num_classes}"
+        )
+    return space
+
+
+def make_runtime(name: str, threads: int) -> Any:
+    """A runtime by name."""
+    if name not in RUNTIMES:
+        raise LatencyError(f"unknown runtime '{name}'; {did_you_mean(name, RUNTIMES)}")
+    if threads < 1:
+        raise LatencyError(f"threads is {threads}; it must be at least 1")
+    return RUNTIMES[name](threads=threads)

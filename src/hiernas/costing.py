@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hiernas.architecture import Architecture, known_space
+from hiernas.catalogue import make_runtime
 from hiernas.costs.count import cost as count_cost
 from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.progress import quantity
-from hiernas.run import make_runtime
 from hiernas.runfolder import Listener, RunFolder
 from hiernas.spaces import KNOWN, Known, known
 from hiernas.supernet.cell import CellNetwork

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hiernas.catalogue import make_runtime, space_function
 from hiernas.costs.calibrate import FEWEST, Calibration, Errors, calibrate
 from hiernas.costs.doubts import doubts
 from hiernas.costs.latency import LatencyTable, Progress, cached_table_path, measure_table
@@ -20,7 +21,6 @@ from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.randomness import numpy_generator
 from hiernas.report.units import milliseconds
-from hiernas.run import make_runtime, space_function
 from hiernas.runfolder import Listener
 from hiernas.space import SearchSpace
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from typing import Any
 import numpy as np
 
 import hiernas.spaces
-from hiernas.catalogue import METHODS
+from hiernas.catalogue import METHODS, make_runtime, make_space, space_function
 from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.costs.limits import Limit, check_reachable, feasible_share, parse_limits
-from hiernas.costs.runtimes import RUNTIMES
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
@@ -141,42 +139,6 @@ def _check_inputs(config: Any, data: ImageData) -> None:
         raise ConfigError(f"train.cutout is {config.train.cutout}, and the images are {size} pixels; choose less")
     if config.calibration_images < data.num_classes:
         raise ConfigError(f"calibration_images={config.calibration_images} is fewer than one image per class")
-
-
-def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., SearchSpace]:
-    if name not in hiernas.spaces.NAMES:
-        raise SpaceError(f"unknown space '{name}'; {did_you_mean(name, hiernas.spaces.NAMES)}")
-    function: Callable[..., SearchSpace] = getattr(hiernas.spaces, name)
-    known = [p for p in inspect.signature(function).parameters if p not in ("input_size", "num_classes")]
-    for key in arguments:
-        if key not in known:
-            raise SpaceError(f"space '{name}' has no setting 'space.{key}'; known: {', '.join(known) or 'none'}")
-    return function
-
-
-def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapping[str, Any]) -> SearchSpace:
-    """The named space for the data's image size and classes; a given space must fit them."""
-    if space is None:
-        raise SpaceError("no space was named")
-    if isinstance(space, str):
-        return space_function(space, arguments)(input_size=data.input_size, num_classes=data.num_classes, **arguments)
-    wanted = (space.skeleton.input_size, space.skeleton.num_classes)
-    if wanted != (data.input_size, data.num_classes):
-        raise SpaceError(
-            f"space '{space.name}' is for images of size {wanted[0]} in {wanted[1]} classes, but {data.name} has "
-            f"{data.input_size} in {data.num_classes}; make the space with input_size={data.input_size}, "
-            f"num_classes={data.num_classes}"
-        )
-    return space
-
-
-def make_runtime(name: str, threads: int) -> Any:
-    """A runtime by name."""
-    if name not in RUNTIMES:
-        raise LatencyError(f"unknown runtime '{name}'; {did_you_mean(name, RUNTIMES)}")
-    if threads < 1:
-        raise LatencyError(f"threads is {threads}; it must be at least 1")
-    return RUNTIMES[name](threads=threads)
 
 
 def _latency(request: Request, space: SearchSpace, listener: Listener | None) -> Any:

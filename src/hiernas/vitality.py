@@ -13,6 +13,7 @@ from torch import nn
 
 import hiernas.spaces
 from hiernas.architecture import Architecture
+from hiernas.catalogue import space_function
 from hiernas.costing import Source, architecture_file
 from hiernas.costs.count import Count
 from hiernas.data.images import Subset
@@ -23,7 +24,7 @@ from hiernas.quiet import quiet
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.report.hournas import reset_picture
-from hiernas.run import reload_data, space_function
+from hiernas.run import reload_data
 from hiernas.runfolder import RunFolder
 from hiernas.search.graph import graph_of_program
 from hiernas.search.reset import DRAWS, PROBABILITIES, Progress, reset_blocks

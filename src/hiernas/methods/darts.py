@@ -10,10 +10,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hiernas.data.split import ImageData
-from hiernas.errors import ConfigError
 from hiernas.search.alphas import cost_penalty
-from hiernas.search.differentiable import SearchSettings, found, learn, smaller_network
-from hiernas.search.problem import Found, Problem, training_work
+from hiernas.search.differentiable import (
+    QUICK,
+    SEARCH,
+    SMALL,
+    SearchSettings,
+    check_final,
+    found,
+    learn,
+    search_work,
+    smaller_network,
+)
+from hiernas.search.problem import Found, Problem
 from hiernas.train.recipes import RECIPES, Recipe
 
 
@@ -31,11 +40,7 @@ class DARTSConfig:
 
     def __post_init__(self) -> None:
         self.search.check()
-        if self.cells < 3 or self.final_epochs < 1 or self.calibration_images < 2 or not self.final_lr > 0:
-            raise ConfigError(
-                f"cells={self.cells} must be at least 3, final_epochs={self.final_epochs} at least 1, "
-                f"calibration_images={self.calibration_images} at least 2, and final_lr={self.final_lr} positive"
-            )
+        check_final(self.cells, self.calibration_images, self.final_epochs, self.final_lr)
 
 
 def darts(problem: Problem, config: DARTSConfig) -> Found:
@@ -47,30 +52,15 @@ def darts(problem: Problem, config: DARTSConfig) -> Found:
 
 
 def plan(config: DARTSConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase: the logits' half needs no gradients of weights."""
-    images = min(config.search.images or len(data.train), len(data.train))
-    weights = (1 - config.search.share) * images
-    return {"train1": training_work(config.search.epochs, round(weights * (1 + 2 / 3)))}
+    """Work per phase."""
+    return {"train1": search_work(config.search, data)}
 
-
-SEARCH = Recipe(batch_size=64, weight_decay=3e-4, schedule="cosine", grad_clip=5.0)
 
 PRESETS: dict[str, Any] = {
     "quick": DARTSConfig(
-        search=SearchSettings(epochs=10, lr=0.1, train=SEARCH, channels=4),
-        cells=4,
-        calibration_images=300,
-        final_epochs=25,
-        final_lr=0.1,
+        search=QUICK, cells=4, calibration_images=300, final_epochs=25, final_lr=0.1,
         train=replace(SEARCH, label_smoothing=0.1),
     ),
-    "small": DARTSConfig(
-        search=SearchSettings(epochs=4, lr=0.1, train=SEARCH, channels=4, images=6000),
-        cells=5,
-        calibration_images=500,
-        final_epochs=4,
-        final_lr=0.1,
-        train=SEARCH,
-    ),
+    "small": DARTSConfig(search=SMALL, cells=5, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),
     "paper": DARTSConfig(),
-}
+}  # fmt: skip

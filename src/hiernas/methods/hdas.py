@@ -14,9 +14,20 @@ from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
 from hiernas.search.alphas import Extra, cost_penalty, derive_within
 from hiernas.search.depth import computation_loss, depth_loss, shapes
-from hiernas.search.differentiable import SearchSettings, found, learn, smaller_network, sum_of_losses
+from hiernas.search.differentiable import (
+    QUICK,
+    SEARCH,
+    SMALL,
+    SearchSettings,
+    check_final,
+    found,
+    learn,
+    search_work,
+    smaller_network,
+    sum_of_losses,
+)
 from hiernas.search.hierarchy import cell_skeleton, cell_tables, cells_of, stages_of, wider_stages
-from hiernas.search.problem import Found, Problem, training_work
+from hiernas.search.problem import Found, Problem
 from hiernas.space import SearchSpace
 from hiernas.supernet.stage import StageNetwork
 from hiernas.train.recipes import RECIPES, Recipe
@@ -42,11 +53,7 @@ class HDASConfig:
         self.search.check()
         if not (0 <= self.delta < math.inf and 0 <= self.gamma < math.inf):
             raise ConfigError(f"delta={self.delta} and gamma={self.gamma} must be at least 0 and finite")
-        if self.cells < 3 or self.final_epochs < 1 or self.calibration_images < 2 or not self.final_lr > 0:
-            raise ConfigError(
-                f"cells={self.cells} must be at least 3, final_epochs={self.final_epochs} at least 1, "
-                f"calibration_images={self.calibration_images} at least 2, and final_lr={self.final_lr} positive"
-            )
+        check_final(self.cells, self.calibration_images, self.final_epochs, self.final_lr)
 
 
 def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
@@ -123,35 +130,20 @@ def narrower(space: SearchSpace, channels: int) -> SearchSpace:
 
 def plan_whole(config: HDASConfig, data: ImageData) -> dict[str, float]:
     """Work of the whole hierarchy: one search for each level."""
-    (work,) = plan(config, data).values()
+    work = search_work(config.search, data)
     return {f"train{i}": work for i in ((1, 2, 3) if config.extra_cells else (1, 3))}
 
 
 def plan(config: HDASConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase: the logits' half needs no gradients of weights."""
-    images = min(config.search.images or len(data.train), len(data.train))
-    weights = (1 - config.search.share) * images
-    return {"train1": training_work(config.search.epochs, round(weights * (1 + 2 / 3)))}
+    """Work per phase."""
+    return {"train1": search_work(config.search, data)}
 
-
-SEARCH = Recipe(batch_size=64, weight_decay=3e-4, schedule="cosine", grad_clip=5.0)
 
 PRESETS: dict[str, Any] = {
     "quick": HDASConfig(
-        search=SearchSettings(epochs=10, lr=0.1, train=SEARCH, channels=4),
-        cells=5,
-        calibration_images=300,
-        final_epochs=25,
-        final_lr=0.1,
+        search=QUICK, cells=5, calibration_images=300, final_epochs=25, final_lr=0.1,
         train=replace(SEARCH, label_smoothing=0.1),
     ),
-    "small": HDASConfig(
-        search=SearchSettings(epochs=4, lr=0.1, train=SEARCH, channels=4, images=6000),
-        cells=5,
-        calibration_images=500,
-        final_epochs=4,
-        final_lr=0.1,
-        train=SEARCH,
-    ),
+    "small": HDASConfig(search=SMALL, cells=5, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),
     "paper": HDASConfig(),
-}
+}  # fmt: skip

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hiernas.architecture import FORMAT, Architecture
+from hiernas.costs.count import cost
+from hiernas.errors import SpaceError
 from hiernas.report import units
 from hiernas.report.graphs import Part, alike, cells_of, genotype_lines, parts_of, stage_lines
 from hiernas.report.tables import Html, Values, escape, folded, picture, section, table, text_to_copy
 
-ABOUT_CELLS = (
-    "0 and 1 are the inputs, the outputs of the two cells before; a node is the sum of the edges into it, and the output "
-    "all nodes, one behind the other. The inputs of a reduction cell are halved on its edges from them. "
-)
+ABOUT_CELLS = "0 and 1 are the inputs, the outputs of the two cells before. "
+ABOUT_INNER = "0 and 1 are the inputs, two projections of what the cell reads. "
+ABOUT_NODES = "A node is the sum of the edges into it, and the output (dashed) all nodes, one behind the other. "
+ABOUT_REDUCTION = "In a reduction cell the edges from the inputs halve the image. "
 ABOUT_STAGES = (
-    "0 and 1 are two projections of what enters the stage. A cell reads the sum of the edges into it, and the output is "
-    "the last two states, one behind the other. "
+    "0 and 1 are two projections of what enters the stage. A cell reads the sum of the edges into it, and the output "
+    "(dashed) is the last two states, one behind the other. "
 )
 ABOUT_LABELS = "sep and dil are separable and dilated convolutions, max and avg 3×3 pooling, skip the identity."
 ABOUT_EDGES = "max and avg are 3×3 pooling, skip the identity."
 ABOUT_WIDTHS = " The wider a line, the more its operation weighs."
-ABOUT_DEAD = " Grey cells are dead: no path leads from them to the output, and the network has them not."
-ABOUT_DEPTH = (
-    "Depth is the number of cells on the longest path from the stage's input to its output. The network is built without "
-    "its dead cells; the numbers and limits above are the counts of the search, {counts}."
-)
+ABOUT_DEAD = " Grey cells are dead: no path leads from them to the output, and the network is built without them."
+ABOUT_DEPTH = "Depth is the number of cells on the longest path from the stage's input to its output."
 ABOUT_TABLE = (
     "The softmax weights (%) at the end of the search, by which the edges and operations were chosen; what was chosen is "
     "bold. Of each node the two edges stay whose best operation other than none weighs most."
@@ -57,7 +57,7 @@ def lead(result: Values) -> str:
 def words(result: Mapping[str, Any]) -> list[str]:
     """Lines for the terminal: what the limits changed, and what was found in the papers' own forms."""
     parts = parts_of(result)
-    lines = [f"limits: {moved(result)}"] if moved(result) else []
+    lines = [moved(result)] if moved(result) else []
     if not _is_stages(result):
         return [*lines, "cells:", *_genotype(parts)]
     cells = cells_of(result)
@@ -67,18 +67,36 @@ def words(result: Mapping[str, Any]) -> list[str]:
         name = str(result["space"]["arguments"].get("cell", "of your own"))
         lines += ["cells, as given:", *_genotype(cells)] if "(" in name else [f"cells, as given: {name}"]
     for part in parts:
-        lines += [f"{_name(part)}: {part.nodes} cells, depth {part.depth}, {_dead(part)}; (operation, state) of each cell:"]
-        lines += [f"    {part.pairs if part.pairs is not None else _weighted(part)}"]
-    return lines
+        lines += [f"{_name(part)}: {part.nodes} cells, depth {part.depth}, {_dead(part)}", *_edges(part)]
+    return [*lines, *_without_dead(result, parts)]
 
 
 def _genotype(parts: list[Part]) -> list[str]:
-    return genotype_lines(parts) or [f"    {part.name}: {_weighted(part)}" for part in parts]
+    return genotype_lines(parts) or [line for part in parts for line in _edges(part)]
 
 
-def _weighted(part: Part) -> list[tuple[str, int, int, float]]:
-    """What is kept where edges have several operations: (operation, source, node, weight)."""
-    return [(k.op, k.source, k.node, round(k.weight, 4)) for k in part.kept]
+def _edges(part: Part) -> list[str]:
+    """(operation, source) of all edges in order; (operation, source, node, weight) where edges have several operations."""
+    pairs = part.pairs
+    if pairs is None:
+        return [f"    {part.name}={[(k.op, k.source, k.node, round(k.weight, 4)) for k in part.kept]}"]
+    return [f"    {part.name}={[pair for node in pairs for pair in node]}"]
+
+
+def _without_dead(result: Mapping[str, Any], parts: Sequence[Part]) -> list[str]:
+    """What the network costs that is built without its dead cells; empty where there are none, or it is not known."""
+    if not any(part.dead for part in parts):
+        return []
+    space = result["space"]
+    value = {"format": FORMAT, "space": space["name"], "arguments": space["arguments"], "sites": result["chosen"]["sites"]}
+    try:
+        counted = cost(Architecture.from_json(value))
+    except (SpaceError, TypeError):  # a space of the user's own, or of another version
+        return []
+    return [
+        f"without its dead cells the network has {units.count(counted.params)} parameters and {units.count(counted.macs)} "
+        "multiply-adds; the numbers that the limits were met by count them"
+    ]
 
 
 def _name(part: Part) -> str:
@@ -98,10 +116,10 @@ def moved(result: Mapping[str, Any]) -> str:
     if "moved" not in details or not result["limits"]:
         return ""
     sites, of = details["moved"], len(result["chosen"]["sites"])
+    rule = "DARTS' rule (the two strongest edges of each node, with their strongest operations)"
     if not sites:
-        return "met by DARTS' rule alone (the two strongest edges of each node, with their strongest operations)"
-    number = "1 site differs" if len(sites) == 1 else f"{len(sites)} sites differ"
-    return f"to meet them, {number} of {of} from DARTS' rule (the two strongest edges of each node)"
+        return f"{rule} meets the limits"
+    return f"to meet the limits, {len(sites)} of {of} sites {'differs' if len(sites) == 1 else 'differ'} from {rule}"
 
 
 def found_cells(result: Mapping[str, Any]) -> bool:
@@ -127,32 +145,36 @@ def sections(result: Values, events: Sequence[Values]) -> list[Html]:
     weights = _weights(result)
     search = _search(result, events)
     if not _is_stages(result):
-        return [_cells(parts, "The cells", _moved(result), weights), search]
-    cells = _cells(cells_of(result), "The cells" if found_cells(result) else "The cells, as given")
+        return [_cells(parts, "The cells", ABOUT_CELLS, _moved(result), weights), search]
+    cells = _cells(cells_of(result), "The cells" if found_cells(result) else "The cells, as given", ABOUT_INNER)
     return [_stages(parts, result, _moved(result), weights), cells, search]
 
 
 def _moved(result: Values) -> Html:
     said = moved(result)
-    return Html(f"<p>The limits: {escape(said)}.</p>") if said else Html()
+    return Html(f"<p>{escape(_sentence(said))}</p>") if said else Html()
 
 
-def _cells(parts: list[Part], title: str, *more: Html) -> Html:
+def _sentence(said: str) -> str:
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _cells(parts: list[Part], title: str, about: str, *more: Html) -> Html:
     if not parts:
         return Html()
     pictures = [_picture(part, names, i) for i, (names, part) in enumerate(alike(parts))]
-    return section(
-        title, *more[:1], *pictures, _caption(parts, ABOUT_CELLS + ABOUT_LABELS), text_to_copy(_genotype(parts)), *more[1:]
-    )
+    reduction = ABOUT_REDUCTION if any(part.name.startswith("reduce") for part in parts) else ""
+    caption = _caption(parts, about + ABOUT_NODES + reduction + ABOUT_LABELS)
+    return section(title, *more[:1], *pictures, caption, text_to_copy(_genotype(parts)), *more[1:])
 
 
 def _stages(parts: list[Part], result: Values, *more: Html) -> Html:
     rows = [[_name(p).capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
     head = ["", "Cells", "Depth", "Dead", "Which"]
     text = stage_lines(parts, result["space"]["arguments"].get("cell"))
-    text = text or [f"{part.name}: {_weighted(part)}" for part in parts]
+    text = text or [line for part in parts for line in _edges(part)]
     dead = any(p.dead for p in parts)
-    depth = ABOUT_DEPTH.format(counts="those of all cells" if dead else "of which none was left out")
+    depth = " ".join([ABOUT_DEPTH, *map(_sentence, _without_dead(result, parts))])
     return section(
         "The graphs between the cells",
         *more[:1],
@@ -172,8 +194,8 @@ def _picture(part: Part, title: str, name: object) -> Html:
 
 
 def _caption(parts: list[Part], said: str) -> Html:
-    weighted = any(k.weight != 1.0 for part in parts for k in part.kept)
-    return Html(f'<p class="small">{escape(said + (ABOUT_WIDTHS if weighted else ""))}</p>')
+    widths = ABOUT_WIDTHS if any(part.is_weighted for part in parts) else ""
+    return Html(f'<p class="small">{escape(said + widths)}</p>')
 
 
 def _weights(result: Values) -> Html:
@@ -197,7 +219,7 @@ def _weights(result: Values) -> Html:
 
 def _row(site: str, weights: Mapping[str, float], chosen: Any, changed: bool) -> list[object]:
     kept = {chosen} if isinstance(chosen, str) else set(chosen or ())
-    values = [(f"{100 * p:.1f}", option in kept) for option, p in weights.items()]
+    values = [(f"{100 * p:.2f}", option in kept) for option, p in weights.items()]
     return [f"{site} *" if changed else site, *(Html(f"<b>{v}</b>") if bold else v for v, bold in values)]
 
 

@@ -5,6 +5,7 @@ Each returns inline SVG of a given width in pixels, and "" where the run has not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -230,7 +231,7 @@ def training(result: Values, events: Sequence[Values], width: float) -> str:
                 ax = axes(figure, 56 + shares[i] * width, 30, (1 - shares[i + 1]) * width + 10, 72)
             else:
                 ax = axes(figure, 56, 30 + 290 * i, 12, height - 290 * (i + 1) + 72)
-            _curves(ax, curves, marks(result, curves) if curves is supernet else [])
+            _curves(ax, curves, marks(result, curves) if curves is supernet else [], joined=result.get("method") != "hdas")
             ax.set_title(title, loc="left", fontsize=12, pad=9)
             ax.set_ylabel("Accuracy (%)")
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / 228), ncols=2)
@@ -244,7 +245,7 @@ def training(result: Values, events: Sequence[Values], width: float) -> str:
     return draw(f"training{width:.0f}", alt, width, height, paint)
 
 
-FOUND = {"train1": "cells found", "train2": "numbers of cells found"}  # by the phases of H-DAS
+FOUND = {"train1": "cells found", "train2": "numbers found"}  # by the phases of H-DAS
 
 
 def marks(result: Values, curves: Sequence[Curve]) -> list[str]:
@@ -256,19 +257,30 @@ def marks(result: Values, curves: Sequence[Curve]) -> list[str]:
     return [f"pruned to {units.size(s['size_after'])}" for s in result["stages"]]
 
 
-def _curves(ax: Axes, curves: Sequence[Curve], said: Sequence[str]) -> None:
+def _curves(ax: Axes, curves: Sequence[Curve], said: Sequence[str], joined: bool) -> None:
     """One line per kind of accuracy over all phases; dotted verticals between them, with what was done there."""
-    epochs = [e for curve in curves for e in curve.epochs]
+    epochs = sum(len(curve.epochs) for curve in curves)
     for key, label, style in (("train_accuracy", "training", "--"), ("val_accuracy", "validation", "-")):
-        points = [(x, 100 * e[key]) for x, e in enumerate(epochs, 1) if e.get(key) is not None]
+        points = points_of(curves, key, joined)
         if points:
             colour = MUTED if key == "train_accuracy" else BLUE
-            marker = "o" if key == "val_accuracy" and len(points) <= 40 else ""
+            marker = "o" if len(points) == 1 or (key == "val_accuracy" and len(points) <= 40) else ""
             ax.plot(*zip(*points, strict=True), style, color=colour, marker=marker, markersize=4, label=label)
     verticals(ax, curves, said)
     ax.set_xlabel("Epoch")
-    ax.set_xlim(0.5, len(epochs) + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.set_xlim(0.5, epochs + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+
+
+def points_of(curves: Sequence[Curve], key: str, joined: bool) -> list[tuple[float, float]]:
+    """(epoch over all phases, percent) where the value is known; without `joined`, a gap between two phases."""
+    points: list[tuple[float, float]] = []
+    start = 0
+    for curve in curves:
+        found = [(float(start + x), 100 * e[key]) for x, e in enumerate(curve.epochs, 1) if e.get(key) is not None]
+        points += [(math.nan, math.nan)] * bool(points and found and not joined) + found
+        start += len(curve.epochs)
+    return points
 
 
 def verticals(ax: Axes, curves: Sequence[Curve], said: Sequence[str]) -> None:

@@ -9,17 +9,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from hiernas.report.figures import curves_of, marks, verticals
+from hiernas.report.figures import Curve, curves_of, marks, points_of, verticals
 from hiernas.report.graphs import Part
 from hiernas.report.graphviz import by_dot
 from hiernas.report.layout import Box, Edge, Layout, Node, Point, layered
-from hiernas.report.svg import BLUE, INK, MUTED, ORANGE, PAPER, RULE, axes, draw, sheet
+from hiernas.report.svg import BLUE, INK, MUTED, ORANGE, PAPER, axes, draw, sheet
 
 Values = Mapping[str, Any]
 ARROW = 6.0  # pixels
@@ -48,7 +49,7 @@ def graph(part: Part, name: str, width: float) -> str:
 
 
 def _size(found: Layout) -> tuple[float, float]:
-    return math.ceil(found.width), math.ceil(found.height)
+    return math.ceil(found.width - 1e-6), math.ceil(found.height - 1e-6)
 
 
 def in_words(part: Part) -> str:
@@ -65,13 +66,13 @@ def in_words(part: Part) -> str:
 
 def _edge(ax: Axes, edge: Edge, path: Sequence[Point], label: Box | None) -> None:
     named = bool(edge.label)
-    colour = RULE if edge.dead else INK if named else MUTED
+    colour, alpha = (MUTED, 0.55) if edge.dead else (INK if named else MUTED, 1.0)
     wide = 1.1 if edge.weight is None else 0.6 + 4.4 * edge.weight
     tip, base, head = _arrow(path, ARROW + wide / 2)
     codes = [Path.MOVETO, *[Path.CURVE4] * (len(path) - 1)]
-    ax.add_patch(PathPatch(Path([*path[:-1], base], codes), fill=False, edgecolor=colour, linewidth=wide,
+    ax.add_patch(PathPatch(Path([*path[:-1], base], codes), fill=False, edgecolor=colour, linewidth=wide, alpha=alpha,
                            linestyle="-" if named else (0, (3, 2)), zorder=1))  # fmt: skip
-    ax.add_patch(Polygon([tip, *head], facecolor=colour, edgecolor="none", zorder=2))
+    ax.add_patch(Polygon([tip, *head], facecolor=colour, edgecolor="none", alpha=alpha, zorder=2))
     if label is not None:
         low = label.x - label.width / 2, label.y - label.height / 2
         ax.add_patch(Rectangle(low, label.width, label.height, facecolor=PAPER, edgecolor="none", zorder=3))
@@ -122,9 +123,9 @@ def search(result: Values, events: Sequence[Values], width: float) -> str:
                 ax = axes(figure, 56 + i * width / 2, 12, (1 - i) * width / 2 + 10, 72)
             else:
                 ax = axes(figure, 56, 12 + each * i, 12, each * (1 - i) + 72)
-            _panel(ax, epochs, lines)
+            _panel(ax, curves, lines)
             verticals(ax, curves, marks(result, curves))
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / (each - 84)), ncols=2)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / (each - 84)), ncols=3, columnspacing=1.2)
 
     first, last = epochs[0], epochs[-1]
     alt = (
@@ -135,22 +136,23 @@ def search(result: Values, events: Sequence[Values], width: float) -> str:
     return draw(f"search{width:.0f}", alt, width, height, paint)
 
 
-Line = tuple[str, float, str, str, str]  # key of the event, factor, label, style, colour
+Line = tuple[str, str, str, str]  # key of the event, label, style, colour
 SHOWN: tuple[tuple[Line, ...], ...] = (
-    (("entropy", 1.0, "entropy of the weights (nats)", "-", BLUE),),
-    (("skips", 100.0, "identities (%)", "-", BLUE), ("none", 100.0, "none (%)", "--", MUTED)),
+    (("entropy", "entropy of the weights (nats)", "-", BLUE),),
+    (("skips", "identities (%)", "-", BLUE), ("none", "none (%)", "--", MUTED)),
 )
 
 
-def _panel(ax: Axes, epochs: Sequence[Values], lines: Sequence[Line]) -> None:
-    for key, factor, label, style, colour in lines:
-        marker = "o" if len(epochs) <= 20 else ""
-        ax.plot(range(1, len(epochs) + 1), [factor * e[key] for e in epochs], style, color=colour, marker=marker,
+def _panel(ax: Axes, curves: Sequence[Curve], lines: Sequence[Line]) -> None:
+    epochs = [e for c in curves for e in c.epochs]
+    for key, label, style, colour in lines:
+        x, y = np.array(points_of(curves, key, joined=False)).T
+        ax.plot(x, y / 100 if key == "entropy" else y, style, color=colour, marker="o" if len(epochs) <= 20 else "",
                 markersize=4, label=label)  # fmt: skip
     alarm = next((x for x, e in enumerate(epochs, 1) if e.get("alarm")), None)
     if alarm is not None:
         ax.axvline(alarm, color=ORANGE, linewidth=1.2, label="alarm")
     ax.set_xlabel("Epoch")
     ax.set_xlim(0.5, len(epochs) + 0.5)
-    ax.set_ylim(0, 100 if lines[0][1] == 100 else None)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    ax.set_ylim(0, None if lines[0][0] == "entropy" else 100)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))

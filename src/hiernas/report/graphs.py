@@ -48,6 +48,10 @@ class Part:
         return STAGE.fullmatch(self.name) is not None
 
     @property
+    def is_weighted(self) -> bool:
+        return any(k.weight != 1.0 for k in self.kept)
+
+    @property
     def dead(self) -> tuple[int, ...]:
         """The nodes from which no path leads to the output."""
         alive = live_nodes(((k.source, k.node) for k in self.kept), self.outputs)
@@ -62,7 +66,7 @@ class Part:
     @property
     def pairs(self) -> list[list[tuple[str, int]]] | None:
         """(operation, source) of each node's edges, as genotypes have them; None where an edge has several operations."""
-        if len({(k.source, k.node) for k in self.kept}) < len(self.kept) or any(k.weight != 1.0 for k in self.kept):
+        if len({(k.source, k.node) for k in self.kept}) < len(self.kept) or self.is_weighted:
             return None
         return [[(k.op, k.source) for k in self.kept if k.node == n] for n in range(INPUTS, INPUTS + self.nodes)]
 
@@ -71,9 +75,9 @@ class Part:
         dead = set(self.dead)
         states = [Node(str(i), "input") for i in range(INPUTS)]
         states += [Node(str(n), "node", n in dead) for n in range(INPUTS, INPUTS + self.nodes)]
-        weighted = any(k.weight != 1.0 for k in self.kept)
+        most = max((k.weight for k in self.kept), default=1.0) if self.is_weighted else None
         edges = [
-            Edge(k.source, k.node, short(k.op), k.weight if weighted else None, k.node in dead) for k in self.kept
+            Edge(k.source, k.node, short(k.op), k.weight / most if most else None, k.node in dead) for k in self.kept
         ]
         out = len(states)
         return Graph((*states, Node("out", "output")), (*edges, *(Edge(n, out) for n in self.outputs)))
@@ -156,4 +160,4 @@ def stage_lines(parts: list[Part], cell: Any) -> list[str]:
         if pairs is None:
             return []
         graphs.append(f'    "{key}": {json.dumps(pairs)}, "{key}_concat": {json.dumps(part.outputs)}')
-    return [f'{{"cell": {json.dumps(cell)}, "stage": {{', *",\n".join(graphs).split("\n"), "}}"]
+    return [f'{{"cell": {json.dumps(cell)},', '"stage": {', *",\n".join(graphs).split("\n"), "}}"]

@@ -8,6 +8,7 @@ straight in their lanes, so that none crosses a node or a label.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -79,14 +80,14 @@ class Layout:
     paths: tuple[tuple[Point, ...], ...]
 
 
-def label_width(text: str, per_letter: float = 6.1) -> float:
-    """The width that a text of 10.5 pixels needs, at most."""
-    return 6 + per_letter * len(text)
+def label_width(text: str) -> float:
+    """The width that a text of 10.5 pixels needs, at most, in whole pixels."""
+    return math.ceil(6 + 6.1 * len(text))
 
 
 def node_width(text: str) -> float:
-    """The width of a node's box."""
-    return max(NODE, 8 + 7.0 * len(text))
+    """The width of a node's box, in whole pixels."""
+    return max(NODE, 8.0 + 7 * len(text))
 
 
 def layered(graph: Graph, width: float) -> Layout:

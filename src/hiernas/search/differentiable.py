@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
 from hiernas.randomness import seeded, torch_generator
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Extra, derive, derive_within
 from hiernas.search.bilevel import shares
 from hiernas.search.evaluate import Evaluator
 from hiernas.search.evolution import Book
-from hiernas.search.problem import Found, Problem
+from hiernas.search.problem import Found, Problem, training_work
 from hiernas.space import SearchSpace
 from hiernas.supernet.cell import CellNetwork
 from hiernas.train.loop import fit, make_fabric
@@ -48,6 +48,26 @@ class SearchSettings:
             )
         if self.train.precision == "16-mixed":
             raise ConfigError("train.precision=16-mixed scales the gradients of the logits; use bf16-mixed or 32-true")
+
+
+SEARCH = Recipe(batch_size=64, weight_decay=3e-4, schedule="cosine", grad_clip=5.0)  # of the presets for 2 cores
+QUICK = SearchSettings(epochs=10, lr=0.1, train=SEARCH, channels=4)
+SMALL = SearchSettings(epochs=4, lr=0.1, train=SEARCH, channels=4, images=6000)
+
+
+def check_final(cells: int, calibration_images: int, final_epochs: int, final_lr: float) -> None:
+    """Raise `ConfigError` for what a configuration says of the networks before and after the search."""
+    if cells < 3 or final_epochs < 1 or calibration_images < 2 or not final_lr > 0:
+        raise ConfigError(
+            f"cells={cells} must be at least 3, final_epochs={final_epochs} at least 1, "
+            f"calibration_images={calibration_images} at least 2, and final_lr={final_lr} positive"
+        )
+
+
+def search_work(settings: SearchSettings, data: ImageData) -> float:
+    """The work of one search: the logits' half of a step needs no gradients of weights."""
+    images = min(settings.images or len(data.train), len(data.train))
+    return training_work(settings.epochs, round((1 - settings.share) * images * (1 + 2 / 3)))
 
 
 def learn(
@@ -123,9 +143,3 @@ def found(
         for d, a in zip(proxy.decisions, architect.alphas, strict=True)
     }
     return Found(space, (candidate,), candidate, (), {**details, "moved": moved, "weights": weights})
-
-
-def fraction(genes: np.ndarray, space: SearchSpace, option: str) -> float:
-    """Share of the kept edges that are `option`."""
-    kept = [o for o in space.decode(genes).options if o != "none"]
-    return sum(o == option for o in kept) / max(1, len(kept))
