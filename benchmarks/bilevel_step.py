@@ -268,8 +268,10 @@ WORKS = {"agreement": agreement, "times": times, "parts": parts, "memory": memor
 
 def child(work: str, batch: int, argument: int, threads: int) -> dict:
     """What a process of its own measures."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "65536"} if work == "memory" else {}  # glibc: what is freed is given back
     command = [sys.executable, __file__, work, str(batch), str(argument), str(threads)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     print(work, batch, argument, threads, done.stdout.strip(), flush=True)
     return json.loads(done.stdout)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hiernas.space import SearchSpace
+from hiernas.spaces import tiny
 
 Entry = dict[str, Any]
 VOID = {"meta", "br", "path", "use", "rect"}
@@ -232,3 +233,36 @@ def reset(names: Mapping[str, bool]) -> Entry:
     return {
         "format": 1, "accuracy": 0.9, "images": 359, "seed": 0, "draws": 2, "probabilities": [0.3, 0.6, 1.0], "blocks": blocks,
     }  # fmt: skip
+
+
+# -- cells -----------------------------------------------------------------------------------------------------------
+
+
+def cells(method: str, architecture: Any, *, moved: Sequence[str] = (), **details: Any) -> Entry:
+    """A result of a search in cells: one network, the weights that it was chosen by, and what the limits moved."""
+    value, rng = result(tiny(), members=1, stages=0), np.random.default_rng(2)
+    written = architecture.to_json()
+    space = architecture.skeleton.space()
+    weights = {d.name: dict(zip(d.options, rng.dirichlet(np.ones(len(d.options))).round(4).tolist(), strict=True))
+               for d in space.decisions}  # fmt: skip
+    chosen = {**value["chosen"], "sites": written["sites"], "options": [str(o) for o in written["sites"].values()]}
+    return {
+        **value, "method": method, "chosen": chosen, "front": [{**value["front"][0], "options": chosen["options"]}],
+        "space": {"name": written["space"], "arguments": written["arguments"], "size": space.size()}, "evaluated": 1,
+        "details": {"moved": list(moved), "weights": weights, **details},
+        "seconds": {"train1": 3.5, "evolve2": 0.5, "final": 7.0},
+    }  # fmt: skip
+
+
+def search_events(phases: Mapping[str, int], alarms: Mapping[str, Sequence[int]] | None = None) -> list[Entry]:
+    """Events as `events` makes them, with what a search by gradients says of each epoch."""
+    lines = []
+    for line in events(phases):
+        if line["event"] == "epoch" and line["phase"] != "final":
+            share = line["epoch"] / line["epochs"]
+            alarm = f"{share:.0%} collapsed <so>" if line["epoch"] in (alarms or {}).get(line["phase"], ()) else None
+            found = {"entropy": round(2.08 - share, 3), "skips": round(0.8 * share, 3), "none": 0.125, "alarm": alarm}
+            line = {**line, "val_accuracy": None, **found}
+        if line["event"] == "epoch":
+            lines.append(line)
+    return lines

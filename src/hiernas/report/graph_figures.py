@@ -67,7 +67,7 @@ def in_words(part: Part) -> str:
 def _edge(ax: Axes, edge: Edge, path: Sequence[Point], label: Box | None) -> None:
     named = bool(edge.label)
     colour, alpha = (MUTED, 0.55) if edge.dead else (INK if named else MUTED, 1.0)
-    wide = 1.1 if edge.weight is None else 0.6 + 4.4 * edge.weight
+    wide = 1.1 if edge.weight is None else 0.6 + 3.4 * edge.weight
     tip, base, head = _arrow(path, ARROW + wide / 2)
     codes = [Path.MOVETO, *[Path.CURVE4] * (len(path) - 1)]
     ax.add_patch(PathPatch(Path([*path[:-1], base], codes), fill=False, edgecolor=colour, linewidth=wide, alpha=alpha,

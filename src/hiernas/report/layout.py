@@ -15,7 +15,8 @@ from itertools import pairwise
 
 Point = tuple[float, float]
 
-NODE, LABEL = 26.0, 15.0  # height in pixels; the width is that of the text
+NODE, LABEL = 26.0, 15.0  # least height in pixels; the width is that of the text
+PORTS = 5.0  # between two edges at one side of a node, at least
 MARGIN, GAP, LANES = 8.0, (14.0, 40.0), 7.0  # around the graph, between two layers, and between two lanes
 SWEEPS = 24
 
@@ -141,8 +142,10 @@ class _Sheet:
     def _fill(self) -> None:
         """Slots for the nodes in even layers; for each edge lanes, and its label in the emptiest odd layer it passes."""
         layers = self.graph.layers()
-        for node, layer in zip(self.graph.nodes, layers, strict=True):
+        for i, (node, layer) in enumerate(zip(self.graph.nodes, layers, strict=True)):
             self._slot(2 * layer, node_width(node.text), NODE)
+            ends = max(sum(e.source == i for e in self.graph.edges), sum(e.target == i for e in self.graph.edges))
+            self.slots[i].across = max(self.slots[i].across, 10 + PORTS * (ends - 1))
         labels = [0] * (2 * max(layers) + 1)
         for edge in self.graph.edges:
             passed = range(2 * layers[edge.source] + 1, 2 * layers[edge.target])

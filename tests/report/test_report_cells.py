@@ -1,0 +1,312 @@
+"""The report and the terminal lines of a search in cells, against the networks they tell of."""
+
+from __future__ import annotations
+
+import copy
+import html
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import report_runs as runs
+from report_runs import Page
+
+import hiernas
+from hiernas.commands import summary
+from hiernas.errors import SpaceError
+from hiernas.genotype import Genotype, read_genotype
+from hiernas.genotypes import GENOTYPES
+from hiernas.report import cells, figures, graph_figures, graphs, write_report
+from hiernas.search.depth import shapes
+from hiernas.spaces import darts, hdas_stages
+
+SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}
+RULE = "DARTS' rule (the two strongest edges of each node, with their strongest operations)"
+SECTIONS = ["Asked, predicted, measured", "The cells", "How the search went", "Training", "Data", "Settings", "Time"]
+DEAD = {  # cell 3 of stage 2 is read by none
+    "DAG1": "skip 0, skip 1 | skip 1, max 2 | max 2, skip 3 | avg 3, skip 4",
+    "DAG2": "max 0, max 1 | skip 0, skip 1 | skip 1, skip 2 | max 2, skip 4",
+    "DAG3": "skip 0, skip 1 | skip 1, skip 2 | skip 2, skip 3 | max 3, skip 4",
+}
+LONG = {"skip": "skip_connect", "max": "max_pool_3x3", "avg": "avg_pool_3x3"}
+
+
+def texts(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"<h2>([^<]*)</h2>", page)
+
+
+def copied(page: str) -> list[str]:
+    """What the reader can copy, as the browser shows it."""
+    return [html.unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)]
+
+
+def stage_graphs(dags: dict[str, str] = DEAD, **arguments: Any) -> hiernas.Architecture:
+    split = {name: [[e.split() for e in node.split(",")] for node in text.split("|")] for name, text in dags.items()}
+    pairs = {name: [[[LONG[op], int(s)] for op, s in node] for node in nodes] for name, nodes in split.items()}
+    space = hdas_stages(**{**SMALL, "cells": 14, **arguments})
+    return space.architecture({"cell": dict(space.skeleton.arguments)["cell"], "stage": pairs})
+
+
+@pytest.fixture(scope="module")
+def value() -> dict[str, Any]:
+    return runs.cells("darts", darts(**SMALL, cells=5).architecture(GENOTYPES["PDARTS"]))
+
+
+@pytest.fixture(scope="module")
+def staged() -> dict[str, Any]:
+    return runs.cells("hdas-stages", stage_graphs(cell="PDARTS"), moved=["stage1.0->2", "stage1.1->2"])
+
+
+def made(folder: Path, value: dict[str, Any], **events: Any) -> tuple[Page, str]:
+    phases = {"train1": 6, "final": 3}
+    path = write_report(runs.write(folder, value, runs.search_events(events.pop("phases", phases), **events)))
+    return Page(path), path.read_text()
+
+
+# -- cells -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_cells(tmp_path: Path, value: dict[str, Any]) -> None:
+    page, text = made(tmp_path, value)
+    assert headings(text) == SECTIONS  # no front of one network, no prunings, no boxes of 28 sites
+    assert "went through the 1.08×10¹⁸ architectures of the space darts, all at once, by gradients." in page.text
+    assert f"{RULE} meets the limits." in page.text
+    assert len(page.figures) == 8  # two cells, the search and the training, for a wide and a narrow screen
+    ids = [a["id"] for _, a in page.attributes if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert not re.findall(r"#[0-9a-fA-F]{6}", " ".join(a.get("style", "") for _, a in page.attributes))
+    (genotype,) = copied(text)
+    assert read_genotype(genotype) == GENOTYPES["PDARTS"]
+    assert [line.split("=")[0].strip() for line in genotype.splitlines()[1:-1]] == ["normal", "reduce"]
+    assert "Evaluated 1 architecture " in page.text
+    times = [row[0] for row in page.rows["times"]]
+    assert times[:2] == ["train1 weights and logits by turns", "evolve2 evaluating what was found"]
+    words = [a["aria-label"] for a in page.figures]
+    assert words[0] == (
+        "Cell normal: 2 is skip of 0 plus dil 3×3 of 1; 3 is skip of 0 plus sep 3×3 of 1; 4 is sep 3×3 of 1 plus sep 3×3 of "
+        "3; 5 is sep 3×3 of 0 plus dil 5×5 of 4. Output: 2, 3, 4, 5."
+    )
+
+
+def test_every_edge_is_drawn_with_its_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # without dot
+    for name, found in GENOTYPES.items():
+        for part in graphs.cells_of({"space": {"arguments": {"cell": name}}}):
+            edges = [graphs.short(op) for node in found.graph(part.name) for op, _ in node]
+            for width in (856, 350):
+                shown = texts(graph_figures.graph(part, "g", width))
+                assert sorted(shown) == sorted([*edges, "0", "1", "2", "3", "4", "5", "out"])
+
+
+def test_the_weights_by_which_it_was_chosen(tmp_path: Path, value: dict[str, Any]) -> None:
+    changed = copy.deepcopy(value)
+    changed["details"]["moved"] = ["normal.0->2", "reduce.4->5"]
+    page, text = made(tmp_path, changed)
+    head, *rows = page.rows["weights"]
+    sites, weights = changed["chosen"]["sites"], changed["details"]["weights"]
+    assert [row[0] for row in rows] == [f"{s} *" if s in changed["details"]["moved"] else s for s in sites]
+    for row, site in zip(rows, sites, strict=True):
+        assert [float(x) / 100 for x in row[1:]] == pytest.approx([weights[site][o] for o in head[1:]], abs=1e-6)
+    assert re.findall(r"<b>([\d.]+)</b>", text) == [f"{100 * weights[s][o]:.2f}" for s, o in sites.items()]
+    assert f"To meet the limits, 2 of 28 sites differ from {RULE}." in page.text
+    assert text.index("<details>") < text.index("normal.0-&gt;2 *") < text.index("</details>")
+
+
+def test_the_terminal_prints_the_genotype(value: dict[str, Any]) -> None:
+    lines, rows = summary(value)
+    at = lines.index("cells:")
+    assert read_genotype("\n".join(lines[at + 1 :])) == GENOTYPES["PDARTS"]
+    assert lines[at + 2].startswith("    normal=[('skip_connect', 0), ('dil_conv_3x3', 1), ")
+    assert lines[at - 1] == f"{RULE} meets the limits"
+    assert not any("Pareto" in line or line.startswith("chosen") for line in lines)
+    assert [row[0] for row in rows] == ["latency", "params", "MACs", "accuracy"]
+    changed = copy.deepcopy(value)
+    changed["details"]["moved"] = ["normal.0->2"]
+    assert f"to meet the limits, 1 of 28 sites differs from {RULE}" in summary(changed)[0]
+    changed["limits"] = []
+    assert not any("rule" in line for line in summary(changed)[0])
+
+
+def test_a_front_is_shown_where_there_is_one(tmp_path: Path, value: dict[str, Any]) -> None:
+    """Of a method that finds several networks in cells."""
+    other = {**value["front"][0], "macs": 2 * value["front"][0]["macs"], "val_accuracy": 0.99, "options": ["none"] * 28}
+    several = {**value, "front": [*value["front"], other], "evaluated": 57, "details": {}}
+    page, text = made(tmp_path, several)
+    assert "Pareto front" in headings(text)
+    assert "The front in numbers" in headings(text)
+    assert "evaluated 57 of the" in page.text
+    assert "weights" not in page.rows
+    assert "Pareto front of 2 networks out of 57 evaluations" in summary(several)[0]
+
+
+# -- stages ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_stages(tmp_path: Path, staged: dict[str, Any]) -> None:
+    page, text = made(tmp_path, staged)
+    assert headings(text) == [SECTIONS[0], "The graphs between the cells", "The cells, as given", *SECTIONS[2:]]
+    assert [[*row] for row in page.rows["stages"][1:]] == [
+        ["Stage 1", "4", "4", "0", "–"], ["Stage 2", "4", "3", "1", "3"], ["Stage 3", "4", "4", "0", "–"]
+    ]  # fmt: skip
+    graph, cell = copied(text)
+    architecture = stage_graphs(cell="PDARTS")
+    space = hdas_stages(**SMALL, cells=14, cell="PDARTS")
+    assert space.architecture(json.loads(graph)) == architecture
+    assert read_genotype(cell) == GENOTYPES["PDARTS"]
+    network = architecture.build()
+    params = sum(p.numel() for p in network.parameters())
+    assert f"Without its dead cells the network has {params:,} parameters" in page.text
+    assert "Grey cells are dead" in page.text
+    assert "2 of 33 sites differ" in page.text
+    assert "over cells that were given" in page.text
+    figure = page.figures[2]["aria-label"]
+    assert figure.startswith("Stage 2: 2 is max of 0 plus max of 1; 3 (dead) is skip of 0 plus skip of 1;")
+
+
+def test_the_terminal_prints_the_stages(staged: dict[str, Any]) -> None:
+    lines, _ = summary(staged)
+    at = lines.index("cells, as given: PDARTS")
+    assert lines[at + 1] == "stage 1: 4 cells, depth 4, no dead cells"
+    assert lines[at + 2].startswith("    stage1=[('skip_connect', 0), ('skip_connect', 1), ('skip_connect', 1), ")
+    assert lines[at + 3] == "stage 2: 4 cells, depth 3, 1 dead cell (3)"
+    assert lines[-1].startswith("without its dead cells the network has ")
+    found = {**staged, "method": "hdas", "details": {**staged["details"], "genotype": "Genotype(...)"}}
+    lines, _ = summary(found)
+    at = lines.index("cells:")
+    assert read_genotype("\n".join(lines[at + 1 : at + 5])) == GENOTYPES["PDARTS"]
+    own = copy.deepcopy(staged)
+    own["space"] = {"name": "mine", "arguments": {}, "size": 10}
+    assert "cells, as given: of your own" in summary(own)[0]
+    assert not any("without" in line for line in summary(own)[0])
+
+
+def test_depth_and_dead_cells_are_those_of_the_search() -> None:
+    rng = np.random.default_rng(0)
+    spaces = [hdas_stages(**SMALL, cells=cells, window=w) for cells in (14, 26) for w in (2, 3, 5)]
+    dead = 0
+    for space in [*spaces, hdas_stages(**SMALL, cells=26, least=4)]:
+        for _ in range(15):
+            architecture = space.sample(rng)
+            parts = graphs.parts_of({"chosen": {"sites": architecture.to_json()["sites"]}})
+            found = [(p.nodes, p.depth, len(p.dead)) for p in parts]
+            assert found == [(s.cells, s.depth, s.dead) for s in shapes(architecture)]
+            dead += sum(len(p.dead) for p in parts)
+    assert dead > 20
+
+
+def test_cells_beyond_the_number_found_are_left_out(tmp_path: Path) -> None:
+    space = hdas_stages(**SMALL, cells=26, least=4, cell="DARTS_V2")
+    numbers = {"stage1.cells": "5", "stage2.cells": "8", "stage3.cells": "4"}
+    sites = space.sample(np.random.default_rng(1)).to_json()["sites"] | numbers
+    value = runs.cells("hdas-distribution", space.architecture(sites))
+    page, text = made(tmp_path, value)
+    assert [row[1] for row in page.rows["stages"][1:]] == ["5", "8", "4"]
+    read = hdas_stages(**SMALL, cells=(5, 8, 4), cell="DARTS_V2").architecture(json.loads(copied(text)[0]))
+    kept = {name: sites[name] for name in read.to_json()["sites"]}
+    assert read.to_json()["sites"] == kept
+    tables = text.count('<table class="weights">')
+    assert tables == 2  # edges, and the numbers of cells
+    assert ["", "4", "5", "6", "7", "8"] in page.rows["weights"]
+
+
+def test_equal_cells_are_drawn_once() -> None:
+    mild = GENOTYPES["DARTS_V2"].graph("normal")
+    twice = Genotype((("normal1", mild), ("reduce1", GENOTYPES["PDARTS"].graph("reduce")), ("normal2", mild)))
+    parts = graphs.cells_of({"space": {"arguments": {"cell": twice.to_text()}}})
+    assert [names for names, _ in graphs.alike(parts)] == ["normal1 and normal2", "reduce1"]
+
+
+# -- several operations on an edge -------------------------------------------------------------------------------------
+
+
+def test_weights_are_widths_and_have_no_genotype(tmp_path: Path, value: dict[str, Any]) -> None:
+    mixed = copy.deepcopy(value)
+    mixed["chosen"]["sites"]["normal.0->2"] = {"sep_conv_3x3": 0.5, "skip_connect": 0.25, "none": 0.0}
+    mixed["chosen"]["sites"]["normal.1->2"] = {"sep_conv_5x5": 2.0}
+    part = graphs.parts_of(mixed)[0]
+    weights = [(e.label, e.weight) for e in part.graph().edges[:3]]
+    assert weights == [("sep 3×3", 0.25), ("skip", 0.125), ("sep 5×5", 1.0)]  # relative to the greatest
+    svg = graph_figures.graph(part, "g", 856)
+    widths = sorted(float(w) for w in re.findall(r"fill: none; stroke: var\(--ink\); stroke-width: ([\d.]+)", svg))
+    expected = sorted(0.6 + 3.4 * e.weight for e in part.graph().edges if e.weight is not None)
+    assert widths == pytest.approx(expected, abs=1e-6)
+    page, text = made(tmp_path, mixed)
+    assert "The wider a line, the more its operation weighs" in page.text
+    assert "normal=[('sep_conv_3x3', 0, 2, 0.5), ('skip_connect', 0, 2, 0.25), " in copied(text)[0]
+    with pytest.raises(SpaceError, match="not a genotype"):
+        read_genotype(copied(text)[0])
+
+
+def test_names_are_escaped(tmp_path: Path, value: dict[str, Any]) -> None:
+    odd = copy.deepcopy(value)
+    odd["space"] = {"name": "mine", "arguments": {}, "size": 4}
+    odd["chosen"]["sites"] = {"<b>.0->2": "<conv>", "<b>.1->2": "$x$"}
+    page, text = made(tmp_path, odd)
+    assert "b" not in {tag for tag, _ in page.attributes}
+    assert "<h3>&lt;b&gt;</h3>" in text
+    assert {"<conv>", "$x$"} <= set(page.svg_words)
+    assert "<b>=[('<conv>', 0), ('$x$', 1)]" in copied(text)[0]
+
+
+# -- how the search went ---------------------------------------------------------------------------------------------
+
+
+def test_the_search_is_drawn_by_epoch(value: dict[str, Any]) -> None:
+    events = runs.search_events({"train1": 8, "final": 2}, {"train1": [6, 7]})
+    svg = graph_figures.search(value, events, 856)
+    lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--blue\)', svg)
+    points = [np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", line), dtype=float) for line in lines[:2]]
+    for found, key in zip(points, ("entropy", "skips"), strict=True):
+        expected = np.array([e[key] for e in events if e["phase"] != "final"])
+        rise = -(found[:, 1] - found[0, 1])
+        np.testing.assert_allclose(rise / rise[-1], (expected - expected[0]) / (expected[-1] - expected[0]), atol=1e-3)
+    assert texts(svg).count("alarm") == 2
+    assert "entropy from 1.96 to 1.08" in svg
+    assert graph_figures.search(value, runs.events({"train1": 3}), 856) == ""
+
+
+def test_levels_are_apart(staged: dict[str, Any]) -> None:
+    """Between two levels of the hierarchy, each a search of its own, no line is drawn."""
+    levels = {**staged, "method": "hdas"}
+    events = runs.search_events({"train1": 3, "train2": 3, "train3": 3, "final": 2})
+    svg = graph_figures.search(levels, events, 856)
+    assert texts(svg).count("cells found") == texts(svg).count("numbers found") == 2
+    lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--blue\)', svg)
+    assert [line.count("M") for line in lines[:2]] == [3, 3]
+    training = figures.training(levels, events, 856)
+    dashed = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke-dasharray[^"]*--muted', training)
+    assert [line.count("M") for line in dashed] == [3, 1]
+    joined = figures.training({**levels, "method": "hnas", "stages": []}, events, 856)
+    dashed = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke-dasharray[^"]*--muted', joined)
+    assert [line.count("M") for line in dashed] == [1, 1]
+
+
+def test_alarms_are_said(tmp_path: Path, value: dict[str, Any]) -> None:
+    page, _ = made(tmp_path, value, alarms={"train1": [4, 6]})
+    assert "Since epoch 4: 100% collapsed <so>" in page.text
+    events = runs.search_events({"train1": 6, "train2": 4}, {"train1": [2, 3], "train2": [4]})
+    assert cells.alarms_of(events) == [
+        "Epochs 2 to 3 of train1: 50% collapsed <so>", "Since epoch 4 of train2: 100% collapsed <so>"
+    ]  # fmt: skip
+    assert cells.alarms_of(runs.search_events({"train1": 6})) == []
+
+
+def test_a_space_of_ones_own_is_shown(tmp_path: Path, staged: dict[str, Any]) -> None:
+    own = copy.deepcopy(staged)
+    own["space"] = {"name": "mine", "arguments": {"cell": "no genotype"}, "size": 10}
+    page, text = made(tmp_path, own)
+    assert headings(text)[1:3] == ["The graphs between the cells", "How the search went"]
+    assert [row[3] for row in page.rows["stages"][1:]] == ["0", "1", "0"]
+    assert "Without its dead cells" not in page.text
+    skeleton = replace(darts(**SMALL, cells=5).skeleton, name="mine")
+    mine = runs.cells("darts", skeleton.space().architecture(GENOTYPES["DARTS_V2"]))
+    page, text = made(tmp_path / "cells", mine)
+    assert read_genotype(copied(text)[0]) == GENOTYPES["DARTS_V2"]
