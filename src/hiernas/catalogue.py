@@ -75,7 +75,7 @@ METHODS: dict[str, Method] = {
     "hournas": Method(hournas.hournas, hournas.PRESETS, hournas.plan, TINY, _chains),
     "darts": Method(darts.darts, darts.PRESETS, darts.plan, _with("darts", SMALL_CELLS), _cells, _smaller),
     "hdas": Method(
-        hdas.hdas, hdas.PRESETS, hdas.plan_whole, _with("hdas_stages", SMALL_STAGES), _stages, _narrower,
+        hdas.hdas, hdas.PRESETS, hdas.plan_whole, _with("hdas_stages", SMALL_STAGES), _stages, _narrower, ("cell", "least"),
         lambda s: (cells_of(s),),
     ),
     "hdas-cells": Method(hdas.hdas_cells, hdas.PRESETS, hdas.plan, _with("hdas_cells", SMALL_CELLS), _cells, _smaller),

@@ -84,6 +84,10 @@ class Prepared:
 def prepare(request: Request, listener: Listener | None = None) -> Prepared:
     """Load data, space, costs and limits; every mistake and every impossible limit is refused here."""
     config = request.resolved()
+    for name in METHODS[request.method].finds:
+        if name in request.space_arguments:
+            option = " (--cells)" if name == "cell" else ""
+            raise ConfigError(f"method '{request.method}' finds space.{name} itself; leave it{option} out")
     request = _with_space(request)
     limits = parse_limits(request.limits)
     if isinstance(request.space, str):

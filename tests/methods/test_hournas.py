@@ -1,4 +1,4 @@
-"""HourNAS, Algorithm 1: vital blocks, limits that hold, ablations, and runs that were interrupted in every phase."""
+"""HourNAS, Algorithm 1: vital blocks, proposals on every chain space, limits that hold, and settings that make no sense."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,66 +13,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from little import CONFIG, LIMITS, OPS, few_of, found_by, latency_file, little
 from safetensors.torch import load_file
 
 import hiernas
 from hiernas import spaces
-from hiernas.costs.count import parts_of_space
-from hiernas.costs.latency import Entry, LatencyTable
 from hiernas.costs.limits import Limit, every, nearest, parse_limits, satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
-from hiernas.data.images import Subset
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, LimitError
-from hiernas.finish import train_network
 from hiernas.methods import hournas as module
-from hiernas.methods.hournas import HourNASConfig, fix_vital, hournas, minimal_space
-from hiernas.run import Request, prepare, resume, search
-from hiernas.runfolder import RunFolder
-from hiernas.search import bilevel
-from hiernas.search.problem import Found, Problem
+from hiernas.methods.hournas import fix_vital, minimal_space
+from hiernas.run import Request, prepare
+from hiernas.search.problem import Problem
 from hiernas.search.proposals import aims_of, make_targets, optimise_proposals, option_mask
 from hiernas.search.vital import vital_sites
-from hiernas.settings import from_file
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.supernet.chain import ChainSupernet
-from hiernas.train.recipes import Phase, Recipe
-from toy import RUN
-
-CONFIG = HourNASConfig(
-    vital_epochs=2, epochs=3, train=Recipe(batch_size=24, accelerator="cpu"), share=0.25, proposals=3,
-    proposal_iterations=200, objective="macs", calibration_images=40, final_epochs=1, final_lr=0.1,
-)  # fmt: skip
-LIMITS = ("params<=4k", "macs<=20k")
-OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))
+from hiernas.train.recipes import Recipe
 
 
-def little() -> SearchSpace:
-    """576 architectures over images of 8x8 pixels; the two blocks that change the shape are vital."""
-    stages = [Stage(8, 2, 1, OPS, skip=True), Stage(16, 2, 2, OPS, skip=True), Stage(24, 1, 1, OPS[:2])]
-    return chain_space("little", (1, 8, 8), 10, stem=8, stem_stride=2, stages=stages, head=16)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def few(digits: ImageData) -> ImageData:
-    """96 training images, 40 for validation, 40 for testing."""
-
-    def first(split: Split, n: int) -> Split:
-        return Split(Subset(split.images, torch.arange(n)), split.labels[:n])
-
-    return replace(digits, train=first(digits.train, 96), val=first(digits.val, 40), test=first(digits.test, 40))
-
-
-def problem(
-    run: RunFolder, data: ImageData, limits: tuple[str, ...] = LIMITS, space: SearchSpace | None = None, seed: int = 0
-) -> Problem:
-    return Problem(space=space or little(), data=data, limits=parse_limits(limits), latency=None, run=run, seed=seed)
-
-
-def found_by(folder: Path, data: ImageData, config: HourNASConfig = CONFIG, **more: Any) -> Found:
-    return hournas(problem(RunFolder.create(folder, RUN), data, **more), config)
+    return few_of(digits)
 
 
 def paper_problem(space: SearchSpace, limits: tuple[Limit, ...]) -> Problem:
@@ -230,15 +194,6 @@ def test_what_is_chosen_is_the_best_proposals_most_probable_network(tmp_path: Pa
         assert sum(pruning.frequency[site].values()) == pytest.approx(1.0)
 
 
-def latency_file(folder: Path, space: SearchSpace) -> Path:
-    """A made-up table of another device, so that nothing is measured."""
-    fixed, options = parts_of_space(space)
-    keys = dict.fromkeys(p.key for p in (*fixed, *(p for site in options for ps in site for p in ps)) if not p.is_identity)
-    entries = {key: Entry(0.02 + 0.001 * i, 0.01 + 0.001 * i, 0.03 + 0.001 * i, 9) for i, key in enumerate(keys)}
-    LatencyTable("another", "onnxruntime", "1", 1, 1, 0.01, entries).save(folder / "table.json")
-    return folder / "table.json"
-
-
 def test_impossible_targets_are_refused_before_anything_is_trained(tmp_path: Path, few: ImageData) -> None:
     table = latency_file(tmp_path, little())
 
@@ -264,174 +219,7 @@ def test_the_command_line_refuses_them_too(tmp_path: Path) -> None:
     assert not Path("runs").exists()
 
 
-# -- interrupted -------------------------------------------------------------------------------------------------
-
-
-def run_all(folder: Path, data: ImageData, listener: Callable[[Mapping[str, Any]], None] | None = None) -> Found:
-    """The search and the final training, from where the folder stands."""
-    run = RunFolder.open(folder, listener) if folder.exists() else RunFolder.create(folder, RUN, listener)
-    try:
-        run.own()
-        found = hournas(problem(run, data), CONFIG)
-        train_network(found.architecture, data, Phase("final", CONFIG.final_epochs, CONFIG.final_lr), CONFIG.train, run)
-    finally:
-        run.close()
-    return found
-
-
-class Stop:
-    """Interrupts at the nth event of a kind."""
-
-    def __init__(self, event: str, phase: str | None = None, nth: int = 1) -> None:
-        self.event, self.phase, self.left = event, phase, nth
-
-    def __call__(self, record: Mapping[str, Any]) -> None:
-        if record["event"] == self.event and record.get("phase") == self.phase:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-
-STOPS = [  # an epoch has three steps of the weights and one of the architecture
-    Stop("step", "train1", 1), Stop("step", "train1", 3), Stop("step", "train1", 3), Stop("epoch", "train1"),
-    Stop("pruned"), Stop("proposals"), Stop("step", "train2", 2), Stop("step", "train2", 3), Stop("step", "train2", 2),
-    Stop("epoch", "train2", 2),
-]  # fmt: skip
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    files = sorted((folder / "checkpoint").glob("*.safetensors"))
-    return {f"{file.stem}.{name}": value for file in files for name, value in load_file(file).items()}
-
-
-def test_interrupted_in_every_phase_it_ends_with_the_same_bits(
-    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = run_all(tmp_path / "whole", few)
-    monkeypatch.setattr(RunFolder, "checkpoint_seconds", 0.0)  # from here on, save after every step
-    for stop in STOPS:
-        with pytest.raises(KeyboardInterrupt):
-            run_all(tmp_path / "parts", few, stop)
-    for place, name in ((bilevel, "make_evaluator"), (module, "spread")):  # in evolve2; and when all is evaluated
-        with monkeypatch.context() as patched:
-            patched.setattr(place, name, _interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                run_all(tmp_path / "parts", few)
-    with pytest.raises(KeyboardInterrupt):
-        run_all(tmp_path / "parts", few, Stop("step", "final", 2))
-    parts = run_all(tmp_path / "parts", few)
-    saved = [tensors(tmp_path / name) for name in ("whole", "parts")]
-    assert {name.split(".")[0] for name in saved[0]} == {"train1", "proposals", "train2", "final"}
-    assert list(saved[0]) == list(saved[1])
-    for name, value in saved[0].items():  # weights, theta, Pi, the optimiser's state
-        assert torch.equal(value, saved[1][name]), name
-    assert parts.chosen == whole.chosen
-    assert parts.front == whole.front
-    assert parts.details == whole.details
-    assert parts.prunings == whole.prunings
-    epochs = [[e for e in RunFolder.open(tmp_path / n).events() if e["event"] == "epoch"] for n in ("whole", "parts")]
-    assert [{k: v for k, v in e.items() if k != "time"} for e in epochs[0]] == [
-        {k: v for k, v in e.items() if k != "time"} for e in epochs[1]
-    ]
-    assert "tau" in epochs[0][0]
-
-
-def _interrupted(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
-
-
-def test_a_whole_run_and_what_it_says(tmp_path: Path, few: ImageData) -> None:
-    request = Request("hournas", little(), {}, few, LIMITS, latency_file(tmp_path, little()), config=CONFIG)
-    run = search(request, tmp_path / "r")
-    result = run.read_json("result.json")
-    assert result["details"]["vital"] == ["stage2.block1", "stage3.block1"]
-    assert [row["tau"] for row in result["details"]["spread"]] == pytest.approx([5.0, 0.63, 0.0794, 0.01], rel=0.01)
-    assert result["stages"][0]["kept"]["stage2.block1"] == [result["chosen"]["sites"]["stage2.block1"]]
-    assert result["chosen"]["params"] <= 4000
-    assert result["chosen"]["macs"] <= 20_000
-    assert set(result["seconds"]) == {"train1", "proposals", "train2", "evolve2", "final"}
-    assert from_file(HourNASConfig, run.config["config"]) == CONFIG  # what a resumed run goes by
-    (tmp_path / "r" / "report.html").unlink()
-    assert resume(tmp_path / "r").path == tmp_path / "r"
-    assert (tmp_path / "r" / "report.html").exists()
-
-
-# -- ablations ---------------------------------------------------------------------------------------------------
-
-
-def test_without_the_vital_block_prior_all_blocks_are_searched_together(tmp_path: Path, few: ImageData) -> None:
-    found = found_by(tmp_path / "r", few, replace(CONFIG, vital_epochs=0, epochs=1))
-    assert found.prunings == ()
-    assert found.last_space == little()
-    saved = load_file(tmp_path / "r" / "checkpoint" / "train1.safetensors")
-    assert saved["architecture.theta"].shape == (3, 5, 4)
-    held = {name.split(".")[3] for name in saved if name.startswith("model.sites.2.")}
-    assert held == {"k3_e1", "k3_e2", "k5_e2"}
-    assert not (tmp_path / "r" / "checkpoint" / "train2.safetensors").exists()
-    with_prior = found_by(tmp_path / "p", few, replace(CONFIG, epochs=1))
-    saved = load_file(tmp_path / "p" / "checkpoint" / "train2.safetensors")
-    held = {name.split(".")[3] for name in saved if name.startswith("model.sites.2.")}
-    assert held == {with_prior.chosen.options[2]}
-
-
-@pytest.mark.parametrize("sampling", ["gumbel_max", "gumbel_softmax"])
-def test_sampling_says_how_many_options_are_computed(
-    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch, sampling: str
-) -> None:
-    widths: dict[int, set[tuple[int, ...]]] = {}
-    forward = ChainSupernet.forward
-
-    def recorded(self: ChainSupernet, x: torch.Tensor, gates: Any) -> torch.Tensor:
-        widths.setdefault(id(self), set()).add(tuple(len(i) for i in gates.indices))
-        return forward(self, x, gates)
-
-    monkeypatch.setattr(ChainSupernet, "forward", recorded)
-    found = found_by(tmp_path / "r", few, replace(CONFIG, vital_epochs=1, epochs=1, sampling=sampling))
-    one, vital, others = (1, 1, 1, 1, 1), (1, 1, 3, 1, 2), (4, 4, 1, 4, 1)
-    expected = [{one}, {one}] if sampling == "gumbel_max" else [{vital}, {others}]
-    assert list(widths.values())[:2] == expected
-    assert satisfied(cost_tables(little(), None), parse_limits(LIMITS), little().encode(found.architecture)[None])[0]
-
-
-def test_one_proposal_has_all_the_weight(tmp_path: Path, few: ImageData) -> None:
-    found = found_by(tmp_path / "r", few, replace(CONFIG, proposals=1, vital_epochs=0, epochs=1))
-    assert [row["weight"] for row in found.details["proposals"]] == [1.0]
-    assert found.details["best"] == 0
-    assert len(found.front) == 1
-    saved = load_file(tmp_path / "r" / "checkpoint" / "train1.safetensors")
-    assert saved["architecture.pi"].tolist() == [0.0]  # there is nothing for it to learn
-
-
-def test_beta_keeps_the_proposals_apart(tmp_path: Path, few: ImageData) -> None:
-    away = []
-    for beta in (0.05, 0.0):
-        found_by(tmp_path / str(beta), few, replace(CONFIG, beta=beta, vital_epochs=0, epochs=1, proposal_iterations=500))
-        theta = load_file(tmp_path / str(beta) / "checkpoint" / "proposals.safetensors")["theta"].numpy().reshape(3, -1)
-        away.append(np.abs(theta @ theta.T - np.eye(3)).mean())
-    assert away[0] < 0.5 * away[1]
-
-
-def test_alpha_holds_the_proposals_at_the_targets(tmp_path: Path, few: ImageData) -> None:
-    moved = []
-    for alpha in (0.0, 5.0):
-        config = replace(CONFIG, alpha=alpha, vital_epochs=0, epochs=2, architecture_lr=0.05)
-        found_by(tmp_path / str(alpha), few, config)
-        start = load_file(tmp_path / str(alpha) / "checkpoint" / "proposals.safetensors")["theta"]
-        end = load_file(tmp_path / str(alpha) / "checkpoint" / "train1.safetensors")["architecture.theta"]
-        moved.append(((end - start).abs().sum((1, 2)) > 0).sum().item())
-    assert moved[0] <= 2  # of two steps, each through one proposal
-    assert moved[1] == 3  # the regulariser acts on all
-
-
-def test_a_space_without_vital_blocks_and_one_of_nothing_else(tmp_path: Path, few: ImageData) -> None:
-    free = chain_space("free", (1, 8, 8), 10, stem=8, stages=[Stage(8, 2, 1, OPS, skip=True)], head=16)
-    found = found_by(tmp_path / "free", few, replace(CONFIG, epochs=1), limits=("params<=2k",), space=free)
-    assert (found.details["vital"], found.prunings) == ([], ())
-    neck = chain_space("neck", (1, 8, 8), 10, stem=4, stages=[Stage(8, 1, 2, OPS), Stage(12, 1, 1, OPS)], head=16)
-    found = found_by(tmp_path / "neck", few, replace(CONFIG, epochs=1), limits=("params<=3k",), space=neck)
-    assert found.details["vital"] == ["stage1.block1", "stage2.block1"]
-    assert found.last_space.size() == 1
-    assert found.chosen.params <= 3000
+# -- settings ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

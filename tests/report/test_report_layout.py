@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import networkx as nx
@@ -100,6 +100,8 @@ def test_own_layout(name: str) -> None:
         found = layered(graph, width)
         check(graph, found)
         axis = axis_of(graph, found)
+        first, second = ((box.y, box.x)[axis] for box in found.nodes[:2])
+        assert first < second  # input 0 before input 1
         assert axis == 0 or width == NARROW or name == "all edges"
         assert found.width <= width + 1e-6 or name == "all edges"
         for edge, path in zip(graph.edges, found.paths, strict=True):  # no edge runs through what is not its own
@@ -131,6 +133,33 @@ def test_crossings_that_need_not_be_are_not() -> None:
     found = layered(Graph(nodes, (Edge(0, 5, "a"), Edge(1, 4, "b"), Edge(2, 3, "c"), Edge(4, 6))), WIDE)
     heights = [sorted(range(3), key=lambda i: found.nodes[i].y), sorted(range(3), key=lambda i: found.nodes[5 - i].y)]
     assert heights[0] == heights[1]
+
+
+def inversions(first: list[float], second: list[float]) -> int:
+    """Crossings of straight edges between two layers, from the heights of their ends."""
+    ends = list(zip(first, second, strict=True))
+    return sum((a - c) * (b - d) < 0 for (a, b), (c, d) in combinations(ends, 2))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_crossings_are_the_fewest_possible(seed: int) -> None:
+    """Two layers of four nodes, against all 4! * 4! orders."""
+    rng = np.random.default_rng(seed)
+    pairs = [(s, 4 + t) for s in range(4) for t in sorted(rng.choice(4, 2, replace=False).tolist())]
+    nodes = (*(Node(str(i), "input") for i in range(4)), *(Node(str(i), "node") for i in range(4, 8)), Node("out", "output"))
+    found = layered(Graph(nodes, tuple(Edge(s, t, "max") for s, t in pairs)), WIDE)
+    ys, labels = [box.y for box in found.nodes], [box.y for box in found.labels if box is not None]
+    crossings = inversions([ys[s] for s, _ in pairs], labels) + inversions(labels, [ys[t] for _, t in pairs])
+    orders = list(permutations(range(4)))
+    assert crossings == min(inversions([p[s] for s, _ in pairs], [q[t - 4] for _, t in pairs]) for p in orders for q in orders)
+
+
+def test_labels_of_long_edges_are_spread() -> None:
+    nodes = (Node("0", "input"), *(Node(str(i), "node") for i in (2, 3, 4)), Node("out", "output"))
+    chain = (Edge(0, 1, "max"), Edge(1, 2, "max"), Edge(2, 3, "max"), Edge(3, 4))
+    found = layered(Graph(nodes, (*chain, Edge(0, 3, "skip"), Edge(0, 3, "avg"))), WIDE)
+    places = [round(box.x) for box in found.labels if box is not None]
+    assert max(map(places.count, places)) == 2  # five labels in the three layers between 0 and 4
 
 
 def test_labels_fit_their_boxes() -> None:

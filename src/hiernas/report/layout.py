@@ -18,7 +18,7 @@ Point = tuple[float, float]
 NODE, LABEL = 26.0, 15.0  # least height in pixels; the width is that of the text
 PORTS = 5.0  # between two edges at one side of a node, at least
 MARGIN, GAP, LANES = 8.0, (14.0, 40.0), 7.0  # around the graph, between two layers, and between two lanes
-SWEEPS = 24
+STARTS, SWEEPS, GOLDEN = 10, 6, 0.618033988749895  # of the order; the golden ratio's sequence shuffles
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class _Sheet:
             self.behind[a].append(b)
         self._order()
         self._place()
-        self.depths = [max(self.slots[i].along for i in layer) for layer in self.layers]
+        self.depths = [max((self.slots[i].along for i in layer), default=0.0) for layer in self.layers]
         self.least = sum(self.depths) + GAP[0] * self._gaps() + 2 * MARGIN
         ends = [(s.at - s.across / 2, s.at + s.across / 2) for s in self.slots]
         self.start = min(low for low, _ in ends)
@@ -160,21 +160,29 @@ class _Sheet:
     # -- order -----------------------------------------------------------------------------------------------------
 
     def _order(self) -> None:
-        """Sort the layers by their neighbours' means, forwards and backwards; keep the order of the fewest crossings."""
-        best, fewest = [list(layer) for layer in self.layers], self._crossings()
-        for sweep in range(SWEEPS):
-            back = sweep % 2 == 1
-            side = self.behind if back else self.before
-            for layer in self.layers[::-1] if back else self.layers:
-                rank = self._ranks()
-                means = {i: _mean([rank[j] for j in side[i]], rank[i]) for i in layer}
-                layer.sort(key=lambda i: means[i])
-            self._swap()
-            crossings = self._crossings()
-            if crossings < fewest:
-                best, fewest = [list(layer) for layer in self.layers], crossings
-        self.layers = best
+        """Keep the order of the fewest crossings among those reached from several first orders; the first is the nodes' own."""
+        best, fewest = self.layers, -1
+        for start in range(STARTS):
+            self.layers = [sorted(layer, key=lambda i: start * (i + 1) * GOLDEN % 1) for layer in best]
+            for sweep in range(SWEEPS):
+                self._sort(back=sweep % 2 == 1)
+                self._swap()
+                crossings = self._crossings()
+                if fewest < 0 or crossings < fewest:
+                    best, fewest = [list(layer) for layer in self.layers], crossings
+            if fewest == 0:
+                break
+        turned = best[0][0] > best[0][-1]  # the first input comes first, and a mirror image has as many crossings
+        self.layers = [layer[::-1] for layer in best] if turned else best
         self.rank = self._ranks()
+
+    def _sort(self, back: bool) -> None:
+        """Sort the layers by the means of their neighbours in the layer before, or `back` from the last in that behind."""
+        side = self.behind if back else self.before
+        for layer in self.layers[::-1] if back else self.layers:
+            rank = self._ranks()
+            means = {i: _mean([rank[j] for j in side[i]], rank[i]) for i in layer}
+            layer.sort(key=means.__getitem__)
 
     def _ranks(self) -> list[int]:
         rank = [0] * len(self.slots)

@@ -81,6 +81,7 @@ class Method:
     spaces: Mapping[str, tuple[str, Mapping[str, Any]]]  # by preset: the space and its arguments, where the user names none
     refusal: Callable[[SearchSpace], str | None]  # why a space cannot be searched by this method
     searched: Callable[[SearchSpace, Any], SearchSpace] = lambda space, config: space  # in which supernet
+    finds: tuple[str, ...] = ()  # arguments of the space that it finds itself, so that giving them would do nothing
     also: Callable[[SearchSpace], tuple[SearchSpace, ...]] = lambda space: ()  # further spaces whose costs it needs
 
     @property
