@@ -93,6 +93,8 @@ def _without_dead(result: Mapping[str, Any], parts: Sequence[Part]) -> list[str]
         counted = cost(Architecture.from_json(value))
     except (SpaceError, TypeError):  # a space of the user's own, or of another version
         return []
+    if counted.params == result["chosen"].get("params"):
+        return []  # a result of this version: its numbers are those of the network without them
     return [
         f"without its dead cells the network has {units.count(counted.params)} parameters and {units.count(counted.macs)} "
         "multiply-adds; the numbers that the limits were met by count them"

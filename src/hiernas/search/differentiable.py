@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hiernas.architecture import Architecture
+from hiernas.costs.count import cost
 from hiernas.data.split import ImageData
-from hiernas.errors import ConfigError
+from hiernas.errors import ConfigError, LimitError
 from hiernas.randomness import seeded, torch_generator
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Extra, derive, derive_within
 from hiernas.search.bilevel import shares
 from hiernas.search.evaluate import Evaluator
 from hiernas.search.evolution import Book
 from hiernas.search.problem import Found, Problem, training_work
+from hiernas.search.ranking import Candidate
 from hiernas.space import SearchSpace
 from hiernas.supernet.cell import CellNetwork
 from hiernas.train.loop import fit, make_fabric
@@ -118,6 +121,22 @@ def sum_of_losses(*losses: tuple[float, Extra]) -> Extra:
     return total
 
 
+def _counted(candidate: Candidate, architecture: Architecture, problem: Problem) -> Candidate:
+    """The candidate with the parameters and multiply-adds of its network, which has no dead cells; tables count them all.
+
+    Raises `LimitError` where it lies below a lower limit without them.
+    """
+    counted = cost(architecture)
+    for limit in problem.limits:
+        value = getattr(counted, limit.metric)
+        if value is not None and value < limit.low:
+            raise LimitError(
+                f"the graphs found leave cells dead, and without them {limit.metric} is {value:,}, below the limit "
+                f"{limit}; search again with another --seed, or lower the limit"
+            )
+    return replace(candidate, params=counted.params, macs=counted.macs)
+
+
 def found(
     proxy: SearchSpace, supernet: Any, architect: AlphaArchitect, problem: Problem, config: Any, details: dict[str, Any]
 ) -> Found:
@@ -136,7 +155,7 @@ def found(
         return evaluate([proxy.architecture(dict(zip(names, a.options, strict=True))) for a in architectures])
 
     book = Book(space, by_proxy, tables, config.objective, "evolve2", problem.run)
-    candidate = book.evaluate(genes[None])[0]
+    candidate = _counted(book.evaluate(genes[None])[0], chosen, problem)
     moved = [site for site in named if named[site] != plain[site]]
     weights = {
         d.name: {o: round(float(p), 4) for o, p in zip(d.options, a.detach().softmax(0), strict=True)}
