@@ -16,7 +16,7 @@ import hiernas
 from hiernas.catalogue import METHODS
 from hiernas.costs.limits import parse_limits
 from hiernas.data import ImageData, load_data
-from hiernas.errors import ConfigError
+from hiernas.errors import ConfigError, LimitError
 from hiernas.genotype import read_genotype
 from hiernas.methods.darts import DARTSConfig, darts
 from hiernas.methods.hdas import HDASConfig, hdas, hdas_distribution, hdas_stages, narrower
@@ -103,6 +103,19 @@ def test_limits_move_the_choice_and_the_result_says_where(tmp_path: Path, few: I
     plain = top_two(softmaxes(tmp_path / "r", "train1", space.skeleton.site_names), space)
     chosen = chosen_by(found)
     assert found.details["moved"] == [site for site in chosen if chosen[site] != plain[site]] != []
+
+
+def test_dead_cells_count_for_nothing_and_are_not_counted(tmp_path: Path, few: ImageData) -> None:
+    still = replace(SETTINGS, alpha=AlphaSettings(lr=1e-9))  # the graphs of the first, random logits
+    space, config = stages(6, 5, 5, window=5), HDASConfig(**{**MORE, "search": still}, delta=0.0)
+    asked = problem(tmp_path / "r", space, few)
+    found = hdas_stages(asked, config)
+    assert sum(stage["dead"] for stage in found.details["stages"]) > 0
+    counted = sum(p.numel() for p in found.architecture.build().parameters())
+    with_dead = float(asked.tables(space)["params"].of(space.encode(found.architecture)[None])[0])
+    assert found.chosen.params == counted < with_dead
+    with pytest.raises(LimitError, match=f"cells dead, and without them params is {counted:,}, below the limit params >="):
+        hdas_stages(problem(tmp_path / "low", space, few, f"params>={with_dead:.0f}"), config)
 
 
 def test_delta_asks_for_depth_and_gamma_for_few_cells(tmp_path: Path, few: ImageData) -> None:
