@@ -55,9 +55,9 @@ def test_gumbel_softmax_sharpens_as_the_temperature_falls() -> None:
 def test_binary_masks_are_straight_through() -> None:
     mask = torch.tensor([0.001, 0.02, -0.3, 0.005], requires_grad=True)
     made = gates.binary_mask([mask], threshold=0.004)
-    assert made.indices == ((1, 3),)
+    assert made.indices == ((0, 1, 2, 3),)
     weight = made.weights[0]
     assert weight is not None
-    assert weight.tolist() == [1.0, 1.0]
-    (weight * torch.tensor([2.0, 5.0])).sum().backward()
-    assert mask.grad.tolist() == [0.0, 2.0, 0.0, 5.0]
+    assert weight.tolist() == [0.0, 1.0, 0.0, 1.0]
+    (weight * torch.tensor([3.0, 2.0, -7.0, 5.0])).sum().backward()
+    assert mask.grad.tolist() == [3.0, 2.0, -7.0, 5.0]  # also of those that are dropped

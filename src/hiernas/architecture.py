@@ -35,6 +35,16 @@ class Architecture:
                 raise SpaceError(f"site '{name}' keeps {len(choice)} options; read `choices` for them and their weights")
         return tuple(choice[0][0] for choice in self.choices)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What every site keeps, in words: the option, or several joined by '+' (without their weights)."""
+        return tuple("+".join(option for option, _ in choice) for choice in self.choices)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether every site has one option, of weight 1."""
+        return all(len(choice) == 1 and choice[0][1] == 1.0 for choice in self.choices)
+
     def build(self) -> nn.Module:
         """The stand-alone network, a plain `nn.Module` without search code: [B, C, H, W] -> [B, classes]."""
         return self.skeleton.build(self.choices)

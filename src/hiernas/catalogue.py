@@ -59,11 +59,11 @@ NUMBERS = {"cells": 26, "least": 4}
 
 
 def _smaller(space: SearchSpace, config: Any) -> SearchSpace:
-    return smaller_network(space, config.search.channels, config.cells)
+    return smaller_network(space, config.channels, config.cells)
 
 
 def _narrower(space: SearchSpace, config: Any) -> SearchSpace:
-    return hdas.narrower(space, config.search.channels)
+    return hdas.narrower(space, config.channels)
 
 
 def _with(space: str, arguments: BySize) -> dict[str, tuple[str, Mapping[str, Any]]]:

@@ -67,14 +67,17 @@ def gumbel_max(alphas: Sequence[Tensor], generator: torch.Generator) -> Gates:
 
 
 def binary_mask(masks: Sequence[Tensor], threshold: float) -> Gates:
-    """Options whose real-valued mask exceeds the threshold, at gate 1 with the mask's gradient (straight-through)."""
-    indices, weights = [], []
-    for m in masks:
-        kept = (m.detach() > threshold).nonzero().flatten()
-        chosen = m[kept]
-        indices.append(tuple(int(i) for i in kept))
-        weights.append(1.0 + chosen - chosen.detach())
-    return Gates(tuple(indices), tuple(weights))
+    """All options, at gate 1 where their real-valued mask exceeds the threshold and else at 0 (see `straight_through`)."""
+    return Gates(tuple(tuple(range(len(m))) for m in masks), tuple(straight_through(m, threshold) for m in masks))
+
+
+def straight_through(mask: Tensor, threshold: float) -> Tensor:
+    """1 where a real-valued mask exceeds the threshold, else 0; backwards the identity (Mallya et al. 2018, Piggyback).
+
+    What is dropped goes on learning, and can come back.
+    """
+    binary = (mask.detach() > threshold).to(mask.dtype)
+    return binary + mask - mask.detach()
 
 
 def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -36,10 +36,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Group:
-    """Sites of which exactly `keep` have an option other than 'none': the edges into one node of a graph."""
+    """Sites of which exactly `keep`, or with `more` at least so many, have an option other than 'none'.
+
+    Such are the edges into one node of a graph.
+    """
 
     sites: tuple[str, ...]
     keep: int
+    more: bool = False  # only with keep = 1
 
 
 class Skeleton(Protocol):
@@ -78,7 +82,7 @@ class SearchSpace:
 
     def size(self) -> int:
         """Number of architectures (exact)."""
-        return math.prod(sum(block.ways(kept) for kept in block.subsets()) for block in self._blocks())
+        return math.prod(block.size() for block in self._blocks())
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """One architecture, uniform over the space."""
@@ -112,14 +116,15 @@ class SearchSpace:
         for choices in itertools.product(*(block.members() for block in self._blocks())):
             yield self.decode([gene for genes in choices for gene in genes])
 
-    def _blocks(self) -> Iterator[_Block]:
+    def _blocks(self) -> Iterator[_Block | _AnyOf]:
         """The decisions that depend on each other, group by group; a site outside any group is a block of its own."""
         starts = {group.sites[0]: group for group in self.skeleton.groups}
         position = 0
         while position < len(self.decisions):
             group = starts.get(self.decisions[position].name)
             length = len(group.sites) if group else 1
-            yield _Block(self.decisions[position : position + length], group.keep if group else None)
+            decisions = self.decisions[position : position + length]
+            yield _AnyOf(decisions) if group and group.more else _Block(decisions, group.keep if group else None)
             position += length
 
     def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> list[float]:
@@ -217,6 +222,10 @@ class _Block:
     decisions: tuple[Decision, ...]
     keep: int | None
 
+    def size(self) -> int:
+        """Number of members."""
+        return sum(self.ways(kept) for kept in self.subsets())
+
     def subsets(self) -> Iterator[tuple[int, ...]]:
         """The sets of positions that can be other than 'none'."""
         if self.keep is None:
@@ -259,15 +268,12 @@ class _Block:
         """Refuse options of which too many or too few are 'none'."""
         kept = sum(option != "none" for option in options)
         if self.keep is not None and kept != self.keep:
-            raise SpaceError(f"{self._named()}: {kept} are other than 'none', and exactly {self.keep} must be")
+            raise SpaceError(f"{_named(self.decisions)}: {kept} are other than 'none', and exactly {self.keep} must be")
 
     def check_not_empty(self) -> None:
         """Refuse a restriction that leaves no member."""
-        if not any(self.ways(kept) for kept in self.subsets()):
-            raise SpaceError(f"{self._named()}: these options leave no way to keep exactly {self.keep} of the edges")
-
-    def _named(self) -> str:
-        return f"sites {', '.join(d.name for d in self.decisions)}"
+        if not self.size():
+            raise SpaceError(f"{_named(self.decisions)}: these options leave no way to keep exactly {self.keep} of the edges")
 
     def _choices(self, kept: tuple[int, ...]) -> list[list[int]]:
         """Per decision the option indices that are allowed where exactly these positions are other than 'none'."""
@@ -278,3 +284,61 @@ class _Block:
             wanted = position in kept
             found.append([i for i, option in enumerate(decision.options) if (option != "none") == wanted])
         return found
+
+
+@dataclass(frozen=True)
+class _AnyOf:
+    """Decisions of which any number are not 'none', but for no one."""
+
+    decisions: tuple[Decision, ...]
+
+    def size(self) -> int:
+        """Number of members."""
+        return math.prod(len(d.options) for d in self.decisions) - self._excluded()
+
+    def _excluded(self) -> int:
+        return int(all("none" in d.options for d in self.decisions))
+
+    def members(self) -> list[tuple[int, ...]]:
+        """All allowed option indices, in lexicographic order."""
+        everything = itertools.product(*(range(len(d.options)) for d in self.decisions))
+        return [genes for genes in everything if self._kept(genes)]
+
+    def _kept(self, genes: Sequence[int]) -> int:
+        return sum(d.options[gene] != "none" for d, gene in zip(self.decisions, genes, strict=True))
+
+    def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> float:
+        """The least or greatest sum of one number of each row over the members."""
+        pick = max if largest else min
+        best = [pick(map(float, row)) for row in rows]
+        if not self._excluded():
+            return sum(best)
+        regrets = []  # of each decision: what it costs to have it other than 'none'
+        for decision, row, value in zip(self.decisions, rows, best, strict=True):
+            kept = [float(x) for option, x in zip(decision.options, row, strict=True) if option != "none"]
+            if kept:
+                regrets.append(abs(pick(kept) - value))
+        return sum(best) + (-min(regrets) if largest else min(regrets))
+
+    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Uniform members: int64 [n, decisions]."""
+        sizes = np.array([len(d.options) for d in self.decisions])
+        genes = rng.integers(sizes, size=(n, len(sizes)))
+        for row in range(n):
+            while not self._kept(genes[row]):
+                genes[row] = rng.integers(sizes)
+        return genes
+
+    def check(self, options: Sequence[str]) -> None:
+        """Refuse options that are all 'none'."""
+        if all(option == "none" for option in options):
+            raise SpaceError(f"{_named(self.decisions)}: all are 'none', and at least one must be kept")
+
+    def check_not_empty(self) -> None:
+        """Refuse a restriction that leaves no member."""
+        if not self.size():
+            raise SpaceError(f"{_named(self.decisions)}: these options leave nothing but 'none'")
+
+
+def _named(decisions: Sequence[Decision]) -> str:
+    return f"sites {', '.join(d.name for d in decisions)}"

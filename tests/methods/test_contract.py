@@ -54,7 +54,7 @@ ACCEPTED = {  # by method; all other spaces are refused
 }  # fmt: skip
 FEWEST = {  # whichever of these settings a method has
     "epochs": "1", "vital_epochs": "1", "search.epochs": "1", "cells": "5", "extra_cells": "1", "least": "2",
-    "search.channels": "2", "search.train.batch_size": "24", "search.train.accelerator": "cpu",
+    "channels": "2", "search.train.batch_size": "24", "search.train.accelerator": "cpu",
     "train.batch_size": "24", "train.accelerator": "cpu", "train.cutout": "0", "train.drop_path": "0.2",
     "population": "4", "generations": "1", "proposals": "2", "proposal_iterations": "100", "calibration_images": "24",
     "final_epochs": "1",

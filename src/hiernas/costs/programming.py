@@ -60,7 +60,7 @@ def _rows(bounded: Sequence[Bounded]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _groups(space: SearchSpace, variables: int) -> list[Any]:
-    """Of each group of sites exactly so many are other than 'none'."""
+    """Of each group of sites so many, or at least so many, are other than 'none'."""
     from scipy.optimize import LinearConstraint
 
     starts, found = dict[str, int](), []
@@ -71,7 +71,7 @@ def _groups(space: SearchSpace, variables: int) -> list[Any]:
         row = np.zeros((1, variables))
         for site in group.sites:
             row[0, [starts[site] + i for i, option in enumerate(options[site]) if option != "none"]] = 1.0
-        found.append(LinearConstraint(row, group.keep, group.keep))
+        found.append(LinearConstraint(row, group.keep, np.inf if group.more else group.keep))
     return found
 
 

@@ -17,6 +17,7 @@ from hiernas.search.differentiable import (
     SMALL,
     SearchSettings,
     check_final,
+    check_searched,
     found,
     learn,
     search_work,
@@ -32,6 +33,7 @@ class DARTSConfig:
 
     search: SearchSettings = field(default_factory=SearchSettings)
     cells: int = 8  # of the network that is searched in
+    channels: int = 16  # of its first cells
     objective: str = "params"  # the metric of the automatic limit
     calibration_images: int = 1000  # training images for batch-norm statistics of what is found
     final_epochs: int = 600  # training of the chosen network from scratch
@@ -40,12 +42,13 @@ class DARTSConfig:
 
     def __post_init__(self) -> None:
         self.search.check()
-        check_final(self.cells, self.calibration_images, self.final_epochs, self.final_lr)
+        check_searched(self.cells, self.channels)
+        check_final(self.calibration_images, self.final_epochs, self.final_lr)
 
 
 def darts(problem: Problem, config: DARTSConfig) -> Found:
     """DARTS (arXiv 1806.09055), first order: weights and logits by turns, then the two strongest edges of each node."""
-    proxy = smaller_network(problem.space, config.search.channels, config.cells)
+    proxy = smaller_network(problem.space, config.channels, config.cells)
     extra = cost_penalty(problem.space, problem.tables(problem.space), problem.limits, config.search.cost_weight)
     supernet, architect = learn(proxy, problem, config.search, "train1", extra)
     return found(proxy, supernet, architect, problem, config, {})
@@ -58,9 +61,9 @@ def plan(config: DARTSConfig, data: ImageData) -> dict[str, float]:
 
 PRESETS: dict[str, Any] = {
     "quick": DARTSConfig(
-        search=QUICK, cells=4, calibration_images=300, final_epochs=25, final_lr=0.1,
+        search=QUICK, cells=4, channels=4, calibration_images=300, final_epochs=25, final_lr=0.1,
         train=replace(SEARCH, label_smoothing=0.1),
     ),
-    "small": DARTSConfig(search=SMALL, cells=5, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),
+    "small": DARTSConfig(search=SMALL, cells=5, channels=4, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),
     "paper": DARTSConfig(),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from hiernas.search.differentiable import (
     SMALL,
     SearchSettings,
     check_final,
+    check_searched,
     found,
     learn,
     search_work,
@@ -39,6 +40,7 @@ class HDASConfig:
 
     search: SearchSettings = field(default_factory=SearchSettings)
     cells: int = 8  # of the network that cells are searched in
+    channels: int = 16  # of the networks that are searched in
     delta: float = 1.0  # weight of the depth loss (Eqs. 2, 4)
     gamma: float = 0.4  # weight of the number of cells (Eq. 5), where it is searched
     extra_cells: int = 2  # in the whole hierarchy: cells of a stage among which those given are found; 0: none
@@ -53,12 +55,13 @@ class HDASConfig:
         self.search.check()
         if not (0 <= self.delta < math.inf and 0 <= self.gamma < math.inf):
             raise ConfigError(f"delta={self.delta} and gamma={self.gamma} must be at least 0 and finite")
-        check_final(self.cells, self.calibration_images, self.final_epochs, self.final_lr)
+        check_searched(self.cells, self.channels)
+        check_final(self.calibration_images, self.final_epochs, self.final_lr)
 
 
 def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
     """H^c-DAS (arXiv 2101.04028v2): three normal and two reduction cells, each stage's own, searched as DARTS does."""
-    proxy = smaller_network(problem.space, config.search.channels, config.cells)
+    proxy = smaller_network(problem.space, config.channels, config.cells)
     extra = cost_penalty(problem.space, problem.tables(problem.space), problem.limits, config.search.cost_weight)
     supernet, architect = learn(proxy, problem, config.search, "train1", extra)
     return found(proxy, supernet, architect, problem, config, {})
@@ -84,7 +87,7 @@ def _losses(problem: Problem, config: HDASConfig, proxy: SearchSpace) -> Extra:
 
 
 def _stage_search(problem: Problem, config: HDASConfig, phase: str = "train1") -> Found:
-    proxy = narrower(problem.space, config.search.channels)
+    proxy = narrower(problem.space, config.channels)
     supernet, architect = learn(proxy, problem, config.search, phase, _losses(problem, config, proxy))
     result = found(proxy, supernet, architect, problem, config, {})
     stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes(result.architecture)]
@@ -95,7 +98,7 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
     """H-DAS (arXiv 2101.04028v2): cells, then the number of cells of each stage, then the graphs between them."""
     stages = problem.space
     cells = cells_of(stages)  # the first level: five cells, with the costs they will have in the stages
-    proxy = smaller_network(cells, config.search.channels, config.cells)
+    proxy = smaller_network(cells, config.channels, config.cells)
     tables = cell_tables(problem, stages, cells)
     _, architect = learn(
         proxy, problem, config.search, "train1", cost_penalty(cells, tables, problem.limits, config.search.cost_weight)
@@ -115,7 +118,7 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
 
 def _numbers(problem: Problem, config: HDASConfig) -> tuple[int, ...]:
     """The number of cells of each stage (Eqs. 3 to 6), within the limits."""
-    proxy, tables = narrower(problem.space, config.search.channels), problem.tables(problem.space)
+    proxy, tables = narrower(problem.space, config.channels), problem.tables(problem.space)
     _, architect = learn(proxy, problem, config.search, "train2", _losses(problem, config, proxy))
     genes = derive_within(problem.space, tables, problem.limits, architect.alphas)
     chosen = zip(problem.space.skeleton.site_names, problem.space.decode(genes).options, strict=True)
@@ -141,9 +144,9 @@ def plan(config: HDASConfig, data: ImageData) -> dict[str, float]:
 
 PRESETS: dict[str, Any] = {
     "quick": HDASConfig(
-        search=QUICK, cells=5, calibration_images=300, final_epochs=25, final_lr=0.1,
+        search=QUICK, cells=5, channels=4, calibration_images=300, final_epochs=25, final_lr=0.1,
         train=replace(SEARCH, label_smoothing=0.1),
     ),
-    "small": HDASConfig(search=SMALL, cells=5, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),
+    "small": HDASConfig(search=SMALL, cells=5, channels=4, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),
     "paper": HDASConfig(),
 }  # fmt: skip

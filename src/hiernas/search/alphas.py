@@ -19,6 +19,7 @@ from hiernas.costs.limits import Limit, best_within
 from hiernas.costs.tables import CostTable
 from hiernas.data.split import Split
 from hiernas.gates import Gates, softmax
+from hiernas.search.encoding import Encoding, fresh_betas
 from hiernas.space import SearchSpace
 
 COLLAPSED = 0.6  # share of identities, or of `none`, from which a search is said to have collapsed
@@ -41,19 +42,20 @@ class AlphaArchitect:
     alternation: Literal["epoch", "step"] = "step"
 
     def __init__(
-        self, space: SearchSpace, images: Split, settings: AlphaSettings, generator: torch.Generator, extra: Extra | None = None
-    ) -> None:
-        self.space, self.images, self.extra = space, images, extra
-        drawn = [INITIAL * torch.randn(len(d.options), generator=generator) for d in space.decisions]
-        self.alphas = [a.requires_grad_() for a in drawn]
-        self.optimizer = torch.optim.Adam(
-            self.alphas, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
-        )
+        self, space: SearchSpace, images: Split, settings: AlphaSettings, generator: torch.Generator,
+        extra: Extra | None = None, encoding: Encoding | None = None,
+    ) -> None:  # fmt: skip
+        self.space, self.images, self.extra, self.encoding = space, images, extra, encoding
+        self.alphas = [INITIAL * torch.randn(len(d.options), generator=generator) for d in space.decisions]
+        self.betas = [] if encoding is None else fresh_betas(encoding, INITIAL, generator)  # only with an encoding
+        self._named = {f"{kind}{i}": x for kind in ("alpha", "beta") for i, x in enumerate(getattr(self, f"{kind}s"))}
+        logits = [x.requires_grad_() for x in self._named.values()]
+        self.optimizer = torch.optim.Adam(logits, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
         self.optimizer.zero_grad(set_to_none=True)
 
     def to(self, device: torch.device) -> None:
         """Move the logits, in place."""
-        for a in self.alphas:
+        for a in self._named.values():
             a.data = a.data.to(device)
             for name, value in self.optimizer.state.get(a, {}).items():
                 if name != "step":
@@ -62,7 +64,19 @@ class AlphaArchitect:
     def draw(self, rng: np.random.Generator, progress: float) -> Gates:
         """All options by their softmax weights, without gradients."""
         with torch.no_grad():
+            return self.gates()
+
+    def gates(self) -> Gates:
+        """All options by their weights."""
+        if self.encoding is None:
             return softmax(self.alphas)
+        return self.encoding.gates(self.encoding.shares(self.alphas, self.betas))
+
+    def strengths(self) -> list[np.ndarray]:
+        """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`."""
+        if self.encoding is None:
+            return strengths(self.space, self.alphas)
+        return self.encoding.strengths(self.alphas, self.betas)
 
     def learn(
         self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
@@ -73,7 +87,7 @@ class AlphaArchitect:
         for p in weights:
             p.requires_grad_(False)
         try:
-            task = F.cross_entropy(model(x, softmax(self.alphas)), y)
+            task = F.cross_entropy(model(x, self.gates()), y)
             loss = task if self.extra is None else task + self.extra(self.alphas)
             backward(loss)
         finally:
@@ -86,17 +100,17 @@ class AlphaArchitect:
     def tensors(self) -> dict[str, Tensor]:
         """Logits and Adam's state."""
         found: dict[str, Tensor] = {}
-        for i, a in enumerate(self.alphas):
-            found[f"alpha{i}"] = a.detach()
+        for key, a in self._named.items():
+            found[key] = a.detach()
             for name, value in self.optimizer.state.get(a, {}).items():
-                found[f"alpha{i}.{name}"] = value.reshape(-1)
+                found[f"{key}.{name}"] = value.reshape(-1)
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `tensors` gave."""
-        for i, a in enumerate(self.alphas):
-            a.data = tensors[f"alpha{i}"].clone()
-            prefix = f"alpha{i}."
+        for key, a in self._named.items():
+            a.data = tensors[key].clone()
+            prefix = f"{key}."
             state = {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
             if state:
                 state["step"] = state["step"].reshape(())
@@ -104,15 +118,19 @@ class AlphaArchitect:
 
     def summary(self) -> dict[str, Any]:
         """Mean entropy of the sites, share of `none`, and the identities of the cells as they stand."""
-        p = [a.detach().softmax(0) for a in self.alphas]
+        p = [a.detach().softmax(0) for a in self.alphas] if self.encoding is None else self._of_operations(self.encoding)
         entropy = float(torch.stack([-(q * q.clamp_min(1e-12).log()).sum() for q in p]).mean())
-        chosen = derive(self.space, self.alphas)
+        chosen = by_strength(self.space, self.strengths())
         kept = [option for option in chosen.values() if option != "none"]
-        none = [float(q[d.options.index("none")]) for d, q in zip(self.space.decisions, p, strict=True) if "none" in d.options]
+        none = [float(q[d.options.index("none")]) for d, q in zip(self.space.decisions, p, strict=True)
+                if "none" in d.options and self.encoding is None]  # fmt: skip
         skips = sum(option == "skip_connect" for option in kept)
         shares = skips / len(kept), sum(none) / max(1, len(none))
         found = {"entropy": entropy, "skips": shares[0], "none": shares[1], "derived": chosen}
         return {**found, "alarm": self._alarm(*shares)}
+
+    def _of_operations(self, encoding: Encoding) -> list[Tensor]:
+        return [a.detach()[kept].softmax(0) for a, kept in zip(self.alphas, encoding.options, strict=True) if kept]
 
     def _alarm(self, skips: float, none: float) -> str | None:
         """What to do where the search has collapsed; identities are no news between cells, whose edges have no others."""
@@ -146,8 +164,13 @@ def derive(space: SearchSpace, alphas: Sequence[Tensor]) -> dict[str, str]:
     That is the architecture of the greatest sum of strengths; sites outside any node take their best option, and edges
     of a restricted space that cannot be `none` stay.
     """
+    return by_strength(space, strengths(space, alphas))
+
+
+def by_strength(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, str]:
+    """DARTS' rule by given strengths: per site one number for each option, 0 for `none`."""
     chosen = {}
-    for decision, row in zip(space.decisions, strengths(space, alphas), strict=True):
+    for decision, row in zip(space.decisions, rows, strict=True):
         chosen[decision.name] = (decision.options[int(row.argmax())], float(row.max()))
     optional = {d.name for d in space.decisions if "none" in d.options}
     for group in space.skeleton.groups:

@@ -15,6 +15,7 @@ from hiernas.errors import ConfigError, LimitError
 from hiernas.randomness import seeded, torch_generator
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Extra, derive, derive_within
 from hiernas.search.bilevel import shares
+from hiernas.search.encoding import Encoding
 from hiernas.search.evaluate import Evaluator
 from hiernas.search.evolution import Book
 from hiernas.search.problem import Found, Problem, training_work
@@ -36,12 +37,11 @@ class SearchSettings:
     images: int = 0  # training images that are used, drawn once; 0: all
     alpha: AlphaSettings = field(default_factory=AlphaSettings)
     cost_weight: float = 1.0  # of the expected costs' relative excess over the limits
-    channels: int = 16  # of the network that is searched in
 
     def check(self) -> None:
         """Raise `ConfigError` for values out of range."""
-        if self.epochs < 1 or self.channels < 2 or self.channels % 2:
-            raise ConfigError(f"epochs={self.epochs} must be at least 1, and channels={self.channels} even and at least 2")
+        if self.epochs < 1:
+            raise ConfigError(f"epochs={self.epochs} must be at least 1")
         if self.images < 0 or self.images == 1:
             raise ConfigError(f"images={self.images} must be 0, for all, or at least 2")
         if not 0 < self.share < 1 or not self.lr > 0 or not self.alpha.lr > 0 or self.cost_weight < 0:
@@ -54,16 +54,22 @@ class SearchSettings:
 
 
 SEARCH = Recipe(batch_size=64, weight_decay=3e-4, schedule="cosine", grad_clip=5.0)  # of the presets for 2 cores
-QUICK = SearchSettings(epochs=10, lr=0.1, train=SEARCH, channels=4)
-SMALL = SearchSettings(epochs=4, lr=0.1, train=SEARCH, channels=4, images=6000)
+QUICK = SearchSettings(epochs=10, lr=0.1, train=SEARCH)
+SMALL = SearchSettings(epochs=4, lr=0.1, train=SEARCH, images=6000)
 
 
-def check_final(cells: int, calibration_images: int, final_epochs: int, final_lr: float) -> None:
-    """Raise `ConfigError` for what a configuration says of the networks before and after the search."""
-    if cells < 3 or final_epochs < 1 or calibration_images < 2 or not final_lr > 0:
+def check_searched(cells: int, channels: int) -> None:
+    """Raise `ConfigError` for what a configuration says of the network that is searched in."""
+    if cells < 3 or channels < 2 or channels % 2:
+        raise ConfigError(f"cells={cells} must be at least 3, and channels={channels} even and at least 2")
+
+
+def check_final(calibration_images: int, final_epochs: int, final_lr: float) -> None:
+    """Raise `ConfigError` for what a configuration says of the networks after the search."""
+    if final_epochs < 1 or calibration_images < 2 or not final_lr > 0:
         raise ConfigError(
-            f"cells={cells} must be at least 3, final_epochs={final_epochs} at least 1, "
-            f"calibration_images={calibration_images} at least 2, and final_lr={final_lr} positive"
+            f"final_epochs={final_epochs} must be at least 1, calibration_images={calibration_images} at least 2, and "
+            f"final_lr={final_lr} positive"
         )
 
 
@@ -74,13 +80,15 @@ def search_work(settings: SearchSettings, data: ImageData) -> float:
 
 
 def learn(
-    space: SearchSpace, problem: Problem, settings: SearchSettings, phase: str, extra: Extra | None = None
-) -> tuple[Any, AlphaArchitect]:
+    space: SearchSpace, problem: Problem, settings: SearchSettings, phase: str, extra: Extra | None = None,
+    encoding: Encoding | None = None,
+) -> tuple[Any, AlphaArchitect]:  # fmt: skip
     """A supernet of `space` and the logits of its sites, trained by turns: (supernet, architect)."""
     images, validation = shares(problem.data.train, settings.share, problem.seed, settings.images)
     with seeded(problem.seed, phase, "supernet"):
         supernet = space.supernet()
-    architect = AlphaArchitect(space, validation, settings.alpha, torch_generator(problem.seed, phase, "alphas"), extra)
+    generator = torch_generator(problem.seed, phase, "alphas")
+    architect = AlphaArchitect(space, validation, settings.alpha, generator, extra, encoding)
     fit(
         supernet, images, problem.data, Phase(phase, settings.epochs, settings.lr), settings.train, seed=problem.seed,
         run=problem.run, architect=architect,

@@ -149,8 +149,10 @@ class Mixture(nn.Module):
         self.weights = tuple(weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        terms = [w * op(x) for w, op in zip(self.weights, self.ops, strict=True)]
-        return torch.stack(terms).sum(0)
+        total = self.weights[0] * self.ops[0](x)
+        for weight, op in zip(self.weights[1:], list(self.ops)[1:], strict=True):
+            total = torch.add(total, op(x), alpha=weight)
+        return total
 
 
 def _block(site: Site, choice: Choice) -> nn.Module:
@@ -196,7 +198,12 @@ class ChainSupernet(nn.Module):
         return self.head(x)
 
     def path(self, architecture: Architecture) -> list[tuple[str, nn.Module]]:
-        """The modules an architecture runs through, each with a name that is equal where the module is."""
+        """The modules an architecture runs through, each with a name that is equal where the module is.
+
+        One module where sites keep several options.
+        """
+        if not architecture.is_single:
+            return [(str(architecture.choices), self.subnet(architecture))]
         modules = [site[option] for site, option in zip(self._sites(), architecture.options, strict=True)]
         names = list(architecture.options)
         return list(zip(["stem", *names, "head"], [self.stem, *modules, self.head], strict=True))

@@ -85,7 +85,7 @@ class StageSupernet(nn.Module):
 
     def path(self, architecture: Architecture) -> list[tuple[str, nn.Module]]:
         """The network an architecture runs through, as one step: what an evaluation in shared prefixes needs."""
-        return [(",".join(architecture.options), self.subnet(architecture))]
+        return [(str(architecture.choices), self.subnet(architecture))]
 
     def restrict(self, space: SearchSpace) -> StageSupernet:
         """A supernet of the smaller space that keeps the surviving weights (copied), with all that is not searched."""

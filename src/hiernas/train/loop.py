@@ -37,7 +37,10 @@ class Architect(Protocol):
     @property
     def images(self) -> Split: ...  # that it learns from
     @property
-    def alternation(self) -> Literal["epoch", "step"]: ...  # an epoch of each (HourNAS), or by turns (DARTS)
+    def alternation(self) -> Literal["epoch", "step", "alone"]:
+        """An epoch of each (HourNAS), by turns (DARTS), or the weights stay as they are (HM-NAS' masks)."""
+        ...
+
     def to(self, device: torch.device) -> None: ...
     def draw(self, rng: np.random.Generator, progress: float) -> Gates:
         """Gates for a step of the weights, without gradients; `progress` is the share of the phase that is done."""
@@ -174,6 +177,7 @@ class _Trainer:
                 position.images += len(indices)
             else:
                 self._learn(indices, position.epoch, step, len(schedule))
+                position.images += len(indices) if self._is_alone else 0
             position.step = step + 1
             if step % 20 == 19 or step == len(schedule) - 1:
                 self.read_totals(position)
@@ -186,6 +190,8 @@ class _Trainer:
         if self.architect is None:
             return [(True, batch) for batch in weights]
         others = epoch_order(len(self.architect.images), size, torch_generator(self.seed, name, epoch, "architecture"))
+        if self._is_alone:
+            return [(False, batch) for batch in others]
         if self.architect.alternation == "epoch":
             return [(True, batch) for batch in weights] + [(False, batch) for batch in others]
         pairs = [((False, others[i % len(others)]), (True, batch)) for i, batch in enumerate(weights)]
@@ -197,6 +203,8 @@ class _Trainer:
         torch.manual_seed(torch_seed(self.seed, self.phase.name, epoch, step, "dropout"))  # inside `seeded`
         rng = numpy_generator(self.seed, self.phase.name, epoch, step, "gates")
         loss = self.architect.learn(self.model, x, y, self.fabric.backward, rng, self._progress(epoch, step, steps))
+        if self._is_alone:
+            self.totals[0] += loss * len(y)
         if step % 20 == 19 and not bool(torch.isfinite(loss)):
             raise self._not_finite(epoch, step)
 
@@ -263,7 +271,13 @@ class _Trainer:
         images = max(position.images, 1)
         lr = self.phase.lr * self.recipe.lr_factor(position.epoch, self.phase.epochs)
         learned = {} if self.architect is None else self.architect.summary()
-        return {"loss": position.loss / images, "train_accuracy": position.correct / images, "lr": lr, **learned}
+        accuracy = None if self._is_alone else position.correct / images
+        return {"loss": position.loss / images, "train_accuracy": accuracy, "lr": lr, **learned}
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether the weights stay as they are."""
+        return self.architect is not None and self.architect.alternation == "alone"
 
 
 def set_drop_path(model: nn.Module, probability: float) -> None:

@@ -1,0 +1,100 @@
+"""HM-NAS' multi-level encoding (arXiv 1909.00122v2): logits alpha of an edge's operations and beta of a node's edges.
+
+An operation weighs softmax(beta)_edge * softmax(alpha)_operation; with binary masks on edges and operations both shares
+are taken among what is kept. Sites that lead into no node, such as a chain's blocks, have no beta. `none` has no
+share: whether an edge is there is beta's matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiernas.architecture import Architecture
+from hiernas.gates import Gates
+from hiernas.space import SearchSpace
+
+NONE = "none"
+
+
+class Encoding:
+    """What the logits and masks of a space belong to. Per site: tensors over its options other than `none`."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.options = [[i for i, o in enumerate(d.options) if o != NONE] for d in space.decisions]
+        position = {d.name: i for i, d in enumerate(space.decisions)}
+        held = ([position[site] for site in group.sites] for group in space.skeleton.groups)
+        self.nodes = [edges for sites in held if (edges := [i for i in sites if self.options[i]])]  # those that can be kept
+        grouped = {i for edges in self.nodes for i in edges}
+        self.alone = [i for i, options in enumerate(self.options) if options and i not in grouped]
+        self.droppable = [NONE in d.options for d in space.decisions]
+
+    def shares(
+        self, alphas: Sequence[Tensor], betas: Sequence[Tensor], edges: Sequence[Tensor] | None = None,
+        operations: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:  # fmt: skip
+        """The weight of each option per site; `alphas`: logits of all options, `betas`: per node those of its edges.
+
+        `edges` (per node) and `operations` (per site, other than `none`): masks of 0 and 1. A node whose edges are all
+        dropped, and a site all of whose operations are, gets weights 0.
+        """
+        found = []
+        for i, options in enumerate(self.options):
+            share = alphas[i][options].softmax(0) if options else alphas[i][:0]
+            found.append(share if operations is None or not options else _among(share, operations[i]))
+        for k, sites in enumerate(self.nodes):
+            share = betas[k].softmax(0)
+            share = share if edges is None else _among(share, edges[k])
+            for edge, i in zip(share, sites, strict=True):
+                found[i] = edge * found[i]
+        return found
+
+    def gates(self, shares: Sequence[Tensor]) -> Gates:
+        """Gates of all options but `none`."""
+        return Gates(tuple(map(tuple, self.options)), tuple(shares))
+
+    def kept_gates(self, shares: Sequence[Tensor], computed: Sequence[Sequence[bool]]) -> Gates:
+        """Gates of the options that are to be computed (per site and option); others cost nothing."""
+        indices, weights = [], []
+        for options, share, row in zip(self.options, shares, computed, strict=True):
+            chosen = [j for j, wanted in enumerate(row) if wanted]
+            indices.append(tuple(options[j] for j in chosen))
+            weights.append(share[chosen])
+        return Gates(tuple(indices), tuple(weights))
+
+    def strengths(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> list[np.ndarray]:
+        """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`."""
+        found = []
+        for decision, options, share in zip(self.space.decisions, self.options, self.shares(alphas, betas), strict=True):
+            row = np.zeros(len(decision.options))
+            row[options] = share.detach().double().cpu().numpy()
+            found.append(row)
+        return found
+
+    def architecture(self, shares: Sequence[Tensor], skeleton: object = None) -> Architecture:
+        """The network that keeps all options of a weight above 0, each with its weight."""
+        choices = []
+        for decision, options, share in zip(self.space.decisions, self.options, shares, strict=True):
+            kept = [(decision.options[o], float(w)) for o, w in zip(options, share.detach(), strict=True) if w > 0]
+            choices.append(tuple(kept) or ((NONE, 1.0),))
+        return Architecture(skeleton or self.space.skeleton, tuple(choices))  # type: ignore[arg-type]
+
+
+def _among(share: Tensor, mask: Tensor) -> Tensor:
+    """Shares among what a mask of 0 and 1 keeps: sum to 1, or all 0."""
+    kept = share * mask
+    return kept / kept.sum().clamp_min(torch.finfo(kept.dtype).tiny)
+
+
+def fresh_betas(encoding: Encoding, scale: float, generator: torch.Generator) -> list[Tensor]:
+    """Logits of the edges of each node."""
+    return [scale * torch.randn(len(sites), generator=generator) for sites in encoding.nodes]
+
+
+def costs_of(encoding: Encoding, rows: Mapping[str, np.ndarray] | Sequence[np.ndarray]) -> list[Tensor]:
+    """A table's rows [options of the site] as tensors over the options other than `none`."""
+    return [torch.from_numpy(np.asarray(row)[options]).float() for row, options in zip(rows, encoding.options, strict=True)]

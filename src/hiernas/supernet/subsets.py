@@ -1,0 +1,101 @@
+"""The networks that keep any number of a space's options at each site, as a space of their own: what masks choose from.
+
+A site is a pair (`normal.0->2 sep_conv_3x3`) that is kept or 'none'. A node of a graph keeps at least one of all pairs
+that lead into it, a site of a chain at least one of its options. All limits, tables and integer programs of other
+spaces work here, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hiernas.architecture import Choice
+from hiernas.costs.count import parts_of_space
+from hiernas.space import Decision, Group, SearchSpace, Skeleton
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hiernas.supernet.chain import Part
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Skeleton of the networks that keep any number of the options of `space`."""
+
+    space: SearchSpace
+
+    @property
+    def _inner(self) -> Skeleton:
+        return self.space.skeleton
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def arguments(self) -> tuple[tuple[str, Any], ...]:
+        return self._inner.arguments
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return self._inner.input_size
+
+    @property
+    def num_classes(self) -> int:
+        return self._inner.num_classes
+
+    @property
+    def pairs(self) -> list[tuple[int, str]]:
+        """All (site, option) pairs: index into the sites of `space`, and an option other than 'none'."""
+        return [(i, o) for i, d in enumerate(self.space.decisions) for o in d.options if o != NONE]
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        return tuple(f"{self.space.decisions[i].name} {option}" for i, option in self.pairs)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """At least one pair of each node; where a restricted space cannot drop an edge, at least one of that edge."""
+        node_of = {site: k for k, group in enumerate(self._inner.groups) for site in group.sites}
+        fixed = {d.name for d in self.space.decisions if NONE not in d.options}
+        held = {node_of[site] for site in fixed if site in node_of}  # nodes that an edge leads into whatever happens
+        found: dict[object, list[str]] = {}
+        for name, (i, _) in zip(self.site_names, self.pairs, strict=True):
+            site = self.space.decisions[i].name
+            if site in fixed or site not in node_of:
+                found.setdefault(site, []).append(name)
+            elif node_of[site] not in held:
+                found.setdefault(node_of[site], []).append(name)
+        return tuple(Group(tuple(names), 1, more=True) for names in found.values())
+
+    def read(self, choices: Any) -> Any:
+        return choices
+
+    def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+        """The operations of every network, and per pair those of its option."""
+        fixed, options = parts_of_space(self.space)
+        by_site = [dict(zip(d.options, parts, strict=True)) for d, parts in zip(self.space.decisions, options, strict=True)]
+        return fixed, [{NONE: (), option: by_site[i][option]} for i, option in self.pairs]
+
+    def build(self, choices: Sequence[Choice]) -> nn.Module:
+        """The plain network that keeps these pairs, all of weight 1."""
+        kept: list[list[tuple[str, float]]] = [[] for _ in self.space.decisions]
+        for (i, option), ((chosen, _),) in zip(self.pairs, choices, strict=True):
+            if chosen != NONE:
+                kept[i].append((option, 1.0))
+        return self._inner.build([tuple(choice) or ((NONE, 1.0),) for choice in kept])
+
+    def supernet(self, decisions: Sequence[Decision]) -> nn.Module:
+        raise TypeError("the supernet is that of the space itself")
+
+
+def subsets(space: SearchSpace) -> SearchSpace:
+    """All networks that keep any number of the options of `space`, but for those without a path."""
+    skeleton = Subsets(space)
+    decisions = (Decision(name, (NONE, o)) for name, (_, o) in zip(skeleton.site_names, skeleton.pairs, strict=True))
+    return SearchSpace(skeleton, tuple(decisions))
