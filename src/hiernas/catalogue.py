@@ -11,13 +11,14 @@ import hiernas.spaces
 from hiernas.costs.runtimes import RUNTIMES
 from hiernas.data import ImageData
 from hiernas.errors import LatencyError, SpaceError, did_you_mean
-from hiernas.methods import baselines, darts, hdas, hnas, hournas
+from hiernas.methods import baselines, darts, hdas, hmnas, hnas, hournas
 from hiernas.search.differentiable import smaller_network
 from hiernas.search.hierarchy import cells_of
 from hiernas.search.problem import Method
 from hiernas.space import SearchSpace
 from hiernas.supernet.cell import CellNetwork
 from hiernas.supernet.stage import StageNetwork
+from hiernas.supernet.subsets import subsets
 
 
 def _one_supernet(config: hnas.HNASConfig, data: ImageData) -> dict[str, float]:
@@ -44,7 +45,9 @@ def _numbers(space: SearchSpace) -> str | None:
 
 BySize = dict[str, dict[str, Any]]  # arguments of a space, by preset
 
-TINY: Mapping[str, tuple[str, Mapping[str, Any]]] = dict.fromkeys(("quick", "small", "paper"), ("tiny", {}))
+Spaces = Mapping[str, Mapping[str, Mapping[str, Any]]]  # by preset: spaces by name, with arguments
+
+TINY: Spaces = dict.fromkeys(("quick", "small", "paper"), {"tiny": {}})
 SMALL_CELLS: BySize = {
     "quick": {"channels": 8, "cells": 5},
     "small": {"channels": 8, "cells": 5},
@@ -66,8 +69,32 @@ def _narrower(space: SearchSpace, config: Any) -> SearchSpace:
     return hdas.narrower(space, config.channels)
 
 
-def _with(space: str, arguments: BySize) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    return {preset: (space, values) for preset, values in arguments.items()}
+def _with(space: str, arguments: BySize) -> Spaces:
+    return {preset: {space: values} for preset, values in arguments.items()}
+
+
+def _for_masks() -> Spaces:
+    """HM-NAS' own spaces: the supernet is as large as what is found in it."""
+    quick = {"channels": 4, "cells": 5}
+    sizes = {"quick": quick, "small": quick, "paper": {"channels": 16, "cells": 8, "auxiliary": True}}
+    stages = {"quick": {"channels": 4, "cells": 14}, "small": {"channels": 4, "cells": 14}, "paper": {"channels": 16}}
+    return {
+        preset: {"darts": {**values, "pool_bn": True}, "hdas_cells": values, "hdas_stages": stages[preset], "tiny": {}}
+        for preset, values in sizes.items()
+    }
+
+
+def _maskable(space: SearchSpace) -> str | None:
+    skeleton = space.skeleton
+    if isinstance(skeleton, CellNetwork) and not (skeleton.pool_bn or skeleton.search):
+        return "it searches in networks whose pooling is followed by batch norm (--set space.pool_bn=true)"
+    if isinstance(skeleton, StageNetwork) and skeleton.least is not None:
+        return "it searches edges and operations, and here the number of cells is searched, too (leave space.least out)"
+    return None
+
+
+def _searched_by_masks(space: SearchSpace, config: Any) -> SearchSpace:
+    return hmnas.searched(space)
 
 
 METHODS: dict[str, Method] = {
@@ -84,6 +111,9 @@ METHODS: dict[str, Method] = {
         _with("hdas_stages", {p: {**values, **NUMBERS} for p, values in SMALL_STAGES.items()}), _numbers, _narrower,
     ),
     "hdas-stages": Method(hdas.hdas_stages, hdas.PRESETS, hdas.plan, _with("hdas_stages", SMALL_STAGES), _stages, _narrower),
+    "hmnas": Method(
+        hmnas.hmnas, hmnas.PRESETS, hmnas.plan, _for_masks(), _maskable, _searched_by_masks, among=subsets,
+    ),
     "spos": Method(baselines.spos, hnas.PRESETS, _one_supernet, TINY, _chains),
     "random": Method(baselines.random_search, hnas.PRESETS, _one_supernet, TINY, _chains),
 }  # fmt: skip

@@ -52,14 +52,15 @@ class Estimate:
 
 def estimate(prepared: Prepared) -> Estimate:
     """Measure what is needed for the estimates; trains nothing that is kept."""
-    space, config = prepared.space, prepared.config
-    tables = cost_tables(space, prepared.latency)
+    space, config, method = prepared.space, prepared.config, METHODS[prepared.request.method]
+    among = method.among(space)
+    tables = cost_tables(among, prepared.latency)
     rng = numpy_generator(prepared.request.seed, "check")
-    genes = space.sample_encoded(rng, 10_000)
+    genes = among.sample_encoded(rng, 10_000)
     costs = {
         name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()
     }
-    if space.skeleton.groups:
+    if among.skeleton.groups:
         params, step_seconds, activations = _mixed_step(prepared)
         candidate_seconds = 0.0  # what a search in cells finds is evaluated once
     else:
@@ -73,7 +74,7 @@ def estimate(prepared: Prepared) -> Estimate:
     batch = min(recipe_of(config).batch_size, len(prepared.data.train))
     buffers = 4 * (3 * params)  # weights, gradients, momentum in 32 bits
     return Estimate(
-        space_size=space.size(),
+        space_size=among.size(),
         costs=costs,
         feasible_share=share_feasible(prepared),
         supernet_params=params,
@@ -89,7 +90,7 @@ def _pixels(prepared: Prepared) -> int:
 
 def _final_share(prepared: Prepared, typical_macs: float) -> float:
     """The chosen network's work by that of a step of the supernet: the one of cells computes all operations at once."""
-    if not prepared.space.skeleton.groups:
+    if not METHODS[prepared.request.method].among(prepared.space).skeleton.groups:
         return 1.0
     table = cost_tables(METHODS[prepared.request.method].searched(prepared.space, prepared.config), None)["macs"]
     return typical_macs / (table.constant + float(sum(row.sum() for row in table.sites)))
@@ -103,7 +104,7 @@ def _seconds(
         if phase.startswith("evolve"):
             seconds[phase] = config.population * (config.generations + 1) * candidate_seconds
         else:
-            seconds[phase] = work / 3.0 * image_seconds * (final_share if phase == "final" else 1.0)
+            seconds[phase] = work / 3.0 * image_seconds * (final_share if phase.startswith(("final", "compare")) else 1.0)
     return seconds
 
 

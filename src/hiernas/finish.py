@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.architecture import Architecture
+from hiernas.compare import compare
 from hiernas.costs.runtimes import RUNTIMES
 from hiernas.data import ImageData
 from hiernas.data.batches import normalise
@@ -67,10 +68,13 @@ def complete(problem: Problem, config: Any, found: Found) -> None:
     """Everything after the search: final training, whole-network latencies, files, result and report."""
     run, data, architecture = problem.run, problem.data, found.architecture
     run.write_json("best.json", architecture.to_json())
-    network = train_network(architecture, data, Phase("final", config.final_epochs, config.final_lr), config.train, run)
+    start = found.start
+    phase = Phase("final", config.final_epochs, config.final_lr if start is None else start.lr)
+    network = train_network(architecture, data, phase, config.train, run, None if start is None else start.weights)
     test_accuracy = accuracy(network, data.test, data)
     outputs = write_network(network, architecture, data, run)
     measured = measure_front(problem, found)
+    compared = compare(problem, config, found, test_accuracy, measured)
     result = {
         **_header(run),
         "space": {"name": found.space.name, "arguments": _arguments(architecture), "size": found.space.size()},
@@ -83,8 +87,10 @@ def complete(problem: Problem, config: Any, found: Found) -> None:
         "chosen": {
             **_member(found.chosen, measured),
             "test_accuracy": test_accuracy,
-            "sites": dict(zip(found.space.skeleton.site_names, found.chosen.options, strict=True)),
+            "sites": architecture.to_json()["sites"],
         },
+        "inherited": start is not None,
+        **({"compared": compared} if compared else {}),
         "latency_error": _latency_error(found, measured),
         "evaluated": run.count_candidates(),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
@@ -142,6 +148,11 @@ def train_network(
 
 def inherited_weights(run: RunFolder, architecture: Architecture, data: ImageData, recipe: Recipe) -> dict[str, Tensor]:
     """The weights an architecture has in the last supernet of a run, batch-norm statistics re-estimated."""
+    found = run.load_tensors("found")
+    if found is not None:  # written by the search itself
+        if architecture != Architecture.load(run.path / "best.json", architecture.skeleton.space()):  # type: ignore[attr-defined]
+            raise RunError(f"{run.path} holds the weights of its chosen network only; leave --inherit out")
+        return found[0]
     if not run.config["method"].startswith(("hnas", "hournas", "spos", "random")):
         raise RunError(
             f"{run.path} was searched by '{run.config['method']}' in a smaller network than the one it found: there are no "
@@ -205,12 +216,13 @@ def measure_front(problem: Problem, found: Found) -> dict[str, Any]:
         return measured
     if runtime.device != table.device:
         return measured
-    members = list(dict.fromkeys((found.chosen.options, *(c.options for c in found.front))))
-    for i, options in enumerate(members):
-        key = ",".join(options)
+    members = {",".join(c.options): found.space.architecture(c.options) for c in found.front if c != found.chosen}
+    members = {",".join(found.chosen.options): found.architecture, **members}
+    members |= {",".join(rival.architecture.labels): rival.architecture for rival in found.rivals}
+    for i, (key, architecture) in enumerate(members.items()):
         if key in measured:
             continue
-        network = found.space.architecture(options).build()
+        network = architecture.build()
         entry = runtime.measure(network, problem.data.input_size, runs=MEASURED_RUNS, warmup=10)
         # like a table's entries, a network counts with the tenth percentile of its runs: see `costs.latency`
         measured[key] = {"measured": entry.p10_ms, "median": entry.median_ms, "p10": entry.p10_ms, "p90": entry.p90_ms}

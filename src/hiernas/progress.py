@@ -9,7 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-PHASES = {"train": "training supernet", "evolve": "searching", "final": "training the chosen network"}
+PHASES = {
+    "train": "training supernet", "evolve": "searching", "final": "training the chosen network",
+    "mask1": "masks of edges", "mask2": "masks of operations", "mask3": "masks of filters",
+    **{f"compare{i}": f"training for comparison {i}/3" for i in (1, 2, 3)},
+}  # fmt: skip
 
 
 class Display:
@@ -57,7 +61,11 @@ class Display:
         self._advance(e["phase"], share, f"epoch {e['epoch'] + 1}/{e['epochs']}", final=False)
 
     def _on_epoch(self, e: Mapping[str, Any]) -> None:
-        text = f"epoch {e['epoch']}/{e['epochs']} · loss {e['loss']:.3f} · train {e['train_accuracy']:.1%}"
+        text = f"epoch {e['epoch']}/{e['epochs']} · loss {e['loss']:.3f}"
+        if e["train_accuracy"] is not None:
+            text += f" · train {e['train_accuracy']:.1%}"
+        if "level" in e:
+            text += f" · {e['kept']} of {e['of']} {e['level']} kept · {e['excess']:.0%} above the limits"
         if e["val_accuracy"] is not None:
             text += f" · validation {e['val_accuracy']:.1%}"
         for name in ("entropy", "skips", "none"):
@@ -98,6 +106,8 @@ class Display:
         self._show(f"{self._title(phase)} · {text}{best}", done, self._left(done), final)
 
     def _title(self, phase: str) -> str:
+        if phase in PHASES:
+            return PHASES[phase]
         kind = phase.rstrip("0123456789")
         searched = sum(p.startswith("evolve") for p in self.plan)
         stages = 1 + searched if searched else sum(p.startswith("train") for p in self.plan)

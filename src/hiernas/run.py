@@ -106,17 +106,19 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
     automatic = not limits
     if automatic:
         limits = (_median_limit(space, tables, config.objective, request.seed),)
-    check_reachable(space, tables, limits)
+    among = METHODS[request.method].among(space)
+    check_reachable(among, tables if among is space else cost_tables(among, latency), limits)
     return Prepared(request, config, space, data, limits, latency, automatic)
 
 
 def _with_space(request: Request) -> Request:
-    """The request with its space: where none is named, the method's own."""
-    if request.space is not None:
+    """The request with its space: where none is named, the method's own; one of its own in the size of the preset."""
+    spaces = METHODS[request.method].spaces
+    own = spaces[request.preset if request.preset in spaces else "paper"]
+    name = next(iter(own)) if request.space is None else request.space
+    if not isinstance(name, str) or name not in own:
         return request
-    preset = request.preset if request.preset in METHODS[request.method].spaces else "paper"
-    name, arguments = METHODS[request.method].spaces[preset]
-    return replace(request, space=name, space_arguments={**arguments, **request.space_arguments})
+    return replace(request, space=name, space_arguments={**own[name], **request.space_arguments})
 
 
 def _load(request: Request) -> ImageData:
@@ -361,12 +363,15 @@ def plan(prepared: Prepared) -> dict[str, float]:
     """Work per phase, in forward passes of one image."""
     config, data = prepared.config, prepared.data
     work = METHODS[prepared.request.method].plan(config, data)
-    return {**work, "final": training_work(config.final_epochs, len(data.train) + len(data.val))}
+    final = {"final": training_work(config.final_epochs, len(data.train) + len(data.val))}
+    compared = {phase: work.pop(phase) for phase in list(work) if phase.startswith("compare")}  # after the final one
+    return {**work, **final, **compared}
 
 
 def share_feasible(prepared: Prepared, n: int = 10_000) -> float:
     """Share of sampled architectures that meet the limits."""
-    tables = cost_tables(prepared.space, prepared.latency)
+    among = METHODS[prepared.request.method].among(prepared.space)
+    tables = cost_tables(among, prepared.latency)
     rng = numpy_generator(prepared.request.seed, "share")
-    return feasible_share(prepared.space, tables, prepared.limits, rng, n)
+    return feasible_share(among, tables, prepared.limits, rng, n)
 

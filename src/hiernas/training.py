@@ -147,7 +147,7 @@ def transfer(
     arguments = {key: value for key, value in skeleton.arguments if key not in dropped}
     arguments |= {"input_size": input_size, "num_classes": num_classes, "stem": stem}
     space = known_space(skeleton.name, arguments, source="--network")
-    return space.architecture(dict(zip(skeleton.site_names, architecture.options, strict=True)))
+    return Architecture(space.skeleton, architecture.choices)
 
 
 def _fits(architecture: Architecture, data: ImageData, recipe: Recipe) -> None:

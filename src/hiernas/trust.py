@@ -59,7 +59,7 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
     drawn = [space.decode(g) for g in genes]
     run.tell("start", plan={"final": 1.0}, run=str(path), limits=[str(m) for m in prepared.limits])
     trained = [_trained(run, prepared, a, f"random{i}", length) for i, a in enumerate(drawn)]
-    same = length == prepared.config.final_epochs
+    same = length == prepared.config.final_epochs and not result.get("inherited")  # random ones begin from scratch
     chosen = result["chosen"]["test_accuracy"] if same else _trained(run, prepared, _chosen(path), "chosen", length)
     mean = float(np.mean(trained))
     return Trust(chosen, tuple(trained), 100.0 * (chosen - mean) / mean, _tau(run, prepared, drawn, trained), length)
@@ -91,7 +91,7 @@ def _tau(
     run: RunFolder, prepared: Prepared, drawn: Sequence[Architecture], trained: Sequence[float]
 ) -> tuple[float, float, float] | None:
     saved = run.load_tensors("train1")
-    if prepared.space.skeleton.groups or run.config["method"] == "hournas" or saved is None:
+    if prepared.space.skeleton.groups or run.config["method"] in ("hournas", "hmnas") or saved is None:
         return None
     supernet: Any = prepared.space.supernet()
     supernet.load_state_dict({k[6:]: v for k, v in saved[0].items() if k.startswith("model.")})

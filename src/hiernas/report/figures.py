@@ -212,7 +212,8 @@ def curves_of(events: Sequence[Values]) -> tuple[list[Curve], list[Curve]]:
         if event.get("event") == "epoch":
             phases.setdefault(event["phase"], {})[event["epoch"]] = event
     found = [Curve(phase, tuple(epochs[e] for e in sorted(epochs))) for phase, epochs in phases.items()]
-    return [c for c in found if c.phase != "final"], [c for c in found if c.phase == "final"]
+    supernet = [c for c in found if not c.phase.startswith(("final", "mask", "compare"))]
+    return supernet, [c for c in found if c.phase == "final"]
 
 
 def training(result: Values, events: Sequence[Values], width: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from hiernas.architecture import Architecture
 from hiernas.costs.count import cost
+from hiernas.costs.limits import Limit
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
 from hiernas.randomness import seeded, torch_generator
@@ -129,20 +131,20 @@ def sum_of_losses(*losses: tuple[float, Extra]) -> Extra:
     return total
 
 
-def _counted(candidate: Candidate, architecture: Architecture, problem: Problem) -> Candidate:
-    """The candidate with the parameters and multiply-adds of its network, which has no dead cells; tables count them all.
+def counted(architecture: Architecture, limits: Sequence[Limit]) -> tuple[int, int]:
+    """The parameters and multiply-adds of a network, which has no dead cells; tables count them all.
 
     Raises `LimitError` where it lies below a lower limit without them.
     """
-    counted = cost(architecture)
-    for limit in problem.limits:
-        value = getattr(counted, limit.metric)
+    found = cost(architecture)
+    for limit in limits:
+        value = getattr(found, limit.metric)
         if value is not None and value < limit.low:
             raise LimitError(
                 f"the graphs found leave cells dead, and without them {limit.metric} is {value:,}, below the limit "
                 f"{limit}; search again with another --seed, or lower the limit"
             )
-    return replace(candidate, params=counted.params, macs=counted.macs)
+    return found.params, found.macs
 
 
 def found(
@@ -163,7 +165,8 @@ def found(
         return evaluate([proxy.architecture(dict(zip(names, a.options, strict=True))) for a in architectures])
 
     book = Book(space, by_proxy, tables, config.objective, "evolve2", problem.run)
-    candidate = _counted(book.evaluate(genes[None])[0], chosen, problem)
+    params, macs = counted(chosen, problem.limits)
+    candidate = replace(book.evaluate(genes[None])[0], params=params, macs=macs)
     moved = [site for site in named if named[site] != plain[site]]
     weights = {
         d.name: {o: round(float(p), 4) for o, p in zip(d.options, a.detach().softmax(0), strict=True)}

@@ -7,7 +7,7 @@ share: whether an edge is there is beta's matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -42,15 +42,30 @@ class Encoding:
         `edges` (per node) and `operations` (per site, other than `none`): masks of 0 and 1. A node whose edges are all
         dropped, and a site all of whose operations are, gets weights 0.
         """
-        found = []
-        for i, options in enumerate(self.options):
-            share = alphas[i][options].softmax(0) if options else alphas[i][:0]
-            found.append(share if operations is None or not options else _among(share, operations[i]))
+        found = self.of_operations(alphas)
+        if operations is not None:
+            found = [_among(share, mask) for share, mask in zip(found, operations, strict=True)]
         for k, sites in enumerate(self.nodes):
-            share = betas[k].softmax(0)
-            share = share if edges is None else _among(share, edges[k])
-            for edge, i in zip(share, sites, strict=True):
+            mask = torch.ones_like(betas[k]) if edges is None else edges[k]
+            if operations is not None:  # an edge that has lost all operations is none
+                mask = mask * torch.stack([operations[i].detach().amax() for i in sites])
+            for edge, i in zip(_among(betas[k].softmax(0), mask), sites, strict=True):
                 found[i] = edge * found[i]
+        return found
+
+    def of_operations(self, alphas: Sequence[Tensor]) -> list[Tensor]:
+        """softmax(alpha) per site, over the options other than `none`."""
+        return [a[kept].softmax(0) if kept else a[:0] for a, kept in zip(alphas, self.options, strict=True)]
+
+    def bundles(self, present: Sequence[bool]) -> list[list[int]]:
+        """The sites, among those present, of which something must remain: those of a node, or one that leads into none.
+
+        An edge of a restricted space that cannot be `none` is one by itself.
+        """
+        found = [[i] for i in self.alone]
+        for sites in self.nodes:
+            fixed = [i for i in sites if not self.droppable[i]]
+            found += [[i] for i in fixed] or [[i for i in sites if present[i]]]
         return found
 
     def gates(self, shares: Sequence[Tensor]) -> Gates:
@@ -87,6 +102,8 @@ class Encoding:
 def _among(share: Tensor, mask: Tensor) -> Tensor:
     """Shares among what a mask of 0 and 1 keeps: sum to 1, or all 0."""
     kept = share * mask
+    if not len(kept):
+        return kept
     return kept / kept.sum().clamp_min(torch.finfo(kept.dtype).tiny)
 
 
@@ -95,6 +112,6 @@ def fresh_betas(encoding: Encoding, scale: float, generator: torch.Generator) ->
     return [scale * torch.randn(len(sites), generator=generator) for sites in encoding.nodes]
 
 
-def costs_of(encoding: Encoding, rows: Mapping[str, np.ndarray] | Sequence[np.ndarray]) -> list[Tensor]:
+def costs_of(encoding: Encoding, rows: Sequence[np.ndarray]) -> list[Tensor]:
     """A table's rows [options of the site] as tensors over the options other than `none`."""
     return [torch.from_numpy(np.asarray(row)[options]).float() for row, options in zip(rows, encoding.options, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hiernas.architecture import Architecture
 from hiernas.costs.limits import Limit
@@ -13,6 +13,9 @@ from hiernas.data.split import ImageData
 from hiernas.runfolder import RunFolder
 from hiernas.search.ranking import Candidate, Frequency
 from hiernas.space import SearchSpace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,24 @@ class Pruning:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Weights that a training of a network starts from, and its learning rate."""
+
+    weights: Mapping[str, Tensor]  # the network's whole state dict
+    lr: float
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One of several networks that are to be compared, each trained from its supernet's weights and from scratch."""
+
+    name: str
+    architecture: Architecture
+    candidate: Candidate
+    start: Start
+
+
+@dataclass(frozen=True)
 class Found:
     """What a method found: the Pareto front, the chosen member, and how the space was narrowed on the way."""
 
@@ -55,11 +76,14 @@ class Found:
     chosen: Candidate
     prunings: tuple[Pruning, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)  # JSON of the method's own, for result.json and the report
+    weighted: Architecture | None = None  # the chosen architecture where its sites keep several options, with weights
+    start: Start | None = None  # what the final training starts from; None: from scratch
+    rivals: tuple[Rival, ...] = ()  # networks that are trained for comparison; the chosen one is the first
 
     @property
     def architecture(self) -> Architecture:
         """The chosen architecture."""
-        return self.space.architecture(self.chosen.options)
+        return self.weighted or self.space.architecture(self.chosen.options)
 
     @property
     def last_space(self) -> SearchSpace:
@@ -78,11 +102,12 @@ class Method:
     search: Callable[[Problem, Any], Found]
     presets: Mapping[str, Any]
     plan: Callable[[Any, ImageData], dict[str, float]]  # work per phase, in forward passes of one image
-    spaces: Mapping[str, tuple[str, Mapping[str, Any]]]  # by preset: the space and its arguments, where the user names none
+    spaces: Mapping[str, Mapping[str, Mapping[str, Any]]]  # by preset: spaces by name with its arguments; the first is its own
     refusal: Callable[[SearchSpace], str | None]  # why a space cannot be searched by this method
     searched: Callable[[SearchSpace, Any], SearchSpace] = lambda space, config: space  # in which supernet
     finds: tuple[str, ...] = ()  # arguments of the space that it finds itself, so that giving them would do nothing
     also: Callable[[SearchSpace], tuple[SearchSpace, ...]] = lambda space: ()  # further spaces whose costs it needs
+    among: Callable[[SearchSpace], SearchSpace] = lambda space: space  # of what it finds, where that is more than the space
 
     @property
     def summary(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hiernas.errors import SpaceError
 from hiernas.space import SearchSpace
 from hiernas.spaces.chain import _check as check_sizes
@@ -16,14 +18,20 @@ def darts(
     stem: str | None = None,
     auxiliary: bool = False,
     search: bool = False,
+    pool_bn: bool = False,
 ) -> SearchSpace:
     """Two cells of 4 nodes with 2 edges each, 7 operations per edge: (180 * 7^8)^2 = 1.077e18 architectures.
 
     Without `channels` and `cells`: the network that is trained for good, 36 and 20 for the 'cifar' stem, 48 and 14 for
     'imagenet'; with `search=True` 16 and 8, with batch norms as DARTS' search network has them. `auxiliary` adds the
-    second classifier for training. The stem follows the image size where it is not given.
+    second classifier for training. The stem follows the image size where it is not given. `pool_bn`: batch norm behind
+    pooling, as search networks have it.
     """
-    return cell_space("darts", ("normal", "reduce"), input_size, num_classes, channels, cells, stem, auxiliary, search)
+    kinds = ("normal", "reduce")
+    space = cell_space("darts", kinds, input_size, num_classes, channels, cells, stem, auxiliary, search, pool_bn)
+    if not pool_bn:
+        return space
+    return replace(space, skeleton=replace(space.skeleton, arguments=(*space.skeleton.arguments, ("pool_bn", True))))  # type: ignore[type-var] # a dataclass
 
 
 def cell_space(

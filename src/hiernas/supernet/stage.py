@@ -241,6 +241,16 @@ class StageNetwork:
             raise SpaceError(f"stage {stage + 1} has several numbers of cells; a network has one")
         return edges, self.outputs(stage, int(number[0][0]))
 
+    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
+        """The same network without the edges into dead cells, which it is built without."""
+        found: list[Choice] = []
+        for k in range(STAGES):
+            edges, outputs = self.stage_choices(k, choices)
+            alive = live_nodes((e for e, choice in edges.items() if any(o != "none" for o, _ in choice)), outputs)
+            found += [choice if node in alive else (("none", 1.0),) for (_, node), choice in edges.items()]
+            found += [choices[len(found)]] if self.numbers(k) else []
+        return tuple(found)
+
     def _build_stage(self, k: int, p: StagePlace, choices: EdgeChoices, outputs: tuple[int, int]) -> StageGraph:
         active = {e: [(o, w) for o, w in choice if o != "none"] for e, choice in choices.items()}
         alive = live_nodes((e for e, kept in active.items() if kept), outputs)

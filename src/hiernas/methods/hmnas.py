@@ -1,0 +1,249 @@
+"""HM-NAS (ICCV Workshops 2019, arXiv 1909.00122v2): learned masks decide what stays, not hand-made rules.
+
+A supernet with logits for operations (alpha) and edges (beta) is trained; then, with the supernet as it is, masks on
+edges, then on the operations of the edges that were kept. A node keeps any number of edges, an edge any number of
+operations, each with its importance. Only the paper's first page is at hand; what it leaves open is our design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiernas.architecture import Architecture
+from hiernas.costs.limits import best_within
+from hiernas.data.batches import normalise
+from hiernas.data.split import ImageData
+from hiernas.errors import ConfigError, LimitError
+from hiernas.randomness import seeded
+from hiernas.search.alphas import AlphaArchitect
+from hiernas.search.bilevel import shares
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check_final, counted, learn, search_work
+from hiernas.search.encoding import Encoding
+from hiernas.search.evaluate import Evaluator
+from hiernas.search.masks import Level, MaskArchitect, MaskSettings, Pressure
+from hiernas.search.problem import Found, Problem, Rival, Start, training_work
+from hiernas.search.ranking import Candidate
+from hiernas.space import SearchSpace
+from hiernas.supernet.cell import CellNetwork
+from hiernas.supernet.stage import StageNetwork
+from hiernas.supernet.subsets import NONE, Subsets, subsets
+from hiernas.train.calibrate import calibrate
+from hiernas.train.loop import fit, make_fabric
+from hiernas.train.recipes import RECIPES, Phase, Recipe
+
+
+@dataclass(frozen=True)
+class HMNASConfig:
+    """Settings of HM-NAS; the defaults are our design on DARTS' scale (the paper's are not at hand)."""
+
+    search: SearchSettings = field(default_factory=SearchSettings)  # of the supernet and its logits
+    mask: MaskSettings = field(default_factory=lambda: MaskSettings(edges_epochs=5, operations_epochs=5))
+    compare: bool = True  # train what DARTS' rule finds in the same supernet, too, and each network both ways
+    inherit: bool = True  # the final training starts from the supernet's weights; otherwise from scratch
+    objective: str = "params"  # the metric of the automatic limit
+    calibration_images: int = 1000  # training images for batch-norm statistics of what is found
+    final_epochs: int = 600  # training of the chosen network
+    final_lr: float = 0.025  # from scratch
+    inherited_lr: float = 0.01  # from the supernet's weights
+    train: Recipe = field(default_factory=lambda: RECIPES["darts"].recipe)  # of the chosen network
+
+    def __post_init__(self) -> None:
+        self.search.check()
+        self.mask.check()
+        check_final(self.calibration_images, self.final_epochs, self.final_lr)
+        if not self.inherited_lr > 0:
+            raise ConfigError(f"inherited_lr={self.inherited_lr} must be positive")
+
+
+def hmnas(problem: Problem, config: HMNASConfig) -> Found:
+    """HM-NAS (arXiv 1909.00122v2): a supernet with weighted edges and operations, of which learned masks keep what stays."""
+    proxy = searched(problem.space)
+    encoding = Encoding(proxy)
+    supernet, architect = learn(proxy, problem, config.search, "train1", None, encoding)  # alpha, beta and the weights
+    edges = None
+    if encoding.nodes:  # a chain has operations only
+        edges = _masked(supernet, architect, "edges", config.mask.edges_epochs, problem, config)
+    operations = _masked(supernet, architect, "operations", config.mask.operations_epochs, problem, config, edges)
+    masked, values, moved = _within_limits(operations, edges, problem)
+    rule = _by_rule(architect, problem)
+
+    networks = [Architecture(proxy.skeleton, a.choices) for a in (masked, rule) if a is not None]
+    images = config.calibration_images
+    evaluate = Evaluator(supernet, problem.data, make_fabric(config.search.train), seed=problem.seed, calibration_images=images)
+    accuracies = evaluate(networks)
+    starts = [_start(supernet, a, problem.space, evaluate, problem.seed, config.inherited_lr) for a in networks]
+    problem.run.save_tensors("found", starts[0].weights, {})
+    chosen = _candidate(masked, accuracies[0], problem)
+    rivals = [Rival("masked", masked, chosen, starts[0])]
+    if rule is not None:
+        rivals.append(Rival("two edges, one operation", rule, _candidate(rule, accuracies[1], problem), starts[1]))
+    details = {
+        "masks": {m.level: m.record() for m in (edges, operations) if m is not None}, "moved": moved,
+        "importance": _rounded(proxy, encoding.strengths(architect.alphas, architect.betas)), "pairs": values,
+    }  # fmt: skip
+    compared = tuple(rivals) if config.compare else ()
+    return Found(
+        problem.space, (chosen,), chosen, (), details, masked, starts[0] if config.inherit else None, compared
+    )
+
+
+def searched(space: SearchSpace) -> SearchSpace:
+    """The same network as the supernet has it: the batch norms of cells without scale and shift, as in DARTS' search."""
+    skeleton = space.skeleton
+    if isinstance(skeleton, CellNetwork):
+        return replace(space, skeleton=replace(skeleton, search=True, auxiliary=False))
+    if isinstance(skeleton, StageNetwork):
+        return replace(space, skeleton=replace(skeleton, auxiliary=False))
+    return space
+
+
+def _masked(
+    supernet: Any, architect: AlphaArchitect, level: Level, epochs: int, problem: Problem, config: HMNASConfig,
+    edges: MaskArchitect | None = None,
+) -> MaskArchitect:  # fmt: skip
+    """The masks of one level, learned on the images that the logits learned from; the supernet stays as it is."""
+    encoding = architect.encoding
+    assert encoding is not None  # it was trained with one
+    pressure = Pressure.of(encoding, problem.tables(problem.space), problem.limits)
+    _, images = shares(problem.data.train, config.search.share, problem.seed, config.search.images)
+    kept = None if edges is None else edges.kept_edges()
+    masks = MaskArchitect(encoding, (architect.alphas, architect.betas), level, images, config.mask, pressure, kept)
+    phase = Phase("mask1" if level == "edges" else "mask2", epochs, config.search.lr)
+    fit(supernet, images, problem.data, phase, config.search.train, seed=problem.seed, run=problem.run, architect=masks)
+    return masks
+
+
+def _within_limits(
+    operations: MaskArchitect, edges: MaskArchitect | None, problem: Problem
+) -> tuple[Architecture, dict[str, float], list[str]]:
+    """What the masks keep, changed as little as the limits ask; how far each pair is from the threshold; what changed.
+
+    Exact: of all sets of pairs within the limits the one with the greatest sum of these distances. Where the masks meet
+    the limits, that is what they keep. Only if nothing else does, edges that were dropped come back.
+    """
+    encoding, threshold = operations.encoding, operations.settings.threshold
+    space = problem.space
+    of_edge = _edge_values(encoding, edges)
+    values = {}
+    for d, options, mask, edge in zip(space.decisions, encoding.options, operations.values(), of_edge, strict=True):
+        for o, value in zip(options, mask.tolist(), strict=True):
+            values[f"{d.name} {d.options[o]}"] = (edge if edge is not None else value) - threshold
+    every = subsets(space)
+    dropped = {f"{d.name} {d.options[o]}" for d, options, edge in zip(space.decisions, encoding.options, of_edge, strict=True)
+               for o in options if edge is not None}  # fmt: skip
+    try:
+        kept = _best(every.restrict({pair: (NONE,) for pair in dropped}), values, problem)
+    except LimitError:
+        kept = _best(every, values, problem)
+    wanted = _pairs(encoding, operations.shares())
+    moved = sorted(kept ^ wanted)
+    binary = [
+        torch.tensor([float(f"{d.name} {d.options[o]}" in kept) for o in options])
+        for d, options in zip(space.decisions, encoding.options, strict=True)
+    ]
+    alphas, betas = ([x.cpu() for x in part] for part in (operations.alphas, operations.betas))
+    weights = encoding.shares(alphas, betas, None, binary)
+    architecture = encoding.architecture(weights, space.skeleton)
+    if isinstance(space.skeleton, StageNetwork):
+        architecture = replace(architecture, choices=space.skeleton.without_dead(architecture.choices))
+    return architecture, {pair: round(value, 6) for pair, value in values.items()}, moved
+
+
+def _edge_values(encoding: Encoding, edges: MaskArchitect | None) -> list[float | None]:
+    """Per site the mask of its edge where that was dropped, else None."""
+    found: list[float | None] = [None] * len(encoding.options)
+    if edges is not None:
+        for sites, kept, values in zip(encoding.nodes, edges.kept_edges(), edges.values(), strict=True):
+            for i, there, value in zip(sites, kept.tolist(), values.tolist(), strict=True):
+                found[i] = None if there else value
+    return found
+
+
+def _best(space: SearchSpace, values: dict[str, float], problem: Problem) -> set[str]:
+    gains = [np.array([0.0 if o == NONE else values[d.name] for o in d.options]) for d in space.decisions]
+    genes = best_within(space, problem.tables(space), problem.limits, gains)
+    return {d.name for d, gene in zip(space.decisions, genes, strict=True) if d.options[gene] != NONE}
+
+
+def _pairs(encoding: Encoding, weights: Sequence[Tensor]) -> set[str]:
+    """The pairs of a weight above 0."""
+    decisions = encoding.space.decisions
+    return {
+        f"{d.name} {d.options[o]}"
+        for d, options, row in zip(decisions, encoding.options, weights, strict=True)
+        for o, w in zip(options, row.tolist(), strict=True)
+        if w > 0
+    }
+
+
+def _by_rule(architect: AlphaArchitect, problem: Problem) -> Architecture | None:
+    """The control: DARTS' rule within the limits, by the same encoding; None where no such network meets them."""
+    space = problem.space
+    try:
+        return space.decode(best_within(space, problem.tables(space), problem.limits, architect.strengths()))
+    except LimitError:
+        return None
+
+
+def _start(
+    supernet: Any, architecture: Architecture, space: SearchSpace, evaluate: Evaluator, seed: int, lr: float
+) -> Start:
+    """The weights of a network in the supernet, statistics re-estimated; what the supernet lacks (scales, shifts) is fresh."""
+    inherited = supernet.subnet(architecture).cpu()
+    calibrate(inherited, [x.cpu() for x in evaluate.calibration_batches()])
+    with seeded(seed, "network"):
+        network = Architecture(space.skeleton, architecture.choices).build()
+    state = network.state_dict()
+    state.update(inherited.state_dict())
+    return Start(state, lr)
+
+
+def _candidate(architecture: Architecture, accuracy: float, problem: Problem) -> Candidate:
+    space = subsets(problem.space)
+    genes = _genes(space, architecture)
+    latency = problem.tables(space).get("latency_ms")
+    params, macs = counted(architecture, problem.limits)
+    predicted = None if latency is None else float(latency.of(genes[None])[0])
+    return Candidate(architecture.labels, accuracy, params, macs, predicted)
+
+
+def _genes(space: SearchSpace, architecture: Architecture) -> np.ndarray:
+    assert isinstance(space.skeleton, Subsets)
+    kept = [{o for o, _ in choice} for choice in architecture.choices]
+    return np.array([int(option in kept[i]) for i, option in space.skeleton.pairs], dtype=np.int64)
+
+
+def _rounded(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
+    return {
+        d.name: {o: round(float(w), 4) for o, w in zip(d.options, row, strict=True) if o != NONE}
+        for d, row in zip(space.decisions, rows, strict=True)
+    }
+
+
+def plan(config: HMNASConfig, data: ImageData) -> dict[str, float]:
+    """Work per phase."""
+    images = config.search.share * min(config.search.images or len(data.train), len(data.train))
+    masks = {"mask1": config.mask.edges_epochs, "mask2": config.mask.operations_epochs}
+    work = {"train1": search_work(config.search, data)}
+    work |= {phase: training_work(epochs, round(images * 2 / 3)) for phase, epochs in masks.items()}
+    training = training_work(config.final_epochs, len(data.train) + len(data.val))
+    return {**work, **{f"compare{i}": training for i in ((1, 2, 3) if config.compare else ())}}  # beside the final one
+
+
+PRESETS: dict[str, Any] = {
+    "quick": HMNASConfig(
+        search=QUICK, mask=MaskSettings(edges_epochs=2, operations_epochs=2), calibration_images=300, final_epochs=25,
+        final_lr=0.1, inherited_lr=0.05, train=replace(SEARCH, label_smoothing=0.1),
+    ),
+    "small": HMNASConfig(
+        search=SMALL, mask=MaskSettings(), calibration_images=500, final_epochs=4, final_lr=0.1, inherited_lr=0.05,
+        train=SEARCH,
+    ),
+    "paper": HMNASConfig(),
+}  # fmt: skip
