@@ -7,6 +7,7 @@ operations, each with its importance. Only the paper's first page is at hand; wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -113,7 +114,8 @@ def _masked(
     pressure = Pressure.of(encoding, problem.tables(problem.space), problem.limits)
     _, images = shares(problem.data.train, config.search.share, problem.seed, config.search.images)
     kept = None if edges is None else edges.kept_edges()
-    masks = MaskArchitect(encoding, (architect.alphas, architect.betas), level, images, config.mask, pressure, kept)
+    steps = epochs * math.ceil(len(images) / config.search.train.batch_size)
+    masks = MaskArchitect(encoding, (architect.alphas, architect.betas), level, images, config.mask, pressure, steps, kept)
     phase = Phase("mask1" if level == "edges" else "mask2", epochs, config.search.lr)
     fit(supernet, images, problem.data, phase, config.search.train, seed=problem.seed, run=problem.run, architect=masks)
     return masks
@@ -242,7 +244,7 @@ PRESETS: dict[str, Any] = {
         final_lr=0.1, inherited_lr=0.05, train=replace(SEARCH, label_smoothing=0.1),
     ),
     "small": HMNASConfig(
-        search=SMALL, mask=MaskSettings(), calibration_images=500, final_epochs=4, final_lr=0.1, inherited_lr=0.05,
+        search=SMALL, mask=MaskSettings(), calibration_images=500, final_epochs=1, final_lr=0.1, inherited_lr=0.05,
         train=SEARCH,
     ),
     "paper": HMNASConfig(),

@@ -37,17 +37,17 @@ class MaskSettings:
 
     edges_epochs: int = 1  # over the images that the logits learned from
     operations_epochs: int = 1
-    lr: float = 5e-4  # how far a mask moves in a step, by root mean square
+    travel: float = 0.03  # how far the masks of a level could move over all its steps, by root mean square
     initial: float = 1e-2
     threshold: float = 5e-3
     cost_weight: float = 1.0  # of the costs' relative excess over the limits
 
     def check(self) -> None:
         """Raise `ConfigError` for values out of range."""
-        if self.edges_epochs < 1 or self.operations_epochs < 1 or not self.lr > 0 or not self.cost_weight >= 0:
+        if self.edges_epochs < 1 or self.operations_epochs < 1 or not self.travel > 0 or not self.cost_weight >= 0:
             raise ConfigError(
                 f"mask.edges_epochs={self.edges_epochs} and mask.operations_epochs={self.operations_epochs} must be at "
-                f"least 1, mask.lr={self.lr} positive, and mask.cost_weight={self.cost_weight} not negative"
+                f"least 1, mask.travel={self.travel} positive, and mask.cost_weight={self.cost_weight} not negative"
             )
         if not self.initial > self.threshold:
             raise ConfigError(
@@ -83,18 +83,19 @@ class Pressure:
 class MaskArchitect:
     """The masks of one level under training; see `hiernas.train.loop.Architect`. The supernet's weights do not move.
 
-    `logits`: the trained encoding (alphas, betas). `edges`: of the level of operations, which edges were kept.
+    `logits`: the trained encoding (alphas, betas). `steps`: of this level. `edges`: of the level of operations, which
+    edges were kept.
     """
 
     alternation: Literal["alone"] = "alone"
 
     def __init__(
         self, encoding: Encoding, logits: tuple[Sequence[Tensor], Sequence[Tensor]], level: Level, images: Split,
-        settings: MaskSettings, pressure: Pressure, edges: Sequence[Tensor] | None = None,
+        settings: MaskSettings, pressure: Pressure, steps: int, edges: Sequence[Tensor] | None = None,
     ) -> None:  # fmt: skip
         self.encoding, self.level, self.images, self.settings, self.pressure = encoding, level, images, settings, pressure
         self.alphas, self.betas = ([x.detach().clone() for x in part] for part in logits)
-        self.edges = edges
+        self.edges, self.lr = edges, settings.travel / steps
         sizes = [len(n) for n in encoding.nodes] if level == "edges" else [len(o) for o in encoding.options]
         self.sizes = sizes
         self.mask = torch.full((sum(sizes),), settings.initial).requires_grad_()
@@ -220,7 +221,7 @@ class MaskArchitect:
         scale = math.sqrt(self.square / (1.0 - DECAY**self.step))
         if math.isfinite(scale) and scale > 0:
             self.velocity.mul_(MOMENTUM).add_(gradient / scale, alpha=1.0 - MOMENTUM)
-            self.mask.sub_(self.settings.lr * self.velocity)
+            self.mask.sub_(self.lr * self.velocity)
         self.mask.grad = None
         self.history.append(self.mask.detach().cpu().clone())
 
