@@ -101,6 +101,10 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
             f"method '{request.method}' cannot search '{space.name}': {refusal}; leave --space out, or choose another method "
             "(`hiernas list methods`)"
         )
+    if config.train.drop_path and not space.skeleton.groups:
+        raise ConfigError(
+            f"train.drop_path is for networks of cells, and '{space.name}' is a chain; leave it out (--set train.drop_path=0)"
+        )
     latency = _latency(request, space, listener)
     tables = cost_tables(space, latency)
     automatic = not limits

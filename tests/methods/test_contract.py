@@ -43,13 +43,15 @@ def few_options(space: SearchSpace) -> SearchSpace:
 SPACES: Mapping[str, SearchSpace] = {
     "chain": spaces.chain_space("chain", SIZE, CLASSES, stem=8, stem_stride=2, stages=CHAIN, head=16),
     "cells": few_options(spaces.darts(SIZE, CLASSES, channels=2, cells=3)),
+    "pooled cells": few_options(spaces.darts(SIZE, CLASSES, channels=2, cells=3, pool_bn=True)),
     "stage cells": few_options(spaces.hdas_cells(SIZE, CLASSES, channels=2, cells=5)),
     "graphs": spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=(3, 2, 2), cell=SKIPS),
     "numbers": spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=(3, 2, 2), cell=SKIPS, least=2),
 }
 ACCEPTED = {  # by method; all other spaces are refused
     "hnas": ("chain",), "spos": ("chain",), "random": ("chain",), "hournas": ("chain",),
-    "darts": ("cells", "stage cells"), "hdas-cells": ("stage cells", "cells"),
+    "darts": ("cells", "pooled cells", "stage cells"), "hdas-cells": ("stage cells", "cells", "pooled cells"),
+    "hmnas": ("pooled cells", "chain", "stage cells", "graphs"),
     "hdas-stages": ("graphs",), "hdas-distribution": ("numbers",), "hdas": ("graphs",),
 }  # fmt: skip
 FEWEST = {  # whichever of these settings a method has
@@ -61,19 +63,19 @@ FEWEST = {  # whichever of these settings a method has
 }  # fmt: skip
 
 
-def accepted_space(method: str) -> SearchSpace:
-    """The first space of a method; a method that is new to this file finds its own."""
+def accepted_spaces(method: str) -> list[str]:
+    """The spaces that a method is run on; a method that is new to this file finds its own."""
     found = ACCEPTED.get(method) or [name for name, space in SPACES.items() if METHODS[method].refusal(space) is None]
-    return SPACES[found[0]]
+    return list(found if method == "hmnas" else found[:1])
 
 
-def tiny_config(method: str) -> Any:
+def tiny_config(method: str, space: SearchSpace | None = None) -> Any:
     config = METHODS[method].presets["quick"]
     known = keys(config)
     values = {k: v for k, v in FEWEST.items() if k in known}
     if method in ("hnas", "spos", "random"):
         values |= {"epochs": "1,1,1", "train.drop_path": "0"}
-    elif method == "hournas":
+    elif method == "hournas" or (space is not None and space.name == "chain"):
         values["train.drop_path"] = "0"
     return with_settings(config, [f"{k}={v}" for k, v in values.items()])
 
@@ -127,14 +129,27 @@ def binding_limits(space: SearchSpace) -> dict[str, int]:
     return {m: math.floor(np.quantile(tables[m].of(genes), 0.3)) for m in ("params", "macs")}
 
 
+def as_found(method: str, space: SearchSpace, architecture: Architecture) -> Architecture:
+    """An architecture as one of the space that the method finds it in."""
+    among = METHODS[method].among(space)
+    if among is space:
+        return architecture
+    kept = [{option for option, _ in choice} for choice in architecture.choices]
+    pairs = [(site.rpartition(" ")[0], site.rpartition(" ")[2]) for site in among.skeleton.site_names]
+    by_site = dict(zip(space.skeleton.site_names, kept, strict=True))
+    return among.architecture([option if option in by_site[site] else "none" for site, option in pairs])
+
+
 @pytest.mark.usefixtures("_quick_export")
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_from_a_request_to_its_files_even_when_stopped(method: str, tmp_path: Path, few: ImageData) -> None:
-    space = accepted_space(method)
+@pytest.mark.parametrize(("method", "name"), [(method, name) for method in METHODS for name in accepted_spaces(method)])
+def test_every_method_from_a_request_to_its_files_even_when_stopped(
+    method: str, name: str, tmp_path: Path, few: ImageData
+) -> None:
+    space = SPACES[name]
     limits = binding_limits(space)
     request = Request(
         method, space, {}, few, [f"{m}<={v}" for m, v in limits.items()], latency_file(tmp_path, method, space),
-        config=tiny_config(method),
+        config=tiny_config(method, space),
     )  # fmt: skip
     with pytest.raises(Stopped):
         search(request, tmp_path / "whole", stop_after_the_final_training)
@@ -153,10 +168,10 @@ def test_every_method_from_a_request_to_its_files_even_when_stopped(method: str,
     own = space.name == "chain"  # a space of one's own has no name that a file could be read by
     architecture = space.architecture(sites[1]) if own else Architecture.load(run.path / "best.json")
     if method != "hdas":  # which makes a space of the cells that it found
-        space.encode(architecture)  # refuses what the space does not hold
+        METHODS[method].among(space).encode(as_found(method, space, architecture))  # refuses what the space does not hold
     result = json.loads((run.path / "result.json").read_text())
     chosen, cost = result["chosen"], hiernas.cost(architecture)  # counted on the whole network
-    assert (result["method"], tuple(chosen["options"])) == (method, architecture.options)
+    assert (result["method"], tuple(chosen["options"])) == (method, architecture.labels)
     for metric, bound in limits.items():
         assert getattr(cost, metric) == chosen[metric] <= bound
 
