@@ -15,7 +15,7 @@ from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, did_you_mean
 from hiernas.methods.hnas import PRESETS
 from hiernas.progress import number, quantity
-from hiernas.report import cells, hournas
+from hiernas.report import cells, hournas, masks
 from hiernas.report.graphs import is_cells
 from hiernas.settings import keys
 from hiernas.spaces import known
@@ -45,6 +45,9 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         )
     elif result["device"]:
         lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
+    if result["method"] == "hmnas":
+        lines += masks.words(result)
+        return (cells.found_words(result, lines) if is_cells(result) else [*lines, "chosen: " + " ".join(chosen["options"])]), rows
     if result["method"] == "hournas":
         lines += hournas.words(result)
     elif not is_cells(result) or len(result["front"]) > 1:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiernas.architecture import Architecture, known_space
+from hiernas.architecture import Architecture
 from hiernas.catalogue import make_runtime
 from hiernas.costs.count import cost as count_cost
 from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.progress import quantity
 from hiernas.runfolder import Listener, RunFolder
+from hiernas.space import Decision, SearchSpace
 from hiernas.spaces import KNOWN, Known, known
 from hiernas.supernet.cell import CellNetwork
 from hiernas.supernet.stage import StageNetwork
@@ -107,12 +108,12 @@ def _latencies(
         where = f"{table.device}, {table.runtime}"
         return {"latency predicted": f"{quantity('latency_ms', table.predict(architecture))} ({where})"}
     engine = make_runtime(runtime, threads)
-    only = known_space(architecture.skeleton.name, dict(architecture.skeleton.arguments))
-    kept = {
-        name: [option for option, _ in choice]
+    kept = tuple(
+        Decision(name, tuple(option for option, _ in choice))
         for name, choice in zip(architecture.skeleton.site_names, architecture.choices, strict=True)
-    }
-    measured = measure_table(only.restrict(kept), engine, cached_table_path(engine), _teller(listener))
+    )
+    only = SearchSpace(architecture.skeleton, kept)  # its operations, however many a node keeps
+    measured = measure_table(only, engine, cached_table_path(engine), _teller(listener))
     whole = engine.measure(architecture.build(), architecture.skeleton.input_size, runs=100, warmup=10)
     where = f"{measured.device}, {measured.runtime}, {measured.threads} thread(s)"
     return {

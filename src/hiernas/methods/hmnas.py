@@ -22,7 +22,7 @@ from hiernas.data.batches import normalise
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
 from hiernas.randomness import seeded
-from hiernas.search.alphas import AlphaArchitect
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings
 from hiernas.search.bilevel import shares
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check_final, counted, learn, search_work
 from hiernas.search.encoding import Encoding
@@ -80,10 +80,10 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
     accuracies = evaluate(networks)
     starts = [_start(supernet, a, problem.space, evaluate, problem.seed, config.inherited_lr) for a in networks]
     problem.run.save_tensors("found", starts[0].weights, {})
-    chosen = _candidate(masked, accuracies[0], problem)
+    chosen = _candidate(masked, accuracies[0], problem, "evolve2")
     rivals = [Rival("masked", masked, chosen, starts[0])]
     if rule is not None:
-        rivals.append(Rival("two edges, one operation", rule, _candidate(rule, accuracies[1], problem), starts[1]))
+        rivals.append(Rival("two edges, one operation", rule, _candidate(rule, accuracies[1], problem, "evolve2"), starts[1]))
     details = {
         "masks": {m.level: m.record() for m in (edges, operations) if m is not None}, "moved": moved,
         "importance": _rounded(proxy, encoding.strengths(architect.alphas, architect.betas)), "pairs": values,
@@ -206,12 +206,13 @@ def _start(
     return Start(state, lr)
 
 
-def _candidate(architecture: Architecture, accuracy: float, problem: Problem) -> Candidate:
+def _candidate(architecture: Architecture, accuracy: float, problem: Problem, phase: str) -> Candidate:
     space = subsets(problem.space)
     genes = _genes(space, architecture)
     latency = problem.tables(space).get("latency_ms")
     params, macs = counted(architecture, problem.limits)
     predicted = None if latency is None else float(latency.of(genes[None])[0])
+    problem.run.add_candidates(phase, [(",".join(architecture.labels), accuracy, params, macs, predicted)])
     return Candidate(architecture.labels, accuracy, params, macs, predicted)
 
 
@@ -238,13 +239,15 @@ def plan(config: HMNASConfig, data: ImageData) -> dict[str, float]:
     return {**work, **{f"compare{i}": training for i in ((1, 2, 3) if config.compare else ())}}  # beside the final one
 
 
+LOGITS = AlphaSettings(lr=3e-3)  # ten times DARTS' learning rate: a search of 200 steps would leave them as they are drawn
+
 PRESETS: dict[str, Any] = {
     "quick": HMNASConfig(
-        search=QUICK, mask=MaskSettings(edges_epochs=2, operations_epochs=2), calibration_images=300, final_epochs=25,
+        search=replace(QUICK, alpha=LOGITS), mask=MaskSettings(edges_epochs=2, operations_epochs=2), calibration_images=300, final_epochs=25,
         final_lr=0.1, inherited_lr=0.05, train=replace(SEARCH, label_smoothing=0.1),
     ),
     "small": HMNASConfig(
-        search=SMALL, mask=MaskSettings(), calibration_images=500, final_epochs=1, final_lr=0.1, inherited_lr=0.05,
+        search=replace(SMALL, alpha=LOGITS), mask=MaskSettings(), calibration_images=500, final_epochs=1, final_lr=0.1, inherited_lr=0.05,
         train=SEARCH,
     ),
     "paper": HMNASConfig(),

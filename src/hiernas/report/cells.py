@@ -56,8 +56,12 @@ def lead(result: Values) -> str:
 
 def words(result: Mapping[str, Any]) -> list[str]:
     """Lines for the terminal: what the limits changed, and what was found in the papers' own forms."""
+    return found_words(result, [moved(result)] if moved(result) else [])
+
+
+def found_words(result: Mapping[str, Any], lines: list[str]) -> list[str]:
+    """These lines, and what was found in the papers' own forms."""
     parts = parts_of(result)
-    lines = [moved(result)] if moved(result) else []
     if not _is_stages(result):
         return [*lines, "cells:", *_genotype(parts)]
     cells = cells_of(result)
@@ -143,13 +147,16 @@ def times(result: Values) -> dict[str, str]:
 
 def sections(result: Values, events: Sequence[Values]) -> list[Html]:
     """What was found: the graphs between the cells, the cells, and how the search went."""
+    return [*pictures(result, _moved(result), _weights(result)), how_it_went(result, events)]
+
+
+def pictures(result: Values, *more: Html) -> list[Html]:
+    """The cells, or the graphs between them and then the cells; `more` stands over and under the first of these."""
     parts = parts_of(result)
-    weights = _weights(result)
-    search = _search(result, events)
     if not _is_stages(result):
-        return [_cells(parts, "The cells", ABOUT_CELLS, _moved(result), weights), search]
+        return [_cells(parts, "The cells", ABOUT_CELLS, *more)]
     cells = _cells(cells_of(result), "The cells" if found_cells(result) else "The cells, as given", ABOUT_INNER)
-    return [_stages(parts, result, _moved(result), weights), cells, search]
+    return [_stages(parts, result, *more), cells]
 
 
 def _moved(result: Values) -> Html:
@@ -167,7 +174,7 @@ def _cells(parts: list[Part], title: str, about: str, *more: Html) -> Html:
     pictures = [_picture(part, names, i) for i, (names, part) in enumerate(alike(parts))]
     reduction = ABOUT_REDUCTION if any(part.name.startswith("reduce") for part in parts) else ""
     caption = _caption(parts, about + ABOUT_NODES + reduction + ABOUT_LABELS)
-    return section(title, *more[:1], *pictures, caption, text_to_copy(_genotype(parts)), *more[1:])
+    return section(title, *more[:1], *pictures, caption, _text(parts, _genotype(parts)), *more[1:])
 
 
 def _stages(parts: list[Part], result: Values, *more: Html) -> Html:
@@ -184,9 +191,15 @@ def _stages(parts: list[Part], result: Values, *more: Html) -> Html:
         _caption(parts, ABOUT_STAGES + ABOUT_EDGES + (ABOUT_DEAD if dead else "")),
         table(head, rows, "stages", numbers=(1, 2, 3)),
         Html(f'<p class="small">{escape(depth)}</p>'),
-        text_to_copy(text),
+        _text(parts, text),
         *more[1:],
     )
+
+
+def _text(parts: list[Part], lines: Sequence[str]) -> Html:
+    """The text to copy; folded where nodes keep many edges, since it is long then."""
+    text = text_to_copy(lines)
+    return folded("As text: (operation, source, node, importance)", text) if any(p.is_weighted for p in parts) else text
 
 
 def _picture(part: Part, title: str, name: object) -> Html:
@@ -225,7 +238,8 @@ def _row(site: str, weights: Mapping[str, float], chosen: Any, changed: bool) ->
     return [f"{site} *" if changed else site, *(Html(f"<b>{v}</b>") if bold else v for v, bold in values)]
 
 
-def _search(result: Values, events: Sequence[Values]) -> Html:
+def how_it_went(result: Values, events: Sequence[Values]) -> Html:
+    """Entropy, identities and `none` by epoch, with the alarms."""
     from hiernas.report.graph_figures import search
 
     drawn = picture(lambda width: search(result, events, width), ABOUT_SEARCH)

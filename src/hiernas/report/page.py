@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hiernas.errors import RunError
-from hiernas.report import cells, graphs, hournas, tables, units
+from hiernas.report import cells, graphs, hournas, masks, tables, units
 from hiernas.report.tables import Html, Values, escape, figure, section
 
 FORMAT = 1
@@ -139,7 +139,7 @@ def _is_hournas(result: Values) -> bool:
 
 def _has_front(result: Values) -> bool:
     """Whether there is a choice to show: HourNAS' is among proposals, and a search by gradients finds one network."""
-    least = 2 if graphs.is_cells(result) else 1
+    least = 2 if graphs.is_cells(result) or masks.is_masked(result) else 1
     return not _is_hournas(result) and len(result["front"]) >= least
 
 
@@ -155,6 +155,9 @@ def _of_method(result: Values, events: Sequence[Values]) -> tuple[str, Mapping[s
         fixed = ABOUT_VITAL if result["stages"] else ""
         return ABOUT_TRAINING + fixed, hournas.times(result), hournas.sections(result)
     front = _front(result) if _has_front(result) else []
+    if masks.is_masked(result):
+        found = cells.pictures(result) if graphs.is_cells(result) else []
+        return masks.ABOUT_TRAINING, masks.TIMES, [*found, *masks.sections(result, events), cells.how_it_went(result, events)]
     if graphs.is_cells(result):
         return cells.ABOUT_TRAINING, cells.times(result), [*cells.sections(result, events), *front]
     return ABOUT_TRAINING + (ABOUT_PRUNING if result["stages"] else ""), {}, front
@@ -222,6 +225,8 @@ def _done(result: Values) -> str:
     """What the search did, in a sentence."""
     if _is_hournas(result):
         return hournas.lead(result)
+    if masks.is_masked(result):
+        return masks.lead(result)
     if graphs.is_cells(result) and len(result["front"]) == 1:
         return cells.lead(result)
     return (

@@ -1,0 +1,154 @@
+"""What is said of a search by masks (HM-NAS): what they kept, how that compares with DARTS' rule, and the masks over time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hiernas.report import units
+from hiernas.report.cells import ABOUT_TRAINING as ABOUT_TRAINING
+from hiernas.report.tables import Html, Values, escape, folded, picture, section, table
+
+ABOUT_COMPARED = (
+    "Both networks come from the same supernet: what the masks kept, and what DARTS' rule keeps (of each node the two edges "
+    "whose best operation weighs most, with that operation; of a chain's block its strongest operation). Accuracy without "
+    "training is on validation images with the supernet's weights, the others are on test images; both trainings have the "
+    "same number of epochs. One seed, so small differences mean little."
+)
+ABOUT_TIME = (
+    "Each line is a mask, by step. What lies above the dashed threshold is kept. A mask that falls below it goes on learning, and "
+    "can come back. Blue lines are kept at the end, grey ones dropped."
+)
+ABOUT_MERGING = (
+    "Operations that stand side by side could be joined into one without changing the network's output. Nothing is joined yet: "
+    "the numbers on this page are those of the network as it is."
+)
+TIMES = {"train1": "supernet with its logits", "mask1": "masks of edges", "mask2": "masks of operations",
+         "mask3": "masks of filters"} | {f"compare{i}": f"training for comparison {i}" for i in (1, 2, 3)}  # fmt: skip
+LEVELS = {"edges": "Masks of edges", "operations": "Masks of operations", "filters": "Masks of filters"}
+
+
+def is_masked(result: Mapping[str, Any]) -> bool:
+    """Whether a search by masks found this."""
+    return bool(result["method"] == "hmnas")
+
+
+def lead(result: Values) -> str:
+    """What was done, in a sentence."""
+    size, space = units.size(result["space"]["size"]), result["space"]["name"]
+    return (
+        f"One supernet held all {size} architectures of the space {space} with one operation per site, and all those with several; "
+        f"masks learned which {_counted(result)} remain."
+    )
+
+
+def _counted(result: Values) -> str:
+    return "edges and operations" if "edges" in _masks(result) else "operations"
+
+
+def words(result: Mapping[str, Any]) -> list[str]:
+    """Lines for the terminal: the comparison, what the limits changed, and what could be merged."""
+    lines = []
+    for row in result.get("compared") or ():
+        lines.append(
+            f"{row['name']}: {row['untrained']:.2%} without training (validation), {row['fine_tuned']:.2%} fine-tuned, "
+            f"{row['from_scratch']:.2%} from scratch; {units.short(row['params'])} parameters, {units.short(row['macs'])} MACs"
+        )
+    lines += [moved(result)] if moved(result) else []
+    count = len(mergeable(result["chosen"]["sites"]))
+    return [*lines, f"at {count} sites operations could be merged without loss: see the report"] if count else lines
+
+
+def moved(result: Mapping[str, Any]) -> str:
+    """What the limits changed of what the masks kept."""
+    details = result.get("details") or {}
+    if "moved" not in details:
+        return ""
+    changed, of = len(details["moved"]), len(details.get("pairs") or ())
+    if not changed:
+        return "what the masks keep meets the limits"
+    return f"to meet the limits, {changed} of {of} pairs of site and operation were changed from what the masks keep"
+
+
+def sections(result: Values, events: Sequence[Values]) -> list[Html]:
+    """The comparison, what each site keeps, the masks over time, and what could be merged."""
+    said = moved(result)
+    changed = Html(f"<p>{escape(said[0].upper() + said[1:])}.</p>") if said else Html()
+    return [_compared(result), _time(result, changed), _importance(result), _merging(result)]
+
+
+def _compared(result: Values) -> Html:
+    rows = []
+    for row in result.get("compared") or ():
+        latency = row["latency_ms"]
+        rows.append([
+            row["name"], units.percent(row["untrained"]), units.percent(row["fine_tuned"]), units.percent(row["from_scratch"]),
+            units.count(row["params"]), units.count(row["macs"]), units.milliseconds(latency["predicted"]),
+            units.milliseconds(latency["measured"]),
+        ])  # fmt: skip
+    head = ["", "Without training", "Fine-tuned", "From scratch", "Parameters", "Multiply-adds", "Predicted", "Measured"]
+    if not rows:
+        return Html()
+    caption = Html(f'<p class="small">{escape(ABOUT_COMPARED)}</p>')
+    return section("Masks against a rule", table(head, rows, "compared", numbers=range(1, len(head)), marked=0), caption)
+
+
+def _masks(result: Values) -> Mapping[str, Values]:
+    return (result.get("details") or {}).get("masks") or {}
+
+
+def _time(result: Values, changed: Html) -> Html:
+    from hiernas.report.mask_figures import masks  # matplotlib is loaded only where a page is made
+
+    def drawn(level: str) -> Html:
+        return picture(lambda width: masks(level, _masks(result)[level], width), title=LEVELS[level])
+
+    pictures = [drawn(level) for level in _masks(result)]
+    if not any(pictures):
+        return Html()
+    return section("The masks over time", changed, *pictures, Html(f'<p class="small">{escape(ABOUT_TIME)}</p>'))
+
+
+def _importance(result: Values) -> Html:
+    """Per site the importances of what was kept."""
+    rows = []
+    for site, choice in result["chosen"]["sites"].items():
+        kept = {choice: 1.0} if isinstance(choice, str) else choice
+        rows.append([site, ", ".join(f"{op} {100 * w:.1f}" if w != 1.0 else op for op, w in kept.items() if op != "none") or units.NONE])
+    about = Html('<p class="small">What each site keeps, with its importance in % of what enters the same node or block.</p>')
+    return section("Importances", folded("All sites", about, table(["Site", "Kept"], rows, "kept")))
+
+
+# -- merging ---------------------------------------------------------------------------------------------------------
+
+Family = tuple[str, str]  # pattern of option names, and how those that fit are merged
+FAMILIES: tuple[Family, ...] = (
+    (r"dil_conv_\d+x\d+", "their depthwise convolutions become one over twice the channels, their 1×1 convolutions one"),
+    (r"sep_conv_\d+x\d+", "one of twice the inner channels, whose first 1×1 convolution has two groups"),
+    (r"k\d+_e\d+", "one block whose inner channels are those of all together, the smaller kernels padded by zeros"),
+)
+
+
+def mergeable(sites: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...], str]]:
+    """(site, operations, how) where kept operations could be joined into one with the same output, once trained.
+
+    They read the same input, differ at most in kernel size and inner channels, and end in a sum behind batch norm, which
+    is folded into the last convolution.
+    """
+    found = []
+    for site, choice in sites.items():
+        for pattern, how in FAMILIES:
+            alike = tuple(op for op in choice if re.fullmatch(pattern, op)) if not isinstance(choice, str) else ()
+            if len(alike) > 1:
+                found.append((site, alike, how))
+    return found
+
+
+def _merging(result: Values) -> Html:
+    found = mergeable(result["chosen"]["sites"])
+    if not found:
+        return Html()
+    rows = [[site, " and ".join(alike), how] for site, alike, how in found]
+    caption = Html(f'<p class="small">{escape(ABOUT_MERGING)}</p>')
+    return section("What could be merged", folded(f"{len(found)} places", caption, table(["Site", "Operations", "Into"], rows, "merge")))
