@@ -1,10 +1,11 @@
-"""What H-DAS' depth loss and its window do to stage graphs (arXiv 2101.04028v2, Table 4): the same search without one or the other.
+"""What H-DAS' depth loss and its window do to stage graphs (arXiv 2101.04028v2, Table 4): the same search without them.
 
     python benchmarks/depth_loss.py [SEEDS] [FOLDER]
 
-Searches the stage graphs of `hdas-stages` (preset `small`, CIFAR-10) with and without the depth loss, each cell reading from
-the last m = 3 or m = 7 states, and takes the two strongest edges of each cell. No network is trained afterwards. About five
-minutes per row and seed on one idle core. FOLDER keeps the searches, so that a run that was cut off goes on.
+Searches the stage graphs of `hdas-stages` (preset `small`, CIFAR-10) with each cell reading from the last m = 3 states, with
+and without the depth loss, and with m = 7 and the depth loss, and takes the two strongest edges of each cell. No network is
+trained afterwards. About five minutes per row and seed on one idle core. FOLDER keeps the searches, so that a run that was
+cut off goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from hiernas.spaces import hdas_stages as space_of
 
 CELLS, CHANNELS = 14, 8  # of the network that is derived, as in the preset
 NO_LIMIT = "params<=100M"  # the strongest edges, whatever they cost
+SEARCHED = ((3, 1.0), (3, 0.0), (7, 1.0))  # window and delta
 DRAWN = 1000  # random graphs of the control
 
 
@@ -41,7 +43,9 @@ def searched(delta: float, window: int, seed: int, folder: Path) -> list[float]:
     )
     kept = path / "depth.json"
     if not kept.exists():
-        run = RunFolder.open(path) if path.exists() else RunFolder.create(path, {"seed": seed})
+        begun = (path / "config.yaml").exists()
+        asked = {"method": "hdas-stages", "seed": seed, "data": None}
+        run = RunFolder.open(path) if begun else RunFolder.create(path, asked)
         found = hdas_stages(prepare(request).problem(run), config)
         kept.write_text(json.dumps([*_depth_and_dead(found.architecture), 100 * found.chosen.val_accuracy]))
     return list(json.loads(kept.read_text()))
@@ -59,32 +63,32 @@ def _depth_and_dead(architecture) -> tuple[float, float]:
     return float(np.mean([s.depth for s in stages])), float(np.mean([s.dead for s in stages]))
 
 
+def _shown(values: np.ndarray) -> str:
+    return " | ".join(f"{m:.2f} ± {s:.2f}" for m, s in zip(values.mean(0), values.std(0, ddof=1), strict=True))
+
+
 def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     rows = {}
     for seed in range(seeds):
-        for window in (3, 7):
-            for delta in (1.0, 0.0):
-                rows[window, delta, seed] = searched(delta, window, seed, folder)
-                print(window, delta, seed, rows[window, delta, seed], flush=True)
+        for window, delta in SEARCHED:
+            rows[window, delta, seed] = searched(delta, window, seed, folder)
+            print(window, delta, seed, rows[window, delta, seed], flush=True)
+    small = PRESETS["small"].search
     lines = [
-        f"`hdas-stages` on CIFAR-10, preset `small` ({PRESETS['small'].search.images} images, four cells per stage, search in 4 channels, "
-        f"{PRESETS['small'].search.epochs} epochs), {seeds} seeds: mean ± standard deviation. No limit. m: the window of Rule 3, and",
-        "with four cells a window of 7 is every state before a cell. Random: 1000 random graphs.", "",
-        "| m | depth loss (delta) | depth of a stage, of 4 | dead cells of a stage | supernet's accuracy, % | depth by seed | dead by seed |",
+        f"`hdas-stages` on CIFAR-10, preset `small` ({small.images} images, four cells per stage, search in 4 channels,",
+        f"{small.epochs} epochs), {seeds} seeds: mean ± standard deviation. No limit. m is the window of Rule 3; with four",
+        f"cells a window of 7 is every state before a cell. Random: {DRAWN} random graphs.", "",
+        "| m | delta | depth of a stage (of 4) | dead cells of it | supernet's accuracy, % | depth by seed | dead by seed |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for window in (3, 7):
-        for delta in (1.0, 0.0):
-            found = np.array([rows[window, delta, seed] for seed in range(seeds)])
-            shown = " | ".join(f"{m:.2f} ± {s:.2f}" for m, s in zip(found.mean(0), found.std(0, ddof=1), strict=True))
-            each = (", ".join(f"{value:.2f}" for value in column) for column in found.T[:2])
-            lines.append(f"| {window} | {delta} | {shown} | {' | '.join(each)} |")
-        random = drawn(window)
-        shown = " | ".join(f"{m:.2f} ± {s:.2f}" for m, s in zip(random.mean(0), random.std(0, ddof=1), strict=True))
-        lines.append(f"| {window} | random | {shown} | | | |")
+    for window, delta in SEARCHED:
+        found = np.array([rows[window, delta, seed] for seed in range(seeds)])
+        each = (", ".join(f"{value:.2f}" for value in column) for column in found.T[:2])
+        lines.append(f"| {window} | {delta} | {_shown(found)} | {' | '.join(each)} |")
+    lines += [f"| {window} | random | {_shown(drawn(window))} | | | |" for window in (3, 7)]
     write("depth_loss", "Depth loss and window of H-DAS", lines)
 
 

@@ -47,7 +47,7 @@ BySize = dict[str, dict[str, Any]]  # arguments of a space, by preset
 
 Spaces = Mapping[str, Mapping[str, Mapping[str, Any]]]  # by preset: spaces by name, with arguments
 
-TINY: Spaces = dict.fromkeys(("quick", "small", "paper"), {"tiny": {}})
+TINY: Spaces = {preset: {"tiny": {}} for preset in ("quick", "small", "paper")}
 SMALL_CELLS: BySize = {
     "quick": {"channels": 8, "cells": 5},
     "small": {"channels": 8, "cells": 5},

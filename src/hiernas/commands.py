@@ -47,7 +47,8 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
     if result["method"] == "hmnas":
         lines += masks.words(result)
-        return (cells.found_words(result, lines) if is_cells(result) else [*lines, "chosen: " + " ".join(chosen["options"])]), rows
+        found = cells.found_words(result, []) if is_cells(result) else ["chosen: " + " ".join(chosen["options"])]
+        return [*lines, *found], rows
     if result["method"] == "hournas":
         lines += hournas.words(result)
     elif not is_cells(result) or len(result["front"]) > 1:

@@ -13,28 +13,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hiernas.architecture import Architecture
 from hiernas.costs.limits import best_within
-from hiernas.data.batches import normalise
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
-from hiernas.randomness import seeded
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings
 from hiernas.search.bilevel import shares
-from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check_final, counted, learn, search_work
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check_final, learn, search_work
 from hiernas.search.encoding import Encoding
 from hiernas.search.evaluate import Evaluator
+from hiernas.search.kept import candidate_of, start_of, within_limits
 from hiernas.search.masks import Level, MaskArchitect, MaskSettings, Pressure
-from hiernas.search.problem import Found, Problem, Rival, Start, training_work
-from hiernas.search.ranking import Candidate
+from hiernas.search.problem import Found, Problem, Rival, training_work
 from hiernas.space import SearchSpace
 from hiernas.supernet.cell import CellNetwork
 from hiernas.supernet.stage import StageNetwork
-from hiernas.supernet.subsets import NONE, Subsets, subsets
-from hiernas.train.calibrate import calibrate
+from hiernas.supernet.subsets import NONE
 from hiernas.train.loop import fit, make_fabric
 from hiernas.train.recipes import RECIPES, Phase, Recipe
 
@@ -71,19 +66,19 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
     if encoding.nodes:  # a chain has operations only
         edges = _masked(supernet, architect, "edges", config.mask.edges_epochs, problem, config)
     operations = _masked(supernet, architect, "operations", config.mask.operations_epochs, problem, config, edges)
-    masked, values, moved = _within_limits(operations, edges, problem)
+    masked, values, moved = within_limits(operations, edges, problem)
     rule = _by_rule(architect, problem)
 
     networks = [Architecture(proxy.skeleton, a.choices) for a in (masked, rule) if a is not None]
     images = config.calibration_images
     evaluate = Evaluator(supernet, problem.data, make_fabric(config.search.train), seed=problem.seed, calibration_images=images)
     accuracies = evaluate(networks)
-    starts = [_start(supernet, a, problem.space, evaluate, problem.seed, config.inherited_lr) for a in networks]
+    starts = [start_of(supernet, a, problem.space, evaluate, problem.seed, config.inherited_lr) for a in networks]
     problem.run.save_tensors("found", starts[0].weights, {})
-    chosen = _candidate(masked, accuracies[0], problem, "evolve2")
+    chosen = candidate_of(masked, accuracies[0], problem, "evolve2")
     rivals = [Rival("masked", masked, chosen, starts[0])]
     if rule is not None:
-        rivals.append(Rival("two edges, one operation", rule, _candidate(rule, accuracies[1], problem, "evolve2"), starts[1]))
+        rivals.append(Rival("two edges, one operation", rule, candidate_of(rule, accuracies[1], problem, "evolve2"), starts[1]))
     details = {
         "masks": {m.level: m.record() for m in (edges, operations) if m is not None}, "moved": moved,
         "importance": _rounded(proxy, encoding.strengths(architect.alphas, architect.betas)), "pairs": values,
@@ -121,69 +116,6 @@ def _masked(
     return masks
 
 
-def _within_limits(
-    operations: MaskArchitect, edges: MaskArchitect | None, problem: Problem
-) -> tuple[Architecture, dict[str, float], list[str]]:
-    """What the masks keep, changed as little as the limits ask; how far each pair is from the threshold; what changed.
-
-    Exact: of all sets of pairs within the limits the one with the greatest sum of these distances. Where the masks meet
-    the limits, that is what they keep. Only if nothing else does, edges that were dropped come back.
-    """
-    encoding, threshold = operations.encoding, operations.settings.threshold
-    space = problem.space
-    of_edge = _edge_values(encoding, edges)
-    values = {}
-    for d, options, mask, edge in zip(space.decisions, encoding.options, operations.values(), of_edge, strict=True):
-        for o, value in zip(options, mask.tolist(), strict=True):
-            values[f"{d.name} {d.options[o]}"] = (edge if edge is not None else value) - threshold
-    every = subsets(space)
-    dropped = {f"{d.name} {d.options[o]}" for d, options, edge in zip(space.decisions, encoding.options, of_edge, strict=True)
-               for o in options if edge is not None}  # fmt: skip
-    try:
-        kept = _best(every.restrict({pair: (NONE,) for pair in dropped}), values, problem)
-    except LimitError:
-        kept = _best(every, values, problem)
-    wanted = _pairs(encoding, operations.shares())
-    moved = sorted(kept ^ wanted)
-    binary = [
-        torch.tensor([float(f"{d.name} {d.options[o]}" in kept) for o in options])
-        for d, options in zip(space.decisions, encoding.options, strict=True)
-    ]
-    alphas, betas = ([x.cpu() for x in part] for part in (operations.alphas, operations.betas))
-    weights = encoding.shares(alphas, betas, None, binary)
-    architecture = encoding.architecture(weights, space.skeleton)
-    if isinstance(space.skeleton, StageNetwork):
-        architecture = replace(architecture, choices=space.skeleton.without_dead(architecture.choices))
-    return architecture, {pair: round(value, 6) for pair, value in values.items()}, moved
-
-
-def _edge_values(encoding: Encoding, edges: MaskArchitect | None) -> list[float | None]:
-    """Per site the mask of its edge where that was dropped, else None."""
-    found: list[float | None] = [None] * len(encoding.options)
-    if edges is not None:
-        for sites, kept, values in zip(encoding.nodes, edges.kept_edges(), edges.values(), strict=True):
-            for i, there, value in zip(sites, kept.tolist(), values.tolist(), strict=True):
-                found[i] = None if there else value
-    return found
-
-
-def _best(space: SearchSpace, values: dict[str, float], problem: Problem) -> set[str]:
-    gains = [np.array([0.0 if o == NONE else values[d.name] for o in d.options]) for d in space.decisions]
-    genes = best_within(space, problem.tables(space), problem.limits, gains)
-    return {d.name for d, gene in zip(space.decisions, genes, strict=True) if d.options[gene] != NONE}
-
-
-def _pairs(encoding: Encoding, weights: Sequence[Tensor]) -> set[str]:
-    """The pairs of a weight above 0."""
-    decisions = encoding.space.decisions
-    return {
-        f"{d.name} {d.options[o]}"
-        for d, options, row in zip(decisions, encoding.options, weights, strict=True)
-        for o, w in zip(options, row.tolist(), strict=True)
-        if w > 0
-    }
-
-
 def _by_rule(architect: AlphaArchitect, problem: Problem) -> Architecture | None:
     """The control: DARTS' rule within the limits, by the same encoding; None where no such network meets them."""
     space = problem.space
@@ -191,35 +123,6 @@ def _by_rule(architect: AlphaArchitect, problem: Problem) -> Architecture | None
         return space.decode(best_within(space, problem.tables(space), problem.limits, architect.strengths()))
     except LimitError:
         return None
-
-
-def _start(
-    supernet: Any, architecture: Architecture, space: SearchSpace, evaluate: Evaluator, seed: int, lr: float
-) -> Start:
-    """The weights of a network in the supernet, statistics re-estimated; what the supernet lacks (scales, shifts) is fresh."""
-    inherited = supernet.subnet(architecture).cpu()
-    calibrate(inherited, [x.cpu() for x in evaluate.calibration_batches()])
-    with seeded(seed, "network"):
-        network = Architecture(space.skeleton, architecture.choices).build()
-    state = network.state_dict()
-    state.update(inherited.state_dict())
-    return Start(state, lr)
-
-
-def _candidate(architecture: Architecture, accuracy: float, problem: Problem, phase: str) -> Candidate:
-    space = subsets(problem.space)
-    genes = _genes(space, architecture)
-    latency = problem.tables(space).get("latency_ms")
-    params, macs = counted(architecture, problem.limits)
-    predicted = None if latency is None else float(latency.of(genes[None])[0])
-    problem.run.add_candidates(phase, [(",".join(architecture.labels), accuracy, params, macs, predicted)])
-    return Candidate(architecture.labels, accuracy, params, macs, predicted)
-
-
-def _genes(space: SearchSpace, architecture: Architecture) -> np.ndarray:
-    assert isinstance(space.skeleton, Subsets)
-    kept = [{o for o, _ in choice} for choice in architecture.choices]
-    return np.array([int(option in kept[i]) for i, option in space.skeleton.pairs], dtype=np.int64)
 
 
 def _rounded(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
@@ -243,12 +146,12 @@ LOGITS = AlphaSettings(lr=3e-3)  # ten times DARTS' learning rate: a search of 2
 
 PRESETS: dict[str, Any] = {
     "quick": HMNASConfig(
-        search=replace(QUICK, alpha=LOGITS), mask=MaskSettings(edges_epochs=2, operations_epochs=2), calibration_images=300, final_epochs=25,
-        final_lr=0.1, inherited_lr=0.05, train=replace(SEARCH, label_smoothing=0.1),
+        search=replace(QUICK, alpha=LOGITS), mask=MaskSettings(edges_epochs=2, operations_epochs=2),
+        calibration_images=300, final_epochs=25, final_lr=0.1, inherited_lr=0.05, train=replace(SEARCH, label_smoothing=0.1),
     ),
     "small": HMNASConfig(
-        search=replace(SMALL, alpha=LOGITS), mask=MaskSettings(), calibration_images=500, final_epochs=1, final_lr=0.1, inherited_lr=0.05,
-        train=SEARCH,
+        search=replace(SMALL, alpha=LOGITS), mask=MaskSettings(), calibration_images=500, final_epochs=1, final_lr=0.1,
+        inherited_lr=0.05, train=SEARCH,
     ),
     "paper": HMNASConfig(),
 }  # fmt: skip

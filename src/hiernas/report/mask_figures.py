@@ -40,5 +40,6 @@ def masks(level: str, record: Mapping[str, Any], width: float) -> str:
             ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         right.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
-    alt = f"Masks of {level} over {steps[-1]} steps: {int(kept[0].sum())} above the threshold at first, {int(kept[-1].sum())} at last."
+    first, last = int(kept[0].sum()), int(kept[-1].sum())
+    alt = f"Masks of {level} over {steps[-1]} steps: {first} above the threshold at first, {last} at last."
     return draw(f"masks-{level}{width:.0f}", alt, width, height, paint)

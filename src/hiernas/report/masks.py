@@ -17,8 +17,8 @@ ABOUT_COMPARED = (
     "same number of epochs. One seed, so small differences mean little."
 )
 ABOUT_TIME = (
-    "Each line is a mask, by step. What lies above the dashed threshold is kept. A mask that falls below it goes on learning, and "
-    "can come back. Blue lines are kept at the end, grey ones dropped."
+    "Each line is a mask, by step. What lies above the dashed threshold is kept. A mask that falls below it goes on "
+    "learning, and can come back. Blue lines are kept at the end, grey ones dropped."
 )
 ABOUT_MERGING = (
     "Operations that stand side by side could be joined into one without changing the network's output. Nothing is joined yet: "
@@ -38,8 +38,8 @@ def lead(result: Values) -> str:
     """What was done, in a sentence."""
     size, space = units.size(result["space"]["size"]), result["space"]["name"]
     return (
-        f"One supernet held all {size} architectures of the space {space} with one operation per site, and all those with several; "
-        f"masks learned which {_counted(result)} remain."
+        f"One supernet held all {size} architectures of the space {space} that keep one operation per site, and all those "
+        f"that keep several; masks learned which {_counted(result)} remain."
     )
 
 
@@ -115,7 +115,8 @@ def _importance(result: Values) -> Html:
     rows = []
     for site, choice in result["chosen"]["sites"].items():
         kept = {choice: 1.0} if isinstance(choice, str) else choice
-        rows.append([site, ", ".join(f"{op} {100 * w:.1f}" if w != 1.0 else op for op, w in kept.items() if op != "none") or units.NONE])
+        shown = [f"{op} {100 * w:.1f}" if w != 1.0 else op for op, w in kept.items() if op != "none"]
+        rows.append([site, ", ".join(shown) or units.NONE])
     about = Html('<p class="small">What each site keeps, with its importance in % of what enters the same node or block.</p>')
     return section("Importances", folded("All sites", about, table(["Site", "Kept"], rows, "kept")))
 
@@ -151,4 +152,5 @@ def _merging(result: Values) -> Html:
         return Html()
     rows = [[site, " and ".join(alike), how] for site, alike, how in found]
     caption = Html(f'<p class="small">{escape(ABOUT_MERGING)}</p>')
-    return section("What could be merged", folded(f"{len(found)} places", caption, table(["Site", "Operations", "Into"], rows, "merge")))
+    listed = table(["Site", "Operations", "Into"], rows, "merge")
+    return section("What could be merged", folded(f"{len(found)} places", caption, listed))

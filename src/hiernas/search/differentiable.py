@@ -21,7 +21,6 @@ from hiernas.search.encoding import Encoding
 from hiernas.search.evaluate import Evaluator
 from hiernas.search.evolution import Book
 from hiernas.search.problem import Found, Problem, training_work
-from hiernas.search.ranking import Candidate
 from hiernas.space import SearchSpace
 from hiernas.supernet.cell import CellNetwork
 from hiernas.train.loop import fit, make_fabric

@@ -113,7 +113,7 @@ class MaskArchitect:
 
     def values(self) -> list[Tensor]:
         """The real-valued masks: per node those of its edges, or per site those of its operations."""
-        return list(self.mask.split(self.sizes))
+        return list(torch.split(self.mask, self.sizes))
 
     def binary(self) -> list[Tensor]:
         """0 or 1, with straight-through gradients. What a network cannot be without is 1: see `_held`."""

@@ -1,0 +1,118 @@
+"""What masks keep, as an architecture within the limits; and networks of several operations per site as candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiernas.architecture import Architecture
+from hiernas.costs.limits import best_within
+from hiernas.errors import LimitError
+from hiernas.randomness import seeded
+from hiernas.search.differentiable import counted
+from hiernas.search.encoding import Encoding
+from hiernas.search.evaluate import Evaluator
+from hiernas.search.masks import MaskArchitect
+from hiernas.search.problem import Problem, Start
+from hiernas.search.ranking import Candidate
+from hiernas.space import SearchSpace
+from hiernas.supernet.stage import StageNetwork
+from hiernas.supernet.subsets import NONE, Subsets, subsets
+from hiernas.train.calibrate import calibrate
+
+
+def within_limits(
+    operations: MaskArchitect, edges: MaskArchitect | None, problem: Problem
+) -> tuple[Architecture, dict[str, float], list[str]]:
+    """What the masks keep, changed as little as the limits ask; how far each pair is from the threshold; what changed.
+
+    Exact: of all sets of pairs within the limits the one with the greatest sum of these distances. Where the masks meet
+    the limits, that is what they keep. Only if nothing else does, edges that were dropped come back.
+    """
+    encoding, threshold = operations.encoding, operations.settings.threshold
+    space = problem.space
+    of_edge = _edge_values(encoding, edges)
+    values = {}
+    for d, options, mask, edge in zip(space.decisions, encoding.options, operations.values(), of_edge, strict=True):
+        for o, value in zip(options, mask.tolist(), strict=True):
+            values[f"{d.name} {d.options[o]}"] = (edge if edge is not None else value) - threshold
+    every = subsets(space)
+    dropped = {f"{d.name} {d.options[o]}" for d, options, edge in zip(space.decisions, encoding.options, of_edge, strict=True)
+               for o in options if edge is not None}  # fmt: skip
+    try:
+        kept = _best(every.restrict(dict.fromkeys(dropped, (NONE,))), values, problem)
+    except LimitError:
+        kept = _best(every, values, problem)
+    wanted = _pairs(encoding, operations.shares())
+    moved = sorted(kept ^ wanted)
+    binary = [
+        torch.tensor([float(f"{d.name} {d.options[o]}" in kept) for o in options])
+        for d, options in zip(space.decisions, encoding.options, strict=True)
+    ]
+    alphas, betas = ([x.cpu() for x in part] for part in (operations.alphas, operations.betas))
+    weights = encoding.shares(alphas, betas, None, binary)
+    architecture = encoding.architecture(weights, space.skeleton)
+    if isinstance(space.skeleton, StageNetwork):
+        architecture = replace(architecture, choices=space.skeleton.without_dead(architecture.choices))
+    return architecture, {pair: round(value, 6) for pair, value in values.items()}, moved
+
+
+def _edge_values(encoding: Encoding, edges: MaskArchitect | None) -> list[float | None]:
+    """Per site the mask of its edge where that was dropped, else None."""
+    found: list[float | None] = [None] * len(encoding.options)
+    if edges is not None:
+        for sites, kept, values in zip(encoding.nodes, edges.kept_edges(), edges.values(), strict=True):
+            for i, there, value in zip(sites, kept.tolist(), values.tolist(), strict=True):
+                found[i] = None if there else value
+    return found
+
+
+def _best(space: SearchSpace, values: dict[str, float], problem: Problem) -> set[str]:
+    gains = [np.array([0.0 if o == NONE else values[d.name] for o in d.options]) for d in space.decisions]
+    genes = best_within(space, problem.tables(space), problem.limits, gains)
+    return {d.name for d, gene in zip(space.decisions, genes, strict=True) if d.options[gene] != NONE}
+
+
+def _pairs(encoding: Encoding, weights: Sequence[Tensor]) -> set[str]:
+    """The pairs of a weight above 0."""
+    decisions = encoding.space.decisions
+    return {
+        f"{d.name} {d.options[o]}"
+        for d, options, row in zip(decisions, encoding.options, weights, strict=True)
+        for o, w in zip(options, row.tolist(), strict=True)
+        if w > 0
+    }
+
+
+def start_of(
+    supernet: Any, architecture: Architecture, space: SearchSpace, evaluate: Evaluator, seed: int, lr: float
+) -> Start:
+    """The weights of a network in the supernet, statistics re-estimated; what the supernet lacks (scales, shifts) is fresh."""
+    inherited = supernet.subnet(architecture).cpu()
+    calibrate(inherited, [x.cpu() for x in evaluate.calibration_batches()])
+    with seeded(seed, "network"):
+        network = Architecture(space.skeleton, architecture.choices).build()
+    state = network.state_dict()
+    state.update(inherited.state_dict())
+    return Start(state, lr)
+
+
+def candidate_of(architecture: Architecture, accuracy: float, problem: Problem, phase: str) -> Candidate:
+    space = subsets(problem.space)
+    genes = _genes(space, architecture)
+    latency = problem.tables(space).get("latency_ms")
+    params, macs = counted(architecture, problem.limits)
+    predicted = None if latency is None else float(latency.of(genes[None])[0])
+    problem.run.add_candidates(phase, [(",".join(architecture.labels), accuracy, params, macs, predicted)])
+    return Candidate(architecture.labels, accuracy, params, macs, predicted)
+
+
+def _genes(space: SearchSpace, architecture: Architecture) -> np.ndarray:
+    assert isinstance(space.skeleton, Subsets)
+    kept = [{o for o, _ in choice} for choice in architecture.choices]
+    return np.array([int(option in kept[i]) for i, option in space.skeleton.pairs], dtype=np.int64)
