@@ -47,8 +47,8 @@ class Search:
     ) -> SearchResult:
         """Search, train and measure; the run folder is `out`, by default a new one under runs/.
 
-        `space`: the method's own, of the size of the quick preset, where none is given. `config`: of the method's own
-        class, such as `HNASConfig`; without one, the quick preset.
+        `space`: the method's own where none is given; by name, one of its own has the size of the quick preset. `config`:
+        of the method's own class, such as `HNASConfig`; without one, the quick preset.
         `data` is an `ImageData`, a torch Dataset of (image, label), or what `hiernas.load_data` takes. Raises
         `LimitError` before any training where no architecture meets the limits.
         """
@@ -60,6 +60,7 @@ class Search:
 hnas = Search("hnas")  # HNAS, arXiv 2005.07564v1
 hournas = Search("hournas")  # HourNAS, arXiv 2005.14446v3
 hdas = Search("hdas")  # H-DAS, arXiv 2101.04028v2: cells, their number, the graphs between them
+hmnas = Search("hmnas")  # HM-NAS, arXiv 1909.00122v2: learned masks on edges and operations
 darts = Search("darts")  # DARTS, arXiv 1806.09055, first order
 spos = Search("spos")  # SPOS, arXiv 1904.00420, with the same budget
 random_search = Search("random")  # random feasible architectures judged by one supernet, with the same budget

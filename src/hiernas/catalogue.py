@@ -13,7 +13,7 @@ from hiernas.data import ImageData
 from hiernas.errors import LatencyError, SpaceError, did_you_mean
 from hiernas.methods import baselines, darts, hdas, hmnas, hnas, hournas
 from hiernas.search.differentiable import smaller_network
-from hiernas.search.hierarchy import cells_of
+from hiernas.search.hierarchy import cell_tables, cells_of
 from hiernas.search.problem import Method
 from hiernas.space import SearchSpace
 from hiernas.supernet.cell import CellNetwork
@@ -103,7 +103,7 @@ METHODS: dict[str, Method] = {
     "darts": Method(darts.darts, darts.PRESETS, darts.plan, _with("darts", SMALL_CELLS), _cells, _smaller),
     "hdas": Method(
         hdas.hdas, hdas.PRESETS, hdas.plan_whole, _with("hdas_stages", SMALL_STAGES), _stages, _narrower, ("cell", "least"),
-        lambda s: (cells_of(s),),
+        lambda s: (cells_of(s),), cells_of, cell_tables,
     ),
     "hdas-cells": Method(hdas.hdas_cells, hdas.PRESETS, hdas.plan, _with("hdas_cells", SMALL_CELLS), _cells, _smaller),
     "hdas-distribution": Method(

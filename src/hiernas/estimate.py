@@ -54,7 +54,7 @@ def estimate(prepared: Prepared) -> Estimate:
     """Measure what is needed for the estimates; trains nothing that is kept."""
     space, config, method = prepared.space, prepared.config, METHODS[prepared.request.method]
     among = method.among(space)
-    tables = cost_tables(among, prepared.latency)
+    tables = method.costs(space, among, prepared.latency)
     rng = numpy_generator(prepared.request.seed, "check")
     genes = among.sample_encoded(rng, 10_000)
     costs = {
@@ -69,17 +69,17 @@ def estimate(prepared: Prepared) -> Estimate:
         params = sum(p.numel() for p in supernet.parameters())
         largest = single_path(genes[int(np.argmax(tables["macs"].of(genes)))])
         paths = [single_path(path) for path in genes[:STEPS]]
-        step_seconds, activations = _training_step(supernet, prepared, paths, largest)
+        step_seconds, activations = _training_step(supernet, prepared, paths, largest, recipe_of(config))
         candidate_seconds = _evaluation(supernet, prepared, genes)
     batch = min(recipe_of(config).batch_size, len(prepared.data.train))
     buffers = 4 * (3 * params)  # weights, gradients, momentum in 32 bits
     return Estimate(
-        space_size=among.size(),
+        space_size=max(space.size(), among.size()),
         costs=costs,
         feasible_share=share_feasible(prepared),
         supernet_params=params,
         memory_gib=(buffers + activations + _pixels(prepared)) / 2**30,
-        seconds=_seconds(prepared, step_seconds / batch, candidate_seconds, _final_share(prepared, costs["macs"][1])),
+        seconds=_seconds(prepared, step_seconds / batch, candidate_seconds, _final_image(prepared, step_seconds / batch)),
     )
 
 
@@ -88,23 +88,29 @@ def _pixels(prepared: Prepared) -> int:
     return (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
 
 
-def _final_share(prepared: Prepared, typical_macs: float) -> float:
-    """The chosen network's work by that of a step of the supernet: the one of cells computes all operations at once."""
+def _final_image(prepared: Prepared, of_supernet: float) -> float:
+    """Seconds of a training step per image of a network like those that are found.
+
+    A step of single paths is one of such a network; where all operations are computed at once, one is built and timed.
+    """
     if not METHODS[prepared.request.method].among(prepared.space).skeleton.groups:
-        return 1.0
-    table = cost_tables(METHODS[prepared.request.method].searched(prepared.space, prepared.config), None)["macs"]
-    return typical_macs / (table.constant + float(sum(row.sum() for row in table.sites)))
+        return of_supernet
+    network = prepared.space.sample(numpy_generator(prepared.request.seed, "final")).build()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
+    recipe = prepared.config.train
+    seconds, _ = _training_step(network, prepared, [None] * (STEPS // 3), None, recipe)
+    return seconds / min(recipe.batch_size, len(prepared.data.train))
 
 
 def _seconds(
-    prepared: Prepared, image_seconds: float, candidate_seconds: float, final_share: float
+    prepared: Prepared, image_seconds: float, candidate_seconds: float, final_image: float
 ) -> dict[str, float]:
     config, seconds = prepared.config, {}
     for phase, work in plan(prepared).items():
         if phase.startswith("evolve"):
             seconds[phase] = config.population * (config.generations + 1) * candidate_seconds
         else:
-            seconds[phase] = work / 3.0 * image_seconds * (final_share if phase.startswith(("final", "compare")) else 1.0)
+            seconds[phase] = work / 3.0 * (final_image if phase.startswith(("final", "compare")) else image_seconds)
     return seconds
 
 
@@ -120,23 +126,24 @@ def _mixed_step(prepared: Prepared) -> tuple[int, float, int]:
     supernet = searched.supernet()
     supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
     gates = softmax([torch.zeros(len(d.options)) for d in searched.decisions])
-    seconds, saved = _training_step(supernet, prepared, [gates] * (STEPS // 3), gates)
+    seconds, saved = _training_step(supernet, prepared, [gates] * (STEPS // 3), gates, recipe_of(prepared.config))
     return sum(p.numel() for p in supernet.parameters()), seconds, saved
 
 
 def _training_step(
-    supernet: nn.Module, prepared: Prepared, paths: Sequence[Gates], largest: Gates
+    supernet: nn.Module, prepared: Prepared, paths: Sequence[Gates | None], largest: Gates | None, recipe: Recipe
 ) -> tuple[float, int]:
-    """Seconds of a step, and bytes that the largest one saves for its backward pass."""
-    data, recipe = prepared.data, recipe_of(prepared.config)
+    """Seconds of a step, and bytes that the largest one saves for its backward pass. None: a network without gates."""
+    data = prepared.data
     fabric = make_fabric(recipe)
     optimizer = torch.optim.SGD(supernet.parameters(), lr=1e-4)
     model, wrapped = fabric.setup(supernet, optimizer)
     indices = torch.arange(min(recipe.batch_size, len(data.train)))
     x, y = normalise(data.train.images.fetch(indices), data, fabric.device), data.train.labels[indices].to(fabric.device)
 
-    def step(gates: Gates) -> None:
-        loss = F.cross_entropy(model(x, gates), y)
+    def step(gates: Gates | None) -> None:
+        output = model(x) if gates is None else model(x, gates)
+        loss = F.cross_entropy(output[0] if isinstance(output, tuple) else output, y)  # an auxiliary classifier's is left out
         wrapped.zero_grad(set_to_none=True)
         fabric.backward(loss)
         wrapped.step()

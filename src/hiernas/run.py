@@ -110,8 +110,9 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
     automatic = not limits
     if automatic:
         limits = (_median_limit(space, tables, config.objective, request.seed),)
-    among = METHODS[request.method].among(space)
-    check_reachable(among, tables if among is space else cost_tables(among, latency), limits)
+    method = METHODS[request.method]
+    among = method.among(space)
+    check_reachable(among, tables if among is space else method.costs(space, among, latency), limits)
     return Prepared(request, config, space, data, limits, latency, automatic)
 
 
@@ -374,8 +375,9 @@ def plan(prepared: Prepared) -> dict[str, float]:
 
 def share_feasible(prepared: Prepared, n: int = 10_000) -> float:
     """Share of sampled architectures that meet the limits."""
-    among = METHODS[prepared.request.method].among(prepared.space)
-    tables = cost_tables(among, prepared.latency)
+    method = METHODS[prepared.request.method]
+    among = method.among(prepared.space)
+    tables = method.costs(prepared.space, among, prepared.latency)
     rng = numpy_generator(prepared.request.seed, "share")
     return feasible_share(among, tables, prepared.limits, rng, n)
 

@@ -30,9 +30,9 @@ from toy import RUN
 
 SIZE, CLASSES = (1, 8, 8), 3
 SETTINGS = SearchSettings(
-    epochs=1, train=Recipe(batch_size=12, accelerator="cpu"), alpha=AlphaSettings(lr=0.5), channels=2
+    epochs=1, train=Recipe(batch_size=12, accelerator="cpu"), alpha=AlphaSettings(lr=0.5)
 )
-MORE: dict[str, Any] = {"search": SETTINGS, "calibration_images": 12, "final_epochs": 1}
+MORE: dict[str, Any] = {"search": SETTINGS, "channels": 2, "calibration_images": 12, "final_epochs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_stopped_between_two_steps_it_ends_with_the_same_bits(
         (HDASConfig, {"cells": 2}, "cells=2 must be at least 3"),
         (DARTSConfig, {"calibration_images": 1}, "calibration_images=1 at least 2"),
         (DARTSConfig, {"search": SearchSettings(epochs=0)}, "epochs=0 must be at least 1"),
-        (DARTSConfig, {"search": SearchSettings(channels=3)}, "channels=3 even"),
+        (DARTSConfig, {"channels": 3}, "channels=3 even"),
         (DARTSConfig, {"search": SearchSettings(share=1.0)}, "share=1.0 must be between 0 and 1"),
         (DARTSConfig, {"search": SearchSettings(train=Recipe(precision="16-mixed"))}, "use bf16-mixed or 32-true"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
-from hiernas.search.alphas import Extra, cost_penalty, derive_within
+from hiernas.search.alphas import Extra, cost_penalty, derive, derive_within
 from hiernas.search.depth import computation_loss, depth_loss, shapes
 from hiernas.search.differentiable import (
     QUICK,
@@ -99,11 +99,13 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
     stages = problem.space
     cells = cells_of(stages)  # the first level: five cells, with the costs they will have in the stages
     proxy = smaller_network(cells, config.channels, config.cells)
-    tables = cell_tables(problem, stages, cells)
+    tables = cell_tables(stages, cells, problem.latency)
     _, architect = learn(
         proxy, problem, config.search, "train1", cost_penalty(cells, tables, problem.limits, config.search.cost_weight)
     )
     chosen = cells.decode(derive_within(cells, tables, problem.limits, architect.alphas))
+    rule = derive(proxy, architect.alphas)
+    moved = [site for site, o in zip(cells.skeleton.site_names, chosen.options, strict=True) if o != rule[site]]
     genotype = cell_skeleton(cells).genotype(chosen)
     problem.run.event("cells", genotype=genotype.to_text())
     numbers = None
@@ -113,7 +115,8 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
         problem.run.event("numbers", cells=list(numbers))
     last = replace(problem, space=stages_of(stages, genotype, numbers))  # the third: the graphs
     result = _stage_search(last, config, "train3")
-    return replace(result, details={**result.details, "genotype": genotype.to_text(), "numbers": numbers})
+    details = {**result.details, "genotype": genotype.to_text(), "numbers": numbers, "moved_in_cells": moved}
+    return replace(result, details=details)
 
 
 def _numbers(problem: Problem, config: HDASConfig) -> tuple[int, ...]:

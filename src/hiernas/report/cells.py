@@ -121,7 +121,20 @@ def moved(result: Mapping[str, Any]) -> str:
     details = result.get("details") or {}
     if "moved" not in details or not result["limits"]:
         return ""
-    sites, of = details["moved"], len(result["chosen"]["sites"])
+    inner = _moved_in_cells(details.get("moved_in_cells"))
+    return _moved_sites(details["moved"], len(result["chosen"]["sites"])) + (f"; {inner}" if inner else "")
+
+
+def _moved_in_cells(sites: Sequence[str] | None) -> str:
+    """The same of the cells that `hdas` searched before the graphs between them."""
+    if sites is None:
+        return ""
+    if not sites:
+        return "within the cells the rule meets them"
+    return f"within the cells, {len(sites)} {'edge differs' if len(sites) == 1 else 'edges differ'} from it: {', '.join(sites)}"
+
+
+def _moved_sites(sites: Sequence[str], of: int) -> str:
     rule = "DARTS' rule (the two strongest edges of each node, with their strongest operations)"
     if not sites:
         return f"{rule} meets the limits"

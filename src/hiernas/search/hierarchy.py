@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hiernas.costs.count import parts_of
 from hiernas.costs.tables import CostTable, counted
 from hiernas.genotype import Genotype
-from hiernas.search.problem import Problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_cells, hdas_stages
 from hiernas.supernet.cell import CellNetwork, Place, edges_of
 from hiernas.supernet.chain import Part
 from hiernas.supernet.stage import StageNetwork
+
+if TYPE_CHECKING:
+    from hiernas.costs.latency import LatencySource
 
 
 def cells_of(stages: SearchSpace) -> SearchSpace:
@@ -50,7 +52,7 @@ def cell_skeleton(cells: SearchSpace) -> CellNetwork:
     return cells.skeleton
 
 
-def cell_tables(problem: Problem, stages: SearchSpace, cells: SearchSpace) -> dict[str, CostTable]:
+def cell_tables(stages: SearchSpace, cells: SearchSpace, latency: LatencySource | None) -> dict[str, CostTable]:
     """Costs of the stages' networks by the choices of their cells, without those of the edges between the cells.
 
     These have no multiply-adds and, behind pooling, the few parameters of a batch norm: a lower bound, and a near one.
@@ -63,8 +65,8 @@ def cell_tables(problem: Problem, stages: SearchSpace, cells: SearchSpace) -> di
         "macs": lambda part: counted(part).macs,
     }
     constants = {"params": 0.0, "macs": 0.0}
-    if problem.latency is not None:
-        measures["latency_ms"], constants["latency_ms"] = problem.latency.part_ms, problem.latency.overhead_ms
+    if latency is not None:
+        measures["latency_ms"], constants["latency_ms"] = latency.part_ms, latency.overhead_ms
     places = [cell for stage in skeleton.places() for cell in (*stage.cells, *([stage.reduction] if stage.reduction else []))]
     fixed, _ = parts_of(skeleton)
     found = {}

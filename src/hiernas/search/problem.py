@@ -108,6 +108,9 @@ class Method:
     finds: tuple[str, ...] = ()  # arguments of the space that it finds itself, so that giving them would do nothing
     also: Callable[[SearchSpace], tuple[SearchSpace, ...]] = lambda space: ()  # further spaces whose costs it needs
     among: Callable[[SearchSpace], SearchSpace] = lambda space: space  # of what it finds, where that is more than the space
+    costs: Callable[[SearchSpace, SearchSpace, Any], dict[str, CostTable]] = (
+        lambda space, among, latency: cost_tables(among, latency)
+    )  # of that space, in the network of the given one
 
     @property
     def summary(self) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hiernas.architecture import Choice
-from hiernas.costs.count import parts_of_space
 from hiernas.space import Decision, Group, SearchSpace, Skeleton
 
 if TYPE_CHECKING:
@@ -78,8 +77,8 @@ class Subsets:
 
     def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
         """The operations of every network, and per pair those of its option."""
-        fixed, options = parts_of_space(self.space)
-        by_site = [dict(zip(d.options, parts, strict=True)) for d, parts in zip(self.space.decisions, options, strict=True)]
+        inner: Any = self._inner  # whose own costs are tables, too: methods ask for those first
+        fixed, by_site = inner.parts()
         return fixed, [{NONE: (), option: by_site[i][option]} for i, option in self.pairs]
 
     def build(self, choices: Sequence[Choice]) -> nn.Module:
