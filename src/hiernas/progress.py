@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,12 @@ PHASES = {
     "train": "training supernet", "evolve": "searching", "final": "training the chosen network",
     "mask1": "masks of edges", "mask2": "masks of operations", "mask3": "masks of filters",
     **{f"compare{i}": f"training for comparison {i}/3" for i in (1, 2, 3)},
+}  # fmt: skip
+
+
+SEARCHED = {
+    "entropy": "entropy", "beta_entropy": "of beta", "skips": "identities", "none": "none", "depth": "depth",
+    "dead": "dead cells",
 }  # fmt: skip
 
 
@@ -68,9 +75,7 @@ class Display:
             text += f" · {e['kept']} of {e['of']} {e['level']} kept · {e['excess']:.0%} above the limits"
         if e["val_accuracy"] is not None:
             text += f" · validation {e['val_accuracy']:.1%}"
-        for name in ("entropy", "skips", "none"):
-            if name in e:
-                text += f" · {name} {e[name]:.2f}"
+        text += _search_so_far(e)
         if e.get("alarm") and e["alarm"] not in self.alarms:
             self.alarms.add(e["alarm"])
             self.console.print(f"warning: {e['alarm']}", highlight=False)
@@ -129,6 +134,16 @@ class Display:
         elif final or time.monotonic() - self.last_line > 10.0:
             self.last_line = time.monotonic()
             self.console.print(f"{done:4.0%} {text} {left}".rstrip(), highlight=False)
+
+
+def _search_so_far(e: Mapping[str, Any]) -> str:
+    """What a search by gradients has come to: entropies, shares, depth, and the operations of the network as it stands."""
+    said = ""
+    for name, words in SEARCHED.items():
+        if name in e:
+            said += f" · {words} {e[name]:.2f}" if isinstance(e[name], float) else f" · {words} {e[name]}"
+    counts = Counter(option for option in e.get("derived", {}).values() if option != "none" and not option.isdigit())
+    return said + (f" · now {', '.join(f'{n} {option}' for option, n in counts.most_common())}" if counts else "")
 
 
 def number(n: int) -> str:

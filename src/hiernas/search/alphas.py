@@ -19,8 +19,10 @@ from hiernas.costs.limits import Limit, best_within
 from hiernas.costs.tables import CostTable
 from hiernas.data.split import Split
 from hiernas.gates import Gates, softmax
+from hiernas.search.depth import shapes
 from hiernas.search.encoding import Encoding, fresh_betas
 from hiernas.space import SearchSpace
+from hiernas.supernet.stage import StageNetwork
 
 COLLAPSED = 0.6  # share of identities, or of `none`, from which a search is said to have collapsed
 INITIAL = 1e-3  # standard deviation of fresh logits, as in DARTS
@@ -117,17 +119,27 @@ class AlphaArchitect:
                 self.optimizer.state[a] = state
 
     def summary(self) -> dict[str, Any]:
-        """Mean entropy of the sites, share of `none`, and the identities of the cells as they stand."""
+        """Mean entropies of the sites and of what numbers or edges weigh, share of `none`, and the network as it stands."""
         p = [a.detach().softmax(0) for a in self.alphas] if self.encoding is None else self._of_operations(self.encoding)
-        entropy = float(torch.stack([-(q * q.clamp_min(1e-12).log()).sum() for q in p]).mean())
+        numbers = [d.name.endswith(".cells") for d in self.space.decisions]  # a stage's: the betas of H-DAS
+        betas = [q for q, number in zip(p, numbers, strict=False) if number] + [b.detach().softmax(0) for b in self.betas]
+        entropies = {"entropy": _entropy([q for i, q in enumerate(p) if not (self.encoding is None and numbers[i])])}
+        entropies |= {"beta_entropy": _entropy(betas)} if betas else {}
         chosen = by_strength(self.space, self.strengths())
         kept = [option for option in chosen.values() if option != "none"]
         none = [float(q[d.options.index("none")]) for d, q in zip(self.space.decisions, p, strict=True)
                 if "none" in d.options and self.encoding is None]  # fmt: skip
         skips = sum(option == "skip_connect" for option in kept)
         shares = skips / len(kept), sum(none) / max(1, len(none))
-        found = {"entropy": entropy, "skips": shares[0], "none": shares[1], "derived": chosen}
+        found = {**entropies, "skips": shares[0], "none": shares[1], **self._shape(chosen), "derived": chosen}
         return {**found, "alarm": self._alarm(*shares)}
+
+    def _shape(self, chosen: dict[str, str]) -> dict[str, Any]:
+        """Mean depth of the stages and number of dead cells, of graphs between cells."""
+        if not isinstance(self.space.skeleton, StageNetwork):
+            return {}
+        stages = shapes(self.space.architecture(chosen))
+        return {"depth": float(np.mean([s.depth for s in stages])), "dead": sum(s.dead for s in stages)}
 
     def _of_operations(self, encoding: Encoding) -> list[Tensor]:
         return [a.detach()[kept].softmax(0) for a, kept in zip(self.alphas, encoding.options, strict=True) if kept]
@@ -147,6 +159,11 @@ class AlphaArchitect:
                 "(--set search.epochs=...)"
             )
         return None
+
+
+def _entropy(p: Sequence[Tensor]) -> float:
+    """Mean entropy of distributions, in nats."""
+    return float(torch.stack([-(q * q.clamp_min(1e-12).log()).sum() for q in p]).mean())
 
 
 def strengths(space: SearchSpace, alphas: Sequence[Tensor]) -> list[np.ndarray]:
