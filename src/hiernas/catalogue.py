@@ -112,7 +112,8 @@ METHODS: dict[str, Method] = {
     ),
     "hdas-stages": Method(hdas.hdas_stages, hdas.PRESETS, hdas.plan, _with("hdas_stages", SMALL_STAGES), _stages, _narrower),
     "hmnas": Method(
-        hmnas.hmnas, hmnas.PRESETS, hmnas.plan, _for_masks(), _maskable, _searched_by_masks, among=subsets,
+        hmnas.hmnas, hmnas.PRESETS, hmnas.plan, _for_masks(), _maskable, _searched_by_masks,
+        also=lambda space: (subsets(space),), among=subsets,
     ),
     "spos": Method(baselines.spos, hnas.PRESETS, _one_supernet, TINY, _chains),
     "random": Method(baselines.random_search, hnas.PRESETS, _one_supernet, TINY, _chains),

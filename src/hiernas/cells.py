@@ -136,6 +136,40 @@ class Preprocess:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """A term added to others at a node, with a weight of its own or without: counted in latencies only."""
+
+    weighted: bool = False
+
+    @property
+    def name(self) -> str:
+        return "weighted_sum" if self.weighted else "sum"
+
+    def describe(self) -> str:
+        return self.name
+
+    def build(self, cin: int, cout: int, stride: int) -> nn.Module:
+        return Added(0.5 if self.weighted else 1.0)
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Several states one behind the other: counted in latencies only."""
+
+    states: int
+
+    @property
+    def name(self) -> str:
+        return f"concat_{self.states}"
+
+    def describe(self) -> str:
+        return self.name
+
+    def build(self, cin: int, cout: int, stride: int) -> nn.Module:
+        return Repeated(self.states)
+
+
+@dataclass(frozen=True)
 class ReLUConv:
     """ReLU, 3x3 convolution, batch norm: the last layer of DARTS' ImageNet stem."""
 
@@ -151,6 +185,28 @@ class ReLUConv:
 
 
 # -- modules -----------------------------------------------------------------------------------------------------
+
+
+class Added(nn.Module):
+    """x + weight * x: what adding a term takes, with one input."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x if self.weight == 1.0 else x + self.weight * x
+
+
+class Repeated(nn.Module):
+    """The input several times, one behind the other: what a concatenation takes, with one input."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x] * self.times, 1)
 
 
 class FactorizedReduce(nn.Module):

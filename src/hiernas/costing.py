@@ -18,6 +18,7 @@ from hiernas.space import Decision, SearchSpace
 from hiernas.spaces import KNOWN, Known, known
 from hiernas.supernet.cell import CellNetwork
 from hiernas.supernet.stage import StageNetwork
+from hiernas.supernet.subsets import subsets
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def _latencies(
         for name, choice in zip(architecture.skeleton.site_names, architecture.choices, strict=True)
     )
     only = SearchSpace(architecture.skeleton, kept)  # its operations, however many a node keeps
+    only = only if architecture.is_single else subsets(only)
     measured = measure_table(only, engine, cached_table_path(engine), _teller(listener))
     whole = engine.measure(architecture.build(), architecture.skeleton.input_size, runs=100, warmup=10)
     where = f"{measured.device}, {measured.runtime}, {measured.threads} thread(s)"

@@ -23,6 +23,7 @@ from hiernas.architecture import Architecture
 from hiernas.costs.count import parts_of
 from hiernas.errors import LatencyError
 from hiernas.space import SearchSpace
+from hiernas.supernet.subsets import with_sums, without_sums
 
 if TYPE_CHECKING:
     from hiernas.costs.probes import Plan
@@ -175,13 +176,16 @@ class LatencyTable:
 
 
 def predict_ms(table: LatencySource, architecture: Architecture) -> float:
-    """Latency of a network by any table; a site that keeps several options pays for each."""
+    """Latency of a network by any table; a site that keeps several options pays for each, and for their sum."""
     fixed, options = parts_of(architecture.skeleton)
+    fixed = fixed if architecture.is_single else without_sums(fixed)
     total = table.overhead_ms
     for part in fixed:
         total += table.part_ms(part)
     for parts, choice in zip(options, architecture.choices, strict=True):
-        total += sum(table.part_ms(part) for option, _ in choice for part in parts[option])
+        for option, weight in choice:
+            alone = len(choice) == 1 and weight == 1.0
+            total += sum(table.part_ms(part) for part in (parts[option] if alone else with_sums(parts[option])))
     return total
 
 

@@ -18,6 +18,7 @@ from hiernas.costs.count import parts_of_space
 from hiernas.costs.latency import Entry
 from hiernas.costs.tables import counted
 from hiernas.space import SearchSpace
+from hiernas.supernet.subsets import with_sums
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,11 +155,13 @@ class Plan:
 def plan_of(space: SearchSpace, with_edges: bool) -> Plan:
     """The distinct operations of a space and, for runtimes with an inner layout, their edges.
 
-    Operations without multiply-adds, such as pooling, are computed in the plain layout when they are alone.
+    Operations without multiply-adds, such as pooling, are computed in the plain layout when they are alone. Of cells the
+    weighted sums are measured, too, with which nodes of any number of edges take them up.
     """
     fixed, options = parts_of_space(space)
+    every = [part for site in options for parts in site for part in parts]
     found: dict[str, Operation] = {}
-    for part in (*fixed, *(part for site in options for parts in site for part in parts)):
+    for part in (*fixed, *every, *(with_sums(every) if space.skeleton.groups else ())):
         edges = () if part is fixed[0] else (Edge(part.input_size),)
         if part is not fixed[-1]:
             edges = (*edges, Edge(output_size(part)))

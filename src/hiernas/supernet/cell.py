@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hiernas.architecture import Architecture, Choice
-from hiernas.cells import OPERATIONS, AuxiliaryHead, Cell, CellNet, Preprocess, ReLUConv, operation
+from hiernas.cells import OPERATIONS, AuxiliaryHead, Cell, CellNet, Concat, Preprocess, ReLUConv, Sum, operation
 from hiernas.errors import SpaceError
 from hiernas.genotype import INPUTS, Genotype, check_operations, read_genotype
 from hiernas.ops import Classifier, Conv, Op
@@ -177,7 +177,7 @@ class CellNetwork:
         """All operations with their input sizes: those of every network, and per site those of each option."""
         places = self.places()
         fixed = [part for stem in self.stems() for part in stem]
-        fixed += [part for p in places for part in p.preprocess]
+        fixed += [part for p in places for part in (*p.preprocess, *joins(p, self.nodes))]
         ops = [self.operation(name) for name in OPERATIONS]
         options = [
             {op.name: tuple(p.part(s, op) for p in places if p.kind == kind and op.name != "none") for op in ops}
@@ -235,6 +235,12 @@ def output_of(parts: Sequence[Part]) -> tuple[int, Size]:
     """Channels and size of what the last part returns."""
     last = parts[-1]
     return last.site.cout, halved(last.size) if last.site.stride == 2 else last.size
+
+
+def joins(p: Place, nodes: int) -> list[Part]:
+    """What a cell does beside its operations: the sum of each node's two edges, and the nodes one behind the other."""
+    sums = [part_of(p.kind, p.channels, p.channels, 1, Sum(), p.out_size)] * nodes
+    return [*sums, part_of(p.kind, p.channels, nodes * p.channels, 1, Concat(nodes), p.out_size)]
 
 
 def build_parts(parts: Sequence[Part]) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hiernas.architecture import Architecture, Choice
-from hiernas.cells import FREE, AuxiliaryHead, Cell, Preprocess, ReLUConv, StageGraph, StageNet, operation
+from hiernas.cells import FREE, AuxiliaryHead, Cell, Concat, Preprocess, ReLUConv, StageGraph, StageNet, Sum, operation
 from hiernas.errors import SpaceError
 from hiernas.genotype import INPUTS, Genotype, check_concat, check_operations, read_graph
 from hiernas.genotypes import genotype
@@ -28,6 +28,7 @@ from hiernas.supernet.cell import (
     build_edge,
     build_parts,
     edge_name,
+    joins,
     output_of,
     part_of,
     place,
@@ -203,6 +204,9 @@ class StageNetwork:
         for p in places:
             inner = [*p.cells[: self.least], *([p.reduction] if p.reduction else [])]
             fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in self._cell_parts(cell))]
+            size = p.preprocess.size  # of the states; each cell reads a sum, and the output is two of them
+            fixed += [part_of("stage", p.width, p.width, 1, Sum(), size)] * len(p.cells[: self.least])
+            fixed.append(part_of("stage", p.width, 2 * p.width, 1, Concat(2), size))
         ops = [self.operation(name) for name in FREE]
         options: list[dict[str, tuple[Part, ...]]] = []
         for k, p in enumerate(places):
@@ -214,7 +218,7 @@ class StageNetwork:
 
     def _cell_parts(self, cell: Place) -> list[Part]:
         edges = [edge for node in self.genotype.graph(cell.kind) for edge in node]
-        return [*cell.preprocess, *(cell.part(source, self.operation(op)) for op, source in edges)]
+        return [*cell.preprocess, *(cell.part(source, self.operation(op)) for op, source in edges), *joins(cell, self.nodes)]
 
     def _classifier(self, places: Sequence[StagePlace]) -> Part:
         last = places[-1]

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hiernas.architecture import Choice
+from hiernas.cells import Sum
 from hiernas.space import Decision, Group, SearchSpace, Skeleton
+from hiernas.supernet.cell import halved, part_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,10 +78,16 @@ class Subsets:
         return choices
 
     def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
-        """The operations of every network, and per pair those of its option."""
+        """The operations of every network, and per pair those of its option, each with its weighted sum.
+
+        A node of n pairs has n - 1 sums, so that its costs are an upper bound by one.
+        """
         inner: Any = self._inner  # whose own costs are tables, too: methods ask for those first
         fixed, by_site = inner.parts()
-        return fixed, [{NONE: (), option: by_site[i][option]} for i, option in self.pairs]
+        return (
+            without_sums(fixed),
+            [{NONE: (), option: with_sums(by_site[i][option])} for i, option in self.pairs],
+        )
 
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network that keeps these pairs, all of weight 1."""
@@ -91,6 +99,20 @@ class Subsets:
 
     def supernet(self, decisions: Sequence[Decision]) -> nn.Module:
         raise TypeError("the supernet is that of the space itself")
+
+
+def without_sums(parts: Sequence[Part]) -> list[Part]:
+    """Operations without the plain sums of nodes with two edges."""
+    return [part for part in parts if not isinstance(part.op, Sum)]
+
+
+def with_sums(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Operations, each followed by the weighted sum that takes up its output."""
+    found: list[Part] = []
+    for part in parts:
+        size = halved(part.size) if part.site.stride == 2 else part.size
+        found += [part, part_of("sum", part.site.cout, part.site.cout, 1, Sum(weighted=True), size)]
+    return tuple(found)
 
 
 def subsets(space: SearchSpace) -> SearchSpace:
