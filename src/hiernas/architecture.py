@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,15 @@ Choice = tuple[tuple[str, float], ...]  # the options kept at one site, each wit
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network of a space: per site the options kept, each with its weight (one option of weight 1 is the rule)."""
+    """One network of a space: per site the options kept, each with its weight (one option of weight 1 is the rule).
+
+    `filters`: where operations keep only some of their output filters, the paths of their modules in the network that is
+    built, each with the indices of the filters that it keeps.
+    """
 
     skeleton: Skeleton
     choices: tuple[Choice, ...]
+    filters: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -46,8 +51,14 @@ class Architecture:
         return all(len(choice) == 1 and choice[0][1] == 1.0 for choice in self.choices)
 
     def build(self) -> nn.Module:
-        """The stand-alone network, a plain `nn.Module` without search code: [B, C, H, W] -> [B, classes]."""
-        return self.skeleton.build(self.choices)
+        """The stand-alone network, a plain `nn.Module` without search code: [B, C, H, W] -> [B, classes].
+
+        Raises `SpaceError` for filters that it does not have.
+        """
+        network = self.skeleton.build(self.choices)
+        if self.filters:  # looked up only here: the core imports no network code
+            importlib.import_module("hiernas.supernet.filters").narrow(network, dict(self.filters))
+        return network
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types; `Architecture.from_json` reads it back."""
@@ -59,6 +70,7 @@ class Architecture:
                 name: choice[0][0] if len(choice) == 1 and choice[0][1] == 1.0 else dict(choice)
                 for name, choice in zip(self.skeleton.site_names, self.choices, strict=True)
             },
+            **({"filters": {path: list(kept) for path, kept in self.filters}} if self.filters else {}),
         }
 
     def save(self, path: str | Path) -> None:
@@ -86,7 +98,19 @@ class Architecture:
         space = space or known_space(str(value["space"]), value.get("arguments", {}), source)
         if space.skeleton.name != value["space"]:
             raise SpaceError(f"{source} belongs to space '{value['space']}', not to '{space.skeleton.name}'")
-        return space.architecture(value["sites"])
+        architecture = space.architecture(value["sites"])
+        return _with_filters(architecture, value["filters"], source) if "filters" in value else architecture
+
+
+def _with_filters(architecture: Architecture, filters: Any, source: str) -> Architecture:
+    if not isinstance(filters, Mapping) or not all(
+        isinstance(kept, list) and all(type(i) is int for i in kept) for kept in filters.values()
+    ):
+        raise SpaceError(f"{source}: 'filters' must be an object with a list of indices for each path of an operation")
+    found = replace(architecture, filters=tuple((str(path), tuple(kept)) for path, kept in filters.items()))
+    with importlib.import_module("torch").device("meta"):  # without memory
+        found.build()
+    return found
 
 
 def known_space(name: str, arguments: Mapping[str, Any], source: str = "value") -> SearchSpace:

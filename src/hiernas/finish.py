@@ -216,9 +216,9 @@ def measure_front(problem: Problem, found: Found) -> dict[str, Any]:
         return measured
     if runtime.device != table.device:
         return measured
-    members = {",".join(c.options): found.space.architecture(c.options) for c in found.front if c != found.chosen}
-    members = {",".join(found.chosen.options): found.architecture, **members}
-    members |= {",".join(rival.architecture.labels): rival.architecture for rival in found.rivals}
+    members = {",".join(rival.architecture.labels): rival.architecture for rival in found.rivals}
+    members |= {",".join(c.options): found.space.architecture(c.options) for c in found.front if c != found.chosen}
+    members[",".join(found.chosen.options)] = found.architecture
     for i, (key, architecture) in enumerate(members.items()):
         if key in measured:
             continue

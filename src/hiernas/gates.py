@@ -77,7 +77,7 @@ def straight_through(mask: Tensor, threshold: float) -> Tensor:
     What is dropped goes on learning, and can come back.
     """
     binary = (mask.detach() > threshold).to(mask.dtype)
-    return binary + mask - mask.detach()
+    return binary + (mask - mask.detach())  # in this order exactly 0 or 1
 
 
 def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -72,7 +72,7 @@ def _chosen(path: Path) -> Architecture:
 def _trained(run: RunFolder, prepared: Prepared, architecture: Architecture, name: str, epochs: int) -> float:
     """Test accuracy after training from scratch; read where it was done before."""
     known = run.read_json("rank.json") or {}
-    key = f"{epochs} " + ",".join(str(choice) for choice in architecture.choices)
+    key = f"{epochs} " + ",".join(str(choice) for choice in (*architecture.choices, *architecture.filters))
     if key not in known:
         folder = run.path / "rank" / f"{name}-{epochs}"
         config = {"method": "train", "seed": run.config["seed"], "data": run.config["data"]}

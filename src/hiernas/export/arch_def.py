@@ -41,6 +41,8 @@ def timm_network(architecture: Architecture) -> TimmNetwork:
     chain = architecture.skeleton
     if not isinstance(chain, Chain):
         raise ExportError(f"'{chain.name}' is no chain of blocks")
+    if architecture.filters:
+        raise ExportError("some of its operations keep only a part of their output filters")
     stem, head, classifier = _ends(chain)
     act = _same_act(stem.ops[0], head.ops[0])
     _check_strides(chain)

@@ -16,6 +16,7 @@ from hiernas.export.shared import shared
 from hiernas.export.sources import Sources
 from hiernas.ops import Op
 from hiernas.supernet.chain import Chain, Mixture, Site
+from hiernas.supernet.filters import is_whole
 
 RESERVED = frozenset({"NETWORK", *NAMES})
 
@@ -70,7 +71,7 @@ class Rows:
         return [quoted(layer.name), name, str(layer.site.cout), str(layer.site.stride), *settings]
 
     def _call(self, layer: Layer, op: Op, module: nn.Module, name: str) -> list[Expression]:
-        if is_known(op):
+        if is_known(op) and is_whole(module):
             found = call(op, self.style, layer.site.stride == 1 and layer.site.cin == layer.site.cout)
             self.used.add(found[0])
             return list(found)

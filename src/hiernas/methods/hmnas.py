@@ -2,7 +2,8 @@
 
 A supernet with logits for operations (alpha) and edges (beta) is trained; then, with the supernet as it is, masks on
 edges, then on the operations of the edges that were kept. A node keeps any number of edges, an edge any number of
-operations, each with its importance. Only the paper's first page is at hand; what it leaves open is our design.
+operations, each with its importance. With `weights_level` further masks drop output filters of these operations. Only the
+paper's first page is at hand; what it leaves open is our design.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from typing import Any
 import numpy as np
 
 from hiernas.architecture import Architecture
+from hiernas.costs.count import cost
 from hiernas.costs.limits import best_within
-from hiernas.data.split import ImageData
+from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, LimitError
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings
 from hiernas.search.bilevel import shares
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check_final, learn, search_work
 from hiernas.search.encoding import Encoding
 from hiernas.search.evaluate import Evaluator
-from hiernas.search.kept import candidate_of, start_of, within_limits
+from hiernas.search.filter_masks import FilterArchitect, check_counted, filters_within, with_fewer_filters
+from hiernas.search.kept import Tables, accuracy_of, candidate_of, narrowed, restored, start_of, within_limits
 from hiernas.search.masks import Level, MaskArchitect, MaskSettings, Pressure
-from hiernas.search.problem import Found, Problem, Rival, training_work
+from hiernas.search.problem import Found, Problem, Rival, Start, training_work
 from hiernas.space import SearchSpace
 from hiernas.supernet.cell import CellNetwork
+from hiernas.supernet.filters import outputs_of
 from hiernas.supernet.stage import StageNetwork
 from hiernas.supernet.subsets import NONE
 from hiernas.train.loop import fit, make_fabric
@@ -39,7 +43,8 @@ class HMNASConfig:
     """Settings of HM-NAS; the defaults are our design on DARTS' scale (the paper's are not at hand)."""
 
     search: SearchSettings = field(default_factory=SearchSettings)  # of the supernet and its logits
-    mask: MaskSettings = field(default_factory=lambda: MaskSettings(edges_epochs=5, operations_epochs=5))
+    mask: MaskSettings = field(default_factory=lambda: MaskSettings(edges_epochs=5, operations_epochs=5, filters_epochs=5))
+    weights_level: bool = False  # a third level of masks, on the output filters of the operations that were kept
     compare: bool = True  # train what DARTS' rule finds in the same supernet, too, and each network both ways
     inherit: bool = True  # the final training starts from the supernet's weights; otherwise from scratch
     objective: str = "params"  # the metric of the automatic limit
@@ -62,11 +67,12 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
     proxy = searched(problem.space)
     encoding = Encoding(proxy)
     supernet, architect = learn(proxy, problem, config.search, "train1", None, encoding)  # alpha, beta and the weights
+    tables = _tables(problem, config)
     edges = None
     if encoding.nodes:  # a chain has operations only
-        edges = _masked(supernet, architect, "edges", config.mask.edges_epochs, problem, config)
-    operations = _masked(supernet, architect, "operations", config.mask.operations_epochs, problem, config, edges)
-    masked, values, moved = within_limits(operations, edges, problem)
+        edges = _masked(supernet, architect, "edges", config.mask.edges_epochs, problem, config, tables)
+    operations = _masked(supernet, architect, "operations", config.mask.operations_epochs, problem, config, tables, edges)
+    masked, values, moved = within_limits(operations, edges, problem, tables)
     rule = _by_rule(architect, problem)
 
     networks = [Architecture(proxy.skeleton, a.choices) for a in (masked, rule) if a is not None]
@@ -74,14 +80,19 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
     evaluate = Evaluator(supernet, problem.data, make_fabric(config.search.train), seed=problem.seed, calibration_images=images)
     accuracies = evaluate(networks)
     starts = [start_of(supernet, a, problem.space, evaluate, problem.seed, config.inherited_lr) for a in networks]
+    records = {m.level: m.record() for m in (edges, operations) if m is not None}
+    filters: dict[str, Any] = {}
+    if config.weights_level:
+        masked, starts[0], accuracies[0], filters = _filtered(masked, starts[0], accuracies[0], evaluate, problem, config)
+        records |= filters.pop("masks", {})
     problem.run.save_tensors("found", starts[0].weights, {})
     chosen = candidate_of(masked, accuracies[0], problem, "evolve2")
     rivals = [Rival("masked", masked, chosen, starts[0])]
     if rule is not None:
         rivals.append(Rival("two edges, one operation", rule, candidate_of(rule, accuracies[1], problem, "evolve2"), starts[1]))
     details = {
-        "masks": {m.level: m.record() for m in (edges, operations) if m is not None}, "moved": moved,
-        "importance": _rounded(proxy, encoding.strengths(architect.alphas, architect.betas)), "pairs": values,
+        "masks": records, "moved": moved, "pairs": values, **({"filters": filters} if filters else {}),
+        "importance": _rounded(proxy, encoding.strengths(architect.alphas, architect.betas)),
     }  # fmt: skip
     compared = tuple(rivals) if config.compare else ()
     return Found(
@@ -101,19 +112,54 @@ def searched(space: SearchSpace) -> SearchSpace:
 
 def _masked(
     supernet: Any, architect: AlphaArchitect, level: Level, epochs: int, problem: Problem, config: HMNASConfig,
-    edges: MaskArchitect | None = None,
+    tables: Tables, edges: MaskArchitect | None = None,
 ) -> MaskArchitect:  # fmt: skip
     """The masks of one level, learned on the images that the logits learned from; the supernet stays as it is."""
     encoding = architect.encoding
     assert encoding is not None  # it was trained with one
-    pressure = Pressure.of(encoding, problem.tables(problem.space), problem.limits)
-    _, images = shares(problem.data.train, config.search.share, problem.seed, config.search.images)
+    pressure = Pressure.of(encoding, tables(problem.space), problem.limits)
+    images, steps = _images(problem, config, epochs)
     kept = None if edges is None else edges.kept_edges()
-    steps = epochs * math.ceil(len(images) / config.search.train.batch_size)
     masks = MaskArchitect(encoding, (architect.alphas, architect.betas), level, images, config.mask, pressure, steps, kept)
-    phase = Phase("mask1" if level == "edges" else "mask2", epochs, config.search.lr)
-    fit(supernet, images, problem.data, phase, config.search.train, seed=problem.seed, run=problem.run, architect=masks)
+    _learn(masks, supernet, Phase("mask1" if level == "edges" else "mask2", epochs, config.search.lr), problem, config)
     return masks
+
+
+def _images(problem: Problem, config: HMNASConfig, epochs: int) -> tuple[Split, int]:
+    """The images that a level of masks learns from, and its steps."""
+    _, images = shares(problem.data.train, config.search.share, problem.seed, config.search.images)
+    return images, epochs * math.ceil(len(images) / config.search.train.batch_size)
+
+
+def _learn(masks: MaskArchitect | FilterArchitect, network: Any, phase: Phase, problem: Problem, config: HMNASConfig) -> None:
+    recipe = config.search.train
+    fit(network, masks.images, problem.data, phase, recipe, seed=problem.seed, run=problem.run, architect=masks)
+
+
+def _tables(problem: Problem, config: HMNASConfig) -> Tables:
+    """The tables that edges and operations go by; where filters follow, with what these can be counted on to save."""
+    if not config.weights_level:
+        return problem.tables
+    return lambda space: with_fewer_filters(problem.tables(space), config.mask.filters)
+
+
+def _filtered(
+    whole: Architecture, start: Start, accuracy: float, evaluate: Evaluator, problem: Problem, config: HMNASConfig
+) -> tuple[Architecture, Start, float, dict[str, Any]]:
+    """The network without the filters that their masks drop: its weights, its accuracy, and what is told of the masks."""
+    outputs = outputs_of(whole.build, whole.skeleton.input_size)
+    if not outputs:  # pooling and identities only
+        return whole, start, accuracy, {}
+    network, epochs = restored(whole, start, problem.seed), config.mask.filters_epochs
+    images, steps = _images(problem, config, epochs)
+    masks = FilterArchitect(network, outputs, cost(whole), images, config.mask, problem.limits, steps)
+    _learn(masks, network, Phase("mask3", epochs, config.search.lr), problem, config)
+    smaller = filters_within(masks, whole)
+    check_counted(smaller, problem.limits)
+    narrow = narrowed(smaller, start, evaluate, problem.seed)
+    reached = accuracy_of(narrow, evaluate)
+    told = {"masks": {"filters": masks.record()}, **masks.told(smaller), "accuracy_before": accuracy}
+    return smaller, Start(narrow.state_dict(), start.lr), reached, told
 
 
 def _by_rule(architect: AlphaArchitect, problem: Problem) -> Architecture | None:
@@ -136,6 +182,7 @@ def plan(config: HMNASConfig, data: ImageData) -> dict[str, float]:
     """Work per phase."""
     images = config.search.share * min(config.search.images or len(data.train), len(data.train))
     masks = {"mask1": config.mask.edges_epochs, "mask2": config.mask.operations_epochs}
+    masks |= {"mask3": config.mask.filters_epochs} if config.weights_level else {}
     work = {"train1": search_work(config.search, data)}
     work |= {phase: training_work(epochs, round(images * 2 / 3)) for phase, epochs in masks.items()}
     training = training_work(config.final_epochs, len(data.train) + len(data.val))
@@ -146,7 +193,7 @@ LOGITS = AlphaSettings(lr=3e-3)  # ten times DARTS' learning rate: a search of 2
 
 PRESETS: dict[str, Any] = {
     "quick": HMNASConfig(
-        search=replace(QUICK, alpha=LOGITS), mask=MaskSettings(edges_epochs=2, operations_epochs=2),
+        search=replace(QUICK, alpha=LOGITS), mask=MaskSettings(edges_epochs=2, operations_epochs=2, filters_epochs=2),
         calibration_images=300, final_epochs=25, final_lr=0.1, inherited_lr=0.05, train=replace(SEARCH, label_smoothing=0.1),
     ),
     "small": HMNASConfig(

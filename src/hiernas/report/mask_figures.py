@@ -21,6 +21,8 @@ def masks(level: str, record: Mapping[str, Any], width: float) -> str:
         return ""
     values = np.concatenate([np.full((1, values.shape[1]), record["initial"]), values])
     kept = values > record["threshold"]
+    of = record.get("of", values.shape[1])  # more than are drawn, where there are thousands
+    above = np.array([of, *record["kept"]]) if "kept" in record else kept.sum(1)
     beside = width > 500
     height = HEIGHT if beside else 2 * HEIGHT
 
@@ -31,15 +33,15 @@ def masks(level: str, record: Mapping[str, Any], width: float) -> str:
             left.plot(steps, line, color=BLUE if stays else MUTED, linewidth=0.8, alpha=0.6)
         left.axhline(record["threshold"], color=INK, linestyle=(0, (4, 3)), linewidth=1.1)
         left.set_ylabel("Mask")
-        right.plot(steps, kept.sum(1), color=BLUE, drawstyle="steps-post")
-        right.set_ylabel(f"Of {values.shape[1]} above the threshold")
-        right.set_ylim(0, values.shape[1] * 1.03)
+        right.plot(steps, above, color=BLUE, drawstyle="steps-post")
+        right.set_ylabel(f"Of {of} above the threshold")
+        right.set_ylim(0, of * 1.03)
         for ax in (left, right):
             ax.set_xlabel("Step")
             ax.set_xlim(0, steps[-1])
             ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         right.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
-    first, last = int(kept[0].sum()), int(kept[-1].sum())
+    first, last = int(above[0]), int(above[-1])
     alt = f"Masks of {level} over {steps[-1]} steps: {first} above the threshold at first, {last} at last."
     return draw(f"masks-{level}{width:.0f}", alt, width, height, paint)

@@ -24,6 +24,12 @@ ABOUT_MERGING = (
     "Operations that stand side by side could be joined into one without changing the network's output. Nothing is joined yet: "
     "the numbers on this page are those of the network as it is."
 )
+ABOUT_FILTERS = (
+    "A filter that was dropped is gone from its operation's last convolution and batch norm; its channel of the output is 0. "
+    "Parameters and multiply-adds are counted without it. The predicted latency is that of the operations with all their "
+    "filters, since a table has no others. Do not expect time to be saved: to put the channels back at their places takes "
+    "about as long as the dropped filters did, in small operations longer."
+)
 TIMES = {"train1": "supernet with its logits", "mask1": "masks of edges", "mask2": "masks of operations",
          "mask3": "masks of filters"} | {f"compare{i}": f"training for comparison {i}" for i in (1, 2, 3)}  # fmt: skip
 LEVELS = {"edges": "Masks of edges", "operations": "Masks of operations", "filters": "Masks of filters"}
@@ -44,7 +50,8 @@ def lead(result: Values) -> str:
 
 
 def _counted(result: Values) -> str:
-    return "edges and operations" if "edges" in _masks(result) else "operations"
+    levels = [level for level in LEVELS if level in _masks(result)] or ["operations"]
+    return ", ".join(levels[:-1]) + (" and " if levels[:-1] else "") + levels[-1]
 
 
 def words(result: Mapping[str, Any]) -> list[str]:
@@ -55,7 +62,7 @@ def words(result: Mapping[str, Any]) -> list[str]:
             f"{row['name']}: {row['untrained']:.2%} without training (validation), {row['fine_tuned']:.2%} fine-tuned, "
             f"{row['from_scratch']:.2%} from scratch; {units.short(row['params'])} parameters, {units.short(row['macs'])} MACs"
         )
-    lines += [moved(result)] if moved(result) else []
+    lines += [said for said in (moved(result), filters(result)) if said]
     count = len(mergeable(result["chosen"]["sites"]))
     return [*lines, f"at {count} sites operations could be merged without loss: see the report"] if count else lines
 
@@ -71,11 +78,25 @@ def moved(result: Mapping[str, Any]) -> str:
     return f"to meet the limits, {changed} of {of} pairs of site and operation were changed from what the masks keep"
 
 
+def filters(result: Mapping[str, Any]) -> str:
+    """How many output filters were kept, and what dropping the others did to the network as the supernet has it."""
+    found = (result.get("details") or {}).get("filters")
+    if not found:
+        return ""
+    kept, of = (sum(row[i] for row in found["operations"].values()) for i in (0, 1))
+    before, after = found["accuracy_before"], result["chosen"]["val_accuracy"]
+    unlike = f" ({found['moved']:,} changed from what the masks keep, to meet the limits)" if found["moved"] else ""
+    return (
+        f"{kept:,} of {of:,} output filters of {len(found['operations'])} operations were kept{unlike}; without training the "
+        f"network had {before:.2%} with all of them and has {after:.2%} without the others (validation)"
+    )
+
+
 def sections(result: Values, events: Sequence[Values]) -> list[Html]:
     """The comparison, what each site keeps, the masks over time, and what could be merged."""
     said = moved(result)
     changed = Html(f"<p>{escape(said[0].upper() + said[1:])}.</p>") if said else Html()
-    return [_compared(result), _time(result, changed), _importance(result), _merging(result)]
+    return [_compared(result), _time(result, changed), _importance(result), _filters(result), _merging(result)]
 
 
 def _compared(result: Values) -> Html:
@@ -102,7 +123,10 @@ def _time(result: Values, changed: Html) -> Html:
     from hiernas.report.mask_figures import masks  # matplotlib is loaded only where a page is made
 
     def drawn(level: str) -> Html:
-        return picture(lambda width: masks(level, _masks(result)[level], width), title=LEVELS[level])
+        record = _masks(result)[level]
+        shown = len(record["names"])
+        some = f" ({shown} of {record['of']:,} are drawn, spread evenly)" if record.get("of", shown) > shown else ""
+        return picture(lambda width: masks(level, record, width), title=LEVELS[level] + some)
 
     pictures = [drawn(level) for level in _masks(result)]
     if not any(pictures):
@@ -119,6 +143,18 @@ def _importance(result: Values) -> Html:
         rows.append([site, ", ".join(shown) or units.NONE])
     about = Html('<p class="small">What each site keeps, with its importance in % of what enters the same node or block.</p>')
     return section("Importances", folded("All sites", about, table(["Site", "Kept"], rows, "kept")))
+
+
+def _filters(result: Values) -> Html:
+    """Per operation how many of its output filters were kept."""
+    said = filters(result)
+    if not said:
+        return Html()
+    operations = result["details"]["filters"]["operations"]
+    rows = [[path, kept, of] for path, (kept, of) in operations.items()]
+    listed = table(["Operation", "Kept", "Of"], rows, "filters", numbers=(1, 2))
+    text = Html(f"<p>{escape(said[0].upper() + said[1:])}.</p>\n<p class=\"small\">{escape(ABOUT_FILTERS)}</p>")
+    return section("Output filters", text, folded(f"All {len(rows)} operations, by their modules' names", listed))
 
 
 # -- merging ---------------------------------------------------------------------------------------------------------

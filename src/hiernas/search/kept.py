@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiernas.architecture import Architecture
 from hiernas.costs.limits import best_within
+from hiernas.costs.tables import CostTable
 from hiernas.errors import LimitError
 from hiernas.randomness import seeded
 from hiernas.search.differentiable import counted
@@ -21,18 +22,22 @@ from hiernas.search.masks import MaskArchitect
 from hiernas.search.problem import Problem, Start
 from hiernas.search.ranking import Candidate
 from hiernas.space import SearchSpace
+from hiernas.supernet.filters import narrow
 from hiernas.supernet.stage import StageNetwork
 from hiernas.supernet.subsets import NONE, Subsets, subsets
 from hiernas.train.calibrate import calibrate
+from hiernas.train.loop import accuracy
+
+Tables = Callable[[SearchSpace], Mapping[str, CostTable]]  # of a space, by metric
 
 
 def within_limits(
-    operations: MaskArchitect, edges: MaskArchitect | None, problem: Problem
+    operations: MaskArchitect, edges: MaskArchitect | None, problem: Problem, tables: Tables
 ) -> tuple[Architecture, dict[str, float], list[str]]:
     """What the masks keep, changed as little as the limits ask; how far each pair is from the threshold; what changed.
 
-    Exact: of all sets of pairs within the limits the one with the greatest sum of these distances. Where the masks meet
-    the limits, that is what they keep. Only if nothing else does, edges that were dropped come back.
+    Exact: of all sets of pairs within the limits, by these tables, the one with the greatest sum of these distances. Where
+    the masks meet the limits, that is what they keep. Only if nothing else does, edges that were dropped come back.
     """
     encoding, threshold = operations.encoding, operations.settings.threshold
     space = problem.space
@@ -45,9 +50,9 @@ def within_limits(
     dropped = {f"{d.name} {d.options[o]}" for d, options, edge in zip(space.decisions, encoding.options, of_edge, strict=True)
                for o in options if edge is not None}  # fmt: skip
     try:
-        kept = _best(every.restrict(dict.fromkeys(dropped, (NONE,))), values, problem)
+        kept = _best(every.restrict(dict.fromkeys(dropped, (NONE,))), values, problem, tables)
     except LimitError:
-        kept = _best(every, values, problem)
+        kept = _best(every, values, problem, tables)
     wanted = _pairs(encoding, operations.shares())
     moved = sorted(kept ^ wanted)
     binary = [
@@ -72,9 +77,9 @@ def _edge_values(encoding: Encoding, edges: MaskArchitect | None) -> list[float 
     return found
 
 
-def _best(space: SearchSpace, values: dict[str, float], problem: Problem) -> set[str]:
+def _best(space: SearchSpace, values: dict[str, float], problem: Problem, tables: Tables) -> set[str]:
     gains = [np.array([0.0 if o == NONE else values[d.name] for o in d.options]) for d in space.decisions]
-    genes = best_within(space, problem.tables(space), problem.limits, gains)
+    genes = best_within(space, tables(space), problem.limits, gains)
     return {d.name for d, gene in zip(space.decisions, genes, strict=True) if d.options[gene] != NONE}
 
 
@@ -95,11 +100,37 @@ def start_of(
     """The weights of a network in the supernet, statistics re-estimated; what the supernet lacks (scales, shifts) is fresh."""
     inherited = supernet.subnet(architecture).cpu()
     calibrate(inherited, [x.cpu() for x in evaluate.calibration_batches()])
-    with seeded(seed, "network"):
-        network = Architecture(space.skeleton, architecture.choices).build()
-    state = network.state_dict()
+    state = fresh(Architecture(space.skeleton, architecture.choices), seed).state_dict()
     state.update(inherited.state_dict())
     return Start(state, lr)
+
+
+def fresh(architecture: Architecture, seed: int) -> nn.Module:
+    """The network with the random weights that a training from scratch would start from."""
+    with seeded(seed, "network"):
+        return architecture.build()
+
+
+def restored(architecture: Architecture, start: Start, seed: int) -> nn.Module:
+    """The network with the weights of a start."""
+    network = fresh(architecture, seed)
+    network.load_state_dict(dict(start.weights))
+    return network
+
+
+def narrowed(architecture: Architecture, start: Start, evaluate: Evaluator, seed: int) -> nn.Module:
+    """The network with those filters of a whole one's start that it keeps, statistics re-estimated."""
+    network = restored(replace(architecture, filters=()), start, seed)
+    narrow(network, dict(architecture.filters))
+    calibrate(network, [x.cpu() for x in evaluate.calibration_batches()])
+    return network
+
+
+def accuracy_of(network: nn.Module, evaluate: Evaluator) -> float:
+    """Validation accuracy of a network that the supernet does not hold."""
+    found = accuracy(network.to(evaluate.fabric.device), evaluate.data.val, evaluate.data)
+    network.cpu()
+    return found
 
 
 def candidate_of(architecture: Architecture, accuracy: float, problem: Problem, phase: str) -> Candidate:

@@ -1,7 +1,8 @@
 """Masks of HM-NAS (arXiv 1909.00122v2): on a trained supernet that stays as it is, which edges and operations remain.
 
 Real-valued masks are binarised by a threshold, with a straight-through gradient (Piggyback, Mallya et al. 2018, arXiv
-1801.06519). One level learns at a time: edges, then the operations of the edges that were kept. The paper's first page
+1801.06519). One level learns at a time: edges, then the operations of the edges that were kept, then, where wanted, the
+output filters of these operations (`search/filter_masks.py`). The paper's first page
 leaves the optimiser open. Ours divides the gradient of a level by one running root mean square (Adam would have one for
 each mask, and under a common pressure of costs drop all of them in the same step), so that masks are dropped in the
 order of how much they are pressed.
@@ -10,6 +11,7 @@ order of how much they are pressed.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from hiernas.costs.limits import Limit
 from hiernas.costs.tables import CostTable
 from hiernas.data.split import Split
-from hiernas.errors import ConfigError
+from hiernas.errors import ConfigError, TrainingError
 from hiernas.gates import Gates, straight_through
 from hiernas.search.encoding import Encoding, costs_of
 
@@ -37,21 +39,31 @@ class MaskSettings:
 
     edges_epochs: int = 1  # over the images that the logits learned from
     operations_epochs: int = 1
+    filters_epochs: int = 1  # only with weights_level
     travel: float = 0.03  # how far the masks of a level could move over all its steps, by root mean square
     initial: float = 1e-2
     threshold: float = 5e-3
     cost_weight: float = 1.0  # of the costs' relative excess over the limits
+    filters: float = 0.75  # with weights_level: share of the filters whose cost edges and operations must make room for
 
     def check(self) -> None:
         """Raise `ConfigError` for values out of range."""
-        if self.edges_epochs < 1 or self.operations_epochs < 1 or not self.travel > 0 or not self.cost_weight >= 0:
+        if self.edges_epochs < 1 or self.operations_epochs < 1:
             raise ConfigError(
-                f"mask.edges_epochs={self.edges_epochs} and mask.operations_epochs={self.operations_epochs} must be at "
-                f"least 1, mask.travel={self.travel} positive, and mask.cost_weight={self.cost_weight} not negative"
+                f"mask.edges_epochs={self.edges_epochs} and mask.operations_epochs={self.operations_epochs} must be at least 1"
+            )
+        if not 0 < self.travel < math.inf or not 0 <= self.cost_weight < math.inf:
+            raise ConfigError(
+                f"mask.travel={self.travel} must be positive and mask.cost_weight={self.cost_weight} not negative, and both finite"
             )
         if not self.initial > self.threshold:
             raise ConfigError(
                 f"mask.initial={self.initial} must be above mask.threshold={self.threshold}: all is kept at first"
+            )
+        if self.filters_epochs < 1 or not 0 < self.filters <= 1:
+            raise ConfigError(
+                f"mask.filters_epochs={self.filters_epochs} must be at least 1, and mask.filters={self.filters} above 0 and at "
+                "most 1"
             )
 
 
@@ -80,32 +92,112 @@ class Pressure:
         return total
 
 
-class MaskArchitect:
+class Masks(ABC):
+    """Real-valued masks under training, beside weights that do not move: what the levels have in common.
+
+    A level gives `pressure` and `decides`, and says what its masks do in `logits` and `kept`.
+    """
+
+    alternation: Literal["alone"] = "alone"
+    pressure: Pressure
+    decides: Tensor  # bool: which masks decide anything
+
+    def __init__(self, number: int, settings: MaskSettings, steps: int) -> None:
+        self.settings, self.lr = settings, settings.travel / steps
+        self.mask = torch.full((number,), settings.initial).requires_grad_()
+        self.velocity, self.square, self.step = torch.zeros_like(self.mask), 0.0, 0
+        self.history: list[Tensor] = []
+
+    @abstractmethod
+    def logits(self, model: nn.Module, x: Tensor) -> Tensor:
+        """What the masked network says of images [B, C, H, W], with the gradients of the masks: [B, classes]."""
+
+    @abstractmethod
+    def kept(self) -> list[Tensor]:
+        """How much there is of what costs something, as the pressure's tables have it."""
+
+    def to(self, device: torch.device) -> None:
+        """Move the masks, in place."""
+        self.mask.data, self.velocity = self.mask.data.to(device), self.velocity.to(device)
+
+    def learn(
+        self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
+        progress: float,
+    ) -> Tensor:  # fmt: skip
+        """One step of the masks on images [B, C, H, W] and labels [B]; the weights get no gradients."""
+        weights = [p for p in model.parameters() if p.requires_grad]
+        for p in weights:
+            p.requires_grad_(False)
+        try:
+            loss = F.cross_entropy(self.logits(model, x), y)
+            backward(loss + self.settings.cost_weight * self.pressure(self.kept()))
+        finally:
+            for p in weights:
+                p.requires_grad_(True)
+        self._update()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        gradient = self.mask.grad
+        assert gradient is not None  # the loss depends on all masks
+        if not bool(torch.isfinite(gradient).all()):
+            raise TrainingError(
+                f"the loss on the masks' images has no finite gradient in step {self.step + 1}; start a new search with a "
+                "smaller learning rate of the supernet (--set search.lr=...)"
+            )
+        self.step += 1
+        self.square = DECAY * self.square + (1.0 - DECAY) * float(gradient[self.decides].square().mean())
+        scale = math.sqrt(self.square / (1.0 - DECAY**self.step))
+        if scale > 0:
+            self.velocity.mul_(MOMENTUM).add_(gradient / scale, alpha=1.0 - MOMENTUM)
+            self.mask.sub_(self.lr * self.velocity)
+        self.mask.grad = None
+        self.history.append(self.seen())
+
+    def seen(self) -> Tensor:
+        """What the history keeps of a step."""
+        return self.mask.detach().cpu().clone()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Masks, the optimiser's state, and the history."""
+        past = torch.stack(self.history) if self.history else torch.zeros(0, len(self.seen()))
+        state = torch.tensor([self.square, float(self.step)], dtype=torch.float64)
+        return {"mask": self.mask.detach(), "velocity": self.velocity, "state": state, "history": past}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `tensors` gave."""
+        self.mask.data, self.velocity = tensors["mask"].clone(), tensors["velocity"].clone()
+        self.square, self.step = float(tensors["state"][0]), int(tensors["state"][1])
+        self.history = list(tensors["history"].clone())
+
+    def rows(self) -> dict[int, Tensor]:
+        """The history by step, from 1: at most `ROWS` of it, the last one included."""
+        steps = sorted({round(i) for i in np.linspace(0, len(self.history) - 1, min(ROWS, len(self.history)))})
+        return {i + 1: self.history[i] for i in steps}
+
+
+class MaskArchitect(Masks):
     """The masks of one level under training; see `hiernas.train.loop.Architect`. The supernet's weights do not move.
 
     `logits`: the trained encoding (alphas, betas). `steps`: of this level. `edges`: of the level of operations, which
     edges were kept.
     """
 
-    alternation: Literal["alone"] = "alone"
-
     def __init__(
         self, encoding: Encoding, logits: tuple[Sequence[Tensor], Sequence[Tensor]], level: Level, images: Split,
         settings: MaskSettings, pressure: Pressure, steps: int, edges: Sequence[Tensor] | None = None,
     ) -> None:  # fmt: skip
-        self.encoding, self.level, self.images, self.settings, self.pressure = encoding, level, images, settings, pressure
-        self.alphas, self.betas = ([x.detach().clone() for x in part] for part in logits)
-        self.edges, self.lr = edges, settings.travel / steps
         sizes = [len(n) for n in encoding.nodes] if level == "edges" else [len(o) for o in encoding.options]
-        self.sizes = sizes
-        self.mask = torch.full((sum(sizes),), settings.initial).requires_grad_()
+        super().__init__(sum(sizes), settings, steps)
+        self.encoding, self.level, self.images, self.pressure = encoding, level, images, pressure
+        self.alphas, self.betas = ([x.detach().clone() for x in part] for part in logits)
+        self.edges, self.sizes = edges, sizes
         self.decides = self._decides()
-        self.velocity, self.square, self.step = torch.zeros_like(self.mask), 0.0, 0
-        self.history: list[Tensor] = []
 
     def to(self, device: torch.device) -> None:
         """Move masks and logits, in place."""
-        self.mask.data, self.velocity = self.mask.data.to(device), self.velocity.to(device)
+        super().to(device)
         self.alphas, self.betas = [x.to(device) for x in self.alphas], [x.to(device) for x in self.betas]
         self.edges = None if self.edges is None else [x.to(device) for x in self.edges]
 
@@ -195,49 +287,11 @@ class MaskArchitect:
         with torch.no_grad():
             return self.gates()
 
-    def learn(
-        self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
-        progress: float,
-    ) -> Tensor:  # fmt: skip
-        """One step of the masks on images [B, C, H, W] and labels [B]; the weights get no gradients."""
-        weights = [p for p in model.parameters() if p.requires_grad]
-        for p in weights:
-            p.requires_grad_(False)
-        try:
-            loss = F.cross_entropy(model(x, self.gates()), y)
-            backward(loss + self.settings.cost_weight * self.pressure(self.kept()))
-        finally:
-            for p in weights:
-                p.requires_grad_(True)
-        self._update()
-        return loss.detach()
-
-    @torch.no_grad()
-    def _update(self) -> None:
-        gradient = self.mask.grad
-        assert gradient is not None  # the loss depends on all masks
-        self.step += 1
-        self.square = DECAY * self.square + (1.0 - DECAY) * float(gradient[self.decides].square().mean())
-        scale = math.sqrt(self.square / (1.0 - DECAY**self.step))
-        if math.isfinite(scale) and scale > 0:
-            self.velocity.mul_(MOMENTUM).add_(gradient / scale, alpha=1.0 - MOMENTUM)
-            self.mask.sub_(self.lr * self.velocity)
-        self.mask.grad = None
-        self.history.append(self.mask.detach().cpu().clone())
+    def logits(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Of the masked supernet."""
+        return model(x, self.gates())
 
     # -- results -------------------------------------------------------------------------------------------------
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Masks, the optimiser's state, and the masks after each step."""
-        past = torch.stack(self.history) if self.history else torch.zeros(0, len(self.mask))
-        state = torch.tensor([self.square, float(self.step)], dtype=torch.float64)
-        return {"mask": self.mask.detach(), "velocity": self.velocity, "state": state, "history": past}
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave."""
-        self.mask.data, self.velocity = tensors["mask"].clone(), tensors["velocity"].clone()
-        self.square, self.step = float(tensors["state"][0]), int(tensors["state"][1])
-        self.history = list(tensors["history"].clone())
 
     def summary(self) -> dict[str, Any]:
         """How many masks are above the threshold, of those that this level decides about."""
@@ -254,11 +308,10 @@ class MaskArchitect:
         return [f"{d.name} {d.options[o]}" for d, options in pairs for o in options]
 
     def record(self) -> dict[str, Any]:
-        """The masks over time, as JSON: at most `ROWS` rows, the last one included; masks that decide nothing left out."""
-        steps = sorted({round(i) for i in np.linspace(0, len(self.history) - 1, min(ROWS, len(self.history)))})
-        rows = [[round(float(v), 6) for v in self.history[i][self.decides]] for i in steps]
+        """The masks over time, as JSON; masks that decide nothing left out."""
+        rows = {step: [round(float(v), 6) for v in row[self.decides]] for step, row in self.rows().items()}
         names = [name for name, wanted in zip(self.names(), self.decides, strict=True) if wanted]
         return {
-            "names": names, "steps": [i + 1 for i in steps], "values": rows, "initial": self.settings.initial,
+            "names": names, "steps": list(rows), "values": list(rows.values()), "initial": self.settings.initial,
             "threshold": self.settings.threshold,
         }  # fmt: skip
