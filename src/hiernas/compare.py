@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from torch import nn
 
 from hiernas.search.problem import Found, Problem, Rival
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase
 
+Train = Callable[..., nn.Module]
 WAYS = ("fine_tuned", "from_scratch")
 
 
 def compare(
-    problem: Problem, config: Any, found: Found, test_accuracy: float, measured: Mapping[str, Any]
+    problem: Problem, config: Any, found: Found, test_accuracy: float, measured: Mapping[str, Any], train: Train
 ) -> list[dict[str, Any]]:
     """The rivals of a search, each trained in both ways, as result.json has them; [] where there are none.
 
-    What the chosen network has been trained for already is taken over. Every accuracy is kept as it comes in.
+    What the chosen network has been trained for already is taken over. Every accuracy is kept as it comes in. `train`:
+    `finish.train_network`.
     """
     run = problem.run
     known: dict[str, float] = run.read_json("checkpoint/compared.json") or {}
@@ -32,18 +36,16 @@ def compare(
             trained += 1
             phase = f"compare{trained}"
             if phase not in known:
-                known[phase] = _trained(problem, config, rival, way, phase)
+                known[phase] = _trained(problem, config, rival, way, phase, train)
                 run.write_json("checkpoint/compared.json", known)
             reached[way] = known[phase]
         rows.append(_row(rival, reached, measured))
     return rows
 
 
-def _trained(problem: Problem, config: Any, rival: Rival, way: str, phase: str) -> float:
-    from hiernas.finish import train_network
-
+def _trained(problem: Problem, config: Any, rival: Rival, way: str, phase: str, train: Train) -> float:
     inherits = way == WAYS[0]
-    network = train_network(
+    network = train(
         rival.architecture, problem.data, Phase(phase, config.final_epochs, rival.start.lr if inherits else config.final_lr),
         config.train, problem.run, rival.start.weights if inherits else None,
     )  # fmt: skip

@@ -74,7 +74,7 @@ def complete(problem: Problem, config: Any, found: Found) -> None:
     test_accuracy = accuracy(network, data.test, data)
     outputs = write_network(network, architecture, data, run)
     measured = measure_front(problem, found)
-    compared = compare(problem, config, found, test_accuracy, measured)
+    compared = compare(problem, config, found, test_accuracy, measured, train_network)
     result = {
         **_header(run),
         "space": {"name": found.space.name, "arguments": _arguments(architecture), "size": found.space.size()},

@@ -23,6 +23,7 @@ from hiernas.search.depth import shapes
 from hiernas.search.encoding import Encoding, fresh_betas
 from hiernas.space import SearchSpace
 from hiernas.supernet.stage import StageNetwork
+from hiernas.train.loop import frozen
 
 COLLAPSED = 0.6  # share of identities, or of `none`, from which a search is said to have collapsed
 INITIAL = 1e-3  # standard deviation of fresh logits, as in DARTS
@@ -85,16 +86,10 @@ class AlphaArchitect:
         progress: float,
     ) -> Tensor:  # fmt: skip
         """One step of the logits on images [B, C, H, W] and labels [B]; the weights get no gradients."""
-        weights = [p for p in model.parameters() if p.requires_grad]
-        for p in weights:
-            p.requires_grad_(False)
-        try:
+        with frozen(model):
             task = F.cross_entropy(model(x, self.gates()), y)
             loss = task if self.extra is None else task + self.extra(self.alphas)
             backward(loss)
-        finally:
-            for p in weights:
-                p.requires_grad_(True)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()

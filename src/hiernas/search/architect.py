@@ -19,6 +19,7 @@ from hiernas.data.split import Split
 from hiernas.errors import TrainingError
 from hiernas.gates import Gates
 from hiernas.search.proposals import Adam, Targets, entropy, probabilities, resource_loss, temperature
+from hiernas.train.loop import frozen
 
 Sampling = Literal["gumbel_max", "gumbel_softmax"]
 
@@ -108,15 +109,9 @@ class ProposalArchitect:
         Raises `TrainingError` where the gradient is not finite; the parameters then stay as they were.
         """
         theta, pi = self._parameters(True)
-        weights = [p for p in model.parameters() if p.requires_grad]
-        for p in weights:
-            p.requires_grad_(False)
-        try:
+        with frozen(model):
             loss = F.cross_entropy(model(x, self._sampled(rng, progress, theta, pi)), y)
             backward(loss)
-        finally:
-            for p in weights:
-                p.requires_grad_(True)
         gradient = _numpy(theta.grad, self.theta)
         if not np.isfinite(gradient).all():
             raise TrainingError(

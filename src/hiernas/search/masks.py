@@ -27,6 +27,7 @@ from hiernas.data.split import Split
 from hiernas.errors import ConfigError, TrainingError
 from hiernas.gates import Gates, straight_through
 from hiernas.search.encoding import Encoding, costs_of
+from hiernas.train.loop import frozen
 
 Level = Literal["edges", "operations"]
 MOMENTUM, DECAY = 0.9, 0.99  # of the masks' optimiser: of its steps, and of the mean square gradient
@@ -54,7 +55,7 @@ class MaskSettings:
             )
         if not 0 < self.travel < math.inf or not 0 <= self.cost_weight < math.inf:
             raise ConfigError(
-                f"mask.travel={self.travel} must be positive and mask.cost_weight={self.cost_weight} not negative, and both finite"
+                f"mask.travel={self.travel} must be positive and mask.cost_weight={self.cost_weight} not negative; both finite"
             )
         if not self.initial > self.threshold:
             raise ConfigError(
@@ -125,15 +126,9 @@ class Masks(ABC):
         progress: float,
     ) -> Tensor:  # fmt: skip
         """One step of the masks on images [B, C, H, W] and labels [B]; the weights get no gradients."""
-        weights = [p for p in model.parameters() if p.requires_grad]
-        for p in weights:
-            p.requires_grad_(False)
-        try:
+        with frozen(model):
             loss = F.cross_entropy(self.logits(model, x), y)
             backward(loss + self.settings.cost_weight * self.pressure(self.kept()))
-        finally:
-            for p in weights:
-                p.requires_grad_(True)
         self._update()
         return loss.detach()
 

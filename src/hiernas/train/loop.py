@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -278,6 +279,19 @@ class _Trainer:
     def _is_alone(self) -> bool:
         """Whether the weights stay as they are."""
         return self.architect is not None and self.architect.alternation == "alone"
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Inside, the weights get no gradients: none is computed."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    for p in weights:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in weights:
+            p.requires_grad_(True)
 
 
 def set_drop_path(model: nn.Module, probability: float) -> None:
