@@ -99,6 +99,12 @@ def parts_of(skeleton: Skeleton) -> tuple[list[Part], list[dict[str, tuple[Part,
     return parts()
 
 
+def saved_by(skeleton: Skeleton) -> list[Part]:
+    """What the sum over a skeleton's parts has too much of, whatever the choices; nothing but in `Subsets`."""
+    saved = getattr(skeleton, "saved", None)
+    return [] if saved is None else saved()
+
+
 def parts_of_space(space: SearchSpace) -> tuple[list[Part], list[list[tuple[Part, ...]]]]:
     """As `parts_of`, with only the options that the space has left, in its order."""
     fixed, options = parts_of(space.skeleton)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hiernas.architecture import Architecture
-from hiernas.costs.count import parts_of
+from hiernas.costs.count import parts_of, saved_by
 from hiernas.errors import LatencyError
 from hiernas.space import SearchSpace
-from hiernas.supernet.subsets import with_sums, without_sums
+from hiernas.supernet.subsets import as_subset
 
 if TYPE_CHECKING:
     from hiernas.costs.probes import Plan
@@ -177,15 +177,16 @@ class LatencyTable:
 
 def predict_ms(table: LatencySource, architecture: Architecture) -> float:
     """Latency of a network by any table; a site that keeps several options pays for each, and for their sum."""
+    if not architecture.is_single:
+        architecture = as_subset(architecture)
     fixed, options = parts_of(architecture.skeleton)
-    fixed = fixed if architecture.is_single else without_sums(fixed)
     total = table.overhead_ms
     for part in fixed:
         total += table.part_ms(part)
+    for part in saved_by(architecture.skeleton):
+        total -= table.part_ms(part)
     for parts, choice in zip(options, architecture.choices, strict=True):
-        for option, weight in choice:
-            alone = len(choice) == 1 and weight == 1.0
-            total += sum(table.part_ms(part) for part in (parts[option] if alone else with_sums(parts[option])))
+        total += sum(table.part_ms(part) for option, _ in choice for part in parts[option])
     return total
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiernas.costs.count import Count, count, parts_of_space
+from hiernas.costs.count import Count, count, parts_of_space, saved_by
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -78,5 +78,7 @@ def _table(metric: str, space: SearchSpace, cost_of: Callable[[Part], float], co
     fixed, options = parts_of_space(space)
     for part in fixed:
         constant += cost_of(part)
+    for part in saved_by(space.skeleton):
+        constant -= cost_of(part)
     rows = tuple(np.array([sum(map(cost_of, parts)) for parts in site], dtype=np.float64) for site in options)
     return CostTable(metric, constant, rows, space)

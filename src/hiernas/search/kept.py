@@ -24,7 +24,7 @@ from hiernas.search.ranking import Candidate
 from hiernas.space import SearchSpace
 from hiernas.supernet.filters import narrow
 from hiernas.supernet.stage import StageNetwork
-from hiernas.supernet.subsets import NONE, Subsets, subsets
+from hiernas.supernet.subsets import NONE, subsets
 from hiernas.train.calibrate import calibrate
 from hiernas.train.loop import accuracy
 
@@ -134,16 +134,17 @@ def accuracy_of(network: nn.Module, evaluate: Evaluator) -> float:
 
 
 def candidate_of(architecture: Architecture, accuracy: float, problem: Problem, phase: str) -> Candidate:
-    space = subsets(problem.space)
-    genes = _genes(space, architecture)
-    latency = problem.tables(space).get("latency_ms")
+    """A network of any number of options per site as a candidate, kept in the run folder.
+
+    Raises `LimitError` where it lies below a lower limit without its dead cells and the edges into them.
+    """
     params, macs = counted(architecture, problem.limits)
-    predicted = None if latency is None else float(latency.of(genes[None])[0])
+    predicted = None if problem.latency is None else float(problem.latency.predict(architecture))
+    for limit in problem.limits:
+        if limit.metric == "latency_ms" and predicted is not None and predicted < limit.low:
+            raise LimitError(
+                f"the graphs found leave cells dead, and without the edges into them the predicted latency is {predicted:.4g} "
+                f"ms, below the limit {limit}; search again with another --seed, or lower the limit"
+            )
     problem.run.add_candidates(phase, [(",".join(architecture.labels), accuracy, params, macs, predicted)])
     return Candidate(architecture.labels, accuracy, params, macs, predicted)
-
-
-def _genes(space: SearchSpace, architecture: Architecture) -> np.ndarray:
-    assert isinstance(space.skeleton, Subsets)
-    kept = [{o for o, _ in choice} for choice in architecture.choices]
-    return np.array([int(option in kept[i]) for i, option in space.skeleton.pairs], dtype=np.int64)

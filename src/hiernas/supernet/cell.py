@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hiernas.supernet.cell_mixed import CellSupernet
 
 Size = tuple[int, int]
+SEARCHED = "node"  # name of the sums of nodes whose edges are searched
 EdgeChoices = Mapping[tuple[int, int], Choice]  # by (source, node)
 
 
@@ -177,7 +178,7 @@ class CellNetwork:
         """All operations with their input sizes: those of every network, and per site those of each option."""
         places = self.places()
         fixed = [part for stem in self.stems() for part in stem]
-        fixed += [part for p in places for part in (*p.preprocess, *joins(p, self.nodes))]
+        fixed += [part for p in places for part in (*p.preprocess, *joins(p, self.nodes, SEARCHED))]
         ops = [self.operation(name) for name in OPERATIONS]
         options = [
             {op.name: tuple(p.part(s, op) for p in places if p.kind == kind and op.name != "none") for op in ops}
@@ -237,9 +238,9 @@ def output_of(parts: Sequence[Part]) -> tuple[int, Size]:
     return last.site.cout, halved(last.size) if last.site.stride == 2 else last.size
 
 
-def joins(p: Place, nodes: int) -> list[Part]:
+def joins(p: Place, nodes: int, name: str) -> list[Part]:
     """What a cell does beside its operations: the sum of each node's two edges, and the nodes one behind the other."""
-    sums = [part_of(p.kind, p.channels, p.channels, 1, Sum(), p.out_size)] * nodes
+    sums = [part_of(name, p.channels, p.channels, 1, Sum(), p.out_size)] * nodes
     return [*sums, part_of(p.kind, p.channels, nodes * p.channels, 1, Concat(nodes), p.out_size)]
 
 

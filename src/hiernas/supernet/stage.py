@@ -22,6 +22,7 @@ from hiernas.genotypes import genotype
 from hiernas.ops import Classifier, Conv, Op
 from hiernas.space import Decision, Group, SearchSpace
 from hiernas.supernet.cell import (
+    SEARCHED,
     EdgeChoices,
     Place,
     build_cell,
@@ -205,7 +206,7 @@ class StageNetwork:
             inner = [*p.cells[: self.least], *([p.reduction] if p.reduction else [])]
             fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in self._cell_parts(cell))]
             size = p.preprocess.size  # of the states; each cell reads a sum, and the output is two of them
-            fixed += [part_of("stage", p.width, p.width, 1, Sum(), size)] * len(p.cells[: self.least])
+            fixed += [part_of(SEARCHED, p.width, p.width, 1, Sum(), size)] * len(p.cells[: self.least])
             fixed.append(part_of("stage", p.width, 2 * p.width, 1, Concat(2), size))
         ops = [self.operation(name) for name in FREE]
         options: list[dict[str, tuple[Part, ...]]] = []
@@ -218,7 +219,8 @@ class StageNetwork:
 
     def _cell_parts(self, cell: Place) -> list[Part]:
         edges = [edge for node in self.genotype.graph(cell.kind) for edge in node]
-        return [*cell.preprocess, *(cell.part(source, self.operation(op)) for op, source in edges), *joins(cell, self.nodes)]
+        operations = [cell.part(source, self.operation(op)) for op, source in edges]
+        return [*cell.preprocess, *operations, *joins(cell, self.nodes, cell.kind)]
 
     def _classifier(self, places: Sequence[StagePlace]) -> Part:
         last = places[-1]

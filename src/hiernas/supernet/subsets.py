@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hiernas.architecture import Choice
+from hiernas.architecture import Architecture, Choice
 from hiernas.cells import Sum
 from hiernas.space import Decision, Group, SearchSpace, Skeleton
-from hiernas.supernet.cell import halved, part_of
+from hiernas.supernet.cell import SEARCHED, halved, part_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,16 +78,24 @@ class Subsets:
         return choices
 
     def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
-        """The operations of every network, and per pair those of its option, each with its weighted sum.
+        """The operations of every network, and per pair those of its option, each with its weighted sum (see `saved`)."""
+        fixed, by_site = self._inner_parts()
+        kept = [part for part in fixed if not (isinstance(part.op, Sum) and part.site.name == SEARCHED)]
+        return kept, [{NONE: (), option: with_sums(by_site[i][option])} for i, option in self.pairs]
 
-        A node of n pairs has n - 1 sums, so that its costs are an upper bound by one.
-        """
+    def saved(self) -> list[Part]:
+        """What `parts` has too much of: of the pairs into a node, or at a site that leads into none, one is no sum."""
+        _, by_site = self._inner_parts()
+        options = [next(parts for option, parts in site.items() if option != NONE) for site in by_site]
+        position = {name: i for i, name in enumerate(self._inner.site_names)}
+        grouped = {site for group in self._inner.groups for site in group.sites}
+        firsts = [group.sites[0] for group in self._inner.groups] + [name for name in position if name not in grouped]
+        return [part for name in firsts for part in with_sums(options[position[name]]) if isinstance(part.op, Sum)]
+
+    def _inner_parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
         inner: Any = self._inner  # whose own costs are tables, too: methods ask for those first
-        fixed, by_site = inner.parts()
-        return (
-            without_sums(fixed),
-            [{NONE: (), option: with_sums(by_site[i][option])} for i, option in self.pairs],
-        )
+        found: tuple[list[Part], list[dict[str, tuple[Part, ...]]]] = inner.parts()
+        return found
 
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network that keeps these pairs, all of weight 1."""
@@ -99,11 +107,6 @@ class Subsets:
 
     def supernet(self, decisions: Sequence[Decision]) -> nn.Module:
         raise TypeError("the supernet is that of the space itself")
-
-
-def without_sums(parts: Sequence[Part]) -> list[Part]:
-    """Operations without the plain sums of nodes with two edges."""
-    return [part for part in parts if not isinstance(part.op, Sum)]
 
 
 def with_sums(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -120,3 +123,11 @@ def subsets(space: SearchSpace) -> SearchSpace:
     skeleton = Subsets(space)
     decisions = (Decision(name, (NONE, o)) for name, (_, o) in zip(skeleton.site_names, skeleton.pairs, strict=True))
     return SearchSpace(skeleton, tuple(decisions))
+
+
+def as_subset(architecture: Architecture) -> Architecture:
+    """A network that keeps several options at its sites as one of `Subsets`, without the weights."""
+    kept = [tuple(option for option, _ in choice) for choice in architecture.choices]
+    decisions = tuple(Decision(name, options) for name, options in zip(architecture.skeleton.site_names, kept, strict=True))
+    pairs = Subsets(SearchSpace(architecture.skeleton, decisions))
+    return Architecture(pairs, tuple(((option, 1.0),) for _, option in pairs.pairs))
