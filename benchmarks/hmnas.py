@@ -58,7 +58,7 @@ def accuracies(results: list[dict[str, Any]]) -> list[str]:
         gaps = [100 * (result["compared"][0][way] - result["compared"][1][way]) for result in results]
         lines.append(f"\nMasked less rule, {words}, percentage points by seed: {', '.join(f'{gap:+.2f}' for gap in gaps)}.")
     shares = [(r["seconds"]["mask1"] + r["seconds"]["mask2"]) / r["seconds"]["train1"] for r in results]
-    lines.append(f"\nMasking took {_spread([100 * s for s in shares], 1)} % of the supernet's training time (goal: at most 20).")
+    lines.append(f"\nMasks took {_spread([100 * s for s in shares], 1)} % of the supernet's training time (goal: 20 at most).")
     kept = [_kept(result) for result in results]
     return [*lines, "", f"Edges and operations kept, of 28 and 196, by seed: {', '.join(kept)}."]
 
