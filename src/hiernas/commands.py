@@ -146,8 +146,11 @@ def _runtimes() -> Listing:
 
 def _presets() -> Listing:
     rows: list[list[str]] = []
-    for title, method in (("hnas, spos and random", "hnas"), ("hournas", "hournas")):
-        shown = [keys(config) for config in METHODS[method].presets.values()]
-        rows += [[f"[{title}]", *[""] * len(shown)]]
+    alike: dict[int, list[str]] = {}  # methods that share their presets
+    for name, method in METHODS.items():
+        alike.setdefault(id(method.presets), []).append(name)
+    for names in alike.values():
+        shown = [keys(config) for config in METHODS[names[0]].presets.values()]
+        rows += [[f"[{', '.join(names)}]", *[""] * len(shown)]]
         rows += [[key, *(str(values[key]) for values in shown)] for key in shown[0]]
     return ["setting", *PRESETS], rows, []
