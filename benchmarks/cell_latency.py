@@ -83,7 +83,7 @@ def main() -> None:
     found = [line for name, space in SPACES.items() for line in rows(name, space, lambda s=space: s.sample(rng), networks)]
     found += rows("several operations", subsets(POOLED), lambda: drawn(POOLED, rng), networks)
     lines = [
-        f"{networks} random networks each; load {load:.1f} on {os.cpu_count()} cores at the start. Errors of tenth percentiles.",
+        f"{networks} random networks each; load {load:.1f} on {os.cpu_count()} cores at first. Errors of tenth percentiles.",
         "",
         "| networks | joins | mean absolute error | bias | Spearman | measured, ms |", "|---|---|---|---|---|---|", *found,
     ]  # fmt: skip
