@@ -12,6 +12,7 @@ import numpy as np
 
 import hiernas.spaces
 from hiernas.catalogue import METHODS, make_runtime, make_space, space_function
+from hiernas.costs.count import parts_of_space
 from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.costs.limits import Limit, check_reachable, feasible_share, parse_limits
 from hiernas.costs.tables import cost_tables
@@ -361,7 +362,21 @@ def reload_prepared(run: RunFolder) -> Prepared:
 
 
 def _announce(prepared: Prepared, run: RunFolder) -> None:
-    run.tell("start", plan=plan(prepared), run=str(run.path), limits=[str(x) for x in prepared.limits])
+    share = _final_share(prepared)
+    work = {phase: x * (share if phase.startswith(("final", "compare")) else 1.0) for phase, x in plan(prepared).items()}
+    run.tell("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits])
+
+
+def _final_share(prepared: Prepared) -> float:
+    """About how long a step of a final network takes by one of the supernet: by the number of operations, untimed."""
+    method, space = METHODS[prepared.request.method], prepared.space
+    if not method.among(space).skeleton.groups:
+        return 1.0  # single paths
+    fixed, options = parts_of_space(space)
+    genes = space.sample_encoded(numpy_generator(prepared.request.seed, "share"), 1)[0]
+    mixed, every = parts_of_space(method.searched(space, prepared.config))
+    own = len(fixed) + sum(len(site[gene]) for site, gene in zip(options, genes, strict=True))
+    return own / (len(mixed) + sum(len(parts) for site in every for parts in site))
 
 
 def plan(prepared: Prepared) -> dict[str, float]:
