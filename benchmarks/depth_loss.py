@@ -72,8 +72,8 @@ def main() -> None:
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     rows = {}
-    for seed in range(seeds):
-        for window, delta in SEARCHED:
+    for window, delta in SEARCHED:
+        for seed in range(seeds):
             rows[window, delta, seed] = searched(delta, window, seed, folder)
             print(window, delta, seed, rows[window, delta, seed], flush=True)
     small = PRESETS["small"].search
