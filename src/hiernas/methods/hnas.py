@@ -65,7 +65,7 @@ class HNASConfig:
 
 
 def hnas(problem: Problem, config: HNASConfig) -> Found:
-    """Algorithm 1: the Pareto front of the last search, and its most accurate member."""
+    """HNAS (arXiv 2005.07564v1), Algorithm 1: the Pareto front of the last search, and its most accurate member."""
     space, prunings, trainings = problem.space, [], config.trainings()
     supernet = fresh_supernet(space, problem.seed)
     train(supernet, problem, trainings[0], config)  # line 1
