@@ -89,7 +89,8 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
     chosen = candidate_of(masked, accuracies[0], problem, "evolve2")
     rivals = [Rival("masked", masked, chosen, starts[0])]
     if rule is not None:
-        rivals.append(Rival("two edges, one operation", rule, candidate_of(rule, accuracies[1], problem, "evolve2"), starts[1]))
+        name = "two edges, one operation" if encoding.nodes else "one operation per block"
+        rivals.append(Rival(name, rule, candidate_of(rule, accuracies[1], problem, "evolve2"), starts[1]))
     details = {
         "masks": records, "moved": moved, "pairs": values, **({"filters": filters} if filters else {}),
         "importance": _rounded(proxy, encoding.strengths(architect.alphas, architect.betas)),
