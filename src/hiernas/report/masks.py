@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from hiernas.report import units
@@ -92,7 +92,7 @@ def filters(result: Mapping[str, Any]) -> str:
     )
 
 
-def sections(result: Values, events: Sequence[Values]) -> list[Html]:
+def sections(result: Values) -> list[Html]:
     """The comparison, what each site keeps, the masks over time, and what could be merged."""
     said = moved(result)
     changed = Html(f"<p>{escape(said[0].upper() + said[1:])}.</p>") if said else Html()

@@ -157,7 +157,7 @@ def _of_method(result: Values, events: Sequence[Values]) -> tuple[str, Mapping[s
     front = _front(result) if _has_front(result) else []
     if masks.is_masked(result):
         found = cells.pictures(result) if graphs.is_cells(result) else []
-        return masks.ABOUT_TRAINING, masks.TIMES, [*found, *masks.sections(result, events), cells.how_it_went(result, events)]
+        return masks.ABOUT_TRAINING, masks.TIMES, [*found, *masks.sections(result), cells.how_it_went(result, events)]
     if graphs.is_cells(result):
         return cells.ABOUT_TRAINING, cells.times(result), [*cells.sections(result, events), *front]
     return ABOUT_TRAINING + (ABOUT_PRUNING if result["stages"] else ""), {}, front

@@ -188,6 +188,7 @@ class MaskArchitect(Masks):
         self.encoding, self.level, self.images, self.pressure = encoding, level, images, pressure
         self.alphas, self.betas = ([x.detach().clone() for x in part] for part in logits)
         self.edges, self.sizes = edges, sizes
+        self.present = self._present(edges)  # per site, of the level of operations: whether its edge is there
         self.decides = self._decides()
 
     def to(self, device: torch.device) -> None:
@@ -217,7 +218,7 @@ class MaskArchitect(Masks):
                 held[k] |= torch.tensor([not self.encoding.droppable[i] for i in sites], device=held[k].device)
                 self._hold(values, held, [k])
             return held
-        for rows in self.encoding.bundles(self._present(self.kept_edges())):
+        for rows in self.encoding.bundles(self.present):
             self._hold(values, held, rows)
         return held
 
@@ -244,18 +245,17 @@ class MaskArchitect(Masks):
         """Per site how much of each option is kept, for costs; of an edge, before its operations are chosen, one in all."""
         binary = self.binary()
         if self.level == "operations":
-            present = self._present(self.kept_edges())
-            return [m * float(there) for m, there in zip(binary, present, strict=True)]
+            return [m * float(there) for m, there in zip(binary, self.present, strict=True)]
         kept = self.encoding.of_operations(self.alphas)
         for sites, row in zip(self.encoding.nodes, binary, strict=True):
             for edge, i in zip(row, sites, strict=True):
                 kept[i] = edge * kept[i]
         return kept
 
-    def _present(self, edges: Sequence[Tensor]) -> list[bool]:
+    def _present(self, edges: Sequence[Tensor] | None) -> list[bool]:
         """Per site, whether its edge is there."""
         there = [bool(options) for options in self.encoding.options]
-        for sites, row in zip(self.encoding.nodes, edges, strict=True):
+        for sites, row in zip(self.encoding.nodes, edges, strict=True) if edges else ():
             for i, value in zip(sites, row, strict=True):
                 there[i] = bool(value > 0)
         return there
@@ -265,15 +265,13 @@ class MaskArchitect(Masks):
         shares = self.shares()
         if self.level == "edges":
             return self.encoding.gates(shares)
-        present = self._present(self.kept_edges())
-        return self.encoding.kept_gates(shares, [[there] * len(s) for there, s in zip(present, shares, strict=True)])
+        return self.encoding.kept_gates(shares, [[there] * len(s) for there, s in zip(self.present, shares, strict=True)])
 
     def _decides(self) -> Tensor:
         """Which masks decide anything: not those of operations of edges that were dropped. Bool [masks]."""
         if self.level == "edges":
             return torch.ones(len(self.mask), dtype=torch.bool)
-        present = self._present(self.kept_edges())
-        return torch.cat([torch.full((n,), there) for n, there in zip(self.sizes, present, strict=True)])
+        return torch.cat([torch.full((n,), there) for n, there in zip(self.sizes, self.present, strict=True)])
 
     # -- learning ------------------------------------------------------------------------------------------------
 
