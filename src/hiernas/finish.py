@@ -95,6 +95,7 @@ def complete(problem: Problem, config: Any, found: Found) -> None:
         "evaluated": run.count_candidates(),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
         "details": dict(found.details),
+        "doubts": list(found.doubts),
         "outputs": outputs,
         "seconds": run.seconds(),
     }

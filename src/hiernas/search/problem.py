@@ -79,6 +79,7 @@ class Found:
     weighted: Architecture | None = None  # the chosen architecture where its sites keep several options, with weights
     start: Start | None = None  # what the final training starts from; None: from scratch
     rivals: tuple[Rival, ...] = ()  # networks that are trained for comparison; the chosen one is the first
+    doubts: tuple[str, ...] = ()  # sentences: why the search itself may mean nothing
 
     @property
     def architecture(self) -> Architecture:
