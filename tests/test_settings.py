@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hiernas.errors import ConfigError
 from hiernas.methods.hnas import PAPER, PRESETS, QUICK, HNASConfig
-from hiernas.settings import from_dict, keys, to_dict, with_settings
+from hiernas.methods import darts, hmnas, hournas
+from hiernas.settings import MADE_FOR, differences, for_images, from_dict, keys, to_dict, with_settings
 
 
 def test_settings_are_applied_with_their_types() -> None:
@@ -61,3 +66,43 @@ def test_the_paper_preset_is_the_papers() -> None:
 def test_every_number_of_stages_trains_for_the_same_total(stages: int, epochs: list[int]) -> None:
     config = with_settings(PAPER, [f"stages={stages}"])
     assert [p.epochs for p in config.trainings()] == epochs
+
+
+def trained_on(config: object, images: int) -> dict[str, float]:
+    """Per training its length in batches, epochs * images / batch size; tuples are summed."""
+    known = keys(config)
+    recipe = {k: "search.train." if k.startswith(("search.", "mask.")) else "train." for k in known}
+    lengths = {k: sum(v) if isinstance(v, tuple) else v for k, v in known.items() if k.endswith("epochs") and "warmup" not in k}
+    return {k: n * images / known[f"{recipe[k]}batch_size"] for k, n in lengths.items()}
+
+
+METHODS = {"hnas": PRESETS, "hournas": hournas.PRESETS, "darts": darts.PRESETS, "hmnas": hmnas.PRESETS}
+
+
+@given(st.integers(20, 12_000), st.sampled_from(["quick", "small"]), st.sampled_from(list(METHODS)))
+def test_few_images_get_as_many_steps_as_the_preset_is_made_for(images: int, preset: str, method: str) -> None:
+    asked = METHODS[method][preset]
+    config = for_images(asked, preset, images)
+    if images >= MADE_FOR[preset]:
+        assert config == asked
+        return
+    full, fitted = keys(asked), keys(config)
+    meant, found = trained_on(asked, MADE_FOR[preset]), trained_on(config, images)
+    for key, length in found.items():
+        rounding = 3 * images / 16  # an epoch of each of at most three trainings
+        own = trained_on(asked, images)[key] * 8  # never fewer epochs than the preset's, in smaller batches
+        assert meant[key] - 1e-6 <= length <= max(meant[key] + rounding, own)
+    for key in (k for k in full if k.endswith("batch_size")):
+        assert 16 <= fitted[key] <= full[key]
+        assert fitted[key] < 32 or images >= 8 * fitted[key]  # eight steps in an epoch
+    smaller = math.sqrt(fitted["train.batch_size"] / full["train.batch_size"])
+    assert fitted["final_lr"] == pytest.approx(full["final_lr"] * smaller, rel=0.01)
+
+
+def test_what_was_set_and_what_was_published_stays() -> None:
+    asked = with_settings(QUICK, ["final_epochs=3", "train.batch_size=64"])
+    config = for_images(asked, "quick", 100, {"final_epochs", "train.batch_size"})
+    assert (config.final_epochs, config.train.batch_size, config.lr, config.epochs) == (3, 64, QUICK.lr, (300, 150, 100))
+    assert for_images(PAPER, "paper", 100) == PAPER
+    assert differences(asked, config) == "epochs 30/15/10 -> 300/150/100, train.warmup_epochs 2.0 -> 20.0"
+    assert differences(asked, asked) == ""

@@ -152,10 +152,7 @@ def _request(
     cells: str | None, settings: list[str] | None, seed: int, image_size: int | None, val_per_class: int | None,
     skip_bad_images: bool, runtime: str, threads: int,
 ) -> Request:  # fmt: skip
-    from dataclasses import replace
-
     from hiernas.run import Request
-    from hiernas.settings import with_settings
 
     texts = settings or []
     arguments = _space_arguments(texts)
@@ -165,10 +162,11 @@ def _request(
         arguments["cell"] = cells_named(cells)
     request = Request(
         method, space, arguments, data, tuple(limit or ()), latency_table, runtime, threads, preset,
+        settings=[t for t in texts if not t.strip().startswith("space.")],
         seed=seed, image_size=image_size, val_per_class=val_per_class, skip_bad_images=skip_bad_images,
     )  # fmt: skip
-    own = [t for t in texts if not t.strip().startswith("space.")]
-    return replace(request, config=with_settings(request.resolved(), own)) if own else request
+    request.resolved()  # a mistake is named before anything is read
+    return request
 
 
 def _space_arguments(settings: list[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +19,22 @@ from hiernas.data.batches import normalise
 from hiernas.data.split import Split
 from hiernas.errors import LatencyError, RunError
 from hiernas.export import export
-from hiernas.randomness import seeded
+from hiernas.randomness import seeded, torch_generator
 from hiernas.report import write_report
+from hiernas.report.doubts import of_latency, of_predictions, of_ranking
 from hiernas.runfolder import RunFolder
 from hiernas.search.evaluate import calibration_indices
 from hiernas.search.problem import Found, Problem
 from hiernas.search.ranking import Candidate
 from hiernas.settings import from_dict
 from hiernas.train.calibrate import calibrate
-from hiernas.train.loop import accuracy, fit
+from hiernas.train.loop import fit, predictions
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.version import VERSION
 
 PARITY_IMAGES = 16  # real test images that exported files are compared on
 MEASURED_RUNS = 100
+CALIBRATION_IMAGES, BATCH = 2000, 250  # for the batch-norm statistics of a trained network
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,21 @@ def joined(first: Split, second: Split) -> Split:
     return Split(Joined(first, second), torch.cat([first.labels, second.labels]))
 
 
-def complete(problem: Problem, config: Any, found: Found) -> None:
-    """Everything after the search: final training, whole-network latencies, files, result and report."""
+def complete(problem: Problem, config: Any, found: Found, doubts: Sequence[str] = ()) -> None:
+    """Everything after the search: final training, whole-network latencies, files, result and report.
+
+    `doubts`: what was doubtful before the search began.
+    """
     run, data, architecture = problem.run, problem.data, found.architecture
     run.write_json("best.json", architecture.to_json())
     start = found.start
     phase = Phase("final", config.final_epochs, config.final_lr if start is None else start.lr)
     network = train_network(architecture, data, phase, config.train, run, None if start is None else start.weights)
-    test_accuracy = accuracy(network, data.test, data)
+    test_accuracy, of_network = tested(network, data)
     outputs = write_network(network, architecture, data, run)
     measured = measure_front(problem, found)
+    chosen = _member(found.chosen, measured)
+    of_search = [*of_ranking(found.chosen.val_accuracy, data.val.labels.numpy()), *found.doubts]
     compared = compare(problem, config, found, test_accuracy, measured, train_network)
     result = {
         **_header(run),
@@ -84,18 +91,15 @@ def complete(problem: Problem, config: Any, found: Found) -> None:
         "automatic_limit": run.config["automatic_limit"],
         "device": device_of(problem.latency),
         "front": [_member(c, measured) for c in found.front],
-        "chosen": {
-            **_member(found.chosen, measured),
-            "test_accuracy": test_accuracy,
-            "sites": architecture.to_json()["sites"],
-        },
+        "chosen": {**chosen, "test_accuracy": test_accuracy, "sites": architecture.to_json()["sites"]},
         "inherited": start is not None,
         **({"compared": compared} if compared else {}),
         "latency_error": _latency_error(found, measured),
         "evaluated": run.count_candidates(),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
         "details": dict(found.details),
-        "doubts": list(found.doubts),
+        "doubts": [*of_network, *of_search, *of_latency(chosen, problem.limits), *doubts],
+        "fitted": run.config.get("fitted", ""),
         "outputs": outputs,
         "seconds": run.seconds(),
     }
@@ -115,11 +119,13 @@ def train_only(run: RunFolder, data: ImageData) -> None:
     if asked["inherit"] and weights is None:
         raise RunError(f"{run.path} was stopped before its inherited weights were written; start the training again")
     network = train_network(architecture, data, phase, recipe, run, None if weights is None else weights[0])
-    test_accuracy = accuracy(network, data.test, data)
+    test_accuracy, doubts = tested(network, data)
     outputs = write_network(network, architecture, data, run)
     result = {
         **_header(run),
         "data": describe_data(data),
+        "doubts": doubts,
+        "fitted": run.config.get("fitted", ""),
         "chosen": {"sites": architecture.to_json()["sites"], "test_accuracy": test_accuracy},
         "inherited": weights is not None,
         "outputs": outputs,
@@ -127,6 +133,12 @@ def train_only(run: RunFolder, data: ImageData) -> None:
     }
     run.write_json("result.json", result)
     run.event("finished", test_accuracy=test_accuracy)
+
+
+def tested(network: nn.Module, data: ImageData) -> tuple[float, list[str]]:
+    """Test accuracy, and what is doubtful in it."""
+    named, labels = predictions(network, data.test, data).numpy(), data.test.labels.numpy()
+    return float((named == labels).mean()), of_predictions(named, labels, data.classes)
 
 
 def train_network(
@@ -137,13 +149,25 @@ def train_network(
     run: RunFolder,
     weights: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
-    """The stand-alone network, trained on training and validation images, from scratch or from given weights."""
+    """The stand-alone network, trained on training and validation images, from scratch or from given weights.
+
+    Batch-norm statistics are re-estimated in the end: the running ones are those of augmented images, and after few steps
+    those of a network that is no more.
+    """
     seed = run.config["seed"]
     with seeded(seed, "network"):
         network = architecture.build()
     if weights is not None:
         network.load_state_dict(dict(weights))
-    fit(network, joined(data.train, data.val), data, phase, recipe, seed=seed, run=run)
+    images = joined(data.train, data.val)
+
+    def finish(model: nn.Module) -> None:
+        chosen = torch.randperm(len(images), generator=torch_generator(seed, "statistics"))[:CALIBRATION_IMAGES]
+        device = next(model.parameters()).device
+        batches = chosen.tensor_split(-(-len(chosen) // BATCH))  # of about equal size
+        calibrate(model, (normalise(images.images.fetch(b), data, device) for b in batches))
+
+    fit(network, images, data, phase, recipe, seed=seed, run=run, finish=finish)
     return network.cpu().eval()
 
 

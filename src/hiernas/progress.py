@@ -62,6 +62,8 @@ class Display:
         self.plan = e["plan"]
         self.run = str(e["run"])
         self.console.print(f"run folder {self.run}, limits {', '.join(e['limits'])}", highlight=False)
+        if e.get("fitted"):
+            self.console.print(f"for so few images: {e['fitted']}", highlight=False)
 
     def _on_step(self, e: Mapping[str, Any]) -> None:
         share = (e["epoch"] + e["step"] / e["steps"]) / e["epochs"]

@@ -21,9 +21,10 @@ from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, Run
 from hiernas.finish import complete, train_only
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
+from hiernas.report.doubts import of_limits
 from hiernas.runfolder import Listener, RunFolder, next_free, refuse_existing
 from hiernas.search.problem import Problem, training_work
-from hiernas.settings import from_file, to_dict
+from hiernas.settings import differences, for_images, from_file, names_of, to_dict, with_settings
 from hiernas.space import SearchSpace
 from hiernas.train.loop import make_fabric
 from hiernas.version import VERSION
@@ -42,22 +43,24 @@ class Request:
     runtime: str = "onnxruntime"
     threads: int = 1
     preset: str = "quick"
-    config: Any = None  # of the method; None: the preset's
+    config: Any = None  # of the method; None: the preset's, for as many images as there are
+    settings: Sequence[str] = ()  # "key=value" on top of it
     seed: int = 0
     image_size: int | None = None
     val_per_class: int | None = None
     skip_bad_images: bool = False
 
-    def resolved(self) -> Any:
-        """The configuration: the given one or the preset's."""
+    def resolved(self, images: int | None = None) -> Any:
+        """The configuration: the given one or the preset's, with the settings; a preset for so many training images."""
         if self.method not in METHODS:
             raise ConfigError(f"unknown method '{self.method}'; {did_you_mean(self.method, METHODS)}")
         presets = METHODS[self.method].presets
         if self.config is not None:
-            return _of_kind(self.config, type(presets["paper"]), self.method)
+            return with_settings(_of_kind(self.config, type(presets["paper"]), self.method), self.settings)
         if self.preset not in presets:
             raise ConfigError(f"unknown preset '{self.preset}'; {did_you_mean(self.preset, presets)}")
-        return presets[self.preset]
+        config = with_settings(presets[self.preset], self.settings)
+        return config if images is None else for_images(config, self.preset, images, names_of(self.settings))
 
 
 def _of_kind(config: Any, kind: type, method: str) -> Any:
@@ -77,6 +80,8 @@ class Prepared:
     limits: tuple[Limit, ...]
     latency: Any
     automatic_limit: bool
+    fitted: str = ""  # what in the preset was changed for the number of images, in words
+    doubts: tuple[str, ...] = ()  # what is doubtful before anything was searched
 
     def problem(self, run: RunFolder) -> Problem:
         return Problem(self.space, self.data, self.limits, self.latency, run, self.request.seed)
@@ -84,7 +89,7 @@ class Prepared:
 
 def prepare(request: Request, listener: Listener | None = None) -> Prepared:
     """Load data, space, costs and limits; every mistake and every impossible limit is refused here."""
-    config = request.resolved()
+    asked = request.resolved()
     for name in METHODS[request.method].finds:
         if name in request.space_arguments:
             option = " (--cells)" if name == "cell" else ""
@@ -94,6 +99,7 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
     if isinstance(request.space, str):
         space_function(request.space, request.space_arguments)
     data = _load(request)
+    config = request.resolved(len(data.train))
     space = make_space(request.space, data, request.space_arguments)
     _check_inputs(config, data)
     refusal = METHODS[request.method].refusal(space)
@@ -113,8 +119,10 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
         limits = (_median_limit(space, tables, config.objective, request.seed),)
     method = METHODS[request.method]
     among = method.among(space)
-    check_reachable(among, tables if among is space else method.costs(space, among, latency), limits)
-    return Prepared(request, config, space, data, limits, latency, automatic)
+    tables = tables if among is space else method.costs(space, among, latency)
+    check_reachable(among, tables, limits)
+    fitted, doubts = differences(asked, config), of_limits(tables, limits, automatic)
+    return Prepared(request, config, space, data, limits, latency, automatic, fitted, tuple(doubts))
 
 
 def _with_space(request: Request) -> Request:
@@ -228,7 +236,7 @@ def resume(
 def _execute(prepared: Prepared, run: RunFolder) -> None:
     problem = prepared.problem(run)
     found = METHODS[prepared.request.method].search(problem, prepared.config)
-    complete(problem, prepared.config, found)
+    complete(problem, prepared.config, found, prepared.doubts)
 
 
 def _config_file(prepared: Prepared) -> dict[str, Any]:
@@ -241,7 +249,7 @@ def _config_file(prepared: Prepared) -> dict[str, Any]:
     return {
         "hiernas": VERSION,
         "method": request.method,
-        "preset": request.preset if request.config is None else "custom",
+        "preset": request.preset if request.config is None and not request.settings else "custom",
         "seed": request.seed,
         "space": {
             "name": skeleton.name,
@@ -262,6 +270,8 @@ def _config_file(prepared: Prepared) -> dict[str, Any]:
         "runtime": request.runtime,
         "threads": request.threads,
         "config": to_dict(prepared.config),
+        "fitted": prepared.fitted,
+        "doubts": list(prepared.doubts),
     }
 
 
@@ -353,7 +363,8 @@ def _reload(run: RunFolder, space: SearchSpace | None, data: Any) -> Prepared:
     made = make_space(request.space, loaded, arguments).restrict(kept)
     latency = _latency(request, made, run.listener)
     original = replace(request, latency_table=config["latency_table"])
-    return Prepared(original, request.resolved(), made, loaded, limits, latency, config["automatic_limit"])
+    told = {"fitted": config.get("fitted", ""), "doubts": tuple(config.get("doubts", ()))}
+    return Prepared(original, request.resolved(), made, loaded, limits, latency, config["automatic_limit"], **told)
 
 
 def reload_prepared(run: RunFolder) -> Prepared:
@@ -364,7 +375,7 @@ def reload_prepared(run: RunFolder) -> Prepared:
 def _announce(prepared: Prepared, run: RunFolder) -> None:
     share = _final_share(prepared)
     work = {phase: x * (share if phase.startswith(("final", "compare")) else 1.0) for phase, x in plan(prepared).items()}
-    run.tell("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits])
+    run.tell("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], fitted=prepared.fitted)
 
 
 def _final_share(prepared: Prepared) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -11,6 +12,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from hiernas.errors import ConfigError, did_you_mean
+
+MADE_FOR = {"quick": 1_000, "small": 10_000}  # training images that a preset is made for at least; `paper` stays as published
+STEPS, SMALLEST = 8, 16  # a fitting batch leaves so many steps in an epoch, and has at least so many images
 
 
 def keys(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -22,9 +26,73 @@ def keys(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def for_images(config: Any, preset: str, images: int, kept: Iterable[str] = ()) -> Any:
+    """A preset for fewer training images than it is made for: the same number of optimisation steps, in smaller batches.
+
+    Batches are halved while an epoch has fewer than `STEPS` of them; epochs, warm-up included, are multiplied until they
+    have as many steps as with `MADE_FOR` images; the weights' learning rates go with the square root of the batch.
+    `kept`: dotted keys that stay as they are. Any other configuration is returned as it is.
+    """
+    values, few = keys(config), images / MADE_FOR.get(preset, images)
+    if few >= 1:
+        return config
+    batches = {k: v if k in kept else _batch(v, images) for k, v in values.items() if k.endswith("batch_size")}
+    changed: dict[str, Any] = dict(batches)
+    for key, value in values.items():
+        searches = key.startswith(("search.", "mask.")) and "search.train.batch_size" in batches
+        recipe = "search.train.batch_size" if searches else "train.batch_size"
+        smaller = batches[recipe] / values[recipe]
+        changed |= _fitted(key, value, smaller, max(1.0, smaller / few))
+    return _changed(config, {k: v for k, v in changed.items() if k not in kept})
+
+
+def _fitted(key: str, value: Any, smaller: float, more: float) -> dict[str, Any]:
+    """An epoch or learning rate for batches `smaller` times as large, `more` times as many epochs; {} for other keys."""
+    if key.endswith("warmup_epochs"):
+        return {key: float(f"{value * more:.3g}")}
+    if key.endswith("epochs"):
+        return {key: tuple(math.ceil(n * more) for n in value) if isinstance(value, tuple) else math.ceil(value * more)}
+    if key in ("lr", "final_lr", "inherited_lr", "search.lr"):
+        rates = [float(f"{lr * math.sqrt(smaller):.3g}") for lr in (value if isinstance(value, tuple) else (value,))]
+        return {key: tuple(rates) if isinstance(value, tuple) else rates[0]}
+    return {}
+
+
+def _batch(size: int, images: int) -> int:
+    while size >= 2 * SMALLEST and images < STEPS * size:
+        size //= 2
+    return size
+
+
+def differences(before: Any, after: Any) -> str:
+    """What two configurations differ in, in words: "final_epochs 7 -> 58, ..."; "" where they are equal."""
+    old, new = keys(before), keys(after)
+    return ", ".join(f"{k} {_said(old[k])} -> {_said(new[k])}" for k in old if old[k] != new[k])
+
+
+def _said(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def names_of(settings: Iterable[str]) -> set[str]:
+    """The dotted keys that "key=value" settings set."""
+    return {text.partition("=")[0].strip() for text in settings}
+
+
+def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
+    values = asdict(config)
+    for key, value in changes.items():
+        *parents, leaf = key.split(".")
+        node = values
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return from_dict(type(config), values)
+
+
 def with_settings(config: Any, settings: Iterable[str]) -> Any:
     """A configuration with "key=value" settings applied; raises `ConfigError` with all that is wrong."""
-    values, known = asdict(config), keys(config)
+    changes, known = {}, keys(config)
     for text in settings:
         key, equals, value = text.partition("=")
         key = key.strip()
@@ -32,12 +100,8 @@ def with_settings(config: Any, settings: Iterable[str]) -> Any:
             raise ConfigError(f"--set {text}: write key=value, such as --set population=32")
         if key not in known:
             raise ConfigError(f"--set {text}: unknown key '{key}'; {did_you_mean(key, known)}")
-        *parents, leaf = key.split(".")
-        node = values
-        for parent in parents:
-            node = node[parent]
-        node[leaf] = _value(text, value, known[key])
-    return from_dict(type(config), values)
+        changes[key] = _value(text, value, known[key])
+    return _changed(config, changes)
 
 
 def _value(text: str, value: str, current: Any) -> Any:

@@ -73,6 +73,10 @@ def print_estimate(prepared: Prepared, e: Any) -> None:
     )
     for i, note in enumerate(prepared.data.notes):
         rows["note" + " " * i] = note
+    if prepared.fitted:
+        rows["for so few images"] = prepared.fitted
+    for i, doubt in enumerate(prepared.doubts):
+        rows["doubtful" + " " * i] = doubt
     rows["supernet"] = f"{e.supernet_params:,} parameters"
     rows["memory"] = f"about {e.memory_gib:.2f} GiB"
     rows["time"] = f"about {duration(e.total_seconds)} here: " + ", ".join(
@@ -100,4 +104,6 @@ def print_summary(run: Path) -> None:
         out.print(table)
     for line in lines:
         out.print(line)
+    for doubt in result.get("doubts", ()):
+        out.print(f"doubtful: {doubt}")
     out.print(f"everything is in {run}" + (f"; open {run / 'report.html'}" if rows else ""))

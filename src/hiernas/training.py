@@ -18,7 +18,7 @@ from hiernas.finish import inherited_weights, train_only
 from hiernas.methods.hnas import PRESETS
 from hiernas.run import reload_data
 from hiernas.runfolder import Listener, RunFolder, next_free
-from hiernas.settings import from_dict, to_dict, with_settings
+from hiernas.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
 from hiernas.spaces import KNOWN, known
 from hiernas.train.recipes import Recipe, retraining
 from hiernas.version import VERSION
@@ -66,6 +66,8 @@ def start_training(
     if recipe is not None:
         config = replace(config, train=replace(config.train, cutout=min(config.train.cutout, min(images.input_size[1:]) // 2)))
     config = with_settings(config, settings)
+    size = "run" if origin is not None and recipe is None and preset is None else preset or "quick"  # a run's own is fitted
+    meant, config = config, for_images(config, size, len(images.train), names_of(settings))
     architecture = architecture or _published(str(source), images, config.train)
     config.train.augmentation()  # says so where it is not available
     if network is not None:
@@ -83,6 +85,7 @@ def start_training(
     plain = json.loads(json.dumps(training))
     name = preset or ("run" if origin else "quick")
     header = {"hiernas": VERSION, "method": "train", "preset": name, "seed": seed, "data": asked, "train": plain}
+    header["fitted"] = differences(meant, config)
     run = RunFolder.create(path, header, listener)
     if weights is not None:
         run.save_tensors("inherited", weights, {})

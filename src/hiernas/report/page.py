@@ -217,8 +217,15 @@ def _header(result: Values, events: Sequence[Values]) -> Html:
     lead += _done(result)
     return Html(
         f'<header>\n<p class="over">{escape(" · ".join(filter(None, over)))}</p>\n<h1>{escape(_title(result))}</h1>\n'
-        f"<p>{escape(lead)}</p>\n{_tiles(result['chosen'])}\n</header>"
+        f"<p>{escape(lead)}</p>\n{_doubts(result)}{_tiles(result['chosen'])}\n</header>"
     )
+
+
+def _doubts(result: Values) -> Html:
+    """What is doubtful, on top; nothing where nothing is."""
+    lines = "\n".join(f"<li>{escape(doubt)}</li>" for doubt in result.get("doubts", ()))
+    shown = f'<aside class="doubts" aria-label="Doubtful">\n<p>Doubtful</p>\n<ul>\n{lines}\n</ul>\n</aside>\n'
+    return Html(shown if lines else "")
 
 
 def _done(result: Values) -> str:

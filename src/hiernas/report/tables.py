@@ -242,6 +242,8 @@ def settings(result: Values) -> Html:
         ("Limits", ", ".join(limit["text"] for limit in result["limits"]) or "none"),
         ("Evaluated", _evaluated(result.get("evaluated"))),
     ]
+    if result.get("fitted"):
+        rows.insert(2, ("For so few images", result["fitted"]))
     for kind, output in (result.get("outputs") or {}).items():
         difference = output.get("largest_difference")
         check = "" if difference is None else f", outputs within {difference:.1e} of PyTorch's"

@@ -99,11 +99,13 @@ def fit(
     draw_gates: DrawGates | None = None,
     architect: Architect | None = None,
     validate: Validate | None = None,
+    finish: Callable[[nn.Module], None] | None = None,
 ) -> None:
     """Train `model` in place on `split`; resumes from, and saves to, `checkpoint/<phase>.safetensors` of the run.
 
     With `draw_gates` the model is called as `model(x, gates)` with new gates each step. With an `architect` the
     gates are its own, and it learns on its own images, for an epoch after each one of the weights or by turns.
+    `finish` is done to the trained model once, before it is saved.
     Raises `TrainingError` where the loss is not finite; what was saved before stays.
     """
     fabric = make_fabric(recipe)
@@ -132,6 +134,8 @@ def fit(
             position = Position(position.epoch + 1)
             if average is not None and position.epoch == phase.epochs:
                 average.apply()
+            if finish is not None and position.epoch == phase.epochs:
+                finish(model)
             accuracy = validate(position.epoch) if validate else None
             if position.epoch == phase.epochs or time.monotonic() - saved_at > min(5.0, run.checkpoint_seconds):
                 _save(model, optimizer, phase, run, position, architect, average)
@@ -353,15 +357,18 @@ def _restore(
     return Position(**position)
 
 
-@torch.no_grad()
 def accuracy(network: nn.Module, split: Split, data: ImageData, batch_size: int = 250) -> float:
     """Share of the split's images that a network classifies rightly, in evaluation mode."""
+    return int((predictions(network, split, data, batch_size) == split.labels).sum()) / len(split)
+
+
+@torch.no_grad()
+def predictions(network: nn.Module, split: Split, data: ImageData, batch_size: int = 250) -> Tensor:
+    """The class that a network names for each of the split's images, in evaluation mode: int64 [N]."""
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    correct = 0
-    for indices in in_order(len(split), batch_size):
-        logits = network(normalise(split.images.fetch(indices), data, device))
-        correct += int((logits.argmax(1).cpu() == split.labels[indices]).sum())
+    batches = (normalise(split.images.fetch(indices), data, device) for indices in in_order(len(split), batch_size))
+    named = [network(x).argmax(1).cpu() for x in batches]
     network.train(was_training)
-    return correct / len(split)
+    return torch.cat(named)
