@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hiernas.errors import ConfigError
-from hiernas.methods.hnas import PAPER, PRESETS, QUICK, HNASConfig
 from hiernas.methods import darts, hmnas, hournas
+from hiernas.methods.hnas import PAPER, PRESETS, QUICK, HNASConfig
 from hiernas.settings import MADE_FOR, differences, for_images, from_dict, keys, to_dict, with_settings
 
 
