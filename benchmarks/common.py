@@ -36,10 +36,15 @@ def ratio(a: np.ndarray, b: np.ndarray) -> str:
     return f"{np.median(a) / np.median(b):.3f} (quartiles of pairs {low:.3f} to {high:.3f})"
 
 
+def dated(name: str) -> Path:
+    """Where today's results of a benchmark go."""
+    RESULTS.mkdir(exist_ok=True)
+    return RESULTS / f"{name}-{date.today().isoformat()}.md"
+
+
 def write(name: str, title: str, lines: Sequence[str]) -> Path:
     """A dated result file, also printed."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{date.today().isoformat()}.md"
+    path = dated(name)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     head = [f"# {title}", "", f"torch {torch.__version__}, {platform.machine()}, {device}. `python benchmarks/{name}.py`", ""]
     text = "\n".join([*head, *lines]) + "\n"

@@ -1,6 +1,9 @@
 """The fast supernets of cells against their plain formulation: outputs, gradients, running statistics."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from plain_cells import plain_cells, plain_stages
 from torch import Tensor, nn
 
 from hiernas import gates
+from hiernas.cells import FactorizedReduce
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
 from hiernas.supernet.depthwise import convolve
@@ -72,3 +76,37 @@ def test_other_convolutions_are_left_alone() -> None:
     for conv in (nn.Conv2d(4, 6, 1), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, (3, 1), groups=4)):
         x = torch.randn(1, 4, 5, 5)
         torch.testing.assert_close(convolve(conv, x), conv(x))
+
+
+@pytest.mark.parametrize("side", [8, 7])
+def test_reductions_in_training_are_strided_convolutions(side: int) -> None:
+    """Output and gradients against the same weights as two convolutions of stride 2."""
+    torch.manual_seed(0)
+    op, x = FactorizedReduce(4, 6), torch.randn(3, 4, side, side)
+    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    y = op.train()(inputs[0])
+    gradient = torch.randn_like(y)
+    y.backward(gradient)
+    found = [op.even.weight.grad, op.odd.weight.grad]
+    op.zero_grad()
+    positive = torch.relu(inputs[1])
+    shifted = F.pad(positive, (0, side % 2, 0, side % 2))[:, :, 1:, 1:]
+    plain = op.bn(torch.cat([op.even(positive), op.odd(shifted)], 1))
+    plain.backward(gradient)
+    torch.testing.assert_close(y, plain)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for a, b in zip(found, [op.even.weight.grad, op.odd.weight.grad], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_reductions_of_larger_images_leave_the_memory_alone() -> None:
+    """In a process of its own: as two convolutions of stride 2 this ends with a segmentation fault on some CPUs."""
+    program = """
+import torch
+from hiernas.cells import FactorizedReduce
+torch.set_num_threads(1)
+for channels in (4, 8, 12) * 20:
+    op = FactorizedReduce(channels, channels).to(memory_format=torch.channels_last)
+    op(torch.randn(16, channels, 80, 80).to(memory_format=torch.channels_last)).sum().backward()
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=os.environ).returncode == 0

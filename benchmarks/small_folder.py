@@ -1,0 +1,81 @@
+"""What a search makes of a small folder: 4 classes of 60 and of 20 drawn images of 40 to 130 pixels, by the plain commands.
+
+    python benchmarks/small_folder.py [SEED ...]
+
+Each search is `hiernas search METHOD --data FOLDER --limit "latency_ms<=2" --preset small --seed SEED`; the seed draws the images,
+too. Every row is written as its search ends, and what the result file has already is not done again. The control is the
+network that the search found, trained by the preset as it is, for its own few epochs, without new statistics: how it was before.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+import shapes
+from common import dated
+
+from hiernas.architecture import Architecture
+from hiernas.finish import joined
+from hiernas.methods.hnas import SMALL
+from hiernas.run import Request, prepare, search
+from hiernas.runfolder import RunFolder
+from hiernas.train.loop import accuracy, fit
+from hiernas.train.recipes import Phase
+
+METHODS = ("hnas", "hournas", "darts", "hmnas")
+PER_CLASS = (60, 20)
+HEAD = """# Small folders
+
+`python benchmarks/small_folder.py`. Test accuracy in % of 48 (60 images per class) or 16 (20 per class) held-out images; chance is 25 %.
+
+| images per class | method | seed | before | now | validation, supernet | final epochs | doubts |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def row(method: str, per_class: int, seed: int, folder: Path) -> str:
+    data = folder / f"shapes{per_class}-{seed}"
+    shapes.draw(data, per_class, seed)
+    request = Request(method, data=data, limits=["latency_ms<=2"], preset="small", seed=seed)
+    prepared = prepare(request)
+    run = search(request, folder / f"{method}-{per_class}-{seed}")
+    result = run.read_json("result.json")
+    assert result is not None
+    architecture = Architecture.load(run.path / "best.json")
+    asked = request.resolved()
+    before = RunFolder.create(folder / f"before-{method}-{per_class}-{seed}", {"method": "train", "seed": seed, "data": {}})
+    network = architecture.build()
+    both = joined(prepared.data.train, prepared.data.val)
+    epochs, lr = (asked.final_epochs, asked.final_lr) if asked.final_epochs > 1 else (SMALL.final_epochs, SMALL.final_lr)
+    fit(network, both, prepared.data, Phase("final", epochs, lr), asked.train, seed=seed, run=before)
+    then = accuracy(network.cpu(), prepared.data.test, prepared.data)
+    chosen = result["chosen"]
+    said = "; ".join(doubt.partition(":")[0][:70] for doubt in result["doubts"]) or "none"
+    return (
+        f"| {per_class} | {method} | {seed} | {100 * then:.1f} | {100 * chosen['test_accuracy']:.1f} | "
+        f"{100 * chosen['val_accuracy']:.1f} | {prepared.config.final_epochs} | {said} |"
+    )
+
+
+def main(seeds: list[int]) -> None:
+    path = dated("small_folder")
+    if not path.exists():
+        path.write_text(HEAD)
+    for seed in seeds:
+        for per_class in PER_CLASS:
+            for method in METHODS:
+                if f"| {per_class} | {method} | {seed} |" in path.read_text():
+                    continue
+                with tempfile.TemporaryDirectory() as folder:
+                    line = row(method, per_class, seed, Path(folder))
+                with path.open("a") as file:
+                    file.write(line + "\n")
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main([int(text) for text in sys.argv[1:]] or [0, 1, 2])
