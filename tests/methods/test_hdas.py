@@ -210,6 +210,7 @@ def test_stopped_between_two_steps_it_ends_with_the_same_bits(
     [
         (HDASConfig, {"delta": -1.0}, "delta=-1.0 and gamma=0.4 must be at least 0"),
         (HDASConfig, {"gamma": float("inf")}, "gamma=inf must be at least 0 and finite"),
+        (HDASConfig, {"depth_form": "printed"}, "depth_form is 'printed'; it is one of paper, release"),
         (HDASConfig, {"cells": 2}, "cells=2 must be at least 3"),
         (DARTSConfig, {"calibration_images": 1}, "calibration_images=1 at least 2"),
         (DARTSConfig, {"search": SearchSettings(epochs=0)}, "epochs=0 must be at least 1"),

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from hiernas.architecture import Architecture
 from hiernas.costs.count import cost
-from hiernas.costs.limits import Limit
+from hiernas.costs.limits import Limit, best_within
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
 from hiernas.randomness import seeded, torch_generator
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Extra, derive, derive_within
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Extra, by_strength
 from hiernas.search.bilevel import shares
 from hiernas.search.encoding import Encoding
 from hiernas.search.evaluate import Evaluator
@@ -82,14 +82,14 @@ def search_work(settings: SearchSettings, data: ImageData) -> float:
 
 def learn(
     space: SearchSpace, problem: Problem, settings: SearchSettings, phase: str, extra: Extra | None = None,
-    encoding: Encoding | None = None,
+    encoding: Encoding | None = None, released: Extra | None = None,
 ) -> tuple[Any, AlphaArchitect]:  # fmt: skip
     """A supernet of `space` and the logits of its sites, trained by turns: (supernet, architect)."""
     images, validation = shares(problem.data.train, settings.share, problem.seed, settings.images)
     with seeded(problem.seed, phase, "supernet"):
         supernet = space.supernet()
     generator = torch_generator(problem.seed, phase, "alphas")
-    architect = AlphaArchitect(space, validation, settings.alpha, generator, extra, encoding)
+    architect = AlphaArchitect(space, validation, settings.alpha, generator, extra, encoding, released)
     fit(
         supernet, images, problem.data, Phase(phase, settings.epochs, settings.lr), settings.train, seed=problem.seed,
         run=problem.run, architect=architect,
@@ -151,8 +151,8 @@ def found(
 ) -> Found:
     """The derived architecture that meets the limits; `details` say where DARTS' rule alone would have gone."""
     space, tables = problem.space, problem.tables(problem.space)
-    genes = derive_within(space, tables, problem.limits, architect.alphas)
-    plain = derive(proxy, architect.alphas)
+    genes = best_within(space, tables, problem.limits, architect.strengths())
+    plain = by_strength(proxy, architect.strengths())
     chosen = space.decode(genes)
     named = dict(zip(space.skeleton.site_names, chosen.options, strict=True))
     fabric = make_fabric(config.search.train)

@@ -97,7 +97,7 @@ class StageNetwork:
 
     def stage_sites(self, stage: int) -> list[Decision]:
         """The sites of a stage with all their options: its edges, then the number of its cells."""
-        edges = [Decision(self._site(stage, s, n), FREE) for s, n in self.edges(stage)]
+        edges = [Decision(self.site(stage, s, n), FREE) for s, n in self.edges(stage)]
         numbers = self.numbers(stage)
         return [*edges, Decision(f"stage{stage + 1}.cells", numbers)] if numbers else edges
 
@@ -111,11 +111,12 @@ class StageNetwork:
         found = []
         for k in range(STAGES):
             for node in range(INPUTS, INPUTS + self.cells[k]):
-                found.append(Group(tuple(self._site(k, s, n) for s, n in self.edges(k) if n == node), 2))
+                found.append(Group(tuple(self.site(k, s, n) for s, n in self.edges(k) if n == node), 2))
         return tuple(found)
 
     @staticmethod
-    def _site(stage: int, source: int, node: int) -> str:
+    def site(stage: int, source: int, node: int) -> str:
+        """The site's name of an edge."""
         return edge_name(f"stage{stage + 1}", source, node)
 
     def space(self) -> SearchSpace:
@@ -155,14 +156,14 @@ class StageNetwork:
                 f"cell {stray[0][1]} of '{key}' reads state {stray[0][0]}; with window {self.window} it reads one of the "
                 f"last {self.window}"
             )
-        return ((self._site(stage, s, n), kept.get((s, n), "none")) for s, n in self.edges(stage))
+        return ((self.site(stage, s, n), kept.get((s, n), "none")) for s, n in self.edges(stage))
 
     def stage_genotype(self, architecture: Architecture) -> dict[str, Any]:
         """The object with `cell` and `stage` of an architecture, in H-DAS' form; all cells are in it."""
         chosen = dict(zip(self.site_names, architecture.options, strict=True))
         graphs: dict[str, Any] = {}
         for k in range(STAGES):
-            edges = [(n, [chosen[self._site(k, s, n)], s]) for s, n in self.edges(k)]
+            edges = [(n, [chosen[self.site(k, s, n)], s]) for s, n in self.edges(k)]
             nodes = range(INPUTS, INPUTS + self.cells[k])
             key = JSON_STAGE.format(k + 1)
             graphs[key] = [[edge for n, edge in edges if n == node and edge[0] != "none"] for node in nodes]
