@@ -16,15 +16,18 @@ import hiernas
 from hiernas.catalogue import METHODS
 from hiernas.costs.limits import parse_limits
 from hiernas.data import ImageData, load_data
+from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, LimitError
 from hiernas.genotype import read_genotype
 from hiernas.methods.darts import DARTSConfig, darts
 from hiernas.methods.hdas import HDASConfig, hdas, hdas_distribution, hdas_stages, narrower
 from hiernas.runfolder import RunFolder
+from hiernas.search import differentiable
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings, smaller_network
 from hiernas.search.problem import Found, Problem
 from hiernas.space import SearchSpace
+from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Recipe
 from toy import RUN
 
@@ -33,6 +36,8 @@ SETTINGS = SearchSettings(
     epochs=1, train=Recipe(batch_size=12, accelerator="cpu"), alpha=AlphaSettings(lr=0.5)
 )
 MORE: dict[str, Any] = {"search": SETTINGS, "channels": 2, "calibration_images": 12, "final_epochs": 1}
+ONE = "[('sep_conv_3x3', 0), ('skip_connect', 1)" + ", ('skip_connect', 0), ('skip_connect', 1)" * 3 + "]"
+LIGHT = f"Genotype(normal={ONE}, reduce={ONE})"  # one convolution in a cell
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +207,40 @@ def test_stopped_between_two_steps_it_ends_with_the_same_bits(
     assert epochs[-1]["derived"].keys() == set(space.skeleton.site_names)
 
 
+def test_the_best_epoch_is_kept_and_a_search_goes_on_with_it(
+    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The logits of the epoch whose supernet was best on their images, also where the search was cut off after it."""
+    monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
+    seen: list[tuple[float, list[torch.Tensor]]] = []
+
+    def worse_and_worse(supernet: Any, split: Any, data: ImageData, batch_size: int, gates: Any) -> float:
+        with torch.no_grad():
+            logits = supernet.eval()(normalise(split.images.fetch(torch.arange(len(split))), data, torch.device("cpu")), gates)
+        right = float((logits.argmax(1) == split.labels).float().mean())
+        assert accuracy(supernet.train(), split, data, batch_size, gates) == pytest.approx(right)
+        seen.append((1 / (1 + len(seen) % 3), [w.detach() for w in gates.weights]))  # of three epochs the first is the best
+        return seen[-1][0]
+
+    monkeypatch.setattr(differentiable, "accuracy", worse_and_worse)
+    space = stages(2, 2, 2, cell=LIGHT)
+    config = HDASConfig(**{**MORE, "search": replace(SETTINGS, epochs=3, keep="best", lr=0.1)})
+    asked = problem(tmp_path / "whole", space, few)
+    whole = hdas_stages(asked, config)
+    assert [e["val_accuracy"] for e in asked.run.events() if e["event"] == "epoch"] == [1, 1 / 2, 1 / 3]
+    for d, first, last in zip(space.decisions, seen[0][1], seen[2][1], strict=True):
+        shown = [whole.details["weights"][d.name][o] for o in d.options]
+        assert shown == pytest.approx(first.tolist(), abs=6e-5)
+        assert shown != pytest.approx(last.tolist(), abs=6e-5)
+    parts = problem(tmp_path / "parts", space, few)
+    parts.run.listener = Stop("train1", 11)  # in the second epoch
+    with pytest.raises(KeyboardInterrupt):
+        hdas_stages(parts, config)
+    assert len(seen) == 4
+    assert hdas_stages(problem(tmp_path / "parts", space, few), config) == whole
+    assert len(seen) == 6
+
+
 # -- mistakes ----------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +253,8 @@ def test_stopped_between_two_steps_it_ends_with_the_same_bits(
         (HDASConfig, {"cells": 2}, "cells=2 must be at least 3"),
         (DARTSConfig, {"calibration_images": 1}, "calibration_images=1 at least 2"),
         (DARTSConfig, {"search": SearchSettings(epochs=0)}, "epochs=0 must be at least 1"),
+        (DARTSConfig, {"search": SearchSettings(keep="first")}, "keep is 'first'; it is one of last, best"),  # type: ignore[arg-type]
+        (DARTSConfig, {"search": SearchSettings(lr=0.0005)}, "train.lr_min=0.001 is above lr=0.0005"),
         (DARTSConfig, {"channels": 3}, "channels=3 even"),
         (DARTSConfig, {"search": SearchSettings(share=1.0)}, "share=1.0 must be between 0 and 1"),
         (DARTSConfig, {"search": SearchSettings(train=Recipe(precision="16-mixed"))}, "use bf16-mixed or 32-true"),

@@ -57,6 +57,18 @@ class AlphaArchitect:
         logits = [x.requires_grad_() for x in self._named.values()]
         self.optimizer = torch.optim.Adam(logits, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
         self.optimizer.zero_grad(set_to_none=True)
+        self._marked: dict[str, Tensor] = {}  # the logits of the best epoch, and its accuracy
+
+    def mark(self, accuracy: float) -> None:
+        """Remember the logits as they are if no earlier ones reached this accuracy."""
+        if not self._marked or accuracy > float(self._marked["accuracy"]):
+            logits = {key: a.detach().clone() for key, a in self._named.items()}
+            self._marked = {**logits, "accuracy": torch.tensor(accuracy, dtype=torch.float64)}
+
+    def take_marked(self) -> None:
+        """Go back to the logits that were remembered, if any were."""
+        for key, a in self._named.items():
+            a.data = self._marked.get(key, a.detach()).to(a.device)
 
     def to(self, device: torch.device) -> None:
         """Move the logits, in place."""
@@ -105,8 +117,8 @@ class AlphaArchitect:
         self.optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Logits and Adam's state."""
-        found: dict[str, Tensor] = {}
+        """Logits, Adam's state, and what was remembered."""
+        found = {f"best.{key}": value.reshape(-1) for key, value in self._marked.items()}
         for key, a in self._named.items():
             found[key] = a.detach()
             for name, value in self.optimizer.state.get(a, {}).items():
@@ -115,6 +127,8 @@ class AlphaArchitect:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `tensors` gave."""
+        marked = {k.removeprefix("best."): v.clone() for k, v in tensors.items() if k.startswith("best.")}
+        self._marked = marked | {k: v.reshape(()) for k, v in marked.items() if k == "accuracy"}
         for key, a in self._named.items():
             a.data = tensors[key].clone()
             prefix = f"{key}."

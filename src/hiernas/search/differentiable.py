@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from hiernas.search.evolution import Book
 from hiernas.search.problem import Found, Problem, training_work
 from hiernas.space import SearchSpace
 from hiernas.supernet.cell import CellNetwork
-from hiernas.train.loop import fit, make_fabric
+from hiernas.train.loop import accuracy, fit, make_fabric
 from hiernas.train.recipes import Phase, Recipe
 
 
@@ -33,11 +33,14 @@ class SearchSettings:
 
     epochs: int = 50
     lr: float = 0.025  # initial learning rate of the weights
-    train: Recipe = field(default_factory=lambda: Recipe(weight_decay=3e-4, schedule="cosine", grad_clip=5.0))
+    train: Recipe = field(
+        default_factory=lambda: Recipe(weight_decay=3e-4, schedule="cosine", lr_min=1e-3, grad_clip=5.0)  # 0.001: the code's
+    )
     share: float = 0.5  # of the training images: those that the logits learn from
     images: int = 0  # training images that are used, drawn once; 0: all
     alpha: AlphaSettings = field(default_factory=AlphaSettings)
     cost_weight: float = 1.0  # of the expected costs' relative excess over the limits
+    keep: Literal["last", "best"] = "last"  # epoch whose logits are kept; best: of the supernet's accuracy on their images
 
     def check(self) -> None:
         """Raise `ConfigError` for values out of range."""
@@ -50,6 +53,10 @@ class SearchSettings:
                 f"share={self.share} must be between 0 and 1, lr={self.lr} and alpha.lr={self.alpha.lr} positive, and "
                 f"cost_weight={self.cost_weight} not negative"
             )
+        if self.keep not in ("last", "best"):
+            raise ConfigError(f"keep is '{self.keep}'; it is one of last, best")
+        if self.train.lr_min > self.lr:
+            raise ConfigError(f"train.lr_min={self.train.lr_min} is above lr={self.lr}, which it ends; make it smaller")
         if self.train.precision == "16-mixed":
             raise ConfigError("train.precision=16-mixed scales the gradients of the logits; use bf16-mixed or 32-true")
 
@@ -90,10 +97,17 @@ def learn(
         supernet = space.supernet()
     generator = torch_generator(problem.seed, phase, "alphas")
     architect = AlphaArchitect(space, validation, settings.alpha, generator, extra, encoding, released)
+
+    def validate(_: int) -> float:
+        reached = accuracy(supernet, validation, problem.data, settings.train.batch_size, architect.gates())
+        architect.mark(reached)
+        return reached
+
     fit(
         supernet, images, problem.data, Phase(phase, settings.epochs, settings.lr), settings.train, seed=problem.seed,
-        run=problem.run, architect=architect,
+        run=problem.run, architect=architect, validate=validate if settings.keep == "best" else None,
     )  # fmt: skip
+    architect.take_marked()  # where there are any
     return supernet, architect
 
 
