@@ -176,17 +176,19 @@ def test_dead_cells_are_left_out() -> None:
     assert not hooks
 
 
-def test_a_node_without_edges_is_refused_in_a_network_and_empty_in_a_supernet() -> None:
-    space = darts((3, 8, 8), 3, channels=4, cells=3)
+@pytest.mark.parametrize("size", [(3, 8, 8), (3, 7, 9)])
+def test_a_node_without_edges_is_empty(size: tuple[int, int, int]) -> None:
+    """In a supernet and in a network, also where what it would read is of an odd size; a later node may read it."""
+    space = darts(size, 3, channels=4, cells=3)
     options = dict(zip(space.skeleton.site_names, space.sample(np.random.default_rng(0)).options, strict=True))
     for name in ("reduce.0->2", "reduce.1->2"):
         options[name] = "none"
+    options["reduce.2->3"] = "sep_conv_3x3"
     empty = space.architecture(options)
-    with pytest.raises(SpaceError, match="node 2 of cell 'reduce' has no edge"):
-        empty.build()
-    supernet = settled(space.supernet(), (3, 8, 8))
-    assert supernet(images(space), gates.of_architecture(space, empty)).isfinite().all()
+    supernet = settled(space.supernet(), size)
     states: list[Tensor] = []
     supernet.cells[1].register_forward_hook(lambda m, i, o: states.append(o))
-    supernet(images(space), gates.of_architecture(space, empty))
+    found = supernet(images(space), gates.of_architecture(space, empty))
     assert states[0][:, :8].abs().sum() == 0  # its channels in the concatenation
+    assert states[0][:, 8:].abs().sum() > 0
+    torch.testing.assert_close(supernet.subnet(empty).eval()(images(space)), found)

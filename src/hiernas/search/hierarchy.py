@@ -87,7 +87,7 @@ def _sites(network: CellNetwork) -> list[tuple[str, int, int]]:
 
 def _edges(skeleton: StageNetwork, place: Place) -> list[Part]:
     graph = skeleton.genotype.graph(place.kind)
-    return [place.part(source, skeleton.operation(op)) for node in graph for op, source in node]
+    return [place.part(source, skeleton.operation(op)) for node in graph for op, source in node if op != "none"]
 
 
 def _edge_cost(network: CellNetwork, places: Sequence[Place], kind: str, source: int, option: str, cost: Any) -> float:

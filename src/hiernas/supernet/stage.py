@@ -220,7 +220,7 @@ class StageNetwork:
 
     def _cell_parts(self, cell: Place) -> list[Part]:
         edges = [edge for node in self.genotype.graph(cell.kind) for edge in node]
-        operations = [cell.part(source, self.operation(op)) for op, source in edges]
+        operations = [cell.part(source, self.operation(op)) for op, source in edges if op != "none"]
         return [*cell.preprocess, *operations, *joins(cell, self.nodes, cell.kind)]
 
     def _classifier(self, places: Sequence[StagePlace]) -> Part:
