@@ -149,6 +149,19 @@ def test_each_level_of_the_hierarchy_takes_what_the_one_before_found(tmp_path: P
     assert chosen_by(found) == top_two(softmaxes(tmp_path / "r", "train3", last.skeleton.site_names), last)
 
 
+def test_one_graph_for_all_stages_is_searched_at_every_level(tmp_path: Path, few: ImageData) -> None:
+    """H^s-DAS* (Table 3): the cells of each stage's own, their number and the graph shared by the stages."""
+    space = stages(2, 2, 2, shared=True)
+    found = hdas(problem(tmp_path / "r", space, few), HDASConfig(**MORE, cells=5, extra_cells=1, least=2))
+    first, *others = found.details["stages"]
+    assert others == [first, first]
+    assert found.details["numbers"] == (first["cells"],) * 3
+    genotype = read_genotype(found.details["genotype"])
+    last = stages(*found.details["numbers"], cell=genotype, shared=True)
+    assert chosen_by(found) == top_two(softmaxes(tmp_path / "r", "train3", last.skeleton.site_names), last)
+    assert {site.partition(".")[0] for site in chosen_by(found)} == {"stages"}
+
+
 # -- the network that is searched in -----------------------------------------------------------------------------
 
 

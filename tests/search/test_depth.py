@@ -213,6 +213,18 @@ def test_descending_the_losses_makes_deep_and_short_stages() -> None:
         assert shapes(space.architecture(derive(space, alphas))) == [StageShape(cells, cells, 0)] * 3
 
 
+@pytest.mark.parametrize("form", ["paper", "release"])
+@pytest.mark.parametrize("least", [None, 2])
+def test_stages_that_share_a_graph_count_thrice(form: Any, least: int | None) -> None:
+    one, three = (stages((3, 3, 3), least=least, shared=shared) for shared in (True, False))
+    rng = np.random.default_rng(0)
+    values = {d.name: torch.tensor(rng.normal(size=len(d.options))) for d in one.decisions}
+    repeated = [values["stages." + d.name.partition(".")[2]] for d in three.decisions]
+    losses = [lambda space: depth_loss(space, form)] + ([computation_loss] if least else [])
+    for loss in losses:
+        assert loss(one)(list(values.values())).item() == pytest.approx(loss(three)(repeated).item(), rel=1e-12)
+
+
 # -- shapes ------------------------------------------------------------------------------------------------------
 
 

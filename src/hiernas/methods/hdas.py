@@ -31,7 +31,7 @@ from hiernas.search.differentiable import (
 from hiernas.search.hierarchy import cell_skeleton, cell_tables, cells_of, stages_of, wider_stages
 from hiernas.search.problem import Found, Problem
 from hiernas.space import SearchSpace
-from hiernas.supernet.stage import StageNetwork
+from hiernas.supernet.stage import STAGES, StageNetwork
 from hiernas.train.recipes import RECIPES, Recipe
 
 
@@ -136,7 +136,8 @@ def _numbers(problem: Problem, config: HDASConfig) -> tuple[int, ...]:
     _, architect = learn(proxy, problem, config.search, "train2", extra, released=released)
     genes = best_within(problem.space, tables, problem.limits, architect.strengths())
     chosen = zip(problem.space.skeleton.site_names, problem.space.decode(genes).options, strict=True)
-    return tuple(int(option) for site, option in chosen if site.endswith(".cells"))
+    numbers = [int(option) for site, option in chosen if site.endswith(".cells")]
+    return tuple(numbers * (STAGES // len(numbers)))  # one for all stages that share a graph
 
 
 def narrower(space: SearchSpace, channels: int) -> SearchSpace:

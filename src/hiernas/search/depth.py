@@ -110,7 +110,7 @@ def _strongest(alpha: Tensor, options: Sequence[str]) -> Tensor:
 
 def _numbers(space: SearchSpace, stage: int, alphas: Sequence[Tensor]) -> dict[int, Tensor]:
     """softmax(beta) of a stage by the number of cells."""
-    site = f"stage{stage + 1}.cells"
+    site = f"{_stage_network(space).graph_name(stage)}.cells"
     decision, beta = next((d, a) for d, a in zip(space.decisions, alphas, strict=True) if d.name == site)
     return {int(n): p for n, p in zip(decision.options, beta.softmax(0), strict=True)}
 

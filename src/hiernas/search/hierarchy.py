@@ -34,7 +34,7 @@ def stages_of(stages: SearchSpace, genotype: Genotype, cells: Any = None, least:
     numbers: Any = cells or s.cells
     return hdas_stages(
         s.input_size, s.num_classes, channels=s.channels, cells=numbers, stem=s.stem, auxiliary=s.auxiliary,
-        cell=genotype, window=s.window, least=least,
+        cell=genotype, window=s.window, least=least, shared=s.shared,
     )  # fmt: skip
 
 
