@@ -260,7 +260,7 @@ def test_the_best_epoch_is_kept_and_a_search_goes_on_with_it(
 @pytest.mark.parametrize(
     ("config", "values", "message"),
     [
-        (HDASConfig, {"delta": -1.0}, "delta=-1.0 and gamma=0.4 must be at least 0"),
+        (HDASConfig, {"delta": -1.0}, "delta=-1.0 and gamma=0.04 must be at least 0"),
         (HDASConfig, {"gamma": float("inf")}, "gamma=inf must be at least 0 and finite"),
         (HDASConfig, {"depth_form": "printed"}, "depth_form is 'printed'; it is one of paper, release"),
         (HDASConfig, {"cells": 2}, "cells=2 must be at least 3"),
