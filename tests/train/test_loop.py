@@ -378,3 +378,10 @@ def test_paths_cannot_be_dropped_where_there_are_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="this network has no edge to drop; leave it out"):
         fit(network, data.train, data, Phase("p", 1, 0.1), Recipe(drop_path=0.2, accelerator="cpu"), seed=0, run=run)
     assert run.events() == []
+
+
+def test_a_minimum_above_the_learning_rate_is_refused(tmp_path: Path, digits: ImageData) -> None:
+    run = RunFolder.create(tmp_path / "r", RUN)
+    with pytest.raises(ConfigError, match=r"train.lr_min=0.2 is above the learning rate 0.1 that it ends; make it smaller"):
+        fit(nn.Linear(1, 1), digits.train, digits, Phase("final", 1, 0.1), Recipe(lr_min=0.2), seed=0, run=run)
+    assert run.events() == []
