@@ -24,7 +24,7 @@ from common import write
 from hiernas.cells import FREE
 from hiernas.data import load_data
 from hiernas.data.batches import normalise
-from hiernas.randomness import seeded
+from hiernas.randomness import numpy_generator, seeded
 from hiernas.runfolder import RunFolder
 from hiernas.search.alphas import AlphaSettings, by_strength
 from hiernas.search.depth import computation_loss, depth_loss, shapes
@@ -40,8 +40,9 @@ ONE = "[('sep_conv_3x3', 0), ('skip_connect', 1), ('skip_connect', 0), ('skip_co
 CELL = f"Genotype(normal={ONE}, normal_concat=range(2, 6), reduce={ONE}, reduce_concat=range(2, 6))"
 RECIPE = Recipe(batch_size=64, weight_decay=3e-4, schedule="cosine", grad_clip=5.0)
 SEARCH = SearchSettings(epochs=12, lr=0.1, train=RECIPE, alpha=AlphaSettings(lr=3e-3))
-TRAIN_EPOCHS = 40
+TRAIN_EPOCHS, LONGER = 12, 40  # of what is found; the longer training for a few
 SPACES: dict[str, dict[str, Any]] = {"graphs": {"cells": (4, 4, 4)}, "numbers": {"cells": (5, 5, 5), "least": 3}}
+DRAWS = 3  # of the first logits, for the losses alone
 POINTS = (  # what is searched, the form, delta and gamma
     *(("graphs", "paper", delta, 0.0) for delta in (0.0, 0.01, 0.1, 0.3, 1.0)),
     ("graphs", "release", 1.0, 0.0),
@@ -49,6 +50,7 @@ POINTS = (  # what is searched, the form, delta and gamma
     ("numbers", "paper", 1.0, 0.4),
     *(("numbers", "release", 1.0, gamma) for gamma in (0.0, 0.4)),
 )
+TRAINED_LONGER = [("graphs", "paper", delta, 0.0) for delta in (0.0, 0.1, 1.0)]
 WITHOUT = {"graphs": ("graphs", "paper", 0.0, 0.0), "numbers": ("numbers", "paper", 0.1, 0.0)}  # what others are compared with
 
 
@@ -69,18 +71,19 @@ def searched(what: str, form: Any, delta: float, gamma: float, seed: int) -> dic
     stages = shapes(found)
     return {
         "depth": float(np.mean([s.depth for s in stages])), "dead": float(np.mean([s.dead for s in stages])),
-        "cells": [s.cells for s in stages], "val": trained(found, data, seed),
+        "cells": [s.cells for s in stages], "val": trained(found, data, seed, TRAIN_EPOCHS),
+        "longer": trained(found, data, seed, LONGER) if (what, form, delta, gamma) in TRAINED_LONGER else None,
         "ratio": ratio(supernet, architect, data, sum_of_losses(*losses)), "options": list(found.options),
     }  # fmt: skip
 
 
-def trained(found: Any, data: Any, seed: int) -> float:
+def trained(found: Any, data: Any, seed: int, epochs: int) -> float:
     """Validation accuracy in % of a network trained from scratch."""
     with seeded(seed, "network"):
         network = found.build()
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "run", {"method": "train", "seed": seed, "data": None})
-        fit(network, data.train, data, Phase("final", TRAIN_EPOCHS, 0.1), RECIPE, seed=seed, run=run)
+        fit(network, data.train, data, Phase("final", epochs, 0.1), RECIPE, seed=seed, run=run)
     return 100 * accuracy(network, data.val, data)
 
 
@@ -122,9 +125,9 @@ def shown(values: Any) -> str:
 
 def table(rows: dict[str, Any], seeds: int) -> list[str]:
     lines = [
-        "| searched | form | delta | gamma | depth | cells of a stage | dead | validation accuracy, % | as without |"
-        " gradient, losses / task |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| searched | form | delta | gamma | depth | cells of a stage | dead | validation accuracy, % |"
+        " trained longer, % | as without | gradient, losses / task |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for what, form, delta, gamma in POINTS:
         found = [rows.get(key(what, form, delta, gamma, seed)) for seed in range(seeds)]
@@ -134,11 +137,20 @@ def table(rows: dict[str, Any], seeds: int) -> list[str]:
         same = [np.mean(np.array(f["options"]) == np.array(g["options"])) for f, g in zip(found, free, strict=True)]
         cells = [np.mean(f["cells"]) for f in found]
         columns = [shown([f[name] for f in found]) for name in ("depth", "dead", "val")]
+        longer = shown([f["longer"] for f in found]) if all(f.get("longer") for f in found) else ""
         lines.append(
             f"| {what} | {form} | {delta} | {gamma if what == 'numbers' else ''} | {columns[0]} | {shown(cells)} | "
-            f"{columns[1]} | {columns[2]} | {100 * np.mean(same):.0f} % | {np.median([f['ratio'] for f in found]):.2g} |"
+            f"{columns[1]} | {columns[2]} | {longer} | {100 * np.mean(same):.0f} % | "
+            f"{np.median([f['ratio'] for f in found]):.2g} |"
         )
     return lines
+
+
+def by_chance(what: str) -> str:
+    """How many sites two random graphs have in common."""
+    space, rng = space_of(what), numpy_generator(0, "chance")
+    one, two = (space.sample_encoded(rng, 2000) for _ in range(2))
+    return f"{100 * np.mean(one == two):.0f} %"
 
 
 def related(rows: dict[str, Any], seeds: int) -> str:
@@ -183,18 +195,19 @@ def main() -> None:
 def report(rows: dict[str, Any], seeds: int) -> None:
     lines = [
         f"Digits, {seeds} seeds, mean ± standard deviation; {SEARCH.epochs} epochs of search (Adam of the logits at "
-        f"{SEARCH.alpha.lr:g}), {TRAIN_EPOCHS} of training.",
+        f"{SEARCH.alpha.lr:g}), {TRAIN_EPOCHS} of training, {LONGER} of the longer.",
         "Graphs: four cells per stage. Numbers: three to five. 'As without': sites with the same option as in the search of",
         "the same seed in the paper's form with delta 0 (graphs), or with delta 0.1 and gamma 0 (numbers). The last column:",
-        "sum of the gradients' sizes of the losses over that of the task, at the end, median.", "",
+        "sum of the gradients' sizes of the losses over that of the task, at the end, median.",
+        f"Two random graphs have {by_chance('graphs')} of the sites in common, with numbers {by_chance('numbers')}.", "",
         *table(rows, seeds), "", related(rows, seeds), "",
-        f"The losses alone, without a task, {9 * SEARCH.epochs} steps of Adam from 10 draws of the first logits:", "",
+        f"The losses alone, without a task, {9 * SEARCH.epochs} steps of Adam from {DRAWS} draws of the first logits:", "",
         "| searched | form | delta | gamma | depth | cells of a stage | largest softmax weight on an edge |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    forms, gammas = ("paper", "release"), (0.0, 0.004, 0.04, 0.4)
+    forms, gammas = ("paper", "release"), (0.0, 0.4)
     for what, form, gamma in (*(("graphs", f, 0.0) for f in forms), *(("numbers", f, g) for f in forms for g in gammas)):
-        columns = zip(*[alone(what, form, gamma, seed) for seed in range(10)], strict=True)
+        columns = zip(*[alone(what, form, gamma, seed) for seed in range(DRAWS)], strict=True)
         lines.append(f"| {what} | {form} | 1 | {gamma} | {' | '.join(shown(c) for c in columns)} |")
     write("hdas_losses", "The weights of H-DAS' losses", lines)
 
