@@ -40,7 +40,7 @@ ONE = "[('sep_conv_3x3', 0), ('skip_connect', 1), ('skip_connect', 0), ('skip_co
 CELL = f"Genotype(normal={ONE}, normal_concat=range(2, 6), reduce={ONE}, reduce_concat=range(2, 6))"
 RECIPE = Recipe(batch_size=64, weight_decay=3e-4, schedule="cosine", grad_clip=5.0)
 SEARCH = SearchSettings(epochs=12, lr=0.1, train=RECIPE, alpha=AlphaSettings(lr=3e-3))
-TRAIN_EPOCHS, LONGER = 12, 40  # of what is found; the longer training for a few
+TRAIN_EPOCHS = 12  # of what is found
 SPACES: dict[str, dict[str, Any]] = {"graphs": {"cells": (4, 4, 4)}, "numbers": {"cells": (5, 5, 5), "least": 3}}
 DRAWS = 3  # of the first logits, for the losses alone
 POINTS = (  # what is searched, the form, delta and gamma
@@ -50,7 +50,6 @@ POINTS = (  # what is searched, the form, delta and gamma
     ("numbers", "paper", 1.0, 0.4),
     *(("numbers", "release", 1.0, gamma) for gamma in (0.0, 0.4)),
 )
-TRAINED_LONGER = [("graphs", "paper", delta, 0.0) for delta in (0.0, 0.1, 1.0)]
 WITHOUT = {"graphs": ("graphs", "paper", 0.0, 0.0), "numbers": ("numbers", "paper", 0.1, 0.0)}  # what others are compared with
 
 
@@ -71,19 +70,18 @@ def searched(what: str, form: Any, delta: float, gamma: float, seed: int) -> dic
     stages = shapes(found)
     return {
         "depth": float(np.mean([s.depth for s in stages])), "dead": float(np.mean([s.dead for s in stages])),
-        "cells": [s.cells for s in stages], "val": trained(found, data, seed, TRAIN_EPOCHS),
-        "longer": trained(found, data, seed, LONGER) if (what, form, delta, gamma) in TRAINED_LONGER else None,
+        "cells": [s.cells for s in stages], "val": trained(found, data, seed),
         "ratio": ratio(supernet, architect, data, sum_of_losses(*losses)), "options": list(found.options),
     }  # fmt: skip
 
 
-def trained(found: Any, data: Any, seed: int, epochs: int) -> float:
+def trained(found: Any, data: Any, seed: int) -> float:
     """Validation accuracy in % of a network trained from scratch."""
     with seeded(seed, "network"):
         network = found.build()
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "run", {"method": "train", "seed": seed, "data": None})
-        fit(network, data.train, data, Phase("final", epochs, 0.1), RECIPE, seed=seed, run=run)
+        fit(network, data.train, data, Phase("final", TRAIN_EPOCHS, 0.1), RECIPE, seed=seed, run=run)
     return 100 * accuracy(network, data.val, data)
 
 
@@ -126,8 +124,8 @@ def shown(values: Any) -> str:
 def table(rows: dict[str, Any], seeds: int) -> list[str]:
     lines = [
         "| searched | form | delta | gamma | depth | cells of a stage | dead | validation accuracy, % |"
-        " trained longer, % | as without | gradient, losses / task |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        " as without | gradient, losses / task |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for what, form, delta, gamma in POINTS:
         found = [rows.get(key(what, form, delta, gamma, seed)) for seed in range(seeds)]
@@ -137,10 +135,9 @@ def table(rows: dict[str, Any], seeds: int) -> list[str]:
         same = [np.mean(np.array(f["options"]) == np.array(g["options"])) for f, g in zip(found, free, strict=True)]
         cells = [np.mean(f["cells"]) for f in found]
         columns = [shown([f[name] for f in found]) for name in ("depth", "dead", "val")]
-        longer = shown([f["longer"] for f in found]) if all(f.get("longer") for f in found) else ""
         lines.append(
             f"| {what} | {form} | {delta} | {gamma if what == 'numbers' else ''} | {columns[0]} | {shown(cells)} | "
-            f"{columns[1]} | {columns[2]} | {longer} | {100 * np.mean(same):.0f} % | "
+            f"{columns[1]} | {columns[2]} | {100 * np.mean(same):.0f} % | "
             f"{np.median([f['ratio'] for f in found]):.2g} |"
         )
     return lines
@@ -195,7 +192,7 @@ def main() -> None:
 def report(rows: dict[str, Any], seeds: int) -> None:
     lines = [
         f"Digits, {seeds} seeds, mean ± standard deviation; {SEARCH.epochs} epochs of search (Adam of the logits at "
-        f"{SEARCH.alpha.lr:g}), {TRAIN_EPOCHS} of training, {LONGER} of the longer.",
+        f"{SEARCH.alpha.lr:g}), {TRAIN_EPOCHS} of training.",
         "Graphs: four cells per stage. Numbers: three to five. 'As without': sites with the same option as in the search of",
         "the same seed in the paper's form with delta 0 (graphs), or with delta 0.1 and gamma 0 (numbers). The last column:",
         "sum of the gradients' sizes of the losses over that of the task, at the end, median.",
