@@ -67,7 +67,6 @@ def changed(node: int, edges: list) -> dict:
     ("edges", "message"),
     [
         ([["sep_conv_7x7", 0], ["skip_connect", 1]], r"edge from 0 to 3 of 'normal' cannot be 'sep_conv_7x7'; did you mean"),
-        ([["none", 0], ["skip_connect", 1]], r"edge from 0 to 3 of 'normal' cannot be 'none'"),
         ([["skip_connect", 3], ["skip_connect", 1]], r"node 3 of 'normal' takes input 3; it can take 0 to 2"),
         ([["skip_connect", 1], ["sep_conv_3x3", 1]], r"node 3 of 'normal' has edges from \[1, 1\]"),
         ([["skip_connect", 1]], r"takes input|has edges from"),
@@ -90,6 +89,26 @@ def test_wrong_texts_are_named() -> None:
         darts().architecture(GENOTYPES["HC_DAS"].to_json())
     with pytest.raises(SpaceError, match="the genotype has no cell 'reduce'"):
         darts().architecture({"normal": GENOTYPES["PDARTS"].to_json()["normal"]})
+
+
+def test_edges_that_are_none_are_read_and_written_as_they_stand() -> None:
+    """SNAS' aggressive reduction, as its authors print it; their order of two inputs is not kept."""
+    text = (
+        "Genotype(normal=[('sep_conv_5x5', 0), ('skip_connect', 1), ('skip_connect', 0), ('skip_connect', 1), "
+        "('dil_conv_5x5', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_5x5', 1)], normal_concat=range(2, 6), "
+        "reduce=[('sep_conv_5x5', 0), ('none', 1), ('sep_conv_5x5', 0), ('none', 1), ('none', 1), ('none', 0), ('none', 1), "
+        "('none', 0)], reduce_concat=range(2, 6))"
+    )
+    assert genotype(text) == GENOTYPES["SNAS_aggressive"]
+    space = darts()
+    architecture = space.architecture(text)
+    chosen = dict(zip(space.skeleton.site_names, architecture.options, strict=True))
+    assert [site for site in chosen if site.startswith("reduce") and chosen[site] != "none"] == ["reduce.0->2", "reduce.0->3"]
+    found = space.skeleton.genotype(architecture)  # type: ignore[attr-defined]
+    assert found == GENOTYPES["SNAS_aggressive"]
+    assert space.architecture(found.to_text()) == space.architecture(found.to_json()) == architecture
+    with pytest.raises(SpaceError, match="cell 'reduce' has no edge; one of its nodes needs one"):
+        darts().architecture({**found.to_json(), "reduce": [["none", s] for _ in range(4) for s in (0, 1)]}).build()
 
 
 def test_two_cells_stand_for_five() -> None:

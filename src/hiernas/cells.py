@@ -252,22 +252,30 @@ class DropPath(nn.Module):
 class Cell(nn.Module):
     """A cell: two inputs, nodes that sum their edges, and the nodes' concatenation as output.
 
-    `edges`: the module of each edge by (source, node); sources 0 and 1 are the inputs, nodes count from 2.
+    `edges`: the module of each edge by (source, node); sources 0 and 1 are the inputs, nodes count from 2. A node
+    without edges is 0, in the size of the others: half that of the inputs in a `reduction`.
     """
 
     def __init__(
-        self, preprocess0: nn.Module, preprocess1: nn.Module, edges: Mapping[tuple[int, int], nn.Module], nodes: int = 4
+        self,
+        preprocess0: nn.Module,
+        preprocess1: nn.Module,
+        edges: Mapping[tuple[int, int], nn.Module],
+        nodes: int = 4,
+        reduction: bool = False,
     ) -> None:
         super().__init__()
         self.preprocess0, self.preprocess1 = preprocess0, preprocess1
         self.edges = nn.ModuleDict({f"{source}_{node}": module for (source, node), module in edges.items()})
         self.drop = DropPath()
         self.sources = tuple(tuple(s for s, n in edges if n == node) for node in range(2, 2 + nodes))
+        self.reduction = reduction
 
     def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
         states = [self.preprocess0(s0), self.preprocess1(s1)]
         for node, sources in enumerate(self.sources, 2):
-            states.append(sum_of([self._edge(source, node, states[source]) for source in sources]))
+            terms = [self._edge(source, node, states[source]) for source in sources]
+            states.append(sum_of(terms) if terms else nothing(states[0], self.reduction))
         return torch.cat(states[2:], 1)
 
     def _edge(self, source: int, node: int, x: Tensor) -> Tensor:
@@ -281,6 +289,11 @@ def sum_of(terms: Sequence[Tensor]) -> Tensor:
     for term in terms[1:]:
         total = total + term
     return total
+
+
+def nothing(x: Tensor, halved: bool) -> Tensor:
+    """Zeros in the shape of a tensor [B, C, H, W], or of it at stride 2."""
+    return torch.zeros_like(x[:, :, ::2, ::2] if halved else x)
 
 
 class StageGraph(nn.Module):

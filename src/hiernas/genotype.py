@@ -3,7 +3,8 @@
     Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ...], normal_concat=range(2, 6), reduce=..., ...)
 
 A cell is a list of (operation, input) pairs, two for each node in order; inputs 0 and 1 are the two cells before it,
-2, 3, ... its own nodes. Lists of one list per node, as H-DAS writes them, are read too.
+2, 3, ... its own nodes. An edge may be `none` (SNAS has such): it adds nothing. Lists of one list per node, as H-DAS writes
+them, are read too.
 """
 
 from __future__ import annotations

@@ -33,12 +33,23 @@ GENOTYPES: dict[str, Genotype] = {
         reduce="max_pool_3x3 0, max_pool_3x3 1 | skip_connect 2, max_pool_3x3 1 | "
         "max_pool_3x3 0, skip_connect 2 | skip_connect 2, max_pool_3x3 1",
     ),
-    # Xie et al. 2019, mild constraint
+    # Xie et al. 2019: mild, moderate and aggressive constraint
     "SNAS_mild": _genotype(
         normal="sep_conv_3x3 0, sep_conv_3x3 1 | skip_connect 0, dil_conv_3x3 1 | "
         "skip_connect 0, skip_connect 1 | skip_connect 0, sep_conv_3x3 1",
         reduce="max_pool_3x3 0, max_pool_3x3 1 | max_pool_3x3 1, skip_connect 2 | "
         "max_pool_3x3 1, skip_connect 2 | max_pool_3x3 0, dil_conv_5x5 2",
+    ),
+    "SNAS_moderate": _genotype(
+        normal="dil_conv_5x5 0, skip_connect 1 | sep_conv_3x3 0, skip_connect 1 | "
+        "skip_connect 0, skip_connect 1 | sep_conv_3x3 0, dil_conv_5x5 1",
+        reduce="max_pool_3x3 0, max_pool_3x3 1 | sep_conv_5x5 0, dil_conv_5x5 1 | "
+        "sep_conv_5x5 0, sep_conv_5x5 1 | sep_conv_5x5 0, sep_conv_5x5 1",
+    ),
+    "SNAS_aggressive": _genotype(
+        normal="sep_conv_5x5 0, skip_connect 1 | skip_connect 0, skip_connect 1 | "
+        "skip_connect 0, dil_conv_5x5 1 | skip_connect 0, dil_conv_5x5 1",
+        reduce="sep_conv_5x5 0, none 1 | sep_conv_5x5 0, none 1 | none 0, none 1 | none 0, none 1",
     ),
     # Dong and Yang 2019
     "GDAS_V1": _genotype(

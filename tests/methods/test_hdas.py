@@ -16,15 +16,18 @@ import hiernas
 from hiernas.catalogue import METHODS
 from hiernas.costs.limits import parse_limits
 from hiernas.data import ImageData, load_data
+from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, LimitError
 from hiernas.genotype import read_genotype
 from hiernas.methods.darts import DARTSConfig, darts
 from hiernas.methods.hdas import HDASConfig, hdas, hdas_distribution, hdas_stages, narrower
 from hiernas.runfolder import RunFolder
+from hiernas.search import differentiable
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings, smaller_network
 from hiernas.search.problem import Found, Problem
 from hiernas.space import SearchSpace
+from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Recipe
 from toy import RUN
 
@@ -33,6 +36,8 @@ SETTINGS = SearchSettings(
     epochs=1, train=Recipe(batch_size=12, accelerator="cpu"), alpha=AlphaSettings(lr=0.5)
 )
 MORE: dict[str, Any] = {"search": SETTINGS, "channels": 2, "calibration_images": 12, "final_epochs": 1}
+ONE = "[('sep_conv_3x3', 0), ('skip_connect', 1)" + ", ('skip_connect', 0), ('skip_connect', 1)" * 3 + "]"
+LIGHT = f"Genotype(normal={ONE}, reduce={ONE})"  # one convolution in a cell
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +149,19 @@ def test_each_level_of_the_hierarchy_takes_what_the_one_before_found(tmp_path: P
     assert chosen_by(found) == top_two(softmaxes(tmp_path / "r", "train3", last.skeleton.site_names), last)
 
 
+def test_one_graph_for_all_stages_is_searched_at_every_level(tmp_path: Path, few: ImageData) -> None:
+    """H^s-DAS* (Table 3): the cells of each stage's own, their number and the graph shared by the stages."""
+    space = stages(2, 2, 2, shared=True)
+    found = hdas(problem(tmp_path / "r", space, few), HDASConfig(**MORE, cells=5, extra_cells=1, least=2))
+    first, *others = found.details["stages"]
+    assert others == [first, first]
+    assert found.details["numbers"] == (first["cells"],) * 3
+    genotype = read_genotype(found.details["genotype"])
+    last = stages(*found.details["numbers"], cell=genotype, shared=True)
+    assert chosen_by(found) == top_two(softmaxes(tmp_path / "r", "train3", last.skeleton.site_names), last)
+    assert {site.partition(".")[0] for site in chosen_by(found)} == {"stages"}
+
+
 # -- the network that is searched in -----------------------------------------------------------------------------
 
 
@@ -202,17 +220,54 @@ def test_stopped_between_two_steps_it_ends_with_the_same_bits(
     assert epochs[-1]["derived"].keys() == set(space.skeleton.site_names)
 
 
+def test_the_best_epoch_is_kept_and_a_search_goes_on_with_it(
+    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The logits of the epoch whose supernet was best on their images, also where the search was cut off after it."""
+    monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
+    seen: list[tuple[float, list[torch.Tensor]]] = []
+
+    def worse_and_worse(supernet: Any, split: Any, data: ImageData, batch_size: int, gates: Any) -> float:
+        with torch.no_grad():
+            logits = supernet.eval()(normalise(split.images.fetch(torch.arange(len(split))), data, torch.device("cpu")), gates)
+        right = float((logits.argmax(1) == split.labels).float().mean())
+        assert accuracy(supernet.train(), split, data, batch_size, gates) == pytest.approx(right)
+        seen.append((1 / (1 + len(seen) % 3), [w.detach() for w in gates.weights]))  # of three epochs the first is the best
+        return seen[-1][0]
+
+    monkeypatch.setattr(differentiable, "accuracy", worse_and_worse)
+    space = stages(2, 2, 2, cell=LIGHT)
+    config = HDASConfig(**{**MORE, "search": replace(SETTINGS, epochs=3, keep="best", lr=0.1)})
+    asked = problem(tmp_path / "whole", space, few)
+    whole = hdas_stages(asked, config)
+    assert [e["val_accuracy"] for e in asked.run.events() if e["event"] == "epoch"] == [1, 1 / 2, 1 / 3]
+    for d, first, last in zip(space.decisions, seen[0][1], seen[2][1], strict=True):
+        shown = [whole.details["weights"][d.name][o] for o in d.options]
+        assert shown == pytest.approx(first.tolist(), abs=6e-5)
+        assert shown != pytest.approx(last.tolist(), abs=6e-5)
+    parts = problem(tmp_path / "parts", space, few)
+    parts.run.listener = Stop("train1", 11)  # in the second epoch
+    with pytest.raises(KeyboardInterrupt):
+        hdas_stages(parts, config)
+    assert len(seen) == 4
+    assert hdas_stages(problem(tmp_path / "parts", space, few), config) == whole
+    assert len(seen) == 6
+
+
 # -- mistakes ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("config", "values", "message"),
     [
-        (HDASConfig, {"delta": -1.0}, "delta=-1.0 and gamma=0.4 must be at least 0"),
+        (HDASConfig, {"delta": -1.0}, "delta=-1.0 and gamma=0.04 must be at least 0"),
         (HDASConfig, {"gamma": float("inf")}, "gamma=inf must be at least 0 and finite"),
+        (HDASConfig, {"depth_form": "printed"}, "depth_form is 'printed'; it is one of paper, release"),
         (HDASConfig, {"cells": 2}, "cells=2 must be at least 3"),
         (DARTSConfig, {"calibration_images": 1}, "calibration_images=1 at least 2"),
         (DARTSConfig, {"search": SearchSettings(epochs=0)}, "epochs=0 must be at least 1"),
+        (DARTSConfig, {"search": SearchSettings(keep="first")}, "keep is 'first'; it is one of last, best"),  # type: ignore[arg-type]
+        (DARTSConfig, {"search": SearchSettings(lr=0.0005)}, "train.lr_min=0.001 is above lr=0.0005"),
         (DARTSConfig, {"channels": 3}, "channels=3 even"),
         (DARTSConfig, {"search": SearchSettings(share=1.0)}, "share=1.0 must be between 0 and 1"),
         (DARTSConfig, {"search": SearchSettings(train=Recipe(precision="16-mixed"))}, "use bf16-mixed or 32-true"),

@@ -202,6 +202,16 @@ def test_depth_and_dead_cells_are_those_of_the_search() -> None:
     assert dead > 20
 
 
+def test_one_graph_of_all_stages_is_shown_once_and_written_thrice() -> None:
+    space = hdas_stages(**SMALL, cells=14, shared=True)
+    architecture = space.sample(np.random.default_rng(0))
+    (part,) = graphs.parts_of({"chosen": {"sites": architecture.to_json()["sites"]}})
+    found = shapes(architecture)
+    assert [(part.nodes, part.depth, len(part.dead))] * 3 == [(s.cells, s.depth, s.dead) for s in found]
+    assert (part.label, part.is_stage) == ("all stages", True)
+    assert space.architecture(json.loads("\n".join(graphs.stage_lines([part], "DARTS_V2")))) == architecture
+
+
 def test_cells_beyond_the_number_found_are_left_out(tmp_path: Path) -> None:
     space = hdas_stages(**SMALL, cells=26, least=4, cell="DARTS_V2")
     numbers = {"stage1.cells": "5", "stage2.cells": "8", "stage3.cells": "4"}

@@ -20,6 +20,7 @@ from hiernas.costs.tables import CostTable, cost_tables
 from hiernas.data.images import Subset
 from hiernas.data.split import Split
 from hiernas.errors import LimitError
+from hiernas.gates import softmax
 from hiernas.runfolder import RunFolder
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, cost_penalty, derive, derive_within
 from hiernas.space import SearchSpace
@@ -233,6 +234,47 @@ def test_a_step_is_adam_on_the_gradient_of_the_current_weights() -> None:
         torch.testing.assert_close(a.optimizer.state[alpha]["exp_avg"], 0.5 * decayed, rtol=1e-7, atol=1e-10)
         torch.testing.assert_close(alpha, b - 0.02 * decayed / (decayed.abs() + 1e-8), rtol=1e-6, atol=1e-7)
     assert max(float(g.abs().max()) for g in gradients) > 1e-3
+
+
+def test_a_released_loss_takes_a_step_of_its_own() -> None:
+    """The task's step, then a second one of the same Adam on the further loss alone, at the logits that the first left."""
+    space = small()
+    model, released, x, y = Linear(space), lambda alphas: 0.2 * alphas[3].square().sum(), *batch(space)
+    a = AlphaArchitect(space, NO_IMAGES, AlphaSettings(lr=0.02), torch.Generator().manual_seed(0), released=released)
+    plain = [alpha.detach().clone().requires_grad_() for alpha in a.alphas]
+    adam = torch.optim.Adam(plain, lr=0.02, betas=(0.5, 0.999), weight_decay=1e-3)
+    for _ in range(3):
+        task = F.cross_entropy(model(x, softmax(plain)), y)
+        for alpha, g in zip(plain, torch.autograd.grad(task, plain), strict=True):
+            alpha.grad = g
+        adam.step()
+        adam.zero_grad()
+        further = released(plain)
+        further.backward()
+        adam.step()
+        assert learn(a, model) == pytest.approx(task.item() + further.item(), rel=1e-6)
+    for alpha, b in zip(a.alphas, plain, strict=True):
+        torch.testing.assert_close(alpha, b)
+    a.released = lambda alphas: alphas[0].new_zeros(())  # all weights 0: no step
+    steps = a.optimizer.state[a.alphas[0]]["step"].item()
+    learn(a, model)
+    assert a.optimizer.state[a.alphas[0]]["step"].item() == steps + 1
+
+
+def test_a_released_search_compares_edges_by_their_logits_as_they_are() -> None:
+    """As the authors' code: an edge all of whose logits are high is a strong one; by softmax weights that does not show."""
+    space = hdas_stages((1, 8, 8), 4, channels=2, cells=(3, 2, 2))
+    generator = torch.Generator().manual_seed(0)
+    one = AlphaArchitect(space, NO_IMAGES, AlphaSettings(), generator, released=lambda alphas: alphas[0].sum())
+    two = AlphaArchitect(space, NO_IMAGES, AlphaSettings(), generator)
+    for a in (one, two):
+        for alpha, d in zip(a.alphas, space.decisions, strict=True):
+            high, best = d.name.endswith(("0->3", "1->3")), torch.tensor([0.0, 0.5, 1.0, 0.0])
+            alpha.data = best / 10 + 5 if high else best
+    kept = {name for name, option in one.summary()["derived"].items() if option != "none" and name.endswith("->3")}
+    assert kept == {f"stage{k}.{s}->3" for k in (1, 2, 3) for s in (0, 1)}
+    others = {name for name, option in two.summary()["derived"].items() if option != "none" and name.endswith("->3")}
+    assert {f"stage{k}.2->3" for k in (1, 2, 3)} <= others
 
 
 def test_a_step_of_the_logits_leaves_the_weights_alone() -> None:

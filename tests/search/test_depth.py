@@ -96,11 +96,91 @@ def test_a_restricted_space_keeps_numbers_and_edges_in_their_places() -> None:
     assert computation_loss(space)(alphas).item() == pytest.approx((2 + 3 * 4) / 4 + 2 + 2, rel=1e-12)
 
 
+def recursion(weights: Sequence[Sequence[float]], factors: Sequence[float]) -> float:
+    """The release's 1/N sum_i d_i, in plain numbers: by cell the weights of its edges, and what multiplies its depth."""
+    depth = [0.0, 0.0]
+    for edges, factor in zip(weights, factors, strict=True):
+        before = depth[-len(edges) :]
+        depth.append(factor * sum(w * (d + 1) for w, d in zip(edges, before, strict=True)) / len(edges))
+    return sum(depth) / len(weights)
+
+
+def softmax(values: Sequence[float]) -> list[float]:
+    e = np.exp(np.array(values))
+    return list(e / e.sum())
+
+
+def released_distribution(strongest: Sequence[Sequence[float]], beta: Sequence[float] | None) -> float:
+    """One stage of the release's distribution search: beta of N - 4 .. N - 1, cells counted from 0."""
+    first = len(strongest) - len(beta or [])
+    factors = [1.0] * first + [1 + (first + k) * b for k, b in enumerate(softmax(beta) if beta is not None else [])]
+    return recursion([softmax(edges) for edges in strongest], factors)
+
+
+def sum_of_gradients(loss: Any, values: Sequence[Sequence[float]]) -> float:
+    """The sum of a function's gradients' sizes, by central differences."""
+    total, h = 0.0, 1e-5
+    for i, row in enumerate(values):
+        for j in range(len(row)):
+            moved = [[[v + by * (i == a and j == b) for b, v in enumerate(r)] for a, r in enumerate(values)] for by in (h, -h)]
+            total += abs(loss(moved[0]) - loss(moved[1])) / (2 * h)
+    return total
+
+
+def stage1(space: SearchSpace, values: Sequence[Tensor]) -> list[Tensor]:
+    return [v for d, v in zip(space.decisions, values, strict=True) if d.name.startswith("stage1") and "->" in d.name]
+
+
+@pytest.mark.parametrize(
+    ("form", "cells", "least", "expected"),
+    [
+        ("paper", 20, None, 0.1634),
+        ("release", 20, None, 4.0),  # (2 edges * 4 operations / 2 + 5 cells * 3 edges * 4 operations / 3) / 6
+        ("release", 26, 4, 0.1208),
+    ],
+)
+def test_how_strongly_the_forms_pull_at_equal_logits(form: Any, cells: int, least: int | None, expected: float) -> None:
+    """The sum of gradients' sizes of a stage; none of its own in the release's stage search is negative."""
+    space = hdas_stages(cells=cells, least=least)
+    alphas = [torch.zeros(len(d.options), dtype=torch.float64, requires_grad=True) for d in space.decisions]
+    depth_loss(space, form)(alphas).backward()
+    found = torch.cat([a.grad for a in stage1(space, alphas)])
+    assert found.abs().sum().item() == pytest.approx(expected, rel=1e-3)
+    if form == "release" and least is None:
+        assert (found < 0).all()  # Adam moves all of them alike, whatever their sizes
+
+
+def test_the_release_pulls_less_without_its_factor() -> None:
+    """0.038 for six cells: the release's distribution search but for the factor of beta, which a number of 6 cells has not."""
+    equal = [[0.0, 0.0], *[[0.0] * 3] * 5]
+    assert sum_of_gradients(lambda v: released_distribution(v, None), equal) == pytest.approx(0.0383, rel=2e-3)
+    eight = [[0.0, 0.0], *[[0.0] * 3] * 7]
+    assert sum_of_gradients(lambda v: released_distribution(v, [0.0] * 5), eight) == pytest.approx(0.1208, rel=1e-3)
+
+
+def test_the_release_on_any_logits() -> None:
+    rng = np.random.default_rng(0)
+    distribution, graphs = hdas_stages(cells=26, least=4), hdas_stages(cells=20)
+    for space in (distribution, graphs):
+        alphas = [torch.tensor(rng.normal(size=len(d.options))) for d in space.decisions]
+        named = {d.name: a.tolist() for d, a in zip(space.decisions, alphas, strict=True)}
+        expected = 0.0
+        for k, cells in enumerate(space.skeleton.cells):
+            into = [[named[f"stage{k + 1}.{s}->{n}"] for s in range(max(0, n - 3), n)] for n in range(2, 2 + cells)]
+            if space is graphs:  # a recursion of each operation's own, `none` (the first) too
+                expected += sum(recursion([[e[o] for e in edges] for edges in into], [1.0] * cells) for o in range(4))
+            else:
+                beta = named[f"stage{k + 1}.cells"]
+                expected += released_distribution([[max(e[1:]) for e in edges] for edges in into], beta)
+        assert depth_loss(space, "release")(alphas).item() == pytest.approx(-expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("form", ["paper", "release"])
 @pytest.mark.parametrize("space", [stages((4, 3, 2)), stages((4, 3, 3), least=2)], ids=["eq2", "eq4"])
-def test_gradients_are_those_of_finite_differences(space: SearchSpace) -> None:
+def test_gradients_are_those_of_finite_differences(space: SearchSpace, form: Any) -> None:
     rng, h = np.random.default_rng(0), 1e-5
     values = [rng.normal(size=len(d.options)) for d in space.decisions]
-    losses = [depth_loss(space)] + ([computation_loss(space)] if space.skeleton.least else [])
+    losses = [depth_loss(space, form)] + ([computation_loss(space)] if space.skeleton.least else [])
 
     def at(loss: Any, changed: tuple[int, int], by: float) -> float:
         made = [torch.tensor(v) for v in values]
@@ -131,6 +211,18 @@ def test_descending_the_losses_makes_deep_and_short_stages() -> None:
             (depth_loss(space)(alphas) + gamma * computation_loss(space)(alphas)).backward()
             optimizer.step()
         assert shapes(space.architecture(derive(space, alphas))) == [StageShape(cells, cells, 0)] * 3
+
+
+@pytest.mark.parametrize("form", ["paper", "release"])
+@pytest.mark.parametrize("least", [None, 2])
+def test_stages_that_share_a_graph_count_thrice(form: Any, least: int | None) -> None:
+    one, three = (stages((3, 3, 3), least=least, shared=shared) for shared in (True, False))
+    rng = np.random.default_rng(0)
+    values = {d.name: torch.tensor(rng.normal(size=len(d.options))) for d in one.decisions}
+    repeated = [values["stages." + d.name.partition(".")[2]] for d in three.decisions]
+    losses = [lambda space: depth_loss(space, form)] + ([computation_loss] if least else [])
+    for loss in losses:
+        assert loss(one)(list(values.values())).item() == pytest.approx(loss(three)(repeated).item(), rel=1e-12)
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------

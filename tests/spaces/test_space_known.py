@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hiernas.architecture import Architecture
 from hiernas.costs.count import cost
+from hiernas.costs.tables import cost_tables
 from hiernas.errors import SpaceError
 from hiernas.space import SearchSpace
-from hiernas.spaces import KNOWN, Known, efficientnet, fbnet, known, mnasnet
+from hiernas.spaces import KNOWN, Known, efficientnet, fbnet, hdas_stages, known, mnasnet
 
 # exactly: parameters and MACs, counted by other people's code or from the released graphs
 EXACT = {
@@ -139,3 +141,44 @@ def test_the_largest_networks_of_hournas(space: SearchSpace, largest: str, param
     found = cost(architecture)
     assert abs(found.params / 1e6 - params) < 0.06
     assert int((found.macs + bn_outputs(architecture)) / 1e6) == flops
+
+
+def cells_by_hand(sep5: int, sep3: int, dil5: int, reduce_sep5: int, reduce_dil5: int) -> int:
+    """Parameters of DARTS' CIFAR-10 network (C = 36, 20 cells) by the numbers of operations in its two cells."""
+    total, before, last, c = 27 * 108 + 2 * 108, 108, 108, 36
+    for i in range(20):
+        reduction = i in (6, 13)
+        c *= 2 if reduction else 1
+        sep = {k: 2 * (k * k * c + c * c) + 4 * c for k in (3, 5)}
+        dil = 25 * c + c * c + 2 * c
+        edges = reduce_sep5 * sep[5] + reduce_dil5 * dil if reduction else sep5 * sep[5] + sep3 * sep[3] + dil5 * dil
+        total += (before + last) * c + 4 * c + edges
+        before, last = last, 4 * c
+    return total + 4 * c * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("name", "by_hand"),
+    [
+        ("snas-moderate", cells_by_hand(0, 2, 2, 5, 1)),
+        ("snas-aggressive", cells_by_hand(1, 0, 2, 2, 0)),  # six edges `none`, and nothing else in the reduction cell
+    ],
+)
+def test_snas_under_its_constraints(name: str, by_hand: int) -> None:
+    """SNAS (arXiv 1812.09926), Table 2, to the printed digit; edges that are `none` cost nothing."""
+    architecture = known(name)
+    found = cost(architecture)
+    assert found.params == by_hand == sum(p.numel() for p in architecture.build().parameters())
+    assert round(found.params / 1e6, 1) == KNOWN[name].published_params
+    assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
+    small = known(name, input_size=(1, 12, 12), num_classes=5, channels=4, cells=5)
+    assert small.build().eval()(torch.zeros(2, 1, 12, 12)).shape == (2, 5)
+
+
+def test_cells_with_edges_that_are_none_stand_in_stage_graphs() -> None:
+    space = hdas_stages((1, 12, 12), 5, channels=4, cells=(2, 2, 2), cell="SNAS_aggressive")
+    architecture = space.sample(np.random.default_rng(0))
+    tables, genes = cost_tables(space, None), space.encode(architecture)[None]
+    assert cost(architecture).params == tables["params"].of(genes)[0]
+    assert cost(architecture).macs == tables["macs"].of(genes)[0]
+    assert architecture.build().eval()(torch.zeros(2, 1, 12, 12)).shape == (2, 5)

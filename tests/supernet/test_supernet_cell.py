@@ -1,5 +1,8 @@
 """Cell supernets against plain networks, and cells against sums written out by hand."""
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,8 @@ from torch import Tensor, nn
 from hiernas import cells, gates
 from hiernas.architecture import Architecture
 from hiernas.cells import Cell, DropPath
+from hiernas.costs.count import cost
+from hiernas.costs.tables import cost_tables
 from hiernas.errors import SpaceError
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
@@ -176,17 +181,70 @@ def test_dead_cells_are_left_out() -> None:
     assert not hooks
 
 
-def test_a_node_without_edges_is_refused_in_a_network_and_empty_in_a_supernet() -> None:
-    space = darts((3, 8, 8), 3, channels=4, cells=3)
+@pytest.mark.parametrize("size", [(3, 8, 8), (3, 7, 9)])
+def test_a_node_without_edges_is_empty(size: tuple[int, int, int]) -> None:
+    """In a supernet and in a network, also where what it would read is of an odd size; a later node may read it."""
+    space = darts(size, 3, channels=4, cells=3)
     options = dict(zip(space.skeleton.site_names, space.sample(np.random.default_rng(0)).options, strict=True))
     for name in ("reduce.0->2", "reduce.1->2"):
         options[name] = "none"
+    options["reduce.2->3"] = "sep_conv_3x3"
     empty = space.architecture(options)
-    with pytest.raises(SpaceError, match="node 2 of cell 'reduce' has no edge"):
-        empty.build()
-    supernet = settled(space.supernet(), (3, 8, 8))
-    assert supernet(images(space), gates.of_architecture(space, empty)).isfinite().all()
+    supernet = settled(space.supernet(), size)
     states: list[Tensor] = []
     supernet.cells[1].register_forward_hook(lambda m, i, o: states.append(o))
-    supernet(images(space), gates.of_architecture(space, empty))
+    found = supernet(images(space), gates.of_architecture(space, empty))
     assert states[0][:, :8].abs().sum() == 0  # its channels in the concatenation
+    assert states[0][:, 8:].abs().sum() > 0
+    torch.testing.assert_close(supernet.subnet(empty).eval()(images(space)), found)
+
+
+# -- one graph for all stages ------------------------------------------------------------------------------------
+
+
+def shared_and_apart(**more: Any) -> tuple[SearchSpace, SearchSpace]:
+    one, three = (hdas_stages((3, 8, 8), 3, channels=4, cells=(3, 3, 3), shared=s, **more) for s in (True, False))
+    return one, three
+
+
+@pytest.mark.parametrize("least", [None, 2])
+def test_stages_that_share_a_graph_are_the_network_of_three_equal_graphs(least: int | None) -> None:
+    """The same network, costs and weights of its own in each stage; one third of the sites."""
+    space, apart = shared_and_apart(least=least)
+    assert space.size() == 9 * 27**2 * (2 if least else 1)
+    assert apart.size() == space.size() ** 3
+    rng, supernet = np.random.default_rng(0), settled(space.supernet(), (3, 8, 8))
+    tables, tables_apart = cost_tables(space, None), cost_tables(apart, None)
+    for _ in range(2):
+        architecture = space.sample(rng)
+        chosen = dict(zip(space.skeleton.site_names, architecture.options, strict=True))
+        thrice = apart.architecture({site: chosen["stages." + site.partition(".")[2]] for site in apart.skeleton.site_names})
+        assert cost(architecture) == cost(thrice)
+        genes, genes_apart = space.encode(architecture)[None], apart.encode(thrice)[None]
+        for name, table in tables.items():
+            assert table.of(genes)[0] == tables_apart[name].of(genes_apart)[0]
+        network, other = supernet.subnet(architecture).eval(), thrice.build().eval()
+        other.load_state_dict(network.state_dict())
+        x = images(space)
+        torch.testing.assert_close(supernet(x, gates.of_architecture(space, architecture)), other(x))
+        assert torch.equal(network(x), other(x))
+    names = [name for name, _ in supernet.named_parameters() if name.startswith("stages.")]
+    assert len(names) == 3 * len([name for name in names if name.startswith("stages.0.")])
+    smaller = supernet.restrict(space.restrict({site: [option] for site, option in chosen.items()}))
+    torch.testing.assert_close(smaller(x, gates.of_architecture(smaller.space, architecture)), network(x))
+
+
+def test_a_shared_graph_is_read_and_written_as_three() -> None:
+    space, apart = shared_and_apart()
+    architecture = space.sample(np.random.default_rng(0))
+    written = space.skeleton.stage_genotype(architecture)  # type: ignore[attr-defined]
+    assert written["stage"]["DAG1"] == written["stage"]["DAG2"] == written["stage"]["DAG3"]
+    assert space.architecture(written) == architecture
+    assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
+    assert cost(apart.architecture(written)) == cost(architecture)
+    other = next(a for a in map(apart.sample, [np.random.default_rng(1)] * 9) if a.options[:8] != a.options[8:16])
+    with pytest.raises(SpaceError, match="share one graph, and DAG1, DAG2 and DAG3 differ"):
+        space.architecture(apart.skeleton.stage_genotype(other))  # type: ignore[attr-defined]
+    with pytest.raises(SpaceError, match="share one graph have as many cells each, not 3, 2, 2"):
+        hdas_stages((3, 8, 8), 3, channels=4, cells=(3, 2, 2), shared=True)
+    assert hdas_stages(shared=True).size() == 9 * 27**5  # the cube root of the paper's 10^24

@@ -20,7 +20,7 @@ from hiernas.randomness import numpy_generator, seeded
 from hiernas.runfolder import RunFolder
 from hiernas.space import SearchSpace
 from hiernas.train.loop import accuracy, fit
-from hiernas.train.recipes import Phase, Recipe
+from hiernas.train.recipes import Phase, Recipe, Retraining
 from toy import RUN
 
 RECIPE = Recipe(batch_size=256, accelerator="cpu")
@@ -132,6 +132,23 @@ def test_learning_rate_schedules() -> None:
     assert cosine.lr_factor(1, 10) == 0.5  # warm-up
     assert cosine.lr_factor(6, 10) == pytest.approx(0.5)
     assert cosine.lr_factor(10, 10) == pytest.approx(0.0)
+    assert cosine.lr(0.3, 1, 10) == 0.3 * 0.5
+    assert linear.lr(0.3, 1, 7) == 0.3 * (1 - 1 / 7)  # to the last bit what it was without a minimum
+
+
+def test_a_learning_rate_ends_at_its_minimum() -> None:
+    """As torch's own cosine annealing with eta_min has it, epoch by epoch."""
+    recipe = Recipe(schedule="cosine", lr_min=0.001)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.025)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50, eta_min=0.001)
+    for epoch in range(51):
+        assert recipe.lr(0.025, epoch, 50) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        optimizer.step()
+        annealing.step()
+    warm = Recipe(warmup_epochs=2, lr_min=0.1)
+    assert [warm.lr(0.5, e, 6) for e in (0, 1, 2, 4, 6)] == pytest.approx([0, 0.25, 0.5, 0.3, 0.1])
+    half = Retraining(Recipe(batch_size=128, lr_min=0.01), 600, 0.1).scaled("quick")  # batch 64
+    assert (half.lr, half.recipe.lr_min) == (0.05, 0.005)
 
 
 def test_a_loss_that_is_not_finite_is_named_and_keeps_what_was_saved(tmp_path: Path, digits: ImageData) -> None:
@@ -360,4 +377,11 @@ def test_paths_cannot_be_dropped_where_there_are_none(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "r", RUN)
     with pytest.raises(ConfigError, match="this network has no edge to drop; leave it out"):
         fit(network, data.train, data, Phase("p", 1, 0.1), Recipe(drop_path=0.2, accelerator="cpu"), seed=0, run=run)
+    assert run.events() == []
+
+
+def test_a_minimum_above_the_learning_rate_is_refused(tmp_path: Path, digits: ImageData) -> None:
+    run = RunFolder.create(tmp_path / "r", RUN)
+    with pytest.raises(ConfigError, match=r"train.lr_min=0.2 is above the learning rate 0.1 that it ends; make it smaller"):
+        fit(nn.Linear(1, 1), digits.train, digits, Phase("final", 1, 0.1), Recipe(lr_min=0.2), seed=0, run=run)
     assert run.events() == []

@@ -71,7 +71,7 @@ def found_words(result: Mapping[str, Any], lines: list[str]) -> list[str]:
         name = str(result["space"]["arguments"].get("cell", "of your own"))
         lines += ["cells, as given:", *_genotype(cells)] if "(" in name else [f"cells, as given: {name}"]
     for part in parts:
-        lines += [f"{_name(part)}: {part.nodes} cells, depth {part.depth}, {_dead(part)}", *_edges(part)]
+        lines += [f"{part.label}: {part.nodes} cells, depth {part.depth}, {_dead(part)}", *_edges(part)]
     return [*lines, *_without_dead(result, parts)]
 
 
@@ -103,10 +103,6 @@ def _without_dead(result: Mapping[str, Any], parts: Sequence[Part]) -> list[str]
         f"without its dead cells the network has {units.count(counted.params)} parameters and {units.count(counted.macs)} "
         "multiply-adds; the numbers that the limits were met by count them"
     ]
-
-
-def _name(part: Part) -> str:
-    return part.name.replace("stage", "stage ") if part.is_stage else part.name
 
 
 def _dead(part: Part) -> str:
@@ -191,7 +187,7 @@ def _cells(parts: list[Part], title: str, about: str, *more: Html) -> Html:
 
 
 def _stages(parts: list[Part], result: Values, *more: Html) -> Html:
-    rows = [[_name(p).capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
+    rows = [[p.label.capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
     head = ["", "Cells", "Depth", "Dead", "Which"]
     text = stage_lines(parts, result["space"]["arguments"].get("cell"))
     text = text or [line for part in parts for line in _edges(part)]
@@ -200,7 +196,7 @@ def _stages(parts: list[Part], result: Values, *more: Html) -> Html:
     return section(
         "The graphs between the cells",
         *more[:1],
-        *(_picture(part, _name(part).capitalize(), f"stage{i}") for i, part in enumerate(parts)),
+        *(_picture(part, part.label.capitalize(), f"stage{i}") for i, part in enumerate(parts)),
         _caption(parts, ABOUT_STAGES + ABOUT_EDGES + (ABOUT_DEAD if dead else "")),
         table(head, rows, "stages", numbers=(1, 2, 3)),
         Html(f'<p class="small">{escape(depth)}</p>'),

@@ -61,7 +61,7 @@ def in_words(part: Part) -> str:
         if edges:
             said.append(f"{node.text}{' (dead)' if i in dead else ''} is {' plus '.join(edges)}")
     joined = ", ".join(map(str, part.outputs))
-    return f"{'Stage' if part.is_stage else 'Cell'} {part.name.removeprefix('stage')}: {'; '.join(said)}. Output: {joined}."
+    return f"{part.label.capitalize() if part.is_stage else f'Cell {part.name}'}: {'; '.join(said)}. Output: {joined}."
 
 
 def _edge(ax: Axes, edge: Edge, path: Sequence[Point], label: Box | None) -> None:

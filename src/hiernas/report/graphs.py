@@ -16,12 +16,12 @@ from hiernas.errors import SpaceError
 from hiernas.genotype import INPUTS, Genotype
 from hiernas.genotypes import genotype as genotype_of
 from hiernas.report.layout import Edge, Graph, Node
-from hiernas.supernet.stage import JSON_STAGE, live_nodes
+from hiernas.supernet.stage import JSON_STAGE, STAGES, live_nodes
 
 Values = Mapping[str, Any]
 SHORT = {"skip_connect": "skip", "max_pool_3x3": "max", "avg_pool_3x3": "avg"}
 SITE = re.compile(r"(.+)\.(\d+)->(\d+)")
-STAGE = re.compile(r"stage\d+")
+STAGE = re.compile(r"stages|stage\d+")  # one graph for all stages, or that of one
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,13 @@ class Part:
     @property
     def is_stage(self) -> bool:
         return STAGE.fullmatch(self.name) is not None
+
+    @property
+    def label(self) -> str:
+        """The name in a sentence: 'normal', 'stage 1', 'all stages'."""
+        if self.is_stage:
+            return self.name.replace("stage", "stage ") if self.name != "stages" else "all stages"
+        return self.name
 
     @property
     def is_weighted(self) -> bool:
@@ -155,7 +162,7 @@ def genotype_lines(parts: list[Part]) -> list[str]:
 def stage_lines(parts: list[Part], cell: Any) -> list[str]:
     """H-DAS' object with `cell` and `stage` as JSON, a line for each stage; empty where an edge has several operations."""
     graphs = []
-    for k, part in enumerate(parts, 1):
+    for k, part in enumerate(parts * STAGES if len(parts) == 1 else parts, 1):
         key, pairs = JSON_STAGE.format(k), part.pairs
         if pairs is None:
             return []

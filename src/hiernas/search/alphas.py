@@ -46,15 +46,29 @@ class AlphaArchitect:
 
     def __init__(
         self, space: SearchSpace, images: Split, settings: AlphaSettings, generator: torch.Generator,
-        extra: Extra | None = None, encoding: Encoding | None = None,
+        extra: Extra | None = None, encoding: Encoding | None = None, released: Extra | None = None,
     ) -> None:  # fmt: skip
-        self.space, self.images, self.extra, self.encoding = space, images, extra, encoding
+        """`extra`: a loss beside the task's. `released`: one as in H-DAS' code, where it takes a step of its own, after
+        the task's, and where edges are compared by their logits as they are."""
+        self.space, self.images, self.extra, self.encoding, self.released = space, images, extra, encoding, released
         self.alphas = [INITIAL * torch.randn(len(d.options), generator=generator) for d in space.decisions]
         self.betas = [] if encoding is None else fresh_betas(encoding, INITIAL, generator)  # only with an encoding
         self._named = {f"{kind}{i}": x for kind in ("alpha", "beta") for i, x in enumerate(getattr(self, f"{kind}s"))}
         logits = [x.requires_grad_() for x in self._named.values()]
         self.optimizer = torch.optim.Adam(logits, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
         self.optimizer.zero_grad(set_to_none=True)
+        self._marked: dict[str, Tensor] = {}  # the logits of the best epoch, and its accuracy
+
+    def mark(self, accuracy: float) -> None:
+        """Remember the logits as they are if no earlier ones reached this accuracy."""
+        if not self._marked or accuracy > float(self._marked["accuracy"]):
+            logits = {key: a.detach().clone() for key, a in self._named.items()}
+            self._marked = {**logits, "accuracy": torch.tensor(accuracy, dtype=torch.float64)}
+
+    def take_marked(self) -> None:
+        """Go back to the logits that were remembered, if any were."""
+        for key, a in self._named.items():
+            a.data = self._marked.get(key, a.detach()).to(a.device)
 
     def to(self, device: torch.device) -> None:
         """Move the logits, in place."""
@@ -78,7 +92,7 @@ class AlphaArchitect:
     def strengths(self) -> list[np.ndarray]:
         """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`."""
         if self.encoding is None:
-            return strengths(self.space, self.alphas)
+            return strengths(self.space, self.alphas, raw=self.released is not None)
         return self.encoding.strengths(self.alphas, self.betas)
 
     def learn(
@@ -90,13 +104,21 @@ class AlphaArchitect:
             task = F.cross_entropy(model(x, self.gates()), y)
             loss = task if self.extra is None else task + self.extra(self.alphas)
             backward(loss)
+        self._step()
+        own = self.released(self.alphas) if self.released is not None else None
+        if own is None or not own.requires_grad:  # none, or all of its weights are 0
+            return loss.detach()
+        backward(own)
+        self._step()
+        return loss.detach() + own.detach()
+
+    def _step(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Logits and Adam's state."""
-        found: dict[str, Tensor] = {}
+        """Logits, Adam's state, and what was remembered."""
+        found = {f"best.{key}": value.reshape(-1) for key, value in self._marked.items()}
         for key, a in self._named.items():
             found[key] = a.detach()
             for name, value in self.optimizer.state.get(a, {}).items():
@@ -105,6 +127,8 @@ class AlphaArchitect:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `tensors` gave."""
+        marked = {k.removeprefix("best."): v.clone() for k, v in tensors.items() if k.startswith("best.")}
+        self._marked = marked | {k: v.reshape(()) for k, v in marked.items() if k == "accuracy"}
         for key, a in self._named.items():
             a.data = tensors[key].clone()
             prefix = f"{key}."
@@ -161,11 +185,15 @@ def _entropy(p: Sequence[Tensor]) -> float:
     return float(torch.stack([-(q * q.clamp_min(1e-12).log()).sum() for q in p]).mean())
 
 
-def strengths(space: SearchSpace, alphas: Sequence[Tensor]) -> list[np.ndarray]:
-    """What the derivation goes by, per site: the options' softmax weights, and 0 for `none`."""
+def strengths(space: SearchSpace, alphas: Sequence[Tensor], raw: bool = False) -> list[np.ndarray]:
+    """What the derivation goes by, per site: the options' softmax weights, and 0 for `none`.
+
+    `raw`: the exponential of each logit, which is in the order of the logits across edges, too, as H-DAS' code has it.
+    """
     found = []
     for decision, alpha in zip(space.decisions, alphas, strict=True):
-        p = alpha.detach().double().softmax(0).cpu().numpy()
+        logits = alpha.detach().double()
+        p = (logits.exp() if raw else logits.softmax(0)).cpu().numpy()
         found.append(np.array([0.0 if o == "none" else x for o, x in zip(decision.options, p, strict=True)]))
     return found
 

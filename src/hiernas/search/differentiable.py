@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from hiernas.architecture import Architecture
 from hiernas.costs.count import cost
-from hiernas.costs.limits import Limit
+from hiernas.costs.limits import Limit, best_within
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
 from hiernas.randomness import seeded, torch_generator
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Extra, derive, derive_within
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Extra, by_strength
 from hiernas.search.bilevel import shares
 from hiernas.search.encoding import Encoding
 from hiernas.search.evaluate import Evaluator
@@ -23,7 +23,7 @@ from hiernas.search.evolution import Book
 from hiernas.search.problem import Found, Problem, training_work
 from hiernas.space import SearchSpace
 from hiernas.supernet.cell import CellNetwork
-from hiernas.train.loop import fit, make_fabric
+from hiernas.train.loop import accuracy, fit, make_fabric
 from hiernas.train.recipes import Phase, Recipe
 
 
@@ -33,11 +33,14 @@ class SearchSettings:
 
     epochs: int = 50
     lr: float = 0.025  # initial learning rate of the weights
-    train: Recipe = field(default_factory=lambda: Recipe(weight_decay=3e-4, schedule="cosine", grad_clip=5.0))
+    train: Recipe = field(
+        default_factory=lambda: Recipe(weight_decay=3e-4, schedule="cosine", lr_min=1e-3, grad_clip=5.0)  # 0.001: the code's
+    )
     share: float = 0.5  # of the training images: those that the logits learn from
     images: int = 0  # training images that are used, drawn once; 0: all
     alpha: AlphaSettings = field(default_factory=AlphaSettings)
     cost_weight: float = 1.0  # of the expected costs' relative excess over the limits
+    keep: Literal["last", "best"] = "last"  # epoch whose logits are kept; best: of the supernet's accuracy on their images
 
     def check(self) -> None:
         """Raise `ConfigError` for values out of range."""
@@ -50,6 +53,10 @@ class SearchSettings:
                 f"share={self.share} must be between 0 and 1, lr={self.lr} and alpha.lr={self.alpha.lr} positive, and "
                 f"cost_weight={self.cost_weight} not negative"
             )
+        if self.keep not in ("last", "best"):
+            raise ConfigError(f"keep is '{self.keep}'; it is one of last, best")
+        if self.train.lr_min > self.lr:
+            raise ConfigError(f"train.lr_min={self.train.lr_min} is above lr={self.lr}, which it ends; make it smaller")
         if self.train.precision == "16-mixed":
             raise ConfigError("train.precision=16-mixed scales the gradients of the logits; use bf16-mixed or 32-true")
 
@@ -82,18 +89,25 @@ def search_work(settings: SearchSettings, data: ImageData) -> float:
 
 def learn(
     space: SearchSpace, problem: Problem, settings: SearchSettings, phase: str, extra: Extra | None = None,
-    encoding: Encoding | None = None,
+    encoding: Encoding | None = None, released: Extra | None = None,
 ) -> tuple[Any, AlphaArchitect]:  # fmt: skip
     """A supernet of `space` and the logits of its sites, trained by turns: (supernet, architect)."""
     images, validation = shares(problem.data.train, settings.share, problem.seed, settings.images)
     with seeded(problem.seed, phase, "supernet"):
         supernet = space.supernet()
     generator = torch_generator(problem.seed, phase, "alphas")
-    architect = AlphaArchitect(space, validation, settings.alpha, generator, extra, encoding)
+    architect = AlphaArchitect(space, validation, settings.alpha, generator, extra, encoding, released)
+
+    def validate(_: int) -> float:
+        reached = accuracy(supernet, validation, problem.data, settings.train.batch_size, architect.gates())
+        architect.mark(reached)
+        return reached
+
     fit(
         supernet, images, problem.data, Phase(phase, settings.epochs, settings.lr), settings.train, seed=problem.seed,
-        run=problem.run, architect=architect,
+        run=problem.run, architect=architect, validate=validate if settings.keep == "best" else None,
     )  # fmt: skip
+    architect.take_marked()  # where there are any
     return supernet, architect
 
 
@@ -151,8 +165,8 @@ def found(
 ) -> Found:
     """The derived architecture that meets the limits; `details` say where DARTS' rule alone would have gone."""
     space, tables = problem.space, problem.tables(problem.space)
-    genes = derive_within(space, tables, problem.limits, architect.alphas)
-    plain = derive(proxy, architect.alphas)
+    genes = best_within(space, tables, problem.limits, architect.strengths())
+    plain = by_strength(proxy, architect.strengths())
     chosen = space.decode(genes)
     named = dict(zip(space.skeleton.site_names, chosen.options, strict=True))
     fabric = make_fabric(config.search.train)

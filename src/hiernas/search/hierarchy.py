@@ -34,7 +34,7 @@ def stages_of(stages: SearchSpace, genotype: Genotype, cells: Any = None, least:
     numbers: Any = cells or s.cells
     return hdas_stages(
         s.input_size, s.num_classes, channels=s.channels, cells=numbers, stem=s.stem, auxiliary=s.auxiliary,
-        cell=genotype, window=s.window, least=least,
+        cell=genotype, window=s.window, least=least, shared=s.shared,
     )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def _sites(network: CellNetwork) -> list[tuple[str, int, int]]:
 
 def _edges(skeleton: StageNetwork, place: Place) -> list[Part]:
     graph = skeleton.genotype.graph(place.kind)
-    return [place.part(source, skeleton.operation(op)) for node in graph for op, source in node]
+    return [place.part(source, skeleton.operation(op)) for node in graph for op, source in node if op != "none"]
 
 
 def _edge_cost(network: CellNetwork, places: Sequence[Place], kind: str, source: int, option: str, cost: Any) -> float:

@@ -43,13 +43,15 @@ def hdas_stages(
     cell: str | Mapping[str, Any] | Genotype = "DARTS_V2",
     window: int = 3,
     least: int | None = None,
+    shared: bool = False,
 ) -> SearchSpace:
     """Three stage graphs over the cells of a genotype: [9 * 27^5]^3 = 2.154e24 architectures with 20 cells.
 
     `cells`: of the whole network, two reductions included (20: six for each stage; 26, for the search of the cells'
     distribution: eight), or the numbers of the three stages. `cell`: a genotype by name, as text or as JSON.
     `window`: each cell reads two of the states right before it (the paper's m; Rule 3). `least`: the number of cells of
-    a stage is searched as well, from this one on (N_min; the paper's 4, with 26 cells): 5^3 times as many.
+    a stage is searched as well, from this one on (N_min; the paper's 4, with 26 cells): 5^3 times as many. `shared`: one graph
+    for all three stages (H^s-DAS* of Table 3): 9 * 27^5 = 1.291e8 architectures with 20 cells.
     """
     check_sizes(input_size, num_classes)
     given = {"channels": channels, "cells": cells, "stem": stem, "auxiliary": auxiliary}
@@ -60,16 +62,18 @@ def hdas_stages(
         raise SpaceError(f"a window of {window} leaves a cell without two edges; 2 is the least, the paper's is 3")
     if least is not None and not 2 <= least <= min(per_stage):
         raise SpaceError(f"least={least} cells of a stage: it is from 2 to {min(per_stage)}")
+    if shared and len(set(per_stage)) > 1:
+        raise SpaceError(f"stages that share one graph have as many cells each, not {', '.join(map(str, per_stage))}")
     genotype = genotype_of(cell)
     name = next((known for known, value in GENOTYPES.items() if value == genotype), genotype.to_text())
     arguments: dict[str, Any] = {"input_size": tuple(input_size), "num_classes": num_classes}
     arguments |= {k: v for k, v in given.items() if v} | {"cell": name}
     arguments |= {"window": window} if window != 3 else {}
-    arguments |= {"least": least} if least else {}
+    arguments |= ({"least": least} if least else {}) | ({"shared": True} if shared else {})
     skeleton = StageNetwork(
         name="hdas_stages", arguments=tuple(arguments.items()), input_size=input_size, num_classes=num_classes,
         channels=channels, cells=per_stage, stem=stem, genotype=genotype, window=window, least=least,
-        auxiliary=auxiliary,
+        auxiliary=auxiliary, shared=shared,
     )  # fmt: skip
     return skeleton.space()
 

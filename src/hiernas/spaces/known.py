@@ -138,6 +138,11 @@ COUNTERS = (
 UNEXPLAINED = "The printed MACs are reached by no counting rule we know of."
 FIRST_ORDER = "The paper prints one size for the cells of both orders; it is that of the second."
 SNAS = "The printed size is 0.24 M above what the released cell counts."
+SNAS_SOURCE = "SNAS-Series/SNAS-Series: SNAS/genotypes.py; arXiv 1812.09926, Table 2 (numbers)"
+AGGRESSIVE = (
+    "Six edges of its reduction cell are none, and two of the cell's nodes have no edge: they are 0, and the second input's "
+    "preprocessing is computed and read by nothing, as in the released network."
+)
 PDARTS_TABLE = "chenxin061/pdarts: Table1.png, Table2.png (numbers)"
 
 
@@ -174,6 +179,11 @@ CELLS = (
     *_cells("darts-v1", "DARTS_V1", 3.3, None, "quark0/darts; arXiv 1806.09055, Table 1 (numbers)", cifar_note=FIRST_ORDER),
     *_cells("darts-v2", "DARTS_V2", 3.3, (4.7, 574), f"quark0/darts; {PDARTS_TABLE}", UNEXPLAINED),
     *_cells("snas-mild", "SNAS_mild", 2.9, (4.3, 522), f"SNAS-Series/SNAS-Series; {PDARTS_TABLE}", UNEXPLAINED, SNAS),
+    *_cells(
+        "snas-moderate", "SNAS_moderate", 2.8, None, SNAS_SOURCE,
+        cifar_note="Of the two released forms that with two inputs at each node.",
+    ),
+    *_cells("snas-aggressive", "SNAS_aggressive", 2.3, None, SNAS_SOURCE, cifar_note=AGGRESSIVE),
     *_cells("pdarts", "PDARTS", 3.4, (4.9, 557), PDARTS_TABLE, COUNTERS),
     *_cells("pcdarts-cifar", "PC_DARTS_cifar", 3.6, (5.3, 586), "yuhuixu1993/PC-DARTS: README", COUNTERS),
     *_cells("pcdarts", "PC_DARTS_image", 3.6, (5.3, 597), "yuhuixu1993/PC-DARTS: README", COUNTERS)[1:],

@@ -15,7 +15,7 @@ from torch import nn
 from hiernas.architecture import Architecture, Choice
 from hiernas.cells import OPERATIONS, AuxiliaryHead, Cell, CellNet, Concat, Preprocess, ReLUConv, Sum, operation
 from hiernas.errors import SpaceError
-from hiernas.genotype import INPUTS, Genotype, check_operations, read_genotype
+from hiernas.genotype import INPUTS, Edge, Genotype, check_operations, read_genotype
 from hiernas.ops import Classifier, Conv, Op
 from hiernas.space import Decision, Group, SearchSpace
 from hiernas.supernet.chain import Mixture, Part, Site
@@ -134,7 +134,7 @@ class CellNetwork:
         graph = genotype.graph(kind)
         if len(graph) != self.nodes:
             raise SpaceError(f"cell '{kind}' has {len(graph)} nodes; space '{self.name}' has {self.nodes}")
-        check_operations(graph, kind, OPERATIONS[1:])
+        check_operations(graph, kind, OPERATIONS)
         kept = {(source, node): op for node, edges in enumerate(graph, INPUTS) for op, source in edges}
         return ((edge_name(kind, s, n), kept.get((s, n), "none")) for s, n in edges_of(self.nodes))
 
@@ -144,9 +144,8 @@ class CellNetwork:
         cells = []
         for kind in self.cell_kinds:
             edges = [(n, (chosen[edge_name(kind, s, n)], s)) for s, n in edges_of(self.nodes)]
-            kept = [(n, edge) for n, edge in edges if edge[0] != "none"]
-            nodes = range(INPUTS, INPUTS + self.nodes)
-            cells.append((kind, tuple(tuple(edge for node, edge in kept if node == n) for n in nodes)))
+            nodes = [[edge for node, edge in edges if node == n] for n in range(INPUTS, INPUTS + self.nodes)]
+            cells.append((kind, tuple(map(_two_or_more, nodes))))
         return Genotype(tuple(cells))
 
     # -- structure -----------------------------------------------------------------------------------------------
@@ -218,6 +217,13 @@ class CellNetwork:
         return CellSupernet(self, decisions)
 
 
+def _two_or_more(edges: Sequence[Edge]) -> tuple[Edge, ...]:
+    """The edges of a node that are not `none`; where one or two are lacking, the first that are `none` beside them."""
+    kept = [edge for edge in edges if edge[0] != "none"]
+    lacking = [edge for edge in edges if edge[0] == "none"][: max(0, 2 - len(kept))]
+    return tuple(sorted([*kept, *lacking], key=lambda edge: edge[1]))
+
+
 def edge_name(kind: str, source: int, node: int) -> str:
     """The site's name of an edge."""
     return f"{kind}.{source}->{node}"
@@ -257,10 +263,9 @@ def build_cell(p: Place, choices: EdgeChoices, make: Any, nodes: int) -> Cell:
         module = build_edge([(p.part(source, make(option)), weight) for option, weight in choice if option != "none"])
         if module is not None:
             edges[source, node] = module
-    without = set(range(INPUTS, INPUTS + nodes)) - {node for _, node in edges}
-    if without:
-        raise SpaceError(f"node {min(without)} of cell '{p.kind}' has no edge; every node needs at least one")
-    return Cell(p.preprocess[0].build(), p.preprocess[1].build(), edges, nodes)
+    if not edges:
+        raise SpaceError(f"cell '{p.kind}' has no edge; one of its nodes needs one, the others may be without")
+    return Cell(p.preprocess[0].build(), p.preprocess[1].build(), edges, nodes, p.reduction)
 
 
 def build_edge(kept: Sequence[tuple[Part, float]]) -> nn.Module | None:

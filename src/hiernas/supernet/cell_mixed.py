@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiernas.architecture import Architecture
-from hiernas.cells import FactorizedReduce, sum_of
+from hiernas.cells import FactorizedReduce, nothing, sum_of
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.genotype import INPUTS
@@ -129,11 +129,8 @@ class MixedCell(nn.Module):
         for node in range(INPUTS, INPUTS + self.nodes):
             found = [self.edges[f"{s}_{node}"](sources[s], next(gate)) for s in range(node)]
             terms = [term for term in found if term is not None]
-            sources.append(Source(sum_of(terms) if terms else self._nothing(sources[0].x)))
+            sources.append(Source(sum_of(terms) if terms else nothing(sources[0].x, self.reduction)))
         return torch.cat([source.x for source in sources[INPUTS:]], 1)
-
-    def _nothing(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x[:, :, ::2, ::2] if self.reduction else x)
 
 
 class CellSupernet(nn.Module):

@@ -3,7 +3,8 @@
 States 0 and 1 of a stage are two preprocessings of its input, states 2, 3, ... its cells. A cell reads the sum of two
 edges, from the last `window` states, as both of its inputs; a stage's output is its last two states (Rule 2). A cell
 that no path joins to that output is dead: networks leave it out, with its edges. Where the number of cells is searched,
-too, a site of the stage says how many there are; those behind them are dead.
+too, a site of the stage says how many there are; those behind them are dead. All stages may share one graph: then their
+sites are the same, and each has weights of its own.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class StagePlace:
 class StageNetwork:
     """Skeleton of a space of stage graphs over the cells of a genotype.
 
-    `least`: the least number of cells of a stage, where their number is searched (N_min), else None.
+    `least`: the least number of cells of a stage, where their number is searched (N_min), else None. `shared`: one graph
+    for all stages, which then have as many cells each.
     """
 
     name: str
@@ -79,7 +81,22 @@ class StageNetwork:
     window: int = 3
     least: int | None = None
     auxiliary: bool = False
+    shared: bool = False
     nodes: int = 4  # of a cell
+
+    @property
+    def graphs(self) -> range:
+        """The stages whose graphs have sites of their own."""
+        return range(1 if self.shared else STAGES)
+
+    def graph_name(self, stage: int) -> str:
+        """What the names of a stage's sites begin with."""
+        return "stages" if self.shared else f"stage{stage + 1}"
+
+    def span(self, stage: int) -> slice:
+        """Where a stage's sites are among all."""
+        start = 0 if self.shared else sum(len(self.stage_sites(k)) for k in range(stage))
+        return slice(start, start + len(self.stage_sites(stage)))
 
     def edges(self, stage: int) -> Iterator[tuple[int, int]]:
         """The (source, node) pairs of a stage's graph."""
@@ -97,30 +114,30 @@ class StageNetwork:
 
     def stage_sites(self, stage: int) -> list[Decision]:
         """The sites of a stage with all their options: its edges, then the number of its cells."""
-        edges = [Decision(self._site(stage, s, n), FREE) for s, n in self.edges(stage)]
+        edges = [Decision(self.site(stage, s, n), FREE) for s, n in self.edges(stage)]
         numbers = self.numbers(stage)
-        return [*edges, Decision(f"stage{stage + 1}.cells", numbers)] if numbers else edges
+        return [*edges, Decision(f"{self.graph_name(stage)}.cells", numbers)] if numbers else edges
 
     @property
     def site_names(self) -> tuple[str, ...]:
-        return tuple(d.name for k in range(STAGES) for d in self.stage_sites(k))
+        return tuple(d.name for k in self.graphs for d in self.stage_sites(k))
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """The edges into each cell: two of them stay."""
         found = []
-        for k in range(STAGES):
+        for k in self.graphs:
             for node in range(INPUTS, INPUTS + self.cells[k]):
-                found.append(Group(tuple(self._site(k, s, n) for s, n in self.edges(k) if n == node), 2))
+                found.append(Group(tuple(self.site(k, s, n) for s, n in self.edges(k) if n == node), 2))
         return tuple(found)
 
-    @staticmethod
-    def _site(stage: int, source: int, node: int) -> str:
-        return edge_name(f"stage{stage + 1}", source, node)
+    def site(self, stage: int, source: int, node: int) -> str:
+        """The site's name of an edge."""
+        return edge_name(self.graph_name(stage), source, node)
 
     def space(self) -> SearchSpace:
         """The search space over the four operations of all edges (Rule 1)."""
-        return SearchSpace(self, tuple(d for k in range(STAGES) for d in self.stage_sites(k)))
+        return SearchSpace(self, tuple(d for k in self.graphs for d in self.stage_sites(k)))
 
     def operation(self, name: str) -> Op:
         return operation(name, pool_bn=True)
@@ -136,7 +153,10 @@ class StageNetwork:
                 f"these stage graphs are over the cell '{choices['cell']}', and the space is over another; make it with "
                 f"hdas_stages(cell={choices['cell']!r})"
             )
-        return {name: op for k in range(STAGES) for name, op in self._read_stage(k, choices["stage"])}
+        read = [dict(self._read_stage(k, choices["stage"])) for k in range(STAGES)]
+        if self.shared and any(graph != read[0] for graph in read):
+            raise SpaceError("the stages of this space share one graph, and DAG1, DAG2 and DAG3 differ; leave shared out")
+        return {name: op for graph in read for name, op in graph.items()}
 
     def _read_stage(self, stage: int, graphs: Any) -> Iterator[tuple[str, str]]:
         key = JSON_STAGE.format(stage + 1)
@@ -155,14 +175,14 @@ class StageNetwork:
                 f"cell {stray[0][1]} of '{key}' reads state {stray[0][0]}; with window {self.window} it reads one of the "
                 f"last {self.window}"
             )
-        return ((self._site(stage, s, n), kept.get((s, n), "none")) for s, n in self.edges(stage))
+        return ((self.site(stage, s, n), kept.get((s, n), "none")) for s, n in self.edges(stage))
 
     def stage_genotype(self, architecture: Architecture) -> dict[str, Any]:
         """The object with `cell` and `stage` of an architecture, in H-DAS' form; all cells are in it."""
         chosen = dict(zip(self.site_names, architecture.options, strict=True))
         graphs: dict[str, Any] = {}
         for k in range(STAGES):
-            edges = [(n, [chosen[self._site(k, s, n)], s]) for s, n in self.edges(k)]
+            edges = [(n, [chosen[self.site(k, s, n)], s]) for s, n in self.edges(k)]
             nodes = range(INPUTS, INPUTS + self.cells[k])
             key = JSON_STAGE.format(k + 1)
             graphs[key] = [[edge for n, edge in edges if n == node and edge[0] != "none"] for node in nodes]
@@ -215,11 +235,14 @@ class StageNetwork:
             if self.least is not None:
                 beyond = {n: p.cells[self.least : int(n)] for n in self.numbers(k)}
                 options.append({n: tuple(x for cell in cells for x in self._cell_parts(cell)) for n, cells in beyond.items()})
+        if self.shared:  # an option is there in every stage
+            each = [options[i :: len(options) // STAGES] for i in range(len(options) // STAGES)]
+            options = [{o: tuple(part for site in of for part in site[o]) for o in of[0]} for of in each]
         return [*fixed, self._classifier(places)], options
 
     def _cell_parts(self, cell: Place) -> list[Part]:
         edges = [edge for node in self.genotype.graph(cell.kind) for edge in node]
-        operations = [cell.part(source, self.operation(op)) for op, source in edges]
+        operations = [cell.part(source, self.operation(op)) for op, source in edges if op != "none"]
         return [*cell.preprocess, *operations, *joins(cell, self.nodes, cell.kind)]
 
     def _classifier(self, places: Sequence[StagePlace]) -> Part:
@@ -238,11 +261,11 @@ class StageNetwork:
 
     def stage_choices(self, stage: int, choices: Sequence[Choice]) -> tuple[EdgeChoices, tuple[int, int]]:
         """The choices of one stage's edges, and the states that are its output."""
-        start = sum(len(self.stage_sites(k)) for k in range(stage))
-        edges = dict(zip(self.edges(stage), choices[start:], strict=False))
+        chosen = choices[self.span(stage)]
+        edges = dict(zip(self.edges(stage), chosen, strict=False))
         if self.least is None:
             return edges, self.outputs(stage)
-        number = choices[start + len(edges)]
+        number = chosen[-1]
         if len(number) != 1:
             raise SpaceError(f"stage {stage + 1} has several numbers of cells; a network has one")
         return edges, self.outputs(stage, int(number[0][0]))
@@ -250,7 +273,7 @@ class StageNetwork:
     def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
         """The same network without the edges into dead cells, which it is built without."""
         found: list[Choice] = []
-        for k in range(STAGES):
+        for k in self.graphs:
             edges, outputs = self.stage_choices(k, choices)
             alive = live_nodes((e for e, choice in edges.items() if any(o != "none" for o, _ in choice)), outputs)
             found += [choice if node in alive else (("none", 1.0),) for (_, node), choice in edges.items()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -64,12 +63,10 @@ class StageSupernet(nn.Module):
         super().__init__()
         self.space = SearchSpace(skeleton, tuple(decisions))
         self.skeleton = skeleton
-        counts = [len(skeleton.stage_sites(k)) for k in range(STAGES)]
-        ends = list(accumulate(counts))
-        self._spans = [(end - count, end) for count, end in zip(counts, ends, strict=True)]
+        self._spans = [skeleton.span(k) for k in range(STAGES)]
         places = skeleton.places()
         self.stem = build_parts(skeleton.stem_parts())
-        self.stages = nn.ModuleList(MixedStage(skeleton, k, decisions[a:b]) for k, (a, b) in enumerate(self._spans))
+        self.stages = nn.ModuleList(MixedStage(skeleton, k, decisions[span]) for k, span in enumerate(self._spans))
         self.reductions = nn.ModuleList(skeleton.build_cell(p.reduction) for p in places if p.reduction)
         self.classifier = skeleton.parts()[0][-1].build()
 
@@ -77,8 +74,8 @@ class StageSupernet(nn.Module):
         """[B, C, H, W] and gates -> [B, classes]. Only options with a gate and live cells are computed."""
         pairs = list(zip(gates.indices, gates.weights, strict=True))
         x = self.stem(x)
-        for k, (stage, (start, end)) in enumerate(zip(self.stages, self._spans, strict=True)):
-            x = stage(x, pairs[start:end])
+        for k, (stage, span) in enumerate(zip(self.stages, self._spans, strict=True)):
+            x = stage(x, pairs[span])
             if k < STAGES - 1:
                 x = self.reductions[k](x, x)
         return self.classifier(x)
@@ -94,8 +91,8 @@ class StageSupernet(nn.Module):
         smaller = copy.deepcopy(self)
         smaller.space = space
         stages: Any = smaller.stages
-        for k, (stage, (start, end)) in enumerate(zip(stages, self._spans, strict=True)):
-            for mine, theirs in zip(self.space.decisions[start:end], space.decisions[start:end], strict=True):
+        for k, (stage, span) in enumerate(zip(stages, self._spans, strict=True)):
+            for mine, theirs in zip(self.space.decisions[span], space.decisions[span], strict=True):
                 kept = [mine.options[mine.index(option)] for option in theirs.options]
                 if mine.name.endswith(".cells"):
                     stage.outputs = [self.skeleton.outputs(k, int(n)) for n in kept]

@@ -108,6 +108,8 @@ def fit(
     `finish` is done to the trained model once, before it is saved.
     Raises `TrainingError` where the loss is not finite; what was saved before stays.
     """
+    if recipe.lr_min > phase.lr:
+        raise ConfigError(f"train.lr_min={recipe.lr_min} is above the learning rate {phase.lr} that it ends; make it smaller")
     fabric = make_fabric(recipe)
     set_drop_path(model, recipe.drop_path)  # refused here where the model has none
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
@@ -225,7 +227,7 @@ class _Trainer:
     def _step(self, indices: Tensor, epoch: int, step: int, steps: int) -> None:
         x, y = self._batch(self.split, indices, epoch, step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.phase.lr * self.recipe.lr_factor(epoch + step / steps, self.phase.epochs)
+            group["lr"] = self.recipe.lr(self.phase.lr, epoch + step / steps, self.phase.epochs)
         torch.manual_seed(torch_seed(self.seed, self.phase.name, epoch, step, "dropout"))  # inside `seeded`
         gates = self._gates(epoch, step, steps)
         output = self.model(x) if gates is None else self.model(x, gates)
@@ -274,7 +276,7 @@ class _Trainer:
 
     def summary(self, position: Position) -> dict[str, Any]:
         images = max(position.images, 1)
-        lr = self.phase.lr * self.recipe.lr_factor(position.epoch, self.phase.epochs)
+        lr = self.recipe.lr(self.phase.lr, position.epoch, self.phase.epochs)
         learned = {} if self.architect is None else self.architect.summary()
         accuracy = None if self._is_alone else position.correct / images
         return {"loss": position.loss / images, "train_accuracy": accuracy, "lr": lr, **learned}
@@ -357,18 +359,21 @@ def _restore(
     return Position(**position)
 
 
-def accuracy(network: nn.Module, split: Split, data: ImageData, batch_size: int = 250) -> float:
-    """Share of the split's images that a network classifies rightly, in evaluation mode."""
-    return int((predictions(network, split, data, batch_size) == split.labels).sum()) / len(split)
+def accuracy(network: nn.Module, split: Split, data: ImageData, batch_size: int = 250, gates: Gates | None = None) -> float:
+    """Share of the split's images that a network, or a supernet with gates, classifies rightly, in evaluation mode."""
+    return int((predictions(network, split, data, batch_size, gates) == split.labels).sum()) / len(split)
 
 
 @torch.no_grad()
-def predictions(network: nn.Module, split: Split, data: ImageData, batch_size: int = 250) -> Tensor:
-    """The class that a network names for each of the split's images, in evaluation mode: int64 [N]."""
+def predictions(
+    network: nn.Module, split: Split, data: ImageData, batch_size: int = 250, gates: Gates | None = None
+) -> Tensor:
+    """The class that a network, or a supernet with gates, names for each image, in evaluation mode: int64 [N]."""
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
+    given = () if gates is None else (gates,)
     batches = (normalise(split.images.fetch(indices), data, device) for indices in in_order(len(split), batch_size))
-    named = [network(x).argmax(1).cpu() for x in batches]
+    named = [network(x, *given).argmax(1).cpu() for x in batches]
     network.train(was_training)
     return torch.cat(named)

@@ -17,7 +17,8 @@ class Recipe:
     batch_size: int = 64  # images; the paper: 1024
     momentum: float = 0.9
     weight_decay: float = 4e-5  # not applied to batch norm and biases, as in SPOS
-    schedule: Literal["linear", "cosine"] = "linear"  # decay of the learning rate to 0, per step
+    schedule: Literal["linear", "cosine"] = "linear"  # decay of the learning rate, per step
+    lr_min: float = 0.0  # where the decay of the learning rate ends
     warmup_epochs: float = 0.0  # linear increase from 0
     label_smoothing: float = 0.0
     grad_clip: float = 0.0  # largest gradient norm; 0: not clipped
@@ -34,7 +35,7 @@ class Recipe:
     def __post_init__(self) -> None:
         ranges = {  # lowest, highest
             "batch_size": (2, math.inf), "momentum": (0, 0.9999), "weight_decay": (0, math.inf),
-            "warmup_epochs": (0, math.inf), "label_smoothing": (0, 0.99), "grad_clip": (0, math.inf),
+            "lr_min": (0, math.inf), "warmup_epochs": (0, math.inf), "label_smoothing": (0, 0.99), "grad_clip": (0, math.inf),
             "cutout": (0, math.inf), "auxiliary": (0, math.inf), "drop_path": (0, 0.99), "ema": (0, 0.999999),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
@@ -46,8 +47,13 @@ class Recipe:
     def augmentation(self) -> Augment:
         return Augment(self.augment, self.flip, self.cutout, self.autoaugment)
 
+    def lr(self, initial: float, epoch: float, epochs: int) -> float:
+        """Learning rate at a point of the training (in epochs, fractional) that begins with `initial`."""
+        factor, least = self.lr_factor(epoch, epochs), self.lr_min if epoch >= self.warmup_epochs else 0.0
+        return least + (initial - least) * factor
+
     def lr_factor(self, epoch: float, epochs: int) -> float:
-        """Learning rate at a point of the training (in epochs, fractional), as a factor of the initial one."""
+        """How far the schedule is at a point of the training (in epochs, fractional): 1 for the initial learning rate."""
         if epoch < self.warmup_epochs:
             return epoch / self.warmup_epochs
         done = (epoch - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1e-9)
@@ -82,7 +88,9 @@ class Retraining:
             raise ConfigError(f"unknown preset '{preset}'; {did_you_mean(preset, (*SCALES, 'paper'))}")
         epochs, batch = SCALES[preset]
         warmup = self.recipe.warmup_epochs * epochs / self.epochs
-        recipe = replace(self.recipe, batch_size=batch, warmup_epochs=round(warmup, 3))
+        scale = batch / self.recipe.batch_size
+        least = self.recipe.lr_min * scale
+        recipe = replace(self.recipe, batch_size=batch, warmup_epochs=round(warmup, 3), lr_min=least)
         return Retraining(recipe, epochs, self.lr * batch / self.recipe.batch_size)
 
 
