@@ -2,9 +2,10 @@
 
     python benchmarks/small_folder.py [SEED ...]
 
-Each search is `hiernas search METHOD --data FOLDER --limit "latency_ms<=2" --preset small --seed SEED`; the seed draws the images,
-too. Every row is written as its search ends, and what the result file has already is not done again. The control is the
-network that the search found, trained by the preset as it is, for its own few epochs, without new statistics: how it was before.
+Each search is `hiernas search METHOD --data FOLDER --limit "latency_ms<=2" --preset small --seed SEED`; the seed draws the
+images, too. Every row is written as its search ends, and what the result file has already is not done again. The control is
+the network that the search found, trained by the preset as it is, for its own few epochs, without new statistics: how it
+was before.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import shapes
-from common import dated
 
+from common import dated
 from hiernas.architecture import Architecture
 from hiernas.finish import joined
 from hiernas.methods.hnas import SMALL
@@ -30,7 +31,8 @@ METHODS = ("hnas", "hournas", "darts", "hmnas")
 PER_CLASS = (60, 20)
 HEAD = """# Small folders
 
-`python benchmarks/small_folder.py`. Test accuracy in % of 48 (60 images per class) or 16 (20 per class) held-out images; chance is 25 %.
+`python benchmarks/small_folder.py`. Test accuracy in % of 48 (60 images per class) or 16 (20 per class)
+held-out images; chance is 25 %.
 
 | images per class | method | seed | before | now | validation, supernet | final epochs | doubts |
 |---|---|---|---|---|---|---|---|

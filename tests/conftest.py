@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see `hiernas.cli.main`
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the tests themselves load ONNX Runtime
 
 from hiernas.data import ImageData, load_data
 

@@ -49,7 +49,7 @@ GENES = f"normal={NORMAL}, reduce={REDUCE}"
 
 @pytest.mark.skipif(not PIXEL.exists(), reason="the phones' latency tables are not beside the checkout")
 def test_the_pixel_1_stands_beside_the_published_latency() -> None:
-    shown = cost_of(Source("proxyless-mobile", arguments={"widths": "search"}), PIXEL, "onnxruntime", 1, silent)
+    shown = cost_of(Source("proxyless-mobile", arguments={"widths": "search"}), PIXEL, None, None, silent)
     assert shown["latency predicted"].startswith("82.5 ms (pixel1-proxylessnas")
     assert shown["published latency"] == "Pixel 1: 78 ms"
     assert "82.5 ms" in shown["note"]

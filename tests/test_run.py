@@ -194,6 +194,9 @@ def test_a_users_folder_end_to_end(tmp_path: Path) -> None:
         (["measure", "tiny", "--set", "population=3"], "takes --set space.KEY=VALUE only"),
         (["list", "colours"], "there is no list of 'colours'"),
         (["measure", "tiny", "--input-size", "3x32x32"], "write channels,height,width"),
+        (["vital", "tiny", "--input-size", "3,100000,100000"], "one such input takes 111.8 GiB"),
+        (["search", "--image-size", "100000"], "at most 128"),
+        (["check", "--threads", "640000"], "threads is 640000, and this process may use"),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(arguments: list[str], message: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import hiernas.spaces
+from hiernas.costs.runner import usable_cores
 from hiernas.costs.runtimes import RUNTIMES
 from hiernas.data import ImageData
 from hiernas.errors import LatencyError, SpaceError, did_you_mean
@@ -147,10 +148,16 @@ def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapp
     return space
 
 
+RUNTIME = "onnxruntime"  # where none is named
+
+
 def make_runtime(name: str, threads: int) -> Any:
     """A runtime by name."""
     if name not in RUNTIMES:
         raise LatencyError(f"unknown runtime '{name}'; {did_you_mean(name, RUNTIMES)}")
-    if threads < 1:
-        raise LatencyError(f"threads is {threads}; it must be at least 1")
+    if not 1 <= threads <= usable_cores():
+        raise LatencyError(
+            f"threads is {threads}, and this process may use {usable_cores()} cores: more threads than cores wait for each "
+            f"other, and such a latency says nothing; give 1 to {usable_cores()}"
+        )
     return RUNTIMES[name](threads=threads)

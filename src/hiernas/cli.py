@@ -42,8 +42,10 @@ Out = Annotated[Path | None, typer.Option(help="folder to write; default: a new 
 ImageSize = Annotated[int | None, typer.Option(help="resize images to this many pixels a side")]
 ValPerClass = Annotated[int | None, typer.Option(help="validation images per class, cut from the training images")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad-images", help="leave out images that cannot be read, and count them")]
-RuntimeName = Annotated[str, typer.Option("--runtime", help="what measures latency; see `hiernas list runtimes`")]
-Threads = Annotated[int, typer.Option(help="threads of the measured runtime", min=1)]
+RuntimeName = Annotated[
+    str | None, typer.Option("--runtime", help="what measures latency; default: onnxruntime; see `hiernas list runtimes`")
+]
+Threads = Annotated[int | None, typer.Option(help="threads of the measured runtime; default: 1", min=1)]
 
 
 def main() -> None:
@@ -98,8 +100,8 @@ def search(
     image_size: ImageSize = None,
     val_per_class: ValPerClass = None,
     skip_bad_images: SkipBad = False,
-    runtime: RuntimeName = "onnxruntime",
-    threads: Threads = 1,
+    runtime: RuntimeName = None,
+    threads: Threads = None,
 ) -> None:
     """Search, train, measure and export a network; with no arguments, for the digits data set on this CPU."""
     if out_folder is not None:
@@ -131,8 +133,8 @@ def check(
     image_size: ImageSize = None,
     val_per_class: ValPerClass = None,
     skip_bad_images: SkipBad = False,
-    runtime: RuntimeName = "onnxruntime",
-    threads: Threads = 1,
+    runtime: RuntimeName = None,
+    threads: Threads = None,
 ) -> None:
     """Say what a search would face: size, costs, share within the limits, memory and time. Trains nothing."""
     request = _request(
@@ -150,7 +152,7 @@ def check(
 def _request(
     method: str, space: str | None, data: str, limit: list[str] | None, latency_table: Path | None, preset: str,
     cells: str | None, settings: list[str] | None, seed: int, image_size: int | None, val_per_class: int | None,
-    skip_bad_images: bool, runtime: str, threads: int,
+    skip_bad_images: bool, runtime: str | None, threads: int | None,
 ) -> Request:  # fmt: skip
     from hiernas.run import Request
 
@@ -235,15 +237,25 @@ def _sizes(text: str) -> tuple[int, int, int]:
     parts = text.split(",")
     if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
         raise ConfigError(f"--input-size {text}: write channels,height,width, such as 3,224,224")
-    return (int(parts[0]), int(parts[1]), int(parts[2]))
+    sizes = (int(parts[0]), int(parts[1]), int(parts[2]))
+    from hiernas.costs.runner import usable_memory
+
+    bytes_, memory = 4 * sizes[0] * sizes[1] * sizes[2], usable_memory()
+    if bytes_ > memory / 64:
+        most = int((memory / 64 / 4 / sizes[0]) ** 0.5)
+        raise ConfigError(
+            f"--input-size {text}: one such input takes {bytes_ / 2**30:,.1f} GiB, and what a network computes from it many "
+            f"times that; this machine has {memory / 2**30:.1f} GiB; give sides of at most {most}"
+        )
+    return sizes
 
 
 @app.command()
 def cost(
     network: Annotated[str, typer.Argument(help="an architecture file (best.json), a run folder, or a name such as fbnet-c")],
     latency_table: TableFile = None,
-    runtime: RuntimeName = "onnxruntime",
-    threads: Threads = 1,
+    runtime: RuntimeName = None,
+    threads: Threads = None,
     input_size: Annotated[str | None, typer.Option(help="channels,height,width; of a published network")] = None,
     num_classes: Annotated[int | None, typer.Option(help="classes; of a published network", min=2)] = None,
     settings: Settings = None,
@@ -345,7 +357,9 @@ def export_command(
 def rank(
     run: Annotated[Path, typer.Argument(help="a finished search")],
     against: Annotated[str, typer.Option(help="'random': networks drawn under the same limits")] = "random",
-    networks: Annotated[int, typer.Option(help="how many of them are trained", min=2)] = 5,
+    networks: Annotated[
+        int, typer.Option(help="random ones to train; up to as many more of the last supernet's space and of the front", min=2)
+    ] = 5,
     epochs: Annotated[int | None, typer.Option(help="of each training; default: the run's final_epochs", min=1)] = None,
 ) -> None:
     """Say how far a search can be trusted: its network against random ones that are trained alike."""

@@ -20,7 +20,7 @@ from hiernas.report.graphs import is_cells
 from hiernas.settings import keys
 from hiernas.spaces import known
 from hiernas.train.recipes import RECIPES, SCALES
-from hiernas.trust import Trust
+from hiernas.trust import OWN, Order, Trust
 
 
 def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -43,7 +43,7 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             f"latency predicted against measured over {error['networks']} networks: mean absolute error "
             f"{error['mean_absolute_percent']:.1f} %, bias {error['bias_percent']:+.1f} %"
         )
-    elif result["device"]:
+    elif result["device"] and latency["measured"] is None:
         lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
     if result["method"] == "hmnas":
         lines += masks.words(result)
@@ -64,9 +64,16 @@ def trust_rows(found: Trust) -> dict[str, str]:
         "random": f"{mean:.2%} ± {spread:.2%} over {len(found.random)} networks within the same limits",
         "improvement": f"{found.improvement:+.2f} % over random (RI)",
     }
-    if found.tau is not None:
-        rows["supernet"] = "Kendall's tau {:.2f} (95 %: {:.2f} to {:.2f}) between its accuracies and theirs".format(*found.tau)
-    return rows
+    return rows | {f"supernet, {over}": _order_text(over, order) for over, order in found.orders.items()}
+
+
+def _order_text(over: str, order: Order | str) -> str:
+    if isinstance(order, str):
+        return f"{order}; rank again with more --networks (11 in HNAS' paper)" if over == OWN else order
+    return (
+        f"Kendall's tau {order.tau:.2f} (95 %: {order.low:.2f} to {order.high:.2f}; by chance with probability "
+        f"{order.chance:.2g}) between its accuracies and those after training, over {order.networks}"
+    )
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------

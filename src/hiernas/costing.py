@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hiernas.architecture import Architecture
-from hiernas.catalogue import make_runtime
+from hiernas.catalogue import RUNTIME, make_runtime
 from hiernas.costs.count import cost as count_cost
 from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.errors import ConfigError, RunError, SpaceError
@@ -72,7 +72,7 @@ def cells_named(text: str) -> str:
 
 
 def cost_of(
-    source: Source, latency_table: Path | None, runtime: str, threads: int, listener: Listener
+    source: Source, latency_table: Path | None, runtime: str | None, threads: int | None, listener: Listener
 ) -> dict[str, str]:
     """Costs of a network by name of the cost: counted, as published, predicted and measured."""
     architecture = source.load()
@@ -102,13 +102,13 @@ def _published(network: Known) -> dict[str, str]:
 
 
 def _latencies(
-    architecture: Architecture, latency_table: Path | None, runtime: str, threads: int, listener: Listener
+    architecture: Architecture, latency_table: Path | None, runtime: str | None, threads: int | None, listener: Listener
 ) -> dict[str, str]:
     if latency_table is not None:
-        table = load_table(latency_table)
+        table = load_table(latency_table, runtime, threads)
         where = f"{table.device}, {table.runtime}"
         return {"latency predicted": f"{quantity('latency_ms', table.predict(architecture))} ({where})"}
-    engine = make_runtime(runtime, threads)
+    engine = make_runtime(runtime or RUNTIME, threads or 1)
     kept = tuple(
         Decision(name, tuple(option for option, _ in choice))
         for name, choice in zip(architecture.skeleton.site_names, architecture.choices, strict=True)

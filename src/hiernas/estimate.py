@@ -2,7 +2,8 @@
 
 Time is measured on throw-away weights: a few training steps and evaluations on the real images, times the
 number of them. Memory is weights, gradients and momentum plus the activations that the largest sampled
-architecture keeps for its backward pass, counted as they are saved.
+architecture keeps for its backward pass, counted as they are saved; or what is evaluated, or measured, at a time, where that
+is more; and the images.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiernas.catalogue import METHODS
+from hiernas.costs.limits import feasible_share
+from hiernas.costs.probes import plan_of
+from hiernas.costs.runtimes import RUNTIMES
 from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
+from hiernas.data.images import OnDemand, Subset
 from hiernas.gates import Gates, single_path, softmax
 from hiernas.randomness import numpy_generator
-from hiernas.run import Prepared, plan, share_feasible
-from hiernas.search.evaluate import Evaluator
+from hiernas.run import Prepared, plan
+from hiernas.search.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.search.oneshot import fresh_supernet
 from hiernas.supernet.chain import ChainSupernet
 from hiernas.train.loop import make_fabric
@@ -72,20 +77,49 @@ def estimate(prepared: Prepared) -> Estimate:
         step_seconds, activations = _training_step(supernet, prepared, paths, largest, recipe_of(config))
         candidate_seconds = _evaluation(supernet, prepared, genes)
     batch = min(recipe_of(config).batch_size, len(prepared.data.train))
-    buffers = 4 * (3 * params)  # weights, gradients, momentum in 32 bits
+    training = 4 * (3 * params) + activations  # weights, gradients, momentum in 32 bits
     return Estimate(
         space_size=max(space.size(), among.size()),
         costs=costs,
         feasible_share=share_feasible(prepared),
         supernet_params=params,
-        memory_gib=(buffers + activations + _pixels(prepared)) / 2**30,
+        memory_gib=(max(training, 4 * params + _evaluating(prepared), _measuring(prepared)) + _pictures(prepared)) / 2**30,
         seconds=_seconds(prepared, step_seconds / batch, candidate_seconds, _final_image(prepared, step_seconds / batch)),
     )
 
 
-def _pixels(prepared: Prepared) -> int:
-    data = prepared.data
+def share_feasible(prepared: Prepared, n: int = 10_000) -> float:
+    """Share of sampled architectures that meet the limits."""
+    method = METHODS[prepared.request.method]
+    among = method.among(prepared.space)
+    tables = method.costs(prepared.space, among, prepared.latency)
+    rng = numpy_generator(prepared.request.seed, "share")
+    return feasible_share(among, tables, prepared.limits, rng, n)
+
+
+def _pictures(prepared: Prepared) -> int:
+    """Bytes of the pixels in memory; of pictures that are read on demand, those that are being decoded."""
+    data, images = prepared.data, prepared.data.train.images
+    source = images.images if isinstance(images, Subset) else images
+    if isinstance(source, OnDemand):
+        return source.decoding_bytes
     return (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
+
+
+def _evaluating(prepared: Prepared) -> int:
+    """Bytes of activations while candidates of a chain are evaluated; in cells a training step takes more."""
+    space, data = prepared.space, prepared.data
+    if space.skeleton.groups:
+        return 0
+    return min(batch_for(space), max(len(data.val), prepared.config.calibration_images)) * evaluation_bytes(space)
+
+
+def _measuring(prepared: Prepared) -> int:
+    """Bytes of the operations that are loaded at a time while this device's latency table is measured."""
+    table = prepared.latency
+    if table is None or prepared.request.latency_table is not None:
+        return 0
+    return plan_of(prepared.space, RUNTIMES[table.runtime].inner_layout).loaded_bytes(table.threads, table.batch)
 
 
 def _final_image(prepared: Prepared, of_supernet: float) -> float:
@@ -179,8 +213,9 @@ def _evaluation(supernet: ChainSupernet, prepared: Prepared, genes: np.ndarray) 
     n = int(min(200, max(16, TIMED_MACS / typical)))
     few = replace(data, val=_first(data.val, n))
     evaluator = Evaluator(
-        supernet, few, make_fabric(config.train), seed=0, calibration_images=min(n, config.calibration_images)
-    )
+        supernet, few, make_fabric(config.train), seed=0, calibration_images=min(n, config.calibration_images),
+        batch_size=batch_for(prepared.space),
+    )  # fmt: skip
     candidates = [prepared.space.decode(g) for g in genes[:8]]
     evaluator(candidates[:2])
     start = time.perf_counter()

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.architecture import Architecture
+from hiernas.catalogue import make_runtime
 from hiernas.compare import compare
-from hiernas.costs.runtimes import RUNTIMES
 from hiernas.data import ImageData
-from hiernas.data.batches import normalise
+from hiernas.data.batches import at_once, normalise
 from hiernas.data.split import Split
 from hiernas.errors import LatencyError, RunError
 from hiernas.export import export
@@ -23,10 +23,11 @@ from hiernas.randomness import seeded, torch_generator
 from hiernas.report import write_report
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
 from hiernas.runfolder import RunFolder
-from hiernas.search.evaluate import calibration_indices
+from hiernas.search.evaluate import batch_for, calibration_indices
 from hiernas.search.problem import Found, Problem
 from hiernas.search.ranking import Candidate
 from hiernas.settings import from_dict
+from hiernas.space import SearchSpace
 from hiernas.train.calibrate import calibrate
 from hiernas.train.loop import fit, predictions
 from hiernas.train.recipes import Phase, Recipe
@@ -34,7 +35,8 @@ from hiernas.version import VERSION
 
 PARITY_IMAGES = 16  # real test images that exported files are compared on
 MEASURED_RUNS = 100
-CALIBRATION_IMAGES, BATCH = 2000, 250  # for the batch-norm statistics of a trained network
+SINGLE_PATH = ("hnas", "hournas", "spos", "random")  # methods whose supernets hold all networks of their spaces
+CALIBRATION_IMAGES = 2000  # for the batch-norm statistics of a trained network
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def complete(problem: Problem, config: Any, found: Found, doubts: Sequence[str] 
         "objective": config.objective,
         "limits": [_limit(x) for x in problem.limits],
         "automatic_limit": run.config["automatic_limit"],
-        "device": device_of(problem.latency),
+        "device": device_of(problem.latency or meter(problem)),
         "front": [_member(c, measured) for c in found.front],
         "chosen": {**chosen, "test_accuracy": test_accuracy, "sites": architecture.to_json()["sites"]},
         "inherited": start is not None,
@@ -164,7 +166,7 @@ def train_network(
     def finish(model: nn.Module) -> None:
         chosen = torch.randperm(len(images), generator=torch_generator(seed, "statistics"))[:CALIBRATION_IMAGES]
         device = next(model.parameters()).device
-        batches = chosen.tensor_split(-(-len(chosen) // BATCH))  # of about equal size
+        batches = chosen.tensor_split(-(-len(chosen) // at_once(data.input_size)))  # of about equal size
         calibrate(model, (normalise(images.images.fetch(b), data, device) for b in batches))
 
     fit(network, images, data, phase, recipe, seed=seed, run=run, finish=finish)
@@ -178,24 +180,38 @@ def inherited_weights(run: RunFolder, architecture: Architecture, data: ImageDat
         if architecture != Architecture.load(run.path / "best.json", architecture.skeleton.space()):  # type: ignore[attr-defined]
             raise RunError(f"{run.path} holds the weights of its chosen network only; leave --inherit out")
         return found[0]
-    if not run.config["method"].startswith(("hnas", "hournas", "spos", "random")):
+    if run.config["method"] not in SINGLE_PATH:
         raise RunError(
             f"{run.path} was searched by '{run.config['method']}' in a smaller network than the one it found: there are no "
             "weights to inherit; leave --inherit out"
         )
-    names = sorted((p.stem for p in (run.path / "checkpoint").glob("train*.safetensors")), key=lambda n: int(n[5:] or 0))
+    supernet = last_supernet(run, architecture.skeleton.space())  # type: ignore[attr-defined] # chains have one
+    if supernet is None:
+        raise RunError(f"{run.path} has no finished supernet; name the run of a finished search")
+    network = supernet.subnet(architecture)
+    images, batch = run.config["config"]["calibration_images"], batch_for(supernet.space)
+    batches = calibration_indices(data, run.config["seed"], images, batch)
+    calibrate(network, [normalise(data.train.images.fetch(i), data, torch.device("cpu")) for i in batches])
+    return dict(network.state_dict())
+
+
+def last_supernet(run: RunFolder, space: SearchSpace) -> Any | None:
+    """The supernet that chose in a finished search by single paths, which holds all networks of its own space.
+
+    Its space is what the last pruning left; `space`: the one that was searched. None for other methods, and where the
+    search has not finished.
+    """
+    if run.config["method"] not in SINGLE_PATH:
+        return None
+    names = sorted((p.stem for p in (run.path / "checkpoint").glob("train*.safetensors")), key=lambda n: int(n[5:]))
     result = run.read_json("result.json")
     loaded = run.load_tensors(names[-1]) if names else None
     if loaded is None or result is None or "stages" not in result:
-        raise RunError(f"{run.path} has no finished supernet; name the run of a finished search")
-    space = architecture.skeleton.space()  # type: ignore[attr-defined] # chains: what single-path search trains
+        return None
     kept = result["stages"][-1]["kept"] if result["stages"] else run.config["space"]["options"]
-    supernet = space.restrict(kept).supernet()
+    supernet: Any = space.restrict(kept).supernet()
     supernet.load_state_dict({k[6:]: v for k, v in loaded[0].items() if k.startswith("model.")})
-    network = supernet.subnet(architecture)
-    batches = calibration_indices(data, run.config["seed"], run.config["config"]["calibration_images"])
-    calibrate(network, [normalise(data.train.images.fetch(i), data, torch.device("cpu")) for i in batches])
-    return dict(network.state_dict())
+    return supernet
 
 
 def write_network(
@@ -229,17 +245,25 @@ def save_weights(network: nn.Module, run: RunFolder, metadata: Mapping[str, str]
     run.write_bytes("best.safetensors", data)
 
 
+def meter(problem: Problem) -> Any | None:
+    """What measures whole networks: the runtime of the latency table or, without a table, the one that was asked for.
+
+    None where it is not here: another device's table, a package that is missing, more threads than cores.
+    """
+    table, asked = problem.latency, problem.run.config
+    name, threads = (asked["runtime"], asked["threads"]) if table is None else (table.runtime, table.threads)
+    try:
+        runtime = make_runtime(name, threads)
+    except LatencyError:
+        return None
+    return runtime if table is None or runtime.device == table.device else None
+
+
 def measure_front(problem: Problem, found: Found) -> dict[str, Any]:
     """Whole-network latencies of the front and the chosen member, by their options; kept as they come in."""
-    run, table = problem.run, problem.latency
+    run, runtime = problem.run, meter(problem)
     measured: dict[str, Any] = run.read_json("checkpoint/measured.json") or {}
-    if table is None or table.runtime not in RUNTIMES:
-        return measured  # another device's table: it cannot be measured here
-    try:
-        runtime = RUNTIMES[table.runtime](threads=table.threads)
-    except LatencyError:  # its package or its kind of device is not here
-        return measured
-    if runtime.device != table.device:
+    if runtime is None:
         return measured
     members = {",".join(rival.architecture.labels): rival.architecture for rival in found.rivals}
     members |= {",".join(c.options): found.space.architecture(c.options) for c in found.front if c != found.chosen}
@@ -303,11 +327,12 @@ def describe_data(data: ImageData) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def device_of(table: Any) -> dict[str, Any] | None:
-    """Where the latencies of a table come from."""
-    if table is None:
+def device_of(source: Any) -> dict[str, Any] | None:
+    """Where latencies come from: a table's, or those that a runtime measures."""
+    if source is None:
         return None
-    return {k: getattr(table, k) for k in ("device", "runtime", "version", "threads", "batch")}
+    runtime = source.runtime if hasattr(source, "runtime") else source.name
+    return {"device": source.device, "runtime": runtime, **{k: getattr(source, k) for k in ("version", "threads", "batch")}}
 
 
 def _arguments(architecture: Architecture) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiernas.catalogue import make_runtime, space_function
+from hiernas.catalogue import RUNTIME, make_runtime, space_function
 from hiernas.costs.calibrate import FEWEST, Calibration, Errors, calibrate
 from hiernas.costs.doubts import doubts
 from hiernas.costs.latency import LatencyTable, Progress, cached_table_path, measure_table
@@ -101,7 +101,7 @@ def _check(asked: Asked) -> None:
 
 
 def _measure(space: SearchSpace, asked: Asked, listener: Listener) -> dict[str, str]:
-    engine = make_runtime(asked.runtime or "onnxruntime", asked.threads or 1)
+    engine = make_runtime(asked.runtime or RUNTIME, asked.threads or 1)
     path = asked.out or cached_table_path(engine)
     shown = _busy()
     table = measure_table(space, engine, path, teller(listener))

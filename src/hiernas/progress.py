@@ -95,6 +95,10 @@ class Display:
             highlight=False,
         )
 
+    def _on_ranking(self, e: Mapping[str, Any]) -> None:
+        text = f"{e['of'] - e['trained']} networks to train for {e['epochs']} epochs each; {e['trained']} are trained"
+        self.console.print(text, highlight=False)
+
     def _on_cells(self, e: Mapping[str, Any]) -> None:
         self.console.print(f"cells: {e['genotype']}", highlight=False)
 

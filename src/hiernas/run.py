@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 import hiernas.spaces
-from hiernas.catalogue import METHODS, make_runtime, make_space, space_function
+from hiernas.catalogue import METHODS, RUNTIME, make_runtime, make_space, space_function
 from hiernas.costs.count import parts_of_space
 from hiernas.costs.latency import cached_table_path, load_table, measure_table
-from hiernas.costs.limits import Limit, check_reachable, feasible_share, parse_limits
+from hiernas.costs.limits import Limit, check_reachable, median_limit, parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
@@ -40,8 +40,8 @@ class Request:
     data: Any = "digits"  # anything `load_data` takes, or an ImageData
     limits: Sequence[str] = ()
     latency_table: str | Path | None = None  # None: this device's, from the cache or measured
-    runtime: str = "onnxruntime"
-    threads: int = 1
+    runtime: str | None = None  # None: that of the latency table, else onnxruntime
+    threads: int | None = None  # None: those of the latency table, else 1
     preset: str = "quick"
     config: Any = None  # of the method; None: the preset's, for as many images as there are
     settings: Sequence[str] = ()  # "key=value" on top of it
@@ -100,6 +100,9 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
         space_function(request.space, request.space_arguments)
     data = _load(request)
     config = request.resolved(len(data.train))
+    fitted = differences(asked, config)
+    if config.objective == "auto":
+        config = replace(config, objective=limits[0].metric if limits else "latency_ms")
     space = make_space(request.space, data, request.space_arguments)
     _check_inputs(config, data)
     refusal = METHODS[request.method].refusal(space)
@@ -112,17 +115,17 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
         raise ConfigError(
             f"train.drop_path is for networks of cells, and '{space.name}' is a chain; leave it out (--set train.drop_path=0)"
         )
-    latency = _latency(request, space, listener)
+    latency = _latency(request, space, _needs_latency(config, limits), listener)
     tables = cost_tables(space, latency)
     automatic = not limits
     if automatic:
-        limits = (_median_limit(space, tables, config.objective, request.seed),)
+        limits = (median_limit(space, tables[config.objective], numpy_generator(request.seed, "limit")),)
     method = METHODS[request.method]
     among = method.among(space)
     tables = tables if among is space else method.costs(space, among, latency)
     check_reachable(among, tables, limits)
-    fitted, doubts = differences(asked, config), of_limits(tables, limits, automatic)
-    return Prepared(request, config, space, data, limits, latency, automatic, fitted, tuple(doubts))
+    doubts = tuple(of_limits(tables, limits, automatic))
+    return Prepared(request, config, space, data, limits, latency, automatic, fitted, doubts)
 
 
 def _with_space(request: Request) -> Request:
@@ -161,29 +164,33 @@ def _check_inputs(config: Any, data: ImageData) -> None:
         raise ConfigError(f"calibration_images={config.calibration_images} is fewer than one image per class")
 
 
-def _latency(request: Request, space: SearchSpace, listener: Listener | None) -> Any:
-    """The latency table: the given one, checked to cover what the method needs, or this device's, measured where it lacks."""
+def _needs_latency(config: Any, limits: Sequence[Limit]) -> bool:
+    """Whether a limit is on latencies, or they are minimised (or limited, where no limit is given)."""
+    return config.objective == "latency_ms" or any(limit.metric == "latency_ms" for limit in limits)
+
+
+def _latency(request: Request, space: SearchSpace, needed: bool, listener: Listener | None) -> Any:
+    """The latency table: the given one, checked to cover what the method needs, or this device's, measured where it lacks.
+
+    None where no table is given and none is needed; what measures the final network is looked at all the same.
+    """
     spaces = (space, *METHODS[request.method].also(space))
     if request.latency_table is not None:
-        table = load_table(Path(request.latency_table))
-        for needed in spaces[1:]:
-            cost_tables(needed, table)  # says what is missing
+        table = load_table(Path(request.latency_table), request.runtime, request.threads)
+        for other in spaces[1:]:
+            cost_tables(other, table)  # says what is missing
         return table
-    runtime = make_runtime(request.runtime, request.threads)
+    runtime = make_runtime(request.runtime or RUNTIME, request.threads or 1)
+    if not needed:
+        return None
 
     def progress(done: int, total: int, key: str) -> None:
         if listener is not None:
             listener({"event": "measuring", "done": done, "total": total, "key": key})
 
-    for needed in spaces:
-        measured = measure_table(needed, runtime, cached_table_path(runtime), progress)
+    for each in spaces:
+        measured = measure_table(each, runtime, cached_table_path(runtime), progress)
     return measured
-
-
-def _median_limit(space: SearchSpace, tables: Mapping[str, Any], metric: str, seed: int) -> Limit:
-    genes = space.sample_encoded(numpy_generator(seed, "limit"), 1000)
-    median = float(np.median(tables[metric].of(genes)))
-    return Limit(metric, high=float(f"{median * 1.005:.3g}"))  # three digits, not below the median
 
 
 # -- search and resume -----------------------------------------------------------------------------------------------
@@ -240,9 +247,8 @@ def _execute(prepared: Prepared, run: RunFolder) -> None:
 
 
 def _config_file(prepared: Prepared) -> dict[str, Any]:
-    request, data = prepared.request, prepared.data
-    named = isinstance(request.data, str | Path)
-    source = str(request.data) if named else None
+    request, data, latency = prepared.request, prepared.data, prepared.latency
+    source = str(request.data) if isinstance(request.data, str | Path) else None
     if source is not None and Path(source).exists():
         source = str(Path(source).resolve())
     skeleton = prepared.space.skeleton
@@ -267,8 +273,8 @@ def _config_file(prepared: Prepared) -> dict[str, Any]:
         "limits": [_exact(limit) for limit in prepared.limits],
         "automatic_limit": prepared.automatic_limit,
         "latency_table": None if request.latency_table is None else str(Path(request.latency_table).resolve()),
-        "runtime": request.runtime,
-        "threads": request.threads,
+        "runtime": request.runtime or RUNTIME if latency is None else latency.runtime,
+        "threads": request.threads or 1 if latency is None else latency.threads,
         "config": to_dict(prepared.config),
         "fitted": prepared.fitted,
         "doubts": list(prepared.doubts),
@@ -288,8 +294,10 @@ def _exact(limit: Limit) -> dict[str, Any]:
 
 
 def _keep_latency(run: RunFolder, prepared: Prepared) -> None:
-    """Put the latency table that the search goes by into the run folder."""
+    """Put the latency table that the search goes by into the run folder, where there is one."""
     source = prepared.request.latency_table
+    if prepared.latency is None:
+        return
     if source is not None:
         shutil.copyfile(source, run.path / f"latency{Path(source).suffix}")
     else:
@@ -341,15 +349,14 @@ def _reload(run: RunFolder, space: SearchSpace | None, data: Any) -> Prepared:
             raise RunError(f"{run.path} searches a space of your own, '{config['space']['name']}'; resume it with space=...")
         loaded = reload_data(run, data)
         arguments = {k: v for k, v in config["space"]["arguments"].items() if k not in ("input_size", "num_classes")}
-        table = _kept_latency(run)
+        table = _kept_latency(run) or config["latency_table"]
         request = Request(
             method=config["method"],
             space=space or config["space"]["name"],
             space_arguments=arguments,
             data=loaded,
-            latency_table=table or config["latency_table"],
-            runtime=config["runtime"],
-            threads=config["threads"],
+            latency_table=table,
+            **({} if table else {name: config[name] for name in ("runtime", "threads")}),
             preset=config["preset"],
             config=from_file(type(METHODS[config["method"]].presets["paper"]), config["config"]),
             seed=config["seed"],
@@ -361,7 +368,7 @@ def _reload(run: RunFolder, space: SearchSpace | None, data: Any) -> Prepared:
     except (KeyError, TypeError, AttributeError, ConfigError, LimitError) as error:
         raise RunError(f"{run.path}/config.yaml is damaged ({error}); start the search again") from error
     made = make_space(request.space, loaded, arguments).restrict(kept)
-    latency = _latency(request, made, run.listener)
+    latency = _latency(request, made, _needs_latency(request.config, limits), run.listener)
     original = replace(request, latency_table=config["latency_table"])
     told = {"fitted": config.get("fitted", ""), "doubts": tuple(config.get("doubts", ()))}
     return Prepared(original, request.resolved(), made, loaded, limits, latency, config["automatic_limit"], **told)
@@ -397,13 +404,3 @@ def plan(prepared: Prepared) -> dict[str, float]:
     final = {"final": training_work(config.final_epochs, len(data.train) + len(data.val))}
     compared = {phase: work.pop(phase) for phase in list(work) if phase.startswith("compare")}  # after the final one
     return {**work, **final, **compared}
-
-
-def share_feasible(prepared: Prepared, n: int = 10_000) -> float:
-    """Share of sampled architectures that meet the limits."""
-    method = METHODS[prepared.request.method]
-    among = method.among(prepared.space)
-    tables = method.costs(prepared.space, among, prepared.latency)
-    rng = numpy_generator(prepared.request.seed, "share")
-    return feasible_share(among, tables, prepared.limits, rng, n)
-

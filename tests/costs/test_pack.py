@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def own_pack(pack: Path, tmp_path: Path) -> Path:
 def measured_by(runtime: Known, plan: Plan) -> dict[str, Any]:
     """What measure.py writes, from a runtime of known latencies."""
     found: dict[str, Entry] = {}
-    for chunk in plan.chunks():
+    for chunk in (chunk for group in plan.groups() for chunk in group):
         probes = [probe for item in chunk for probe in item.probes]
         calls = [runtime.prepare(probe.build(), probe.input_size) for probe in probes]
         measured = measure_by_turns(calls, 45 * chunk[0].runs, 3)
@@ -97,7 +98,9 @@ def test_a_pack_is_measured_from_anywhere_without_hiernas(own_pack: Path, tmp_pa
     refused = run_alone(own_pack, tmp_path, "--out", "m.json", "--device", "another board")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error: m.json was begun with device 'a board', and this is 'another board'")
-    assert "--threads is 0; it must be at least 1" in run_alone(own_pack, tmp_path, "--threads", "0").stderr
+    for threads in (0, (os.cpu_count() or 1) + 1):
+        shown = run_alone(own_pack, tmp_path, "--threads", str(threads)).stderr
+        assert shown.startswith(f"error: --threads is {threads}, and this device has "), shown
 
 
 def test_the_pack_holds_the_operations_of_the_space(pack: Path) -> None:

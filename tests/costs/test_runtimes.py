@@ -1,8 +1,11 @@
 """Runtimes: real measurements of small modules, and the bookkeeping of turns with calls of known duration."""
 
 import gc
+import os
+import re
 import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from hiernas.catalogue import make_runtime
 from hiernas.costs import runtimes as runtimes_module
-from hiernas.costs.runner import load_onnx
+from hiernas.costs.runner import load_onnx, load_onnxruntime
 from hiernas.costs.runtimes import RUNTIMES, OnnxRuntime, to_onnx
 from hiernas.costs.timing import Loaded, Runtime, difference, example, measure_by_turns
 from hiernas.costs.torch_runtimes import CompiledTorch
@@ -156,6 +160,33 @@ def test_a_package_that_is_not_there(name: str, package: str, monkeypatch: pytes
     message = rf"^the runtime '{name}' cannot be loaded \(.*{missing}.*\); install it: {install}$"
     with pytest.raises(LatencyError, match=message):
         RUNTIMES[name]()
+
+
+def test_onnx_runtime_is_loaded_with_its_telemetry_off_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os\nseen, off = os.environ.get('ORT_DISABLE_TELEMETRY'), []\n"
+        "def disable_telemetry_events(): off.append(True)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    loaded = load_onnxruntime()
+    assert (loaded.__file__, loaded.seen, loaded.off) == (str(tmp_path / "onnxruntime.py"), "1", [True])
+    package = Path(runtimes_module.__file__).parents[1]
+    importing = [p.name for p in package.rglob("*.py") if re.search(r"^\s*(import|from) onnxruntime", p.read_text(), re.M)]
+    assert importing == ["runner.py"]
+    assert (package / "costs" / "runner.py").read_text().count("import onnxruntime\n") == 1
+
+
+def test_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    assert make_runtime("onnxruntime", 3).threads == 3
+    for threads in (0, 4, 64):
+        message = f"^threads is {threads}, and this process may use 3 cores: .*; give 1 to 3$"
+        with pytest.raises(LatencyError, match=message):
+            make_runtime("onnxruntime", threads)
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

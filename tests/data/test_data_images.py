@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from hiernas.costs.runner import usable_memory
+from hiernas.data import images as images_module
 from hiernas.data import load_data
 from hiernas.data.images import Form, Header, choose_form, decode, measure
 from hiernas.errors import DataError
@@ -243,3 +245,30 @@ def test_notes_count_what_was_done(tmp_path: Path) -> None:
         "2 grey pictures repeated on three channels",
         "3 images scaled and cut from the centre to 16x16 (8x12)",
     )
+
+
+def test_sizes_beyond_memory_are_refused_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path, size=16)
+
+    def decoded(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(images_module, "_decode_all", decoded)
+    monkeypatch.setattr(images_module, "usable_memory", lambda: 64 * 3 * 4 * 16 * 100**2)  # for a side of 100
+    for size, most, reason in ((100_000, 100, "64 of them would take 7,152.6 GiB"), (101, 100, "GiB as a network's input")):
+        with pytest.raises(DataError, match=f"{size}x{size} pixels are too large: .*{reason}.*at most {most}$"):
+            load_data(tmp_path, image_size=size)
+    monkeypatch.setattr(images_module, "usable_memory", lambda: 2**50)
+    with pytest.raises(DataError, match=r"have 16 on their short side, and enlarging them more than 16-fold .* at most 256$"):
+        load_data(tmp_path, image_size=257)
+    for size in (100, 256):
+        with pytest.raises(AssertionError):
+            load_data(tmp_path, image_size=size)
+
+
+def test_a_machine_says_its_memory() -> None:
+    memory = usable_memory()
+    if Path("/proc/meminfo").exists():
+        kib = int(Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0])
+        assert 2**24 < memory <= 1.05 * 1024 * kib
+    assert memory > 2**24

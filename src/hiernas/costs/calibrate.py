@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hiernas.architecture import Architecture
+from hiernas.costs.count import footprint
 from hiernas.costs.latency import RUNS, WARMUP, Correction, Entry, LatencyTable, Progress, identity
 from hiernas.costs.probes import title
+from hiernas.costs.runner import share, together
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
 from hiernas.space import SearchSpace
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from hiernas.costs.timing import Runtime
 
 FEWEST = 8  # networks; half of them must tell a line
-AT_ONCE = 32  # networks that are loaded together
+AT_ONCE = 32  # networks that are loaded together, at most
 NO_BETTER = 0.1  # percent that the corrected error may be above the other before it counts as worse
 DRAWN = 50  # random networks per network, of which an even choice picks those that spread over the latencies
 
@@ -120,8 +122,8 @@ def calibrate(
             f"space '{space.name}' has only {len(architectures)} different networks; a calibration needs at least {FEWEST}"
         )
     entries: list[Entry] = []
-    for i in range(0, len(architectures), AT_ONCE):
-        some = architectures[i : i + AT_ONCE]
+    for held in together([_share(a, runtime) for a in architectures], AT_ONCE):
+        some = architectures[held.start : held.stop]
         entries += _measured(some, runtime, runs)
         if on_progress is not None:
             on_progress(len(entries), len(architectures), " ".join(some[-1].options))
@@ -129,6 +131,11 @@ def calibrate(
     measured = np.array([entry.p10_ms for entry in entries])
     correction = _correction(space, table, sums[::2], measured[::2])
     return Calibration(table, architectures, sums, tuple(entries), correction)
+
+
+def _share(architecture: Architecture, runtime: Runtime) -> float:
+    weights, activations = footprint(architecture.build, architecture.skeleton.input_size)
+    return share(weights + runtime.batch * activations, runtime.threads)
 
 
 def sample(

@@ -6,9 +6,10 @@ Biases, batch norm, activations, pooling, residual sums and the products of sque
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -57,6 +58,26 @@ def count(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> C
         with FlopCounterMode(display=False) as counter:
             module(torch.empty(1, *input_size))
     return Count(params, counter.get_total_flops() // 2)
+
+
+class Footprint(NamedTuple):
+    """Bytes in 32 bits: of a module's parameters, and of one input [C, H, W] and all that its layers compute from it."""
+
+    weights: int
+    activations: int
+
+
+def footprint(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Footprint:
+    """What a module takes where nothing is given back before the end; built on the meta device, as in `count`."""
+    sizes = [math.prod(input_size)]
+    with torch.device("meta"), torch.no_grad():
+        module = build().eval()
+        _drop_train_only(module)
+        for layer in module.modules():
+            if not any(layer.children()):
+                layer.register_forward_hook(lambda _, inputs, output: sizes.append(output.numel()))
+        module(torch.empty(1, *input_size))
+        return Footprint(4 * sum(p.numel() for p in module.parameters()), 4 * sum(sizes))
 
 
 def _drop_train_only(module: nn.Module) -> None:

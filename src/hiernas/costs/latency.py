@@ -190,11 +190,21 @@ def predict_ms(table: LatencySource, architecture: Architecture) -> float:
     return total
 
 
-def load_table(path: str | Path) -> LatencySource:
-    """Read a latency table: our JSON, or a phone's YAML (see `phone`)."""
+def load_table(path: str | Path, runtime: str | None = None, threads: int | None = None) -> LatencySource:
+    """Read a latency table: our JSON, or a phone's YAML (see `phone`).
+
+    Raises `LatencyError` where it was measured with another runtime or number of threads than those asked for, if any.
+    """
     from hiernas.costs.phone import PhoneTable
 
-    return LatencyTable.load(path) if read_text(path).lstrip().startswith("{") else PhoneTable.load(path)
+    table = LatencyTable.load(path) if read_text(path).lstrip().startswith("{") else PhoneTable.load(path)
+    for name, asked in (("runtime", runtime), ("threads", threads)):
+        if asked not in (None, getattr(table, name)):
+            raise LatencyError(
+                f"the latency table {path} was measured with {name} '{getattr(table, name)}', but --{name} {asked} is asked "
+                f"for; leave --{name} out, or name a table that was measured so"
+            )
+    return table
 
 
 def read_text(path: str | Path) -> str:
@@ -265,16 +275,15 @@ def _looks(plan: Plan, runtime: Runtime, known: Mapping[str, Entry], runs: int) 
 
     Everything is measured a second time when the rest was measured once, and the lower latency counts.
     """
-    from hiernas.costs.runner import HELD, LOOKS
+    from hiernas.costs.runner import LOOKS
     from hiernas.costs.timing import measure_by_turns
 
     known = dict(known)
-    chunks = plan.chunks()
-    for i in range(0, len(chunks), HELD):
+    for held in plan.groups(runtime.threads, runtime.batch):
         calls: dict[str, TimedCall] = {}
         raw: dict[str, Entry] = {}
         for look in range(LOOKS):
-            for chunk in chunks[i : i + HELD]:
+            for chunk in held:
                 probes = [probe for item in chunk for probe in item.probes]
                 if look == 0:
                     calls |= {p.key: runtime.prepare(p.build(), p.input_size) for p in probes}

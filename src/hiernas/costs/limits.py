@@ -206,6 +206,12 @@ def _table(tables: Tables, limit: Limit) -> CostTable:
     return tables[limit.metric]
 
 
+def median_limit(space: SearchSpace, table: CostTable, rng: np.random.Generator) -> Limit:
+    """An upper limit at the median cost of 1000 random architectures."""
+    median = float(np.median(table.of(space.sample_encoded(rng, 1000))))
+    return Limit(table.metric, high=float(f"{median * 1.005:.3g}"))  # three digits, not below the median
+
+
 def every(space: SearchSpace) -> np.ndarray:
     """All architectures of a space, in lexicographic order: int64 [size, sites]."""
     return space.all_encoded()

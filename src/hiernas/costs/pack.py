@@ -42,7 +42,8 @@ def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> Pack
     Raises `LatencyError` where the folder exists and is not empty, or cannot be written.
     """
     folder, plan = Path(folder), plan_of(space, with_edges=True)
-    batches = [([probe for item in chunk for probe in item.probes], chunk[0].runs * runs) for chunk in plan.chunks()]
+    chunks = [chunk for group in plan.groups() for chunk in group]
+    batches = [([probe for item in chunk for probe in item.probes], chunk[0].runs * runs) for chunk in chunks]
     writer = _Writer(folder)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -78,7 +79,8 @@ class _Writer:
         (self.folder / name).write_bytes(model)
         self.files, self.size = self.files + 1, self.size + len(model)
         digest = hashlib.sha256(model).hexdigest()
-        return {"key": probe.key, "file": name, "shape": [BATCH, *probe.input_size], "sha256": digest}
+        shape = [BATCH, *probe.input_size]
+        return {"key": probe.key, "file": name, "shape": shape, "bytes": probe.taken(BATCH), "sha256": digest}
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hiernas.costs.count import parts_of_space
+from hiernas.costs.count import footprint, parts_of_space
 from hiernas.costs.latency import Entry
+from hiernas.costs.runner import HELD, IN_TURN, share, together
 from hiernas.costs.tables import counted
 from hiernas.space import SearchSpace
 from hiernas.supernet.subsets import with_sums
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from hiernas.supernet.chain import Part
 
 OVERHEAD = "overhead"  # key of the cost of a call
-AT_ONCE = 16  # operations that are loaded together, and measured between two saves
+AT_ONCE = 16  # operations that are measured between two saves, at most
 
 Shape = tuple[int, int, int]  # channels, height, width
 
@@ -38,6 +39,11 @@ class Probe:
     key: str
     input_size: Shape
     build: Callable[[], nn.Module]
+
+    def taken(self, batch: int = 1) -> int:
+        """Bytes that it takes while it is loaded, for inputs [batch, C, H, W]."""
+        weights, activations = footprint(self.build, self.input_size)
+        return weights + batch * activations
 
 
 @dataclass(frozen=True)
@@ -136,16 +142,26 @@ class Plan:
         edges = {e.key: e for o in operations for e in o.edges if e.key not in known}
         return Plan(tuple(o for o in self.overhead if o.key not in known), tuple(edges.values()), operations)
 
-    def chunks(self) -> list[Sequence[Item]]:
-        """Those that are loaded together and measured by turns."""
+    def groups(self, threads: int = 1, batch: int = 1) -> list[list[Sequence[Item]]]:
+        """Chunks whose items are measured by turns, in groups that stay loaded together: bounded threads and bytes."""
+        shares = {item.key: sum(share(p.taken(batch), threads) for p in item.probes) for item in self}
         kinds: tuple[Sequence[Item], ...] = (self.overhead, self.edges, self.operations)
-        return [items[i : i + AT_ONCE] for items in kinds for i in range(0, len(items), AT_ONCE)]
+        chunks = [
+            items[r.start : r.stop] for items in kinds for r in together([shares[i.key] for i in items], AT_ONCE, IN_TURN)
+        ]
+        held = together([sum(shares[item.key] for item in chunk) for chunk in chunks], HELD)
+        return [chunks[r.start : r.stop] for r in held]
+
+    def loaded_bytes(self, threads: int = 1, batch: int = 1) -> int:
+        """The most that `groups` keeps loaded at a time."""
+        items = ([item for chunk in group for item in chunk] for group in self.groups(threads, batch))
+        return max((sum(p.taken(batch) for item in group for p in item.probes) for group in items), default=0)
 
     def __iter__(self) -> Iterator[Item]:
-        return (item for chunk in self.chunks() for item in chunk)
+        return iter((*self.overhead, *self.edges, *self.operations))
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self.overhead) + len(self.edges) + len(self.operations)
 
     def probes(self) -> dict[str, Probe]:
         """All probes by key."""

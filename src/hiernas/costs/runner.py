@@ -45,8 +45,9 @@ MOST_RUNS = 200  # or this often
 IN_TURN = 4  # operations that are measured by turns
 PASSES = 3  # times that the operations which are loaded together are gone through
 LOOKS = 2  # times that this is done, the second one later: a busy second or two then spoils one of them only
-HELD = 8  # batches of operations that stay loaded for their second look
-
+HELD = 8  # batches of operations that stay loaded for their second look, at most
+MOST_THREADS = 128  # of all that is loaded at a time: so many operations, or fewer of several threads each
+MOST_BYTES = 2**30  # of weights, inputs and activations that are loaded at a time
 
 
 class CannotMeasure(Exception):
@@ -83,13 +84,28 @@ def _row(samples: np.ndarray) -> Row:
     return {"median_ms": float(median), "p10_ms": float(p10), "p90_ms": float(p90), "runs": len(samples)}
 
 
+def share(taken: int, threads: int) -> float:
+    """What an operation of so many bytes and threads takes of all that may be loaded at a time."""
+    return max(threads / MOST_THREADS, taken / MOST_BYTES)
+
+
+def together(shares: Sequence[float], most: int, least: int = 1) -> list[range]:
+    """Consecutive items in groups of up to `most` whose shares add up to 1 at most, or else of `least`."""
+    groups, start = [], 0
+    for i in range(1, len(shares) + 1):
+        full = i - start == most or (i - start >= least and sum(shares[start : i + 1]) > 1)
+        if full or i == len(shares):
+            groups.append(range(start, i))
+            start = i
+    return groups
+
+
 def load_onnx(model: Any, x: np.ndarray, threads: int) -> tuple[TimedCall, np.ndarray]:
     """A session of ONNX Runtime on the CPU for one input; returns the call and what it computes.
 
     All graph optimisations are on, and input and output stay in buffers bound beforehand.
     """
-    import onnxruntime as ort
-
+    ort = load_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 3  # errors only
@@ -107,6 +123,31 @@ def load_onnx(model: Any, x: np.ndarray, threads: int) -> tuple[TimedCall, np.nd
         return (time.perf_counter() - start) * 1e3
 
     return call, value
+
+
+def load_onnxruntime() -> Any:
+    """The package `onnxruntime` with its telemetry off: from 1.29 on it reports the sessions of a process by itself."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when it is loaded; the call alone would let a first event pass
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this machine or this process' control group has, used or not."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+        except (OSError, ValueError):  # no control groups, or no limit ("max")
+            continue
+    return min(limits, default=8 * 2**30)
 
 
 def cpu_name() -> str:
@@ -161,10 +202,11 @@ def measure(folder: Path, header: Row, manifest: Row, path: Path) -> Row:
     batches = [{**b, "probes": [p for p in b["probes"] if p["key"] not in kept]} for b in manifest["batches"]]
     batches = [batch for batch in batches if batch["probes"]]
     total = len(kept) + sum(len(batch["probes"]) for batch in batches)
-    for i in range(0, len(batches), HELD):
+    shares = [sum(share(p.get("bytes", 0), header["threads"]) for p in batch["probes"]) for batch in batches]
+    for held in together(shares, HELD):
         calls: dict[str, TimedCall] = {}
         for look in range(LOOKS):
-            for batch in batches[i : i + HELD]:
+            for batch in batches[held.start : held.stop]:
                 if look == 0:
                     calls.update({p["key"]: _call(folder, p, header["threads"]) for p in batch["probes"]})
                 rows = by_turns([calls[p["key"]] for p in batch["probes"]], batch["runs"], batch["warmup"])
@@ -238,11 +280,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _measured(folder: Path, asked: argparse.Namespace, path: Path) -> Row:
     try:
-        import onnxruntime
+        onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise CannotMeasure("onnxruntime is not installed here; install it: pip install onnxruntime numpy") from error
-    if asked.threads < 1:
-        raise CannotMeasure(f"--threads is {asked.threads}; it must be at least 1")
+    cores = usable_cores()
+    if not 1 <= asked.threads <= cores:
+        raise CannotMeasure(f"--threads is {asked.threads}, and this device has {cores} cores; give 1 to {cores}")
     manifest, digest = read_manifest(folder)
     header = {
         "kind": RESULT_KIND, "hiernas": manifest["hiernas"], "space": manifest["space"], "plan": manifest["plan"],

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hiernas.costs.mobile import ExecuTorch, LiteRt
-from hiernas.costs.runner import cpu_name, load_onnx
+from hiernas.costs.runner import cpu_name, load_onnx, load_onnxruntime
 from hiernas.costs.timing import Loaded, Runtime, first_line, package
 from hiernas.costs.torch_runtimes import CompiledTorch, CudaRuntime, TorchRuntime
 from hiernas.errors import LatencyError
@@ -29,9 +29,7 @@ class OnnxRuntime(Runtime):
     inner_layout = True
 
     def __init__(self, threads: int = 1, batch: int = 1) -> None:
-        import onnxruntime
-
-        self.version = str(onnxruntime.__version__)
+        self.version = str(load_onnxruntime().__version__)
         self.threads, self.batch, self.device = threads, batch, cpu_name()
 
     def load(self, module: nn.Module, x: torch.Tensor) -> Loaded:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiernas.costs.count import Count, count, parts_of_space, saved_by
+from hiernas.costs.count import Count, Footprint, count, footprint, parts_of_space, saved_by
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 METRICS = ("latency_ms", "params", "macs")
 
 _counts: dict[str, Count] = {}  # by Part.key, which is equal where the count is
+_footprints: dict[str, Footprint] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,13 @@ def counted(part: Part) -> Count:
     if part.key not in _counts:
         _counts[part.key] = count(part.build, part.input_size)
     return _counts[part.key]
+
+
+def taken_by(part: Part) -> Footprint:
+    """The footprint of one operation, remembered for the life of the process."""
+    if part.key not in _footprints:
+        _footprints[part.key] = footprint(part.build, part.input_size)
+    return _footprints[part.key]
 
 
 def _table(metric: str, space: SearchSpace, cost_of: Callable[[Part], float], constant: float) -> CostTable:

@@ -18,6 +18,7 @@ from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, did_you_mean
 
 KINDS = ("auto", "crop", "none", "resized_crop")
+AT_ONCE = 250
 RESIZED_FROM = 96  # pixels of the short side from which "auto" means "resized_crop"
 AREA = (0.25, 1.0)  # share of the image a resized crop covers
 RATIO = (3 / 4, 4 / 3)  # width to height of a resized crop, relative to the image's own
@@ -144,6 +145,11 @@ def epoch_order(n: int, batch_size: int, generator: torch.Generator) -> list[Ten
     order = torch.randperm(n, generator=generator)
     last = n // batch_size * batch_size
     return [order[i : i + batch_size] for i in range(0, last, batch_size)] if n > batch_size else [order]
+
+
+def at_once(input_size: tuple[int, int, int]) -> int:
+    """Images [C, H, W] that are looked at together where nothing is learned: 250, or as many values as 250 of 3x224x224."""
+    return max(2, min(AT_ONCE, AT_ONCE * 3 * 224**2 // math.prod(input_size)))
 
 
 def in_order(n: int, batch_size: int) -> list[Tensor]:

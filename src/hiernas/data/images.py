@@ -7,12 +7,12 @@ channel counts (say 4 bands) keep them.
 
 Size: an `image_size` S gives S x S. Pictures of one size keep it, or their shape with a short side of 224 where
 the short side exceeds 256. Mixed sizes become squares: the median short side, rounded down to a multiple of 8, within
-8 to 224. Squares are cut from the centre and scaled to the short side in one bilinear step.
+8 to 224. Squares are cut from the centre and scaled to the short side in one bilinear step. Sizes that memory cannot bear
+are refused, and those to which pictures would grow more than 16-fold.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,14 +25,17 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from hiernas.costs.runner import usable_cores, usable_memory
 from hiernas.errors import DataError
 
 Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C]
 T = TypeVar("T")
 
 MIN_SIZE, KEEP_UP_TO, MAX_SIZE = 4, 256, 224  # pixels of the short side
+BATCH, SHARE = 64, 16  # so many images as a network's input may take this part of the memory
+ENLARGED = 16  # times that pictures may be enlarged
 ORIENTATION = 0x0112  # EXIF tag
-WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = min(8, usable_cores())
 CONVERTED = {
     "palette": "{} palette pictures converted to RGB",
     "transparent": "{} pictures with transparency laid over white",
@@ -91,8 +94,9 @@ class InMemory:
 class OnDemand:
     """Pictures decoded at each `fetch`, by a few threads: the same pixels as `InMemory`."""
 
-    def __init__(self, reader: Reader, form: Form) -> None:
+    def __init__(self, reader: Reader, form: Form, largest: int) -> None:
         self.reader, self.form = reader, form
+        self.decoding_bytes = reader.workers * 4 * largest  # pictures of at most `largest` pixels, one for each thread
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -177,6 +181,26 @@ def choose_form(headers: Sequence[Header], image_size: int | None) -> Form:
     return Form(channels[-1], round(height * scale), round(width * scale))
 
 
+def _check_form(form: Form, headers: Sequence[Header]) -> None:
+    """Refuse, before any pixel is allocated, sizes that no network could be trained on here, or that only enlarge."""
+    short = int(np.median([min(h.height, h.width) for h in headers]))
+    side = min(form.height, form.width)
+    memory = usable_memory()
+    fits = int((memory / SHARE / (BATCH * form.channels * 4) * side / max(form.height, form.width)) ** 0.5)
+    most = min(fits, ENLARGED * short)
+    if side <= most:
+        return
+    taken = BATCH * 4 * form.channels * form.height * form.width / 2**30
+    reason = (
+        f"{BATCH} of them would take {taken:,.1f} GiB as a network's input, and what it computes from them many times that; "
+        f"this machine has {memory / 2**30:.1f} GiB"
+        if side > fits
+        else f"the pictures have {short} on their short side, and enlarging them more than {ENLARGED}-fold adds nothing"
+    )
+    size = f"{form.height}x{form.width}"
+    raise DataError(f"images of {size} pixels are too large: {reason}; give an image_size (--image-size) of at most {most}")
+
+
 def decode(picture: Picture, form: Form) -> np.ndarray:
     """A picture in the common form: uint8 [C, H, W]."""
     if isinstance(picture, np.ndarray):
@@ -239,12 +263,14 @@ def load_images(
     if bad and not skip_bad:
         raise _damaged(reader, min(bad), bad[min(bad)])
     form = choose_form(_good(headers, bad), image_size)
-    images, failed = _decode_all(reader, form, skip_bad, memory_gib)
+    _check_form(form, _good(headers, bad))
+    largest = max(h.height * h.width for h in _good(headers, bad))
+    images, failed = _decode_all(reader, form, skip_bad, memory_gib, largest)
     bad = failed | bad
     good = _good(headers, bad)
     if choose_form(good, image_size) != form:  # a picture whose header is fine, but not its pixels, had a say
         form = choose_form(good, image_size)
-        images, _ = _decode_all(reader, form, skip_bad, memory_gib)
+        images, _ = _decode_all(reader, form, skip_bad, memory_gib, largest)
     notes = [*_bad_notes(reader, bad), *_form_notes(good, form)]
     if isinstance(images, OnDemand):
         gib = _gib(reader, form)
@@ -271,7 +297,9 @@ def _gib(reader: Reader, form: Form) -> float:
     return len(reader) * form.channels * form.height * form.width / 2**30
 
 
-def _decode_all(reader: Reader, form: Form, skip_bad: bool, memory_gib: float) -> tuple[Images, dict[int, str]]:
+def _decode_all(
+    reader: Reader, form: Form, skip_bad: bool, memory_gib: float, largest: int
+) -> tuple[Images, dict[int, str]]:
     """Every picture decoded, and kept where there is room; and what failed, by row."""
     fits = _gib(reader, form) <= memory_gib
     pixels = np.zeros((len(reader), *form), dtype=np.uint8) if fits else None
@@ -280,7 +308,7 @@ def _decode_all(reader: Reader, form: Form, skip_bad: bool, memory_gib: float) -
         if not skip_bad:
             raise _damaged(reader, row, reason)
         bad[row] = reason
-    return OnDemand(reader, form) if pixels is None else InMemory(torch.from_numpy(pixels)), bad
+    return OnDemand(reader, form, largest) if pixels is None else InMemory(torch.from_numpy(pixels)), bad
 
 
 def _damaged(reader: Reader, row: int, reason: str) -> DataError:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.architecture import Architecture
+from hiernas.costs.runner import load_onnxruntime
 from hiernas.errors import ConfigError, ExportError, did_you_mean
 from hiernas.export.alone import load_python
 from hiernas.export.python import python_files
@@ -176,8 +177,7 @@ def _remove_traces(model: Any) -> None:
 
 
 def _load_onnx(data: bytes) -> Runner:
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -9,6 +9,7 @@ the population.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -19,9 +20,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from hiernas.architecture import Architecture
-from hiernas.data.batches import in_order, normalise
+from hiernas.costs.count import parts_of_space
+from hiernas.costs.probes import output_size
+from hiernas.costs.tables import taken_by
+from hiernas.data.batches import AT_ONCE, at_once, in_order, normalise
 from hiernas.data.split import ImageData
 from hiernas.randomness import numpy_generator
+from hiernas.space import SearchSpace
 from hiernas.train.calibrate import (
     Statistics,
     add_statistics,
@@ -32,6 +37,7 @@ from hiernas.train.calibrate import (
     write_statistics,
 )
 
+MOST_BYTES = 2 * 2**30  # of the activations of images that are looked at together
 GROUP = 64  # candidates whose statistics are held at a time
 Path = list[tuple[str, nn.Module]]  # modules in order, each with a name that is equal where the module is
 Names = tuple[str, ...]  # of the modules up to and including the one at hand: what identifies a shared prefix
@@ -57,10 +63,11 @@ class Evaluator:
         *,
         seed: int,
         calibration_images: int,
-        batch_size: int = 250,
+        batch_size: int | None = None,
     ) -> None:
-        self.supernet, self.data, self.fabric, self.batch_size = supernet, data, fabric, batch_size
-        self.calibration = calibration_indices(data, seed, calibration_images, batch_size)
+        self.supernet, self.data, self.fabric = supernet, data, fabric
+        self.batch_size = batch_size or at_once(data.input_size)
+        self.calibration = calibration_indices(data, seed, calibration_images, self.batch_size)
 
     @torch.no_grad()
     def __call__(self, architectures: Sequence[Architecture]) -> list[float]:
@@ -120,7 +127,23 @@ class Evaluator:
         return correct
 
 
-def calibration_indices(data: ImageData, seed: int, images: int, batch_size: int = 250) -> list[Tensor]:
+def evaluation_bytes(space: SearchSpace) -> int:
+    """The most activations that one image takes in an evaluation of a chain's networks, in bytes.
+
+    What paths branch off from is kept behind every site, and the largest operation is at work.
+    """
+    fixed, options = parts_of_space(space)
+    sites = [[part] for part in fixed] + [[p for parts in site for p in parts] for site in options]
+    kept = sum(4 * max(math.prod(output_size(part)) for part in site) for site in sites)
+    return kept + max(taken_by(part).activations for site in sites for part in site)
+
+
+def batch_for(space: SearchSpace) -> int:
+    """Images of a chain's evaluation that are looked at together: 250, fewer where they would take more than 2 GiB."""
+    return max(2, min(AT_ONCE, MOST_BYTES // evaluation_bytes(space)))
+
+
+def calibration_indices(data: ImageData, seed: int, images: int, batch_size: int = AT_ONCE) -> list[Tensor]:
     """The training images that statistics are estimated on, in equal batches, so that each counts the same."""
     chosen = torch.from_numpy(numpy_generator(seed, "calibration").permutation(len(data.train))[:images])
     return [chosen[b] for b in in_order(len(chosen), batch_size) if len(b) == min(batch_size, len(chosen))]

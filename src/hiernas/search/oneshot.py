@@ -9,7 +9,7 @@ import numpy as np
 
 from hiernas.gates import Gates, uniform_path
 from hiernas.randomness import numpy_generator, seeded
-from hiernas.search.evaluate import Evaluator
+from hiernas.search.evaluate import Evaluator, batch_for
 from hiernas.search.evolution import Effort, evolve
 from hiernas.search.problem import Problem
 from hiernas.search.ranking import Candidate
@@ -92,5 +92,7 @@ def search_supernet(
 
 def make_evaluator(supernet: ChainSupernet, problem: Problem, recipe: Recipe, calibration_images: int) -> Evaluator:
     """Validation accuracy of architectures with this supernet's weights, on the recipe's device."""
-    fabric = make_fabric(recipe)
-    return Evaluator(supernet, problem.data, fabric, seed=problem.seed, calibration_images=calibration_images)
+    fabric, batch = make_fabric(recipe), batch_for(supernet.space)
+    return Evaluator(
+        supernet, problem.data, fabric, seed=problem.seed, calibration_images=calibration_images, batch_size=batch
+    )

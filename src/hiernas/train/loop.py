@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from hiernas.cells import DropPath
-from hiernas.data.batches import augment, epoch_order, in_order, normalise
+from hiernas.data.batches import at_once, augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError
 from hiernas.gates import Gates
@@ -359,21 +359,24 @@ def _restore(
     return Position(**position)
 
 
-def accuracy(network: nn.Module, split: Split, data: ImageData, batch_size: int = 250, gates: Gates | None = None) -> float:
+def accuracy(
+    network: nn.Module, split: Split, data: ImageData, batch_size: int | None = None, gates: Gates | None = None
+) -> float:
     """Share of the split's images that a network, or a supernet with gates, classifies rightly, in evaluation mode."""
     return int((predictions(network, split, data, batch_size, gates) == split.labels).sum()) / len(split)
 
 
 @torch.no_grad()
 def predictions(
-    network: nn.Module, split: Split, data: ImageData, batch_size: int = 250, gates: Gates | None = None
+    network: nn.Module, split: Split, data: ImageData, batch_size: int | None = None, gates: Gates | None = None
 ) -> Tensor:
-    """The class that a network, or a supernet with gates, names for each image, in evaluation mode: int64 [N]."""
+    """The class that a network, or a supernet with gates, names for each of the split's images: int64 [N]."""
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     given = () if gates is None else (gates,)
-    batches = (normalise(split.images.fetch(indices), data, device) for indices in in_order(len(split), batch_size))
+    indices = in_order(len(split), batch_size or at_once(data.input_size))
+    batches = (normalise(split.images.fetch(b), data, device) for b in indices)
     named = [network(x, *given).argmax(1).cpu() for x in batches]
     network.train(was_training)
     return torch.cat(named)

@@ -1,0 +1,209 @@
+"""What a search needs before it starts, and what is refused before it holds memory or threads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import hiernas
+from hiernas import run as run_module
+from hiernas.catalogue import METHODS
+from hiernas.commands import summary
+from hiernas.costing import Source, cost_of
+from hiernas.costs.latency import Entry, LatencyTable, identity
+from hiernas.costs.probes import Plan, plan_of
+from hiernas.costs.runtimes import OnnxRuntime
+from hiernas.data import ImageData, load_data
+from hiernas.data.images import WORKERS
+from hiernas.errors import LatencyError
+from hiernas.estimate import estimate
+from hiernas.export import formats
+from hiernas.run import Request, prepare, resume, search
+from hiernas.search.evaluate import evaluation_bytes
+from hiernas.settings import with_settings
+from hiernas.spaces import Stage, chain_space
+
+SIZE, CLASSES = (1, 8, 8), 3
+OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))
+SPACE = chain_space("little", SIZE, CLASSES, stem=8, stem_stride=2, stages=(Stage(8, 2, 1, OPS, skip=True),), head=16)
+LITTLE = [
+    "epochs=1,1", "lr=0.1,0.1", "stages=3", "population=4", "generations=1", "final_epochs=1", "calibration_images=24",
+    "train.batch_size=24", "train.accelerator=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def few() -> ImageData:
+    """120 images whose class is how bright they are."""
+    rng = np.random.default_rng(0)
+    pixels = [(rng.integers(0, 90, SIZE) + 80 * (i % CLASSES)).astype(np.uint8) for i in range(120)]
+    return load_data([(torch.from_numpy(x), i % CLASSES) for i, x in enumerate(pixels)])
+
+
+def config(*more: str) -> Any:
+    return with_settings(METHODS["hnas"].presets["quick"], [*LITTLE, *more])
+
+
+@pytest.fixture
+def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
+
+    def refuses(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(formats, "_by_dynamo", refuses)
+
+
+class Measured(Exception):
+    """A latency table was about to be measured."""
+
+
+def refuse(*_: object) -> None:
+    raise Measured
+
+
+@pytest.mark.parametrize(
+    ("method", "space", "limits", "settings", "needed"),
+    [
+        ("hnas", None, ["params<=100k"], [], True),  # latency is what it minimises
+        ("hnas", None, ["params<=100k"], ["objective=params"], False),
+        ("spos", None, ["macs<=3M"], ["objective=macs"], False),
+        ("hnas", None, ["macs<=3M", "latency_ms<=100"], ["objective=macs"], True),
+        ("hnas", None, [], [], True),  # the limit is then the median latency
+        ("hnas", None, [], ["objective=params"], False),
+        ("hournas", None, ["params<=100k"], [], False),
+        ("hournas", None, ["latency_ms<=100"], [], True),
+        ("hournas", None, [], [], True),
+        ("darts", None, [], [], False),
+        ("hmnas", "tiny", ["params<=100k"], [], False),
+        ("hdas-cells", None, ["latency_ms<=100"], [], True),
+    ],
+)
+def test_a_latency_table_is_measured_where_the_search_goes_by_it(
+    method: str, space: str | None, limits: list[str], settings: list[str], needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "measure_table", refuse)
+    chosen = with_settings(METHODS[method].presets["quick"], settings)
+    request = Request(method, space, {}, "digits", limits, config=chosen)
+    if needed:
+        with pytest.raises(Measured):
+            prepare(request)
+    else:
+        assert prepare(request).latency is None
+
+
+def test_what_hournas_orders_by_follows_the_first_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "measure_table", refuse)
+    assert prepare(Request("hournas", limits=["macs<=3M", "params<=200k"])).config.objective == "macs"
+    asked = with_settings(METHODS["hournas"].presets["quick"], ["objective=params"])
+    assert prepare(Request("hournas", limits=["macs<=3M"], config=asked)).config.objective == "params"
+
+
+@pytest.mark.usefixtures("_quick_export")
+def test_a_search_without_latencies_from_beginning_to_end(few: ImageData, tmp_path: Path) -> None:
+    request = Request("hnas", SPACE, {}, few, ["params<=4k"], config=config("objective=params"))
+    prepared = prepare(request)
+    assert set(estimate(prepared).costs) == {"params", "macs"}
+    run = search(request, tmp_path / "r")
+    assert not list(run.path.glob("latency*"))
+    result = json.loads((run.path / "result.json").read_text())
+    for member in (*result["front"], result["chosen"]):
+        assert member["latency_ms"]["predicted"] is None
+        assert member["latency_ms"]["measured"] > 0
+    assert result["latency_error"] is None
+    runtime = OnnxRuntime()
+    assert result["device"] == {
+        "device": runtime.device, "runtime": "onnxruntime", "version": runtime.version, "threads": 1, "batch": 1
+    }  # fmt: skip
+    lines, rows = summary(result)
+    assert rows[0][:3] == ["latency", "-", "-"]
+    assert "ms" in rows[0][3]
+    assert not [line for line in lines if "cannot be measured" in line]
+    assert "Latency" in (run.path / "report.html").read_text()
+    (run.path / "result.json").unlink()
+    resumed = resume(run.path, space=SPACE, data=few)
+    again = json.loads((resumed.path / "result.json").read_text())
+    assert [m["options"] for m in again["front"]] == [m["options"] for m in result["front"]]
+    assert again["chosen"]["latency_ms"] == result["chosen"]["latency_ms"]
+
+
+def table(path: Path, runtime: str, threads: int) -> Path:
+    entries = {o.key: Entry(0.02, 0.02, 0.02, 9) for o in plan_of(SPACE, with_edges=True).operations}
+    LatencyTable("another device", runtime, "1", threads, 1, 0.01, entries).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"runtime": "onnxruntime"}, "runtime 'openvino', but --runtime onnxruntime is asked for; leave --runtime out"),
+        ({"runtime": "openvino", "threads": 1}, "threads '2', but --threads 1 is asked for; leave --threads out"),
+    ],
+)
+def test_a_table_and_a_runtime_that_disagree(asked: dict[str, Any], message: str, few: ImageData, tmp_path: Path) -> None:
+    file = table(tmp_path / "t.json", "openvino", 2)
+    with pytest.raises(LatencyError, match=f"t.json was measured with {message}"):
+        prepare(Request("hnas", SPACE, {}, few, config=config(), latency_table=file, **asked))
+    with pytest.raises(LatencyError, match=message):
+        cost_of(Source("mobilenetv2"), file, asked["runtime"], asked.get("threads"), print)
+    agreeing = prepare(Request("hnas", SPACE, {}, few, config=config(), latency_table=file, runtime="openvino", threads=2))
+    assert agreeing.latency.threads == 2
+
+
+@pytest.mark.usefixtures("_quick_export")
+def test_a_table_says_its_runtime_where_none_is_asked_for(few: ImageData, tmp_path: Path) -> None:
+    file = table(tmp_path / "t.json", "openvino", 2)
+    stopped: list[str] = []
+
+    def stop(record: Any) -> None:
+        stopped.append(record["event"])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(Request("hnas", SPACE, {}, few, config=config(), latency_table=file), tmp_path / "r", stop)
+    assert stopped
+    written = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
+    assert (written["runtime"], written["threads"]) == ("openvino", 2)
+    resumed = resume(tmp_path / "r", space=SPACE, data=few)
+    chosen = json.loads((resumed.path / "result.json").read_text())["chosen"]
+    assert chosen["latency_ms"]["measured"] is None  # another device
+    assert chosen["latency_ms"]["predicted"] > 0
+
+
+def test_check_foretells_what_evaluating_measuring_and_decoding_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(24):
+        (tmp_path / "data" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = np.full((40, 64, 3), 10 * i, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / f"class{i % 2}" / f"{i}.png")
+    kept, lazy = (load_data(tmp_path / "data", image_size=32, memory_gib=gib) for gib in (4.0, 0.0))
+    chosen = config("train.batch_size=2", "objective=params")
+
+    def foretold(data: ImageData, *limits: str, **more: Any) -> float:
+        prepared = prepare(Request("hnas", "tiny", {}, data, limits or ["params<=200k"], config=chosen, **more))
+        return estimate(prepared).memory_gib * 2**30
+
+    small = foretold(kept)
+    space = hiernas.spaces.tiny((3, 32, 32), 2)
+    weights = 4 * sum(p.numel() for p in space.supernet().parameters())
+    evaluated = weights + 24 * evaluation_bytes(space)  # as many images as batch norm's statistics are of
+    assert small == pytest.approx(evaluated + 24 * 3 * 32 * 32)
+    # pictures that are read on demand: one at a time in each thread, in four bytes a pixel
+    assert foretold(lazy) == pytest.approx(evaluated + WORKERS * 40 * 64 * 4)
+    # a table of this device is measured first; a given one is not
+    monkeypatch.setattr(run_module, "measure_table", lambda space, runtime, *_: made_up(space, runtime))
+    monkeypatch.setattr(Plan, "loaded_bytes", lambda plan, threads, batch: 10 * int(small) * threads * batch)
+    assert foretold(kept, "latency_ms<=100") == pytest.approx(10 * int(small) + 24 * 3 * 32 * 32)
+    made_up(space, OnnxRuntime()).save(tmp_path / "t.json")
+    assert foretold(kept, "latency_ms<=100", latency_table=tmp_path / "t.json") == pytest.approx(small)
+
+
+def made_up(space: Any, runtime: Any) -> LatencyTable:
+    entries = {o.key: Entry(0.02, 0.02, 0.02, 9) for o in plan_of(space, with_edges=True).operations}
+    return LatencyTable(**identity(runtime), raw_overhead_ms=0.01, entries=entries)
