@@ -56,7 +56,7 @@ class HourNASConfig:
     alpha: float = 5.0  # weight of the regulariser T (Eq. 10)
     beta: float = 0.01  # weight of the orthogonality of the proposals (Eq. 7); 0: without it
     sampling: Sampling = "gumbel_max"
-    objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: the first limit's, or latency_ms
+    objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
     calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
     final_epochs: int = 350  # training of the chosen network from scratch
     final_lr: float = 0.25
