@@ -164,7 +164,7 @@ def plan(config: HDASConfig, data: ImageData) -> dict[str, float]:
 
 PRESETS: dict[str, Any] = {
     "quick": HDASConfig(
-        search=QUICK, cells=5, channels=4, calibration_images=300, final_epochs=25, final_lr=0.1,
+        search=QUICK, cells=5, channels=4, calibration_images=300, final_epochs=40, final_lr=0.1,
         train=replace(SEARCH, label_smoothing=0.1),
     ),
     "small": HDASConfig(search=SMALL, cells=5, channels=4, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.costs.limits import Limit, best_within
+from hiernas.costs.limits import Limit
 from hiernas.costs.tables import CostTable
 from hiernas.data.split import Split
 from hiernas.gates import Gates, softmax
@@ -231,13 +231,6 @@ def by_strength(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, str
         for site in order[group.keep :]:
             chosen[site] = ("none", 0.0)
     return {site: option for site, (option, _) in chosen.items()}
-
-
-def derive_within(
-    space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit], alphas: Sequence[Tensor]
-) -> np.ndarray:
-    """The architecture of the greatest sum of strengths that meets the limits: option indices int64 [sites]."""
-    return best_within(space, tables, limits, strengths(space, alphas))
 
 
 def cost_penalty(space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit], weight: float) -> Extra:
