@@ -39,7 +39,7 @@ ONE = "[('sep_conv_3x3', 0), ('skip_connect', 1)" + ", ('skip_connect', 0), ('sk
 LIGHT = f"Genotype(normal={ONE}, reduce={ONE})"  # one convolution in a cell
 Truth = tuple[tuple[str, str], ...]  # site and operation
 SETTINGS = SearchSettings(
-    epochs=6, warmup_epochs=2, lr=0.03, alpha=AlphaSettings(lr=0.1),
+    epochs=12, warmup_epochs=4, lr=0.1, alpha=AlphaSettings(lr=0.05),
     train=Recipe(batch_size=32, accelerator="cpu", schedule="cosine", weight_decay=3e-4, grad_clip=5.0, augment="none"),
 )  # fmt: skip
 
@@ -144,16 +144,16 @@ def cells(seed: int) -> tuple[SearchSpace, Truth]:
     return space.restrict({d.name: ("none", *SEEING) for d in space.decisions}), tuple(truth)
 
 
-def graphs(seed: int, edges: int, deviation: float) -> tuple[SearchSpace, Truth]:
-    """Three cells in each stage, each with an edge that sees the cell before it, and with two edges another one."""
-    plain: Any = stage_space(SIZE, CLASSES, channels=2, cells=(3, 3, 3), cell=LIGHT).skeleton
+def graphs(seed: int, edges: int) -> tuple[SearchSpace, Truth]:
+    """Two cells in each stage, each with an edge that sees the cell before it, and with two edges another one."""
+    plain: Any = stage_space(SIZE, CLASSES, channels=4, cells=(2, 2, 2), cell=LIGHT).skeleton
     rng, truth = np.random.default_rng([seed, 2]), []
     for group in plain.groups:
         others = rng.permutation(len(group.sites) - 1)[: edges - 1]
         seen = [*others, len(group.sites) - 1]
         truth += [(group.sites[i], ("max_pool_3x3", "avg_pool_3x3", "skip_connect")[rng.integers(3)]) for i in sorted(seen)]
     values = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
-    return PlantedStages(**values, truth=tuple(truth), deviation=deviation).space(), tuple(truth)
+    return PlantedStages(**values, truth=tuple(truth)).space(), tuple(truth)
 
 
 # -- searches ----------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def searched(method: Callable[[Problem, Any], Found], config: Any, space: Search
         return method(Problem(space, images(seed), (), None, run, seed), config)
 
 
-def share(space: SearchSpace, kept: Mapping[str, Sequence[str]], truth: Truth) -> float:
+def share(kept: Mapping[str, Sequence[str]], truth: Truth) -> float:
     """How much of the truth is among the options kept at each site."""
     return float(np.mean([operation in kept[site] for site, operation in truth]))
 
@@ -174,7 +174,7 @@ def by_chance(space: SearchSpace, truth: Truth) -> float:
     """The share that random networks of the space have of the truth."""
     names = space.skeleton.site_names
     drawn = [space.decode(row).options for row in space.sample_encoded(np.random.default_rng(0), 1000)]
-    return float(np.mean([share(space, {n: [o] for n, o in zip(names, row, strict=True)}, truth) for row in drawn]))
+    return float(np.mean([share({n: [o] for n, o in zip(names, row, strict=True)}, truth) for row in drawn]))
 
 
 def kept_by(found: Found) -> dict[str, list[str]]:
@@ -187,29 +187,33 @@ def of_darts(seed: int, settings: SearchSettings = SETTINGS) -> tuple[float, flo
     """Operations and edges of cells, by DARTS."""
     space, truth = cells(seed)
     config = DARTSConfig(search=settings, cells=3, channels=4, calibration_images=64, final_epochs=1)
-    return share(space, kept_by(searched(darts, config, space, seed)), truth), by_chance(space, truth)
+    return share(kept_by(searched(darts, config, space, seed)), truth), by_chance(space, truth)
 
 
-def of_hdas(seed: int, edges: int, deviation: float, settings: SearchSettings = SETTINGS) -> tuple[float, float]:
+def of_hdas(seed: int, edges: int, settings: SearchSettings = SETTINGS) -> tuple[float, float]:
     """Operations and edges between cells, by H-DAS."""
-    space, truth = graphs(seed, edges, deviation)
-    config = HDASConfig(search=settings, channels=2, delta=0.0, calibration_images=64, final_epochs=1)
-    return share(space, kept_by(searched(hdas_stages, config, space, seed)), truth), by_chance(space, truth)
+    space, truth = graphs(seed, edges)
+    config = HDASConfig(search=settings, channels=4, delta=0.0, calibration_images=64, final_epochs=1)
+    return share(kept_by(searched(hdas_stages, config, space, seed)), truth), by_chance(space, truth)
 
 
-def of_hmnas(seed: int, settings: SearchSettings = SETTINGS) -> tuple[float, float]:
-    """Operations of cells, by HM-NAS; chance: the share of all operations that its masks keep."""
+def of_hmnas(seed: int, rule: bool = False, settings: SearchSettings = SETTINGS) -> tuple[float, float]:
+    """Operations of cells, by HM-NAS' masks; chance: the share of all operations that they keep. Or by `rule`, its control."""
     space, truth = cells(seed)
     mask = MaskSettings(edges_epochs=4, operations_epochs=4)
-    config = HMNASConfig(search=settings, mask=mask, compare=False, calibration_images=64, final_epochs=1)
-    kept = kept_by(searched(hmnas, config, space, seed))
-    pairs = [(d.name, o) for d in space.decisions for o in d.options if o != "none"]
-    return share(space, kept, truth), share(space, kept, tuple(pairs))
+    config = HMNASConfig(search=settings, mask=mask, calibration_images=64, final_epochs=1)
+    found = searched(hmnas, config, space, seed)
+    if rule:
+        options = dict(zip(space.skeleton.site_names, found.rivals[1].architecture.options, strict=True))
+        return share({site: [o] for site, o in options.items()}, truth), by_chance(space, truth)
+    every = tuple((d.name, o) for d in space.decisions for o in d.options if o != "none")
+    return share(kept_by(found), truth), share(kept_by(found), every)
 
 
 PLANTED: Mapping[str, Callable[[int], tuple[float, float]]] = {
     "darts: operations and edges of cells": of_darts,
-    "hdas-stages: a chain of cells, noise 0.3": lambda seed: of_hdas(seed, 1, 0.3),
-    "hdas-stages: two edges that see, noise 1": lambda seed: of_hdas(seed, 2, 1.0),
+    "hdas-stages: a chain of cells": lambda seed: of_hdas(seed, 1),
+    "hdas-stages: two edges into each cell": lambda seed: of_hdas(seed, 2),
     "hmnas: operations of cells, by masks": of_hmnas,
+    "hmnas: operations and edges of cells, by rule": lambda seed: of_hmnas(seed, rule=True),
 }  # by name: (share of the truth that was found, share by chance) of a seed

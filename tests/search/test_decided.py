@@ -31,6 +31,7 @@ from hiernas.search.problem import Found, Problem
 from hiernas.settings import for_images, keys
 from hiernas.space import SearchSpace
 from methods.test_contract import CHAIN
+from planted_cells import SETTINGS, cells, images
 from toy import RUN
 
 LIMITS = ("params<=120k", "macs<=6M")
@@ -108,7 +109,9 @@ def _refuses(*_: object) -> None:
 # -- whole searches ----------------------------------------------------------------------------------------------------
 
 
-def of_method(method: str, data: ImageData, folder: Path, limits: tuple[str, ...], **search_settings: Any) -> tuple[Found, Problem]:
+def of_method(
+    method: str, data: ImageData, folder: Path, limits: tuple[str, ...], **search_settings: Any
+) -> tuple[Found, Problem]:
     spaces: Mapping[str, Any] = {
         "darts": lambda: hiernas.spaces.darts((1, 8, 8), 10, channels=2, cells=4),
         "hdas-stages": lambda: hiernas.spaces.hdas_stages((1, 8, 8), 10, channels=2, cells=(2, 2, 2), cell="DARTS_V2"),
@@ -150,16 +153,16 @@ def test_doubt_and_control_reach_result_and_report(
     assert said in html.unescape((run.path / "report.html").read_text())
 
 
-def test_the_quick_preset_decides(digits: ImageData, tmp_path: Path) -> None:
-    config = of_darts.PRESETS["quick"]
-    space = hiernas.spaces.darts((1, 8, 8), 10, channels=4, cells=4)
-    short = replace(config, search=replace(config.search, epochs=4, warmup_epochs=3))  # half of it
-    problem = Problem(space, digits, parse_limits(LIMITS), None, RunFolder.create(tmp_path / "r", RUN), 0)
-    found = METHODS["darts"].search(problem, short)
+def test_a_search_that_has_decided_has_no_doubt(tmp_path: Path) -> None:
+    space, _ = cells(0)
+    config = of_darts.DARTSConfig(search=replace(SETTINGS, epochs=4, warmup_epochs=2), cells=3, channels=4)
+    problem = Problem(space, images(0), (), None, RunFolder.create(tmp_path / "r", RUN), 0)
+    found = METHODS["darts"].search(problem, config)
     (verdict,) = found.details["decided"].values()
     assert (verdict["decided"], found.doubts) == (True, ())
-    assert verdict["separated"] > 2 * verdict["needed"]
-    assert verdict["accuracy"] > 0.5
+    assert verdict["separated"] > 2 * SETTINGS.decided
+    assert verdict["accuracy"] > 0.5  # of four classes
+    assert not any(e["event"] == "undecided" for e in problem.run.events())
 
 
 # -- the warm-up -------------------------------------------------------------------------------------------------------

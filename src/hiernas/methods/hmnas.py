@@ -93,7 +93,8 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
         name = "two edges, one operation" if encoding.nodes else "one operation per block"
         rivals.append(Rival(name, rule, candidate_of(rule, accuracies[1], problem, "evolve2"), starts[1]))
     details = {
-        "decided": {"train1": verdict.record()}, "masks": records, "moved": moved, "pairs": values, **({"filters": filters} if filters else {}),
+        "decided": {"train1": verdict.record()}, "masks": records, "moved": moved, "pairs": values,
+        **({"filters": filters} if filters else {}),
         "importance": _rounded(proxy, encoding.strengths(architect.alphas, architect.betas)),
     }  # fmt: skip
     compared = tuple(rivals) if config.compare else ()

@@ -42,7 +42,7 @@ class SearchSettings:
     images: int = 0  # training images that are used, drawn once; 0: all
     alpha: AlphaSettings = field(default_factory=AlphaSettings)
     cost_weight: float = 1.0  # of the expected costs' relative excess over the limits
-    decided: float = 0.05  # share of the logits' entropy that must be gone, else the control is handed over; 0: never
+    decided: float = 0.01  # share of the logits' entropy that must be gone, else the control is handed over; 0: never
     keep: Literal["last", "best"] = "last"  # epoch whose logits are kept; best: of the supernet's accuracy on their images
 
     def check(self) -> None:
