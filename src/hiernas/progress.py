@@ -83,6 +83,9 @@ class Display:
             self.console.print(f"warning: {e['alarm']}", highlight=False)
         self._advance(e["phase"], e["epoch"] / e["epochs"], text, final=e["epoch"] == e["epochs"])
 
+    def _on_undecided(self, e: Mapping[str, Any]) -> None:
+        self.console.print(f"warning: {e['doubt']}", highlight=False)
+
     def _on_generation(self, e: Mapping[str, Any]) -> None:
         self.best = e["best"]
         text = f"generation {e['generation']}/{e['generations']} · {e['evaluated']} evaluated"

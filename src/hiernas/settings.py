@@ -48,7 +48,7 @@ def for_images(config: Any, preset: str, images: int, kept: Iterable[str] = ()) 
 
 def _fitted(key: str, value: Any, smaller: float, more: float) -> dict[str, Any]:
     """An epoch or learning rate for batches `smaller` times as large, `more` times as many epochs; {} for other keys."""
-    if key.endswith("warmup_epochs"):
+    if key.endswith("train.warmup_epochs"):  # of the learning rate, in fractions
         return {key: float(f"{value * more:.3g}")}
     if key.endswith("epochs"):
         return {key: tuple(math.ceil(n * more) for n in value) if isinstance(value, tuple) else math.ceil(value * more)}

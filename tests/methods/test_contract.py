@@ -55,7 +55,8 @@ ACCEPTED = {  # by method; all other spaces are refused
     "hdas-stages": ("graphs",), "hdas-distribution": ("numbers",), "hdas": ("graphs",),
 }  # fmt: skip
 FEWEST = {  # whichever of these settings a method has
-    "epochs": "1", "vital_epochs": "1", "search.epochs": "1", "cells": "5", "extra_cells": "1", "least": "2",
+    "epochs": "1", "vital_epochs": "1", "search.epochs": "1", "search.warmup_epochs": "1", "search.decided": "0",
+    "cells": "5", "extra_cells": "1", "least": "2",
     "channels": "2", "search.train.batch_size": "24", "search.train.accelerator": "cpu",
     "train.batch_size": "24", "train.accelerator": "cpu", "train.cutout": "0", "train.drop_path": "0.2",
     "population": "4", "generations": "1", "proposals": "2", "proposal_iterations": "100", "calibration_images": "24",

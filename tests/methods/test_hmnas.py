@@ -53,7 +53,7 @@ SIZE, CLASSES = (1, 8, 8), 3
 LITTLE = ("none", "skip_connect", "dil_conv_3x3", "max_pool_3x3")
 RECIPE = Recipe(batch_size=12, accelerator="cpu")
 CONFIG = HMNASConfig(
-    search=SearchSettings(epochs=1, train=RECIPE, alpha=AlphaSettings(lr=0.3)),
+    search=SearchSettings(epochs=1, train=RECIPE, alpha=AlphaSettings(lr=0.3), decided=0.0),
     mask=MaskSettings(edges_epochs=2, operations_epochs=2), calibration_images=12, final_epochs=1, train=RECIPE,
 )  # fmt: skip
 

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiernas.costs import limits as limits_module
-from hiernas.costs.limits import Limit
+from hiernas.costs.limits import Limit, best_within
 from hiernas.costs.tables import CostTable, cost_tables
 from hiernas.data.images import Subset
 from hiernas.data.split import Split
 from hiernas.errors import LimitError
 from hiernas.gates import softmax
 from hiernas.runfolder import RunFolder
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings, cost_penalty, derive, derive_within
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, cost_penalty, derive, strengths
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts, hdas_stages
 from supernet.plain_cells import plain_cells
@@ -96,7 +96,7 @@ def test_derivation_has_the_greatest_sum_of_strengths() -> None:
         totals = total_strengths(space, alphas, genes)
         best = genes[int(totals.argmax())].tolist()
         assert encoded(space, derive(space, alphas)) == best
-        assert derive_within(space, {}, [], alphas).tolist() == best
+        assert best_within(space, {}, [], strengths(space, alphas)).tolist() == best
         assert (totals == totals.max()).sum() == 1
 
 
@@ -110,7 +110,7 @@ def test_restricted_edges_stay_or_go_as_they_must() -> None:
             alphas[names.index("normal.0->3")].copy_(torch.tensor([0.0, 0.1, 0.2]))
         best = genes[int(total_strengths(space, alphas, genes).argmax())].tolist()
         assert encoded(space, derive(space, alphas)) == best
-        assert derive_within(space, {}, [], alphas).tolist() == best
+        assert best_within(space, {}, [], strengths(space, alphas)).tolist() == best
 
 
 @pytest.mark.parametrize("way", ["listed", "solved"])
@@ -127,14 +127,14 @@ def test_derivation_within_limits_is_the_best_of_those_that_meet_them(way: str, 
         limits = [Limit("params", low, high), Limit("macs", high=float(np.quantile(costs["macs"], 0.5)))]
         inside = (low <= costs["params"]) & (costs["params"] <= high) & (costs["macs"] <= limits[1].high)
         totals = np.where(inside, total_strengths(space, alphas, genes), -np.inf)
-        found = derive_within(space, tables, limits, alphas)
+        found = best_within(space, tables, limits, strengths(space, alphas))
         row = int((genes == found).all(1).argmax())
         assert inside[row]
         assert totals[row] == pytest.approx(totals.max(), rel=1e-12)
         moved += found.tolist() != encoded(space, derive(space, alphas))
     assert moved >= 3  # the limits bind
     with pytest.raises(LimitError, match="found no architecture of 'darts' that meets params <= 10; widen them"):
-        derive_within(space, tables, [Limit("params", high=10)], alphas)
+        best_within(space, tables, [Limit("params", high=10)], strengths(space, alphas))
 
 
 # -- penalty of costs --------------------------------------------------------------------------------------------

@@ -50,8 +50,7 @@ def darts(problem: Problem, config: DARTSConfig) -> Found:
     """DARTS (arXiv 1806.09055), first order: weights and logits by turns, then the two strongest edges of each node."""
     proxy = smaller_network(problem.space, config.channels, config.cells)
     extra = cost_penalty(problem.space, problem.tables(problem.space), problem.limits, config.search.cost_weight)
-    supernet, architect = learn(proxy, problem, config.search, "train1", extra)
-    return found(proxy, supernet, architect, problem, config, {})
+    return found(proxy, learn(proxy, problem, config.search, "train1", extra), problem, config)
 
 
 def plan(config: DARTSConfig, data: ImageData) -> dict[str, float]:

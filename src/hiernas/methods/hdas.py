@@ -13,7 +13,8 @@ from typing import Any, get_args
 from hiernas.costs.limits import best_within
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
-from hiernas.search.alphas import Extra, cost_penalty, derive, derive_within
+from hiernas.search.alphas import Extra, by_strength, cost_penalty
+from hiernas.search.decided import Verdict
 from hiernas.search.depth import Form, computation_loss, depth_loss, shapes
 from hiernas.search.differentiable import (
     QUICK,
@@ -70,8 +71,7 @@ def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
     """H^c-DAS (arXiv 2101.04028v2): three normal and two reduction cells, each stage's own, searched as DARTS does."""
     proxy = smaller_network(problem.space, config.channels, config.cells)
     extra = cost_penalty(problem.space, problem.tables(problem.space), problem.limits, config.search.cost_weight)
-    supernet, architect = learn(proxy, problem, config.search, "train1", extra)
-    return found(proxy, supernet, architect, problem, config, {})
+    return found(proxy, learn(proxy, problem, config.search, "train1", extra), problem, config)
 
 
 def hdas_stages(problem: Problem, config: HDASConfig) -> Found:
@@ -101,8 +101,7 @@ def _losses(problem: Problem, config: HDASConfig, proxy: SearchSpace) -> tuple[E
 def _stage_search(problem: Problem, config: HDASConfig, phase: str = "train1") -> Found:
     proxy = narrower(problem.space, config.channels)
     extra, released = _losses(problem, config, proxy)
-    supernet, architect = learn(proxy, problem, config.search, phase, extra, released=released)
-    result = found(proxy, supernet, architect, problem, config, {})
+    result = found(proxy, learn(proxy, problem, config.search, phase, extra, released=released), problem, config, phase)
     stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes(result.architecture)]
     return replace(result, details={**result.details, "stages": stages})
 
@@ -113,34 +112,37 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
     cells = cells_of(stages)  # the first level: five cells, with the costs they will have in the stages
     proxy = smaller_network(cells, config.channels, config.cells)
     tables = cell_tables(stages, cells, problem.latency)
-    _, architect = learn(
+    _, architect, verdict = learn(
         proxy, problem, config.search, "train1", cost_penalty(cells, tables, problem.limits, config.search.cost_weight)
     )
-    chosen = cells.decode(derive_within(cells, tables, problem.limits, architect.alphas))
-    rule = derive(proxy, architect.alphas)
+    verdicts = {"train1": verdict}
+    chosen = cells.decode(best_within(cells, tables, problem.limits, architect.strengths()))
+    rule = by_strength(proxy, architect.strengths())
     moved = [site for site, o in zip(cells.skeleton.site_names, chosen.options, strict=True) if o != rule[site]]
     genotype = cell_skeleton(cells).genotype(chosen)
     problem.run.event("cells", genotype=genotype.to_text())
     numbers = None
     if config.extra_cells:  # the second level: as many cells more in each stage, of which some are kept
         wider = wider_stages(stages, genotype, config.extra_cells, config.least)
-        numbers = _numbers(replace(problem, space=wider), config)
+        numbers, verdicts["train2"] = _numbers(replace(problem, space=wider), config)
         problem.run.event("numbers", cells=list(numbers))
     last = replace(problem, space=stages_of(stages, genotype, numbers))  # the third: the graphs
     result = _stage_search(last, config, "train3")
-    details = {**result.details, "genotype": genotype.to_text(), "numbers": numbers, "moved_in_cells": moved}
-    return replace(result, details=details)
+    decided = {phase: v.record() for phase, v in verdicts.items()} | result.details["decided"]
+    details = {"genotype": genotype.to_text(), "numbers": numbers, "moved_in_cells": moved, "decided": decided}
+    doubts = [doubt for v in verdicts.values() for doubt in v.doubts()]
+    return replace(result, details={**result.details, **details}, doubts=(*doubts, *result.doubts))
 
 
-def _numbers(problem: Problem, config: HDASConfig) -> tuple[int, ...]:
-    """The number of cells of each stage (Eqs. 3 to 6), within the limits."""
+def _numbers(problem: Problem, config: HDASConfig) -> tuple[tuple[int, ...], Verdict]:
+    """The number of cells of each stage (Eqs. 3 to 6), within the limits, and whether it was decided."""
     proxy, tables = narrower(problem.space, config.channels), problem.tables(problem.space)
     extra, released = _losses(problem, config, proxy)
-    _, architect = learn(proxy, problem, config.search, "train2", extra, released=released)
+    _, architect, verdict = learn(proxy, problem, config.search, "train2", extra, released=released)
     genes = best_within(problem.space, tables, problem.limits, architect.strengths())
     chosen = zip(problem.space.skeleton.site_names, problem.space.decode(genes).options, strict=True)
     numbers = [int(option) for site, option in chosen if site.endswith(".cells")]
-    return tuple(numbers * (STAGES // len(numbers)))  # one for all stages that share a graph
+    return tuple(numbers * (STAGES // len(numbers))), verdict  # one for all stages that share a graph
 
 
 def narrower(space: SearchSpace, channels: int) -> SearchSpace:
@@ -162,7 +164,7 @@ def plan(config: HDASConfig, data: ImageData) -> dict[str, float]:
 
 PRESETS: dict[str, Any] = {
     "quick": HDASConfig(
-        search=QUICK, cells=5, channels=4, calibration_images=300, final_epochs=25, final_lr=0.1,
+        search=QUICK, cells=5, channels=4, calibration_images=300, final_epochs=40, final_lr=0.1,
         train=replace(SEARCH, label_smoothing=0.1),
     ),
     "small": HDASConfig(search=SMALL, cells=5, channels=4, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),

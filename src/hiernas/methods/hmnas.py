@@ -20,8 +20,9 @@ from hiernas.costs.count import cost
 from hiernas.costs.limits import best_within
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, LimitError
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings
+from hiernas.search.alphas import AlphaArchitect
 from hiernas.search.bilevel import shares
+from hiernas.search.decided import Verdict
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check_final, learn, search_work
 from hiernas.search.encoding import Encoding
 from hiernas.search.evaluate import Evaluator
@@ -66,18 +67,18 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
     """HM-NAS (arXiv 1909.00122v2): a supernet with weighted edges and operations, of which learned masks keep what stays."""
     proxy = searched(problem.space)
     encoding = Encoding(proxy)
-    supernet, architect = learn(proxy, problem, config.search, "train1", None, encoding)  # alpha, beta and the weights
+    supernet, architect, verdict = learn(proxy, problem, config.search, "train1", None, encoding)  # alpha, beta, the weights
+    rule = _by_rule(architect, problem)
+    if rule is not None and not verdict.decided:
+        return _control(rule, supernet, problem, config, verdict)
     tables = _tables(problem, config)
     edges = None
     if encoding.nodes:  # a chain has operations only
         edges = _masked(supernet, architect, "edges", config.mask.edges_epochs, problem, config, tables)
     operations = _masked(supernet, architect, "operations", config.mask.operations_epochs, problem, config, tables, edges)
     masked, values, moved = within_limits(operations, edges, problem, tables)
-    rule = _by_rule(architect, problem)
-
     networks = [Architecture(proxy.skeleton, a.choices) for a in (masked, rule) if a is not None]
-    images = config.calibration_images
-    evaluate = Evaluator(supernet, problem.data, make_fabric(config.search.train), seed=problem.seed, calibration_images=images)
+    evaluate = _evaluator(supernet, problem, config)
     accuracies = evaluate(networks)
     starts = [start_of(supernet, a, problem.space, evaluate, problem.seed, config.inherited_lr) for a in networks]
     records = {m.level: m.record() for m in (edges, operations) if m is not None}
@@ -92,13 +93,28 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
         name = "two edges, one operation" if encoding.nodes else "one operation per block"
         rivals.append(Rival(name, rule, candidate_of(rule, accuracies[1], problem, "evolve2"), starts[1]))
     details = {
-        "masks": records, "moved": moved, "pairs": values, **({"filters": filters} if filters else {}),
+        "decided": {"train1": verdict.record()}, "masks": records, "moved": moved, "pairs": values,
+        **({"filters": filters} if filters else {}),
         "importance": _rounded(proxy, encoding.strengths(architect.alphas, architect.betas)),
     }  # fmt: skip
     compared = tuple(rivals) if config.compare else ()
     return Found(
-        problem.space, (chosen,), chosen, (), details, masked, starts[0] if config.inherit else None, compared
-    )
+        problem.space, (chosen,), chosen, (), details, masked, starts[0] if config.inherit else None, compared,
+        verdict.doubts(),
+    )  # fmt: skip
+
+
+def _control(rule: Architecture, supernet: Any, problem: Problem, config: HMNASConfig, verdict: Verdict) -> Found:
+    """What is handed over where nothing was decided, from scratch; masks on such a supernet would say as little."""
+    (accuracy,) = _evaluator(supernet, problem, config)([Architecture(searched(problem.space).skeleton, rule.choices)])
+    chosen = candidate_of(rule, accuracy, problem, "evolve2")
+    details = {"decided": {"train1": verdict.record()}}
+    return Found(problem.space, (chosen,), chosen, (), details, doubts=verdict.doubts())
+
+
+def _evaluator(supernet: Any, problem: Problem, config: HMNASConfig) -> Evaluator:
+    fabric, images = make_fabric(config.search.train), config.calibration_images
+    return Evaluator(supernet, problem.data, fabric, seed=problem.seed, calibration_images=images)
 
 
 def searched(space: SearchSpace) -> SearchSpace:
@@ -190,15 +206,13 @@ def plan(config: HMNASConfig, data: ImageData) -> dict[str, float]:
     return {**work, **{f"compare{i}": training for i in ((1, 2, 3) if config.compare else ())}}  # beside the final one
 
 
-LOGITS = AlphaSettings(lr=3e-3)  # ten times DARTS' learning rate: a search of 200 steps would leave them as they are drawn
-
 PRESETS: dict[str, Any] = {
     "quick": HMNASConfig(
-        search=replace(QUICK, alpha=LOGITS), mask=MaskSettings(edges_epochs=2, operations_epochs=2, filters_epochs=2),
+        search=QUICK, mask=MaskSettings(edges_epochs=2, operations_epochs=2, filters_epochs=2),
         calibration_images=300, final_epochs=25, final_lr=0.1, inherited_lr=0.05, train=replace(SEARCH, label_smoothing=0.1),
     ),
     "small": HMNASConfig(
-        search=replace(SMALL, alpha=LOGITS), mask=MaskSettings(), calibration_images=500, final_epochs=1, final_lr=0.1,
+        search=SMALL, mask=MaskSettings(), calibration_images=500, final_epochs=1, final_lr=0.1,
         inherited_lr=0.05, train=SEARCH,
     ),
     "paper": HMNASConfig(),

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.costs.limits import Limit, best_within
+from hiernas.costs.limits import Limit
 from hiernas.costs.tables import CostTable
 from hiernas.data.split import Split
 from hiernas.gates import Gates, softmax
@@ -46,11 +46,13 @@ class AlphaArchitect:
 
     def __init__(
         self, space: SearchSpace, images: Split, settings: AlphaSettings, generator: torch.Generator,
-        extra: Extra | None = None, encoding: Encoding | None = None, released: Extra | None = None,
+        extra: Extra | None = None, encoding: Encoding | None = None, released: Extra | None = None, warmup: float = 0.0,
     ) -> None:  # fmt: skip
         """`extra`: a loss beside the task's. `released`: one as in H-DAS' code, where it takes a step of its own, after
-        the task's, and where edges are compared by their logits as they are."""
+        the task's, and where edges are compared by their logits as they are. `warmup`: share of the phase, at its
+        beginning, in which the logits stay as they are."""
         self.space, self.images, self.extra, self.encoding, self.released = space, images, extra, encoding, released
+        self.warmup = warmup
         self.alphas = [INITIAL * torch.randn(len(d.options), generator=generator) for d in space.decisions]
         self.betas = [] if encoding is None else fresh_betas(encoding, INITIAL, generator)  # only with an encoding
         self._named = {f"{kind}{i}": x for kind in ("alpha", "beta") for i, x in enumerate(getattr(self, f"{kind}s"))}
@@ -58,6 +60,7 @@ class AlphaArchitect:
         self.optimizer = torch.optim.Adam(logits, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
         self.optimizer.zero_grad(set_to_none=True)
         self._marked: dict[str, Tensor] = {}  # the logits of the best epoch, and its accuracy
+        self.control: list[np.ndarray] | None = None  # strengths to go by in place of those of the logits
 
     def mark(self, accuracy: float) -> None:
         """Remember the logits as they are if no earlier ones reached this accuracy."""
@@ -90,7 +93,9 @@ class AlphaArchitect:
         return self.encoding.gates(self.encoding.shares(self.alphas, self.betas))
 
     def strengths(self) -> list[np.ndarray]:
-        """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`."""
+        """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`; or the control's."""
+        if self.control is not None:
+            return self.control
         if self.encoding is None:
             return strengths(self.space, self.alphas, raw=self.released is not None)
         return self.encoding.strengths(self.alphas, self.betas)
@@ -99,7 +104,9 @@ class AlphaArchitect:
         self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
         progress: float,
     ) -> Tensor:  # fmt: skip
-        """One step of the logits on images [B, C, H, W] and labels [B]; the weights get no gradients."""
+        """One step of the logits on images [B, C, H, W] and labels [B], after the warm-up; the weights get no gradients."""
+        if progress < self.warmup:
+            return torch.zeros((), device=x.device)
         with frozen(model):
             task = F.cross_entropy(model(x, self.gates()), y)
             loss = task if self.extra is None else task + self.extra(self.alphas)
@@ -160,6 +167,12 @@ class AlphaArchitect:
         stages = shapes(self.space.architecture(chosen))
         return {"depth": float(np.mean([s.depth for s in stages])), "dead": sum(s.dead for s in stages)}
 
+    def logits(self) -> list[Tensor]:
+        """Of all that is decided: per site over the options that there are, then per node over its edges."""
+        if self.encoding is None:
+            return self.alphas
+        return [a[kept] for a, kept in zip(self.alphas, self.encoding.options, strict=True) if kept] + self.betas
+
     def _of_operations(self, encoding: Encoding) -> list[Tensor]:
         return [a.detach()[kept].softmax(0) for a, kept in zip(self.alphas, encoding.options, strict=True) if kept]
 
@@ -218,13 +231,6 @@ def by_strength(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, str
         for site in order[group.keep :]:
             chosen[site] = ("none", 0.0)
     return {site: option for site, (option, _) in chosen.items()}
-
-
-def derive_within(
-    space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit], alphas: Sequence[Tensor]
-) -> np.ndarray:
-    """The architecture of the greatest sum of strengths that meets the limits: option indices int64 [sites]."""
-    return best_within(space, tables, limits, strengths(space, alphas))
 
 
 def cost_penalty(space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit], weight: float) -> Extra:

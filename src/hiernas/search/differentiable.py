@@ -17,6 +17,7 @@ from hiernas.errors import ConfigError, LimitError
 from hiernas.randomness import seeded, torch_generator
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Extra, by_strength
 from hiernas.search.bilevel import shares
+from hiernas.search.decided import Verdict, regular
 from hiernas.search.encoding import Encoding
 from hiernas.search.evaluate import Evaluator
 from hiernas.search.evolution import Book
@@ -31,7 +32,8 @@ from hiernas.train.recipes import Phase, Recipe
 class SearchSettings:
     """A differentiable search; the defaults are DARTS' (arXiv 1806.09055, appendix A.1) on its own scale."""
 
-    epochs: int = 50
+    epochs: int = 50  # in which weights and logits learn by turns
+    warmup_epochs: int = 0  # before them, in which the weights learn alone, under equal logits
     lr: float = 0.025  # initial learning rate of the weights
     train: Recipe = field(
         default_factory=lambda: Recipe(weight_decay=3e-4, schedule="cosine", lr_min=1e-3, grad_clip=5.0)  # 0.001: the code's
@@ -40,12 +42,15 @@ class SearchSettings:
     images: int = 0  # training images that are used, drawn once; 0: all
     alpha: AlphaSettings = field(default_factory=AlphaSettings)
     cost_weight: float = 1.0  # of the expected costs' relative excess over the limits
+    decided: float = 0.01  # share of the logits' entropy that must be gone, else the control is handed over; 0: never
     keep: Literal["last", "best"] = "last"  # epoch whose logits are kept; best: of the supernet's accuracy on their images
 
     def check(self) -> None:
         """Raise `ConfigError` for values out of range."""
-        if self.epochs < 1:
-            raise ConfigError(f"epochs={self.epochs} must be at least 1")
+        if self.epochs < 1 or self.warmup_epochs < 0:
+            raise ConfigError(f"epochs={self.epochs} must be at least 1, and warmup_epochs={self.warmup_epochs} at least 0")
+        if not 0 <= self.decided < 1:
+            raise ConfigError(f"decided={self.decided} is a share of the entropy, from 0 to below 1")
         if self.images < 0 or self.images == 1:
             raise ConfigError(f"images={self.images} must be 0, for all, or at least 2")
         if not 0 < self.share < 1 or not self.lr > 0 or not self.alpha.lr > 0 or self.cost_weight < 0:
@@ -62,8 +67,9 @@ class SearchSettings:
 
 
 SEARCH = Recipe(batch_size=64, weight_decay=3e-4, schedule="cosine", grad_clip=5.0)  # of the presets for 2 cores
-QUICK = SearchSettings(epochs=10, lr=0.1, train=SEARCH)
-SMALL = SearchSettings(epochs=4, lr=0.1, train=SEARCH, images=6000)
+LOGITS = AlphaSettings(lr=0.1)  # a few hundred steps: with DARTS' rate they would end where they were drawn
+QUICK = SearchSettings(epochs=10, warmup_epochs=5, lr=0.03, train=replace(SEARCH, batch_size=32), alpha=LOGITS)
+SMALL = SearchSettings(epochs=4, warmup_epochs=1, lr=0.03, train=replace(SEARCH, batch_size=32), alpha=LOGITS, images=6000)
 
 
 def check_searched(cells: int, channels: int) -> None:
@@ -82,33 +88,44 @@ def check_final(calibration_images: int, final_epochs: int, final_lr: float) -> 
 
 
 def search_work(settings: SearchSettings, data: ImageData) -> float:
-    """The work of one search: the logits' half of a step needs no gradients of weights."""
-    images = min(settings.images or len(data.train), len(data.train))
-    return training_work(settings.epochs, round((1 - settings.share) * images * (1 + 2 / 3)))
+    """The work of one search: the logits' half of a step needs no gradients of weights, and is not done in the warm-up."""
+    images = round((1 - settings.share) * min(settings.images or len(data.train), len(data.train)))
+    return training_work(settings.warmup_epochs, images) + training_work(settings.epochs, round(images * (1 + 2 / 3)))
 
 
 def learn(
     space: SearchSpace, problem: Problem, settings: SearchSettings, phase: str, extra: Extra | None = None,
     encoding: Encoding | None = None, released: Extra | None = None,
-) -> tuple[Any, AlphaArchitect]:  # fmt: skip
-    """A supernet of `space` and the logits of its sites, trained by turns: (supernet, architect)."""
+) -> tuple[Any, AlphaArchitect, Verdict]:  # fmt: skip
+    """A supernet of `space` and the logits of its sites, trained by turns, and whether they have decided anything.
+
+    Where they have not, the architect's strengths are those of the control.
+    """
     images, validation = shares(problem.data.train, settings.share, problem.seed, settings.images)
     with seeded(problem.seed, phase, "supernet"):
         supernet = space.supernet()
     generator = torch_generator(problem.seed, phase, "alphas")
-    architect = AlphaArchitect(space, validation, settings.alpha, generator, extra, encoding, released)
+    epochs, batch = settings.warmup_epochs + settings.epochs, settings.train.batch_size
+    warmup = settings.warmup_epochs / epochs
+    architect = AlphaArchitect(space, validation, settings.alpha, generator, extra, encoding, released, warmup)
 
-    def validate(_: int) -> float:
-        reached = accuracy(supernet, validation, problem.data, settings.train.batch_size, architect.gates())
-        architect.mark(reached)
+    def validate(epoch: int) -> float:
+        reached = accuracy(supernet, validation, problem.data, batch, architect.gates())
+        if epoch > settings.warmup_epochs:
+            architect.mark(reached)
         return reached
 
     fit(
-        supernet, images, problem.data, Phase(phase, settings.epochs, settings.lr), settings.train, seed=problem.seed,
+        supernet, images, problem.data, Phase(phase, epochs, settings.lr), settings.train, seed=problem.seed,
         run=problem.run, architect=architect, validate=validate if settings.keep == "best" else None,
     )  # fmt: skip
     architect.take_marked()  # where there are any
-    return supernet, architect
+    reached = accuracy(supernet, problem.data.val, problem.data, batch, architect.gates())
+    verdict = Verdict.of(space, architect.logits(), settings.decided, reached, problem.data.val.labels)
+    architect.control = None if verdict.decided else regular(space)
+    for doubt in verdict.doubts():
+        problem.run.event("undecided", phase=phase, doubt=doubt)
+    return supernet, architect, verdict
 
 
 def smaller_network(space: SearchSpace, channels: int, cells: int) -> SearchSpace:
@@ -161,9 +178,10 @@ def counted(architecture: Architecture, limits: Sequence[Limit]) -> tuple[int, i
 
 
 def found(
-    proxy: SearchSpace, supernet: Any, architect: AlphaArchitect, problem: Problem, config: Any, details: dict[str, Any]
+    proxy: SearchSpace, learned: tuple[Any, AlphaArchitect, Verdict], problem: Problem, config: Any, phase: str = "train1"
 ) -> Found:
-    """The derived architecture that meets the limits; `details` say where DARTS' rule alone would have gone."""
+    """The derived architecture that meets the limits; its details say where DARTS' rule alone would have gone."""
+    supernet, architect, verdict = learned
     space, tables = problem.space, problem.tables(problem.space)
     genes = best_within(space, tables, problem.limits, architect.strengths())
     plain = by_strength(proxy, architect.strengths())
@@ -185,4 +203,5 @@ def found(
         d.name: {o: round(float(p), 4) for o, p in zip(d.options, a.detach().softmax(0), strict=True)}
         for d, a in zip(proxy.decisions, architect.alphas, strict=True)
     }
-    return Found(space, (candidate,), candidate, (), {**details, "moved": moved, "weights": weights})
+    details = {"decided": {phase: verdict.record()}, "moved": moved, "weights": weights}
+    return Found(space, (candidate,), candidate, (), details, doubts=verdict.doubts())
