@@ -1,7 +1,7 @@
 """Planted spaces: chains in which one option of each site sees the image and all others output only noise.
 
-All options of a site cost the same, so that no limit tells them apart. The right one stands at each place at as many sites (or one more), in an order
-that the seed draws: what always takes the first option is right at a share of 1 / options.
+All options of a site cost the same, so that no limit tells them apart. The right one stands at every place at equally
+many sites (or one more), in an order that the seed draws: the first options are right at a share of 1 / options.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def right_sites(chosen: Sequence[str]) -> int:
     return sum(option == RIGHT for option in chosen)
 
 
-def _chain(
-    name: str, shapes: Sequence[tuple[int, int]], options: int, size: int, classes: int, seed: int
-) -> SearchSpace:
+def _chain(name: str, shapes: Sequence[tuple[int, int]], options: int, size: int, classes: int, seed: int) -> SearchSpace:
     places, stages = np.random.default_rng([seed, 78]).permutation(np.arange(len(shapes)) % options), []
     for (width, stride), place in zip(shapes, places, strict=True):
         names = [f"noise{i}" for i in range(1, options)]
