@@ -21,6 +21,7 @@ from hiernas.gates import Gates, single_path
 from hiernas.search.proposals import Adam, Targets, entropy, probabilities, resource_loss, temperature
 from hiernas.train.loop import frozen
 
+NETWORKS = 3  # per step by score: their forward passes take less time than a training step, see docs/methods/hournas.md
 Sampling = Literal["gumbel_max", "gumbel_softmax"]
 Estimator = Literal["score", "straight_through"]
 Learned = tuple[Tensor, np.ndarray, np.ndarray]  # the loss, detached, and its gradients by theta and Pi
@@ -77,20 +78,20 @@ class ProposalArchitect:
             return self._one_path(theta, pi, proposal_noise, noise)
         return self._mixture(theta, pi, proposal_noise, noise)
 
-    def _network(self, proposal_noise: np.ndarray, noise: np.ndarray) -> tuple[int, np.ndarray]:
-        """A proposal and an option per site, by Gumbel-Max."""
+    def _drawn(self, proposal_noise: np.ndarray, noise: np.ndarray) -> tuple[int, np.ndarray]:
+        """A proposal, and of it an option per site, by Gumbel-Max."""
         i = int((self.pi / self._now + proposal_noise).argmax())
         return i, np.where(self.options, self.theta[i] / self._now + noise[i], -np.inf).argmax(-1)
 
     def _one_path(self, theta: Tensor, pi: Tensor, proposal_noise: np.ndarray, noise: np.ndarray) -> Gates:
         """One option per site: weight 1, with the gradient of pi_i * p (the proposal's and the option's probability)."""
-        i, genes = self._network(proposal_noise, noise)
+        i, genes = self._drawn(proposal_noise, noise)
         if not theta.requires_grad:
             return single_path(genes)
         p = self._softmax(theta[i])[torch.arange(len(genes)), torch.from_numpy(genes)]
         gates = (pi / self._now).softmax(0)[i] * p
         gates = (1.0 + gates - gates.detach()).to(self._device, torch.float32)
-        return Gates(tuple((int(g),) for g in genes), tuple(gates.unsqueeze(1).unbind()))
+        return Gates(single_path(genes).indices, tuple(gates.unsqueeze(1).unbind()))
 
     def _mixture(self, theta: Tensor, pi: Tensor, proposal_noise: np.ndarray, noise: np.ndarray) -> Gates:
         """All options, weighted by the relaxed samples of all proposals (Eq. 9)."""
@@ -129,23 +130,30 @@ class ProposalArchitect:
         return loss
 
     def _by_score(self, model: nn.Module, x: Tensor, y: Tensor, rng: np.random.Generator) -> Learned:
-        """The score function of two networks on the same images, each with the other's loss as its baseline."""
-        drawn = [self._network(rng.gumbel(size=self.pi.shape), rng.gumbel(size=self.theta.shape)) for _ in range(2)]
+        """The score function: a few networks on the same images, each against the mean of the others."""
+        drawn = [self._drawn(rng.gumbel(size=self.pi.shape), rng.gumbel(size=self.theta.shape))[1] for _ in range(NETWORKS)]
         with torch.no_grad():
-            losses = torch.stack([F.cross_entropy(model(x, single_path(genes)), y) for _, genes in drawn])
-        apart = float(losses[0] - losses[1]) / 2
+            losses = torch.stack([F.cross_entropy(model(x, single_path(genes)), y) for genes in drawn])
+        worse = (losses - losses.mean()).double().cpu().numpy() / (NETWORKS - 1)
         by_theta, by_pi = np.zeros_like(self.theta), np.zeros_like(self.pi)
-        for (i, genes), reward in zip(drawn, (apart, -apart), strict=True):
-            theta_score, pi_score = self._score(i, genes)
-            by_theta[i] += reward * theta_score
-            by_pi += reward * pi_score
+        for genes, amount in zip(drawn, worse, strict=True):
+            theta_score, pi_score = self.score(genes)
+            by_theta += amount * theta_score
+            by_pi += amount * pi_score
         return losses.mean(), by_theta, by_pi
 
-    def _score(self, i: int, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The gradient of a drawn network's log-probability, by its proposal's theta and by Pi."""
-        p = probabilities(self.theta[[i]], self.options, 0.0, self._now)[0]
-        taken = np.arange(p.shape[1]) == genes[:, None]
-        return (taken - p) / self._now, (np.arange(len(self.pi)) == i) / self._now - self._weights() / self._now
+    def score(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The gradient of a network's log-probability by theta and Pi, whichever proposal it may come from: [m, L, O], [m].
+
+        A proposal takes part by the probability that the network is its own.
+        """
+        p, weights = probabilities(self.theta, self.options, 0.0, self._now), self._weights()
+        taken = np.arange(p.shape[2]) == genes[:, None]
+        with np.errstate(divide="ignore"):  # of probabilities that are 0 in floating point
+            logs = np.log(p[:, taken]).sum(1) + np.log(weights)
+        owner = np.exp(logs - logs.max())
+        owner /= owner.sum()
+        return owner[:, None, None] * (taken - p) / self._now, (owner - weights) / self._now
 
     def _by_gates(
         self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator
