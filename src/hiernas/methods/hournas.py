@@ -17,7 +17,7 @@ from hiernas.costs.limits import best_within, satisfied
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError
 from hiernas.randomness import numpy_generator
-from hiernas.search.architect import ProposalArchitect, Sampling
+from hiernas.search.architect import Estimator, ProposalArchitect, Sampling
 from hiernas.search.bilevel import evaluate_all, shares, train_bilevel
 from hiernas.search.oneshot import fresh_supernet
 from hiernas.search.problem import Found, Problem, Pruning, training_work
@@ -56,6 +56,7 @@ class HourNASConfig:
     alpha: float = 5.0  # weight of the regulariser T (Eq. 10)
     beta: float = 0.01  # weight of the orthogonality of the proposals (Eq. 7); 0: without it
     sampling: Sampling = "gumbel_max"
+    estimator: Estimator = "score"  # of the gradient through one sampled network; straight_through: the gates' own
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
     calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
     final_epochs: int = 350  # training of the chosen network from scratch
@@ -101,7 +102,7 @@ def hournas(problem: Problem, config: HourNASConfig) -> Found:
     problem.run.event("proposals", aims=aims)
     architect = ProposalArchitect(
         theta, targets.options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end),
-        sampling=config.sampling, targets=targets, alpha=config.alpha, beta=config.beta,
+        sampling=config.sampling, estimator=config.estimator, targets=targets, alpha=config.alpha,
     )  # fmt: skip
     phase = Phase(f"train{len(prunings) + 1}", config.epochs, config.lr)
     train_bilevel(supernet, architect, images, problem, phase, config.train)  # lines 15-22
@@ -125,8 +126,9 @@ def search_vital(
     options = option_mask(supernet.space)
     theta = fresh_parameters(1, options, numpy_generator(problem.seed, "vital"))
     architect = ProposalArchitect(
-        theta, options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end), sampling=config.sampling
-    )
+        theta, options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end), sampling=config.sampling,
+        estimator=config.estimator,
+    )  # fmt: skip
     train_bilevel(supernet, architect, images, problem, Phase("train1", config.vital_epochs, config.lr), config.train)
     return architect.theta[0]
 
