@@ -210,7 +210,9 @@ def test_impossible_targets_are_refused_before_anything_is_trained(tmp_path: Pat
 def test_the_command_line_refuses_them_too(tmp_path: Path) -> None:
     table = latency_file(tmp_path, spaces.tiny((1, 8, 8), 10))
     command = [sys.executable, "-m", "hiernas.cli", "search", "hournas", "--space", "tiny", "--latency-table", str(table)]
-    done = subprocess.run([*command, "--limit", "params<=1k"], capture_output=True, text=True, check=False, env=os.environ)
+    done = subprocess.run(
+        [*command, "--limit", "params<=1k"], capture_output=True, text=True, check=False, env=os.environ
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: no architecture of 'tiny' meets params <= 1k; the smallest has ")
     assert done.stderr.count("\n") == 1
