@@ -84,13 +84,13 @@ class ProposalArchitect:
         return i, np.where(self.options, self.theta[i] / self._now + noise[i], -np.inf).argmax(-1)
 
     def _one_path(self, theta: Tensor, pi: Tensor, proposal_noise: np.ndarray, noise: np.ndarray) -> Gates:
-        """One option per site: weight 1, with the gradient of pi_i * p (the proposal's and the option's probability)."""
+        """One option per site: weight 1, with the gradients of the proposal's probability and of the option's own."""
         i, genes = self._drawn(proposal_noise, noise)
         if not theta.requires_grad:
             return single_path(genes)
         p = self._softmax(theta[i])[torch.arange(len(genes)), torch.from_numpy(genes)]
-        gates = (pi / self._now).softmax(0)[i] * p
-        gates = (1.0 + gates - gates.detach()).to(self._device, torch.float32)
+        weight = (pi / self._now).softmax(0)[i]
+        gates = ((1.0 + weight - weight.detach()) * (1.0 + p - p.detach())).to(self._device, torch.float32)
         return Gates(single_path(genes).indices, tuple(gates.unsqueeze(1).unbind()))
 
     def _mixture(self, theta: Tensor, pi: Tensor, proposal_noise: np.ndarray, noise: np.ndarray) -> Gates:
@@ -134,7 +134,8 @@ class ProposalArchitect:
         drawn = [self._drawn(rng.gumbel(size=self.pi.shape), rng.gumbel(size=self.theta.shape))[1] for _ in range(NETWORKS)]
         with torch.no_grad():
             losses = torch.stack([F.cross_entropy(model(x, single_path(genes)), y) for genes in drawn])
-        worse = (losses - losses.mean()).double().cpu().numpy() / (NETWORKS - 1)
+        worse = np.array(losses.tolist())
+        worse = (worse - worse.mean()) / (NETWORKS - 1)
         by_theta, by_pi = np.zeros_like(self.theta), np.zeros_like(self.pi)
         for genes, amount in zip(drawn, worse, strict=True):
             theta_score, pi_score = self.score(genes)
