@@ -1,8 +1,8 @@
 """The upper level of HourNAS' bilevel search (arXiv 2005.14446v3, Eqs. 8 to 10): proposals that learn which network is best.
 
 Parameters theta [m, L, O] of m proposals and Pi [m], which weighs the proposals. A step of the weights trains one
-sampled network; a step of the architecture sends the validation loss back through the gates of one sampled network
-(Gumbel-Max, straight-through: only its operations are computed) or of the mixture of all (Gumbel-softmax).
+sampled network. A step of the architecture compares the validation losses of a few of them (Gumbel-Max, by the score
+function), or sends a loss back through the gates of one (straight-through) or of the mixture of all (Gumbel-softmax).
 """
 
 from __future__ import annotations
