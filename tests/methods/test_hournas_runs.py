@@ -117,14 +117,19 @@ def test_with_one_epoch_of_each_the_architecture_learns_at_all_temperatures(
     tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, list[float]] = {"draw": [], "learn": []}
-    for name in seen:
 
-        def watched(self: ProposalArchitect, *given: Any, kept: Any = getattr(ProposalArchitect, name), to: str = name) -> Any:
-            result = kept(self, *given)
-            seen[to].append(self.summary()["tau"])
+    def watched(name: str) -> Callable[..., Any]:
+        original = getattr(ProposalArchitect, name)
+
+        def call(self: ProposalArchitect, *given: Any) -> Any:
+            result = original(self, *given)
+            seen[name].append(self.summary()["tau"])
             return result
 
-        monkeypatch.setattr(ProposalArchitect, name, watched)
+        return call
+
+    for name in seen:
+        monkeypatch.setattr(ProposalArchitect, name, watched(name))
     train = replace(CONFIG.train, batch_size=8)
     found_by(tmp_path / "r", few, replace(CONFIG, vital_prior=False, vital_epochs=1, epochs=1, train=train))
     assert seen["draw"] == pytest.approx([tau for tau in 5.0 * 0.002 ** np.array([0, 1 / 3, 2 / 3]) for _ in range(9)])
