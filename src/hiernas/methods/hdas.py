@@ -129,7 +129,7 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
     last = replace(problem, space=stages_of(stages, genotype, numbers))  # the third: the graphs
     result = _stage_search(last, config, "train3")
     decided = {phase: v.record() for phase, v in verdicts.items()} | result.details["decided"]
-    details = {"genotype": genotype.to_text(), "numbers": numbers, "moved_in_cells": moved, "decided": decided}
+    details = {"genotype": genotype.to_text(), "numbers": numbers, "moved_in_cells": moved if verdict.decided else None, "decided": decided}
     doubts = [doubt for v in verdicts.values() for doubt in v.doubts()]
     return replace(result, details={**result.details, **details}, doubts=(*doubts, *result.doubts))
 
