@@ -66,8 +66,8 @@ class Verdict:
                 f"its supernet names {self.accuracy:.2%} of the validation images rightly, not above chance ({self.chance:.2%})"
             )
         return (
-            f"the search for {self.what} has decided nothing: {' and '.join(reasons)}; in place of its noise the control is "
-            "handed over, a regular network within the limits that no search has found; search for longer "
+            f"the search for {self.what} has decided nothing: {' and '.join(reasons)}; in place of its noise the control "
+            "is handed over, a regular network within the limits that no search has found; search for longer "
             "(--set search.epochs=..., --set search.warmup_epochs=...) or let the logits learn faster (--set search.alpha.lr=...)"
         )
 
