@@ -68,7 +68,8 @@ class Verdict:
         return (
             f"the search for {self.what} has decided nothing: {' and '.join(reasons)}; in place of its noise the control "
             "is handed over, a regular network within the limits that no search has found; search for "
-            "longer (--set search.epochs=..., --set search.warmup_epochs=...) or let the logits learn faster (--set search.alpha.lr=...)"
+            "longer (--set search.epochs=..., --set search.warmup_epochs=...) or let the logits learn faster "
+            "(--set search.alpha.lr=...)"
         )
 
     def record(self) -> dict[str, Any]:
