@@ -104,7 +104,6 @@ class Search:
         )  # fmt: skip
         self.architect = ProposalArchitect(
             theta, targets.options, data.train, lr=1e-9, tau=TAU, sampling=sampling, targets=targets, alpha=PAPER.alpha,
-            beta=PAPER.beta,
         )  # fmt: skip  # a rate that leaves the proposals where they are, so that all rounds sample from the same
 
     def weights_step(self, rng: np.random.Generator) -> None:

@@ -1,6 +1,6 @@
 """What a search makes of a small folder: 4 classes of 60 and of 20 drawn images of 40 to 130 pixels, by the plain commands.
 
-    python benchmarks/small_folder.py [SEED ...]
+    python benchmarks/small_folder.py [METHOD ...] [SEED ...]
 
 Each search is `hiernas search METHOD --data FOLDER --limit "latency_ms<=2" --preset small --seed SEED`; the seed draws the
 images, too. Every row is written as its search ends, and what the result file has already is not done again. The control is
@@ -63,13 +63,13 @@ def row(method: str, per_class: int, seed: int, folder: Path) -> str:
     )
 
 
-def main(seeds: list[int]) -> None:
+def main(methods: list[str], seeds: list[int]) -> None:
     path = dated("small_folder")
     if not path.exists():
         path.write_text(HEAD)
     for seed in seeds:
         for per_class in PER_CLASS:
-            for method in METHODS:
+            for method in methods:
                 if f"| {per_class} | {method} | {seed} |" in path.read_text():
                     continue
                 with tempfile.TemporaryDirectory() as folder:
@@ -80,4 +80,5 @@ def main(seeds: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main([int(text) for text in sys.argv[1:]] or [0, 1, 2])
+    words = sys.argv[1:]
+    main([w for w in words if not w.isdigit()] or list(METHODS), [int(w) for w in words if w.isdigit()] or [0, 1, 2])

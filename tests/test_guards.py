@@ -22,7 +22,7 @@ from hiernas.costs.probes import Plan, plan_of
 from hiernas.costs.runtimes import OnnxRuntime
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import WORKERS
-from hiernas.errors import LatencyError
+from hiernas.errors import LatencyError, LimitError
 from hiernas.estimate import estimate
 from hiernas.export import formats
 from hiernas.run import Request, prepare, resume, search
@@ -72,9 +72,9 @@ def refuse(*_: object) -> None:
 @pytest.mark.parametrize(
     ("method", "space", "limits", "settings", "needed"),
     [
-        ("hnas", None, ["params<=100k"], [], True),  # latency is what it minimises
-        ("hnas", None, ["params<=100k"], ["objective=params"], False),
-        ("spos", None, ["macs<=3M"], ["objective=macs"], False),
+        ("hnas", None, ["params<=100k"], [], False),
+        ("hnas", None, ["params<=100k"], ["objective=latency_ms"], True),
+        ("spos", None, ["macs<=3M"], [], False),
         ("hnas", None, ["macs<=3M", "latency_ms<=100"], ["objective=macs"], True),
         ("hnas", None, [], [], True),  # the limit is then the median latency
         ("hnas", None, [], ["objective=params"], False),
@@ -99,11 +99,18 @@ def test_a_latency_table_is_measured_where_the_search_goes_by_it(
         assert prepare(request).latency is None
 
 
-def test_what_hournas_orders_by_follows_the_first_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["hnas", "hournas"])
+def test_what_is_limited_is_the_objective(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "measure_table", refuse)
-    assert prepare(Request("hournas", limits=["macs<=3M", "params<=200k"])).config.objective == "macs"
-    asked = with_settings(METHODS["hournas"].presets["quick"], ["objective=params"])
-    assert prepare(Request("hournas", limits=["macs<=3M"], config=asked)).config.objective == "params"
+    assert prepare(Request(method, limits=["macs<=3M", "params<=200k"])).config.objective == "macs"
+    asked = with_settings(METHODS[method].presets["quick"], ["objective=params"])
+    assert prepare(Request(method, limits=["macs<=3M"], config=asked)).config.objective == "params"
+
+
+def test_an_impossible_limit_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "measure_table", refuse)
+    with pytest.raises(LimitError, match="no architecture of 'tiny' meets params"):
+        prepare(Request(limits=["latency_ms<=5", "params<=1"]))
 
 
 @pytest.mark.usefixtures("_quick_export")

@@ -28,7 +28,7 @@ from hiernas.data.batches import normalise
 from hiernas.data.images import OnDemand, Subset
 from hiernas.gates import Gates, single_path, softmax
 from hiernas.randomness import numpy_generator
-from hiernas.run import Prepared, plan
+from hiernas.run import Prepared
 from hiernas.search.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.search.oneshot import fresh_supernet
 from hiernas.supernet.chain import ChainSupernet
@@ -140,7 +140,7 @@ def _seconds(
     prepared: Prepared, image_seconds: float, candidate_seconds: float, final_image: float
 ) -> dict[str, float]:
     config, seconds = prepared.config, {}
-    for phase, work in plan(prepared).items():
+    for phase, work in METHODS[prepared.request.method].work(config, prepared.data).items():
         if phase.startswith("evolve"):
             seconds[phase] = config.population * (config.generations + 1) * candidate_seconds
         else:

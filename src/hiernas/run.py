@@ -12,7 +12,6 @@ import numpy as np
 
 import hiernas.spaces
 from hiernas.catalogue import METHODS, RUNTIME, make_runtime, make_space, space_function
-from hiernas.costs.count import parts_of_space
 from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.costs.limits import Limit, check_reachable, median_limit, parse_limits
 from hiernas.costs.tables import cost_tables
@@ -23,7 +22,7 @@ from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.report.doubts import of_limits
 from hiernas.runfolder import Listener, RunFolder, next_free, refuse_existing
-from hiernas.search.problem import Problem, training_work
+from hiernas.search.problem import Problem
 from hiernas.settings import differences, for_images, from_file, names_of, to_dict, with_settings
 from hiernas.space import SearchSpace
 from hiernas.train.loop import make_fabric
@@ -102,7 +101,7 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
     config = request.resolved(len(data.train))
     fitted = differences(asked, config)
     if config.objective == "auto":
-        config = replace(config, objective=limits[0].metric if limits else "latency_ms")
+        config = replace(config, objective=_objective(limits))
     space = make_space(request.space, data, request.space_arguments)
     _check_inputs(config, data)
     refusal = METHODS[request.method].refusal(space)
@@ -115,17 +114,24 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
         raise ConfigError(
             f"train.drop_path is for networks of cells, and '{space.name}' is a chain; leave it out (--set train.drop_path=0)"
         )
+    method = METHODS[request.method]
+    among = method.among(space)
+    counted = [limit for limit in limits if limit.metric != "latency_ms"]
+    check_reachable(among, method.costs(space, among, None), counted)  # what can be refused before anything is measured
     latency = _latency(request, space, _needs_latency(config, limits), listener)
     tables = cost_tables(space, latency)
     automatic = not limits
     if automatic:
         limits = (median_limit(space, tables[config.objective], numpy_generator(request.seed, "limit")),)
-    method = METHODS[request.method]
-    among = method.among(space)
     tables = tables if among is space else method.costs(space, among, latency)
     check_reachable(among, tables, limits)
     doubts = tuple(of_limits(tables, limits, automatic))
     return Prepared(request, config, space, data, limits, latency, automatic, fitted, doubts)
+
+
+def _objective(limits: Sequence[Limit]) -> str:
+    """What `auto` stands for: the latency where it is limited or nothing is, else what the first limit is on."""
+    return "latency_ms" if any(m.metric == "latency_ms" for m in limits) or not limits else limits[0].metric
 
 
 def _with_space(request: Request) -> Request:
@@ -380,27 +386,8 @@ def reload_prepared(run: RunFolder) -> Prepared:
 
 
 def _announce(prepared: Prepared, run: RunFolder) -> None:
-    share = _final_share(prepared)
-    work = {phase: x * (share if phase.startswith(("final", "compare")) else 1.0) for phase, x in plan(prepared).items()}
+    method, config = METHODS[prepared.request.method], prepared.config
+    share = method.final_share(prepared.space, config, numpy_generator(prepared.request.seed, "share"))
+    phases = method.work(config, prepared.data).items()
+    work = {phase: x * (share if phase.startswith(("final", "compare")) else 1.0) for phase, x in phases}
     run.tell("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], fitted=prepared.fitted)
-
-
-def _final_share(prepared: Prepared) -> float:
-    """About how long a step of a final network takes by one of the supernet: by the number of operations, untimed."""
-    method, space = METHODS[prepared.request.method], prepared.space
-    if not method.among(space).skeleton.groups:
-        return 1.0  # single paths
-    fixed, options = parts_of_space(space)
-    genes = space.sample_encoded(numpy_generator(prepared.request.seed, "share"), 1)[0]
-    mixed, every = parts_of_space(method.searched(space, prepared.config))
-    own = len(fixed) + sum(len(site[gene]) for site, gene in zip(options, genes, strict=True))
-    return own / (len(mixed) + sum(len(parts) for site in every for parts in site))
-
-
-def plan(prepared: Prepared) -> dict[str, float]:
-    """Work per phase, in forward passes of one image."""
-    config, data = prepared.config, prepared.data
-    work = METHODS[prepared.request.method].plan(config, data)
-    final = {"final": training_work(config.final_epochs, len(data.train) + len(data.val))}
-    compared = {phase: work.pop(phase) for phase in list(work) if phase.startswith("compare")}  # after the final one
-    return {**work, **final, **compared}

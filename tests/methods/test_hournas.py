@@ -225,7 +225,7 @@ def test_the_command_line_refuses_them_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"vital_epochs": -1}, "vital_epochs is -1; it must be at least 0"),
+        ({"vital_epochs": 0}, "vital_epochs is 0; it must be at least 1"),
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"proposals": 0}, "proposals is 0; it must be at least 1"),
         ({"proposal_iterations": 0}, "proposal_iterations is 0"),
@@ -235,7 +235,11 @@ def test_the_command_line_refuses_them_too(tmp_path: Path) -> None:
         ({"alpha": -1.0}, r"alpha is -1\.0; it must be at least 0"),
         ({"beta": math.nan}, "beta is nan; it must be at least 0"),
         ({"architecture_lr": math.inf}, "architecture_lr is inf; it must be positive and finite"),
-        ({"train": Recipe(precision="16-mixed")}, "16-mixed scales the architecture's gradients; use bf16-mixed"),
+        ({"sampling": "gumbel_softmax", "estimator": "straight_through"}, "with sampling=gumbel_softmax leave it out"),
+        (
+            {"train": Recipe(precision="16-mixed"), "estimator": "straight_through"},
+            "16-mixed scales the architecture's gradients; use bf16-mixed",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_named(setting: dict[str, Any], message: str) -> None:

@@ -23,6 +23,7 @@ from hiernas.run import Request, resume, search
 from hiernas.runfolder import RunFolder
 from hiernas.search import bilevel
 from hiernas.search.problem import Found
+from hiernas.search.proposals import make_targets, probabilities, resources
 from hiernas.settings import from_file
 from hiernas.spaces import Stage, chain_space
 from hiernas.supernet.chain import ChainSupernet
@@ -131,7 +132,11 @@ def test_a_whole_run_and_what_it_says(tmp_path: Path, few: ImageData) -> None:
 
 
 def test_without_the_vital_block_prior_all_blocks_are_searched_together(tmp_path: Path, few: ImageData) -> None:
-    found = found_by(tmp_path / "r", few, replace(CONFIG, vital_epochs=0, epochs=1))
+    config = replace(CONFIG, vital_epochs=1, epochs=1, vital_prior=False)
+    found = found_by(tmp_path / "r", few, config)
+    epochs = [e for e in RunFolder.open(tmp_path / "r").events() if e["event"] == "epoch"]
+    assert [(e["phase"], e["epoch"]) for e in epochs] == [("train1", i) for i in (1, 2, 3)]  # 6 hours for 1 and 2
+    assert list(module.plan(config, few)) == ["train1"]
     assert found.prunings == ()
     assert found.last_space == little()
     saved = load_file(tmp_path / "r" / "checkpoint" / "train1.safetensors")
@@ -165,7 +170,7 @@ def test_sampling_says_how_many_options_are_computed(
 
 
 def test_one_proposal_has_all_the_weight(tmp_path: Path, few: ImageData) -> None:
-    found = found_by(tmp_path / "r", few, replace(CONFIG, proposals=1, vital_epochs=0, epochs=1))
+    found = found_by(tmp_path / "r", few, replace(CONFIG, proposals=1, vital_prior=False, epochs=1))
     assert [row["weight"] for row in found.details["proposals"]] == [1.0]
     assert found.details["best"] == 0
     assert len(found.front) == 1
@@ -176,22 +181,22 @@ def test_one_proposal_has_all_the_weight(tmp_path: Path, few: ImageData) -> None
 def test_beta_keeps_the_proposals_apart(tmp_path: Path, few: ImageData) -> None:
     away = []
     for beta in (0.05, 0.0):
-        found_by(tmp_path / str(beta), few, replace(CONFIG, beta=beta, vital_epochs=0, epochs=1, proposal_iterations=500))
+        found_by(tmp_path / str(beta), few, replace(CONFIG, beta=beta, vital_prior=False, epochs=1, proposal_iterations=500))
         theta = load_file(tmp_path / str(beta) / "checkpoint" / "proposals.safetensors")["theta"].numpy().reshape(3, -1)
         away.append(np.abs(theta @ theta.T - np.eye(3)).mean())
     assert away[0] < 0.5 * away[1]
 
 
 def test_alpha_holds_the_proposals_at_the_targets(tmp_path: Path, few: ImageData) -> None:
-    moved = []
+    away = {}
     for alpha in (0.0, 5.0):
-        config = replace(CONFIG, alpha=alpha, vital_epochs=0, epochs=2, architecture_lr=0.05)
-        found_by(tmp_path / str(alpha), few, config)
-        start = load_file(tmp_path / str(alpha) / "checkpoint" / "proposals.safetensors")["theta"]
-        end = load_file(tmp_path / str(alpha) / "checkpoint" / "train1.safetensors")["architecture.theta"]
-        moved.append(((end - start).abs().sum((1, 2)) > 0).sum().item())
-    assert moved[0] <= 2  # of two steps, each through one proposal
-    assert moved[1] == 3  # the regulariser acts on all
+        config = replace(CONFIG, alpha=alpha, vital_prior=False, epochs=15, architecture_lr=0.05, proposal_iterations=1)
+        found = found_by(tmp_path / str(alpha), few, config)  # proposals that are not at the targets yet
+        theta = load_file(tmp_path / str(alpha) / "checkpoint" / "train1.safetensors")["architecture.theta"].numpy()
+        targets = make_targets(little(), cost_tables(little(), None), found.details["aims"])
+        p = probabilities(theta, targets.options, 0.0, CONFIG.tau_end)
+        away[alpha] = np.abs(resources(p, targets) - targets.values).mean()
+    assert away[5.0] < 0.5 * away[0.0]
 
 
 def test_a_space_without_vital_blocks_and_one_of_nothing_else(tmp_path: Path, few: ImageData) -> None:

@@ -274,13 +274,29 @@ def test_an_architecture_learns_for_an_epoch_after_each_one_of_the_weights(tmp_p
     n = len(others) // 5
     assert n >= 2
     assert [what for what, _, _ in architect.calls] == (["weights"] * 2 + ["alpha"] * n) * 2
-    assert [p for _, p, _ in architect.calls] == pytest.approx(np.arange(2 * (2 + n)) / (2 * (2 + n)))  # of the phase
+    steps = [i / n for i in range(n)]  # progress is the share of the architecture's own steps that are done
+    assert [p for _, p, _ in architect.calls] == pytest.approx(np.array([0, 0, *steps, 1, 1, *(1 + s for s in steps)]) / 2)
     for epoch in range(2):  # each of its images at most once an epoch
         seen = [y for what, p, ys in architect.calls if what == "alpha" and int(2 * p) == epoch for y in ys]
         assert len(seen) == 5 * n
         assert seen.count(0) <= others.labels.tolist().count(0)
         assert seen.count(1) <= others.labels.tolist().count(1)
     assert len(set(architect.drawn)) == len(architect.calls)  # every step has random numbers of its own
+
+
+def test_the_weights_schedule_goes_by_their_own_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, original = list[float](), Recipe.lr
+
+    def watched(self: Recipe, initial: float, epoch: float, epochs: int) -> float:
+        seen.append(epoch)
+        return original(self, initial, epoch, epochs)
+
+    monkeypatch.setattr(Recipe, "lr", watched)
+    bilevel(tmp_path / "epoch", _two_classes(), "epoch", 5)  # two steps of the weights per epoch, more of the architecture
+    assert seen == [0, 0, 0.5, 0.5, 0, 1, 1, 1.5, 1.5, 1]  # of two groups of weights, and for the epoch's event
+    seen.clear()
+    bilevel(tmp_path / "step", _two_classes(), "step", 5)  # by turns: the architecture's step is the first half of a pair
+    assert seen == [0.25, 0.25, 0.75, 0.75, 0, 1.25, 1.25, 1.75, 1.75, 1]
 
 
 def test_an_architecture_learns_by_turns_with_the_weights(tmp_path: Path) -> None:

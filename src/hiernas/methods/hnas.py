@@ -33,7 +33,7 @@ class HNASConfig:
     p_th: float = 0.01  # P_th: operations used less often are dropped, per layer
     rank_below: int = 10  # the ranks that count, 1-based
     evolution: Literal["ces", "spos", "random"] = "ces"  # the paper's; SPOS' (its Fig. 7); random feasible architectures
-    objective: Literal["latency_ms", "macs", "params"] = "latency_ms"  # minimised beside the validation error
+    objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # minimised beside the error; auto: what is limited
     calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
     final_epochs: int = 240  # training of the chosen network from scratch
     final_lr: float = 0.5

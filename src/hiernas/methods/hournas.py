@@ -17,7 +17,7 @@ from hiernas.costs.limits import best_within, satisfied
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError
 from hiernas.randomness import numpy_generator
-from hiernas.search.architect import ProposalArchitect, Sampling
+from hiernas.search.architect import Estimator, ProposalArchitect, Sampling
 from hiernas.search.bilevel import evaluate_all, shares, train_bilevel
 from hiernas.search.oneshot import fresh_supernet
 from hiernas.search.problem import Found, Problem, Pruning, training_work
@@ -43,8 +43,9 @@ from hiernas.train.recipes import Phase, Recipe
 class HourNASConfig:
     """Settings of HourNAS; the defaults are the paper's (section 4.1) on its own scale."""
 
-    vital_epochs: int = 1  # E_vital; 0: without the vital block prior, all blocks are searched together
+    vital_epochs: int = 1  # E_vital
     epochs: int = 1  # E_n-vital
+    vital_prior: bool = True  # False: all blocks are searched together, for the twofold time (section 4.3)
     lr: float = 0.1  # initial learning rate of the weights, in both searches
     train: Recipe = field(default_factory=lambda: Recipe(batch_size=256, schedule="cosine"))
     share: float = 0.2  # of the training images: those that the architecture learns from
@@ -56,14 +57,15 @@ class HourNASConfig:
     alpha: float = 5.0  # weight of the regulariser T (Eq. 10)
     beta: float = 0.01  # weight of the orthogonality of the proposals (Eq. 7); 0: without it
     sampling: Sampling = "gumbel_max"
-    objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: the first limit's, or latency_ms
+    estimator: Estimator = "score"  # of the gradient through one sampled network; straight_through: the gates' own
+    objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
     calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
     final_epochs: int = 350  # training of the chosen network from scratch
     final_lr: float = 0.25
 
     def __post_init__(self) -> None:
-        least = {"vital_epochs": 0, "calibration_images": 2}
-        least |= dict.fromkeys(("epochs", "proposals", "proposal_iterations", "final_epochs"), 1)
+        least = {"calibration_images": 2}
+        least |= dict.fromkeys(("vital_epochs", "epochs", "proposals", "proposal_iterations", "final_epochs"), 1)
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {smallest}")
@@ -77,7 +79,12 @@ class HourNASConfig:
             raise ConfigError(f"share is {self.share}; it is a share of the training images, between 0 and 1")
         if self.tau_end > self.tau:
             raise ConfigError(f"tau_end={self.tau_end} is above tau={self.tau}; the temperature falls")
-        if self.train.precision == "16-mixed":
+        self._check_estimator()
+
+    def _check_estimator(self) -> None:
+        if self.sampling == "gumbel_softmax" and self.estimator != "score":
+            raise ConfigError("estimator is that of one sampled network; with sampling=gumbel_softmax leave it out")
+        if self.train.precision == "16-mixed" and (self.sampling, self.estimator) != ("gumbel_max", "score"):
             raise ConfigError("train.precision=16-mixed scales the architecture's gradients; use bf16-mixed or 32-true")
 
 
@@ -86,7 +93,7 @@ def hournas(problem: Problem, config: HourNASConfig) -> Found:
     space, prunings = problem.space, []
     images, validation = shares(problem.data.train, config.share, problem.seed)  # D_train, D_val
     supernet = fresh_supernet(space, problem.seed)
-    if config.vital_epochs and vital_sites(space):
+    if config.vital_prior and vital_sites(space):
         minimal = minimal_space(space, problem)  # Alg. 1, line 2
         smallest = supernet.restrict(minimal)
         theta = search_vital(smallest, images, validation, problem, config)  # lines 3-10
@@ -101,11 +108,18 @@ def hournas(problem: Problem, config: HourNASConfig) -> Found:
     problem.run.event("proposals", aims=aims)
     architect = ProposalArchitect(
         theta, targets.options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end),
-        sampling=config.sampling, targets=targets, alpha=config.alpha, beta=config.beta,
+        sampling=config.sampling, estimator=config.estimator, targets=targets, alpha=config.alpha,
     )  # fmt: skip
-    phase = Phase(f"train{len(prunings) + 1}", config.epochs, config.lr)
+    phase = Phase(f"train{len(prunings) + 1}", joint_epochs(config), config.lr)
     train_bilevel(supernet, architect, images, problem, phase, config.train)  # lines 15-22
     return _found(space, supernet, architect, tuple(prunings), theta, problem, config)  # line 23
+
+
+def joint_epochs(config: HourNASConfig) -> int:
+    """Of the search inside the proposals. Without the prior it has the time of both searches twice, as in the paper:
+    one epoch of an hour and one of two hours there, three epochs of two hours here.
+    """
+    return config.epochs if config.vital_prior else config.vital_epochs + 2 * config.epochs
 
 
 def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
@@ -125,8 +139,9 @@ def search_vital(
     options = option_mask(supernet.space)
     theta = fresh_parameters(1, options, numpy_generator(problem.seed, "vital"))
     architect = ProposalArchitect(
-        theta, options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end), sampling=config.sampling
-    )
+        theta, options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end), sampling=config.sampling,
+        estimator=config.estimator,
+    )  # fmt: skip
     train_bilevel(supernet, architect, images, problem, Phase("train1", config.vital_epochs, config.lr), config.train)
     return architect.theta[0]
 
@@ -198,11 +213,9 @@ def _frequency(space: SearchSpace, theta: np.ndarray, config: HourNASConfig) -> 
 
 
 def plan(config: HourNASConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase: a step of the architecture needs no gradients of weights, two thirds of a step of these."""
-    architecture = round(config.share * len(data.train))
-    images = len(data.train) - architecture + 2 * architecture / 3
-    epochs = [e for e in (config.vital_epochs, config.epochs) if e]
-    return {f"train{i}": training_work(e, round(images)) for i, e in enumerate(epochs, 1)}
+    """Work per phase: a step of the architecture takes about as long as one of the weights."""
+    epochs = [config.vital_epochs] * config.vital_prior + [joint_epochs(config)]
+    return {f"train{i}": training_work(e, len(data.train)) for i, e in enumerate(epochs, 1)}
 
 
 QUICK = HourNASConfig(

@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from hiernas.data.split import Split
 from hiernas.errors import TrainingError
-from hiernas.gates import Gates
+from hiernas.gates import Gates, single_path
 from hiernas.search.proposals import Adam, Targets, entropy, probabilities, resource_loss, temperature
 from hiernas.train.loop import frozen
 
+NETWORKS = 3  # per step by score: their forward passes take less time than a training step, see docs/methods/hournas.md
 Sampling = Literal["gumbel_max", "gumbel_softmax"]
+Estimator = Literal["score", "straight_through"]
+Learned = tuple[Tensor, np.ndarray, np.ndarray]  # the loss, detached, and its gradients by theta and Pi
 
 
 class ProposalArchitect:
@@ -41,13 +44,13 @@ class ProposalArchitect:
         lr: float,
         tau: tuple[float, float],
         sampling: Sampling = "gumbel_max",
+        estimator: Estimator = "score",
         targets: Targets | None = None,
         alpha: float = 0.0,
-        beta: float = 0.0,
     ) -> None:
         self.theta, self.pi = theta.copy(), np.zeros(len(theta))
         self.options, self.images = options, images
-        self.tau, self.sampling, self.targets, self.alpha, self.beta = tau, sampling, targets, alpha, beta
+        self.tau, self.sampling, self.estimator, self.targets, self.alpha = tau, sampling, estimator, targets, alpha
         self._adam = {"theta": Adam(theta.shape, lr), "pi": Adam(self.pi.shape, lr)}
         self._widths = options.sum(1).tolist()
         self._device = torch.device("cpu")
@@ -62,30 +65,33 @@ class ProposalArchitect:
     def draw(self, rng: np.random.Generator, progress: float) -> Gates:
         """The gates of one sampled network (or of one sampled mixture), without gradients."""
         with torch.no_grad():
-            return self._sampled(rng, progress, *self._parameters(False))
+            self._now = temperature(*self.tau, progress)
+            return self._sampled(rng, *self._parameters(False))
 
     def _parameters(self, learning: bool) -> tuple[Tensor, Tensor]:
         theta, pi = torch.from_numpy(self.theta.copy()), torch.from_numpy(self.pi.copy())
         return theta.requires_grad_(learning), pi.requires_grad_(learning)
 
-    def _sampled(self, rng: np.random.Generator, progress: float, theta: Tensor, pi: Tensor) -> Gates:
-        self._now = temperature(*self.tau, progress)
+    def _sampled(self, rng: np.random.Generator, theta: Tensor, pi: Tensor) -> Gates:
         proposal_noise, noise = rng.gumbel(size=pi.shape), rng.gumbel(size=theta.shape)
         if self.sampling == "gumbel_max":
             return self._one_path(theta, pi, proposal_noise, noise)
         return self._mixture(theta, pi, proposal_noise, noise)
 
-    def _one_path(self, theta: Tensor, pi: Tensor, proposal_noise: np.ndarray, noise: np.ndarray) -> Gates:
-        """One option per site: weight 1, with the gradient of pi_i * p (the proposal's and the option's probability)."""
+    def _drawn(self, proposal_noise: np.ndarray, noise: np.ndarray) -> tuple[int, np.ndarray]:
+        """A proposal, and of it an option per site, by Gumbel-Max."""
         i = int((self.pi / self._now + proposal_noise).argmax())
-        genes = np.where(self.options, self.theta[i] / self._now + noise[i], -np.inf).argmax(-1)
-        indices = tuple((int(g),) for g in genes)
+        return i, np.where(self.options, self.theta[i] / self._now + noise[i], -np.inf).argmax(-1)
+
+    def _one_path(self, theta: Tensor, pi: Tensor, proposal_noise: np.ndarray, noise: np.ndarray) -> Gates:
+        """One option per site: weight 1, with the gradients of the proposal's probability and of the option's own."""
+        i, genes = self._drawn(proposal_noise, noise)
         if not theta.requires_grad:
-            return Gates(indices, (None,) * len(genes))
+            return single_path(genes)
         p = self._softmax(theta[i])[torch.arange(len(genes)), torch.from_numpy(genes)]
-        gates = (pi / self._now).softmax(0)[i] * p
-        gates = (1.0 + gates - gates.detach()).to(self._device, torch.float32)
-        return Gates(indices, tuple(gates.unsqueeze(1).unbind()))
+        weight = (pi / self._now).softmax(0)[i]
+        gates = ((1.0 + weight - weight.detach()) * (1.0 + p - p.detach())).to(self._device, torch.float32)
+        return Gates(single_path(genes).indices, tuple(gates.unsqueeze(1).unbind()))
 
     def _mixture(self, theta: Tensor, pi: Tensor, proposal_noise: np.ndarray, noise: np.ndarray) -> Gates:
         """All options, weighted by the relaxed samples of all proposals (Eq. 9)."""
@@ -108,22 +114,57 @@ class ProposalArchitect:
 
         Raises `TrainingError` where the gradient is not finite; the parameters then stay as they were.
         """
-        theta, pi = self._parameters(True)
-        with frozen(model):
-            loss = F.cross_entropy(model(x, self._sampled(rng, progress, theta, pi)), y)
-            backward(loss)
-        gradient = _numpy(theta.grad, self.theta)
-        if not np.isfinite(gradient).all():
+        self._now = temperature(*self.tau, progress)
+        by_score = self.sampling == "gumbel_max" and self.estimator == "score"
+        loss, by_theta, by_pi = self._by_score(model, x, y, rng) if by_score else self._by_gates(model, x, y, backward, rng)
+        if not np.isfinite(by_theta).all():
             raise TrainingError(
                 f"the loss on the architecture's images has no finite gradient (temperature {self._now:.3g}); start a new "
                 "search with a smaller --set lr=..., or with --set train.grad_clip=5"
             )
         if self.targets is not None:
-            noise = rng.gumbel(size=theta.shape)
-            gradient += self.alpha * resource_loss(self.theta, self.targets, noise, self._now, self.beta)[1]
-        self.theta += self._adam["theta"].update(gradient * self.options)
-        self.pi += self._adam["pi"].update(_numpy(pi.grad, self.pi))
-        return loss.detach()
+            noise = rng.gumbel(size=self.theta.shape)
+            by_theta += self.alpha * resource_loss(self.theta, self.targets, noise, self._now, 0.0)[1]
+        self.theta += self._adam["theta"].update(by_theta * self.options)
+        self.pi += self._adam["pi"].update(by_pi)
+        return loss
+
+    def _by_score(self, model: nn.Module, x: Tensor, y: Tensor, rng: np.random.Generator) -> Learned:
+        """The score function: a few networks on the same images, each against the mean of the others."""
+        drawn = [self._drawn(rng.gumbel(size=self.pi.shape), rng.gumbel(size=self.theta.shape))[1] for _ in range(NETWORKS)]
+        with torch.no_grad():
+            losses = torch.stack([F.cross_entropy(model(x, single_path(genes)), y) for genes in drawn])
+        worse = np.array(losses.tolist())
+        worse = (worse - worse.mean()) / (NETWORKS - 1)
+        by_theta, by_pi = np.zeros_like(self.theta), np.zeros_like(self.pi)
+        for genes, amount in zip(drawn, worse, strict=True):
+            theta_score, pi_score = self.score(genes)
+            by_theta += amount * theta_score
+            by_pi += amount * pi_score
+        return losses.mean(), by_theta, by_pi
+
+    def score(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The gradient of a network's log-probability by theta and Pi, whichever proposal it may come from: [m, L, O], [m].
+
+        A proposal takes part by the probability that the network is its own.
+        """
+        p, weights = probabilities(self.theta, self.options, 0.0, self._now), self._weights()
+        taken = np.arange(p.shape[2]) == genes[:, None]
+        with np.errstate(divide="ignore"):  # of probabilities that are 0 in floating point
+            logs = np.log(p[:, taken]).sum(1) + np.log(weights)
+        owner = np.exp(logs - logs.max())
+        owner /= owner.sum()
+        return owner[:, None, None] * (taken - p) / self._now, (owner - weights) / self._now
+
+    def _by_gates(
+        self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator
+    ) -> Learned:
+        """What the loss sends back through the gates."""
+        theta, pi = self._parameters(True)
+        with frozen(model):
+            loss = F.cross_entropy(model(x, self._sampled(rng, theta, pi)), y)
+            backward(loss)
+        return loss.detach(), _numpy(theta.grad, self.theta), _numpy(pi.grad, self.pi)
 
     # -- results -----------------------------------------------------------------------------------------------
 
@@ -149,12 +190,16 @@ class ProposalArchitect:
 
     def summary(self) -> dict[str, Any]:
         """Temperature, entropy of the sites' choices, weights of the proposals."""
-        weights = np.exp(self.pi / self._now - (self.pi / self._now).max())
         return {
             "tau": self._now,
             "entropy": entropy(self.theta[[self.best]], self.options, self._now),
-            "proposals": [round(float(w), 4) for w in weights / weights.sum()],
+            "proposals": [round(float(w), 4) for w in self._weights()],
         }
+
+    def _weights(self) -> np.ndarray:
+        """The proposals' probabilities: [m]."""
+        weights = np.exp((self.pi - self.pi.max()) / self._now)
+        return weights / weights.sum()
 
     def chances(self) -> np.ndarray:
         """Probabilities of the options at the last temperature: [m, L, O]."""

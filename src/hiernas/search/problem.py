@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hiernas.architecture import Architecture
+from hiernas.costs.count import parts_of_space
 from hiernas.costs.limits import Limit
 from hiernas.costs.tables import CostTable, cost_tables
 from hiernas.data.split import ImageData
@@ -112,6 +115,23 @@ class Method:
     costs: Callable[[SearchSpace, SearchSpace, Any], dict[str, CostTable]] = (
         lambda space, among, latency: cost_tables(among, latency)
     )  # of that space, in the network of the given one
+
+    def work(self, config: Any, data: ImageData) -> dict[str, float]:
+        """Work per phase, the final training included, in forward passes of one image."""
+        found = self.plan(config, data)
+        final = {"final": training_work(config.final_epochs, len(data.train) + len(data.val))}
+        compared = {phase: found.pop(phase) for phase in list(found) if phase.startswith("compare")}  # after the final one
+        return {**found, **final, **compared}
+
+    def final_share(self, space: SearchSpace, config: Any, rng: np.random.Generator) -> float:
+        """About how long a step of a final network takes by one of the supernet: by the number of operations, untimed."""
+        if not self.among(space).skeleton.groups:
+            return 1.0  # single paths
+        fixed, options = parts_of_space(space)
+        genes = space.sample_encoded(rng, 1)[0]
+        mixed, every = parts_of_space(self.searched(space, config))
+        own = len(fixed) + sum(len(site[gene]) for site, gene in zip(options, genes, strict=True))
+        return own / (len(mixed) + sum(len(parts) for site in every for parts in site))
 
     @property
     def summary(self) -> str:

@@ -7,10 +7,10 @@ and position. A training that was cut off anywhere therefore ends, on CPU, with 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -44,7 +44,8 @@ class Architect(Protocol):
 
     def to(self, device: torch.device) -> None: ...
     def draw(self, rng: np.random.Generator, progress: float) -> Gates:
-        """Gates for a step of the weights, without gradients; `progress` is the share of the phase that is done."""
+        """Gates for a step of the weights, without gradients; `progress` is the architecture's: the share of its steps
+        in this phase that are done."""
         ...
 
     def learn(
@@ -62,6 +63,14 @@ class Architect(Protocol):
     def summary(self) -> dict[str, Any]:
         """For the event of an epoch."""
         ...
+
+
+class Planned(NamedTuple):
+    """One step of an epoch: of the weights or of the architecture, on which images."""
+
+    of_weights: bool
+    images: Tensor  # int64 [B], rows of the split
+    done: float  # share of the epoch's steps of this kind that are done before it
 
 
 @dataclass
@@ -178,58 +187,61 @@ class _Trainer:
         totals = torch.tensor([position.loss, float(position.correct)], dtype=torch.float64)
         self.totals = totals.to(self.fabric.device)  # loss * images and correct: on the device, read rarely
         for step in range(position.step, len(schedule)):
-            of_weights, indices = schedule[step]
-            if of_weights:
-                self._step(indices, position.epoch, step, len(schedule))
-                position.images += len(indices)
+            planned = schedule[step]
+            if planned.of_weights:
+                self._step(planned, position.epoch, step, len(schedule))
             else:
-                self._learn(indices, position.epoch, step, len(schedule))
-                position.images += len(indices) if self._is_alone else 0
+                self._learn(planned, position.epoch, step)
+            position.images += len(planned.images) if planned.of_weights or self._is_alone else 0
             position.step = step + 1
             if step % 20 == 19 or step == len(schedule) - 1:
                 self.read_totals(position)
             yield len(schedule)
 
-    def _schedule(self, epoch: int) -> list[tuple[bool, Tensor]]:
-        """The batches of an epoch in order, each with whether it is for the weights."""
+    def _schedule(self, epoch: int) -> list[Planned]:
+        """The batches of an epoch in order."""
         name, size = self.phase.name, self.recipe.batch_size
         weights = epoch_order(len(self.split), size, torch_generator(self.seed, name, epoch))
         if self.architect is None:
-            return [(True, batch) for batch in weights]
+            return _in_turn(True, weights)
         others = epoch_order(len(self.architect.images), size, torch_generator(self.seed, name, epoch, "architecture"))
         if self._is_alone:
-            return [(False, batch) for batch in others]
+            return _in_turn(False, others)
         if self.architect.alternation == "epoch":
-            return [(True, batch) for batch in weights] + [(False, batch) for batch in others]
+            return _in_turn(True, weights) + _in_turn(False, others)
         pairs = [((False, others[i % len(others)]), (True, batch)) for i, batch in enumerate(weights)]
-        return [step for pair in pairs for step in pair]
+        both = [step for pair in pairs for step in pair]
+        return [Planned(*step, i / len(both)) for i, step in enumerate(both)]
 
-    def _learn(self, indices: Tensor, epoch: int, step: int, steps: int) -> None:
+    def _learn(self, planned: Planned, epoch: int, step: int) -> None:
         assert self.architect is not None  # only an architect has such steps
-        x, y = self._batch(self.architect.images, indices, epoch, step)
+        x, y = self._batch(self.architect.images, planned.images, epoch, step)
         torch.manual_seed(torch_seed(self.seed, self.phase.name, epoch, step, "dropout"))  # inside `seeded`
         rng = numpy_generator(self.seed, self.phase.name, epoch, step, "gates")
-        loss = self.architect.learn(self.model, x, y, self.fabric.backward, rng, self._progress(epoch, step, steps))
+        loss = self.architect.learn(self.model, x, y, self.fabric.backward, rng, self._progress(epoch, planned))
         if self._is_alone:
             self.totals[0] += loss * len(y)
         if step % 20 == 19 and not bool(torch.isfinite(loss)):
             raise self._not_finite(epoch, step)
 
-    def _progress(self, epoch: int, step: int, steps: int) -> float:
-        return (epoch + step / steps) / self.phase.epochs
+    def _progress(self, epoch: int, planned: Planned) -> float:
+        """The share of the architecture's steps in this phase that are done."""
+        assert self.architect is not None
+        waits = planned.of_weights and self.architect.alternation == "epoch"  # for the end of the weights' epoch
+        return (epoch + (0.0 if waits else planned.done)) / self.phase.epochs
 
-    def _gates(self, epoch: int, step: int, steps: int) -> Gates | None:
+    def _gates(self, planned: Planned, epoch: int, step: int) -> Gates | None:
         rng = numpy_generator(self.seed, self.phase.name, epoch, step, "gates")
         if self.architect is not None:
-            return self.architect.draw(rng, self._progress(epoch, step, steps))
+            return self.architect.draw(rng, self._progress(epoch, planned))
         return self.draw_gates(rng) if self.draw_gates is not None else None
 
-    def _step(self, indices: Tensor, epoch: int, step: int, steps: int) -> None:
-        x, y = self._batch(self.split, indices, epoch, step)
+    def _step(self, planned: Planned, epoch: int, step: int, steps: int) -> None:
+        x, y = self._batch(self.split, planned.images, epoch, step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr(self.phase.lr, epoch + step / steps, self.phase.epochs)
+            group["lr"] = self.recipe.lr(self.phase.lr, epoch + planned.done, self.phase.epochs)
         torch.manual_seed(torch_seed(self.seed, self.phase.name, epoch, step, "dropout"))  # inside `seeded`
-        gates = self._gates(epoch, step, steps)
+        gates = self._gates(planned, epoch, step)
         output = self.model(x) if gates is None else self.model(x, gates)
         logits, auxiliary = output if isinstance(output, tuple) else (output, None)
         loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
@@ -285,6 +297,10 @@ class _Trainer:
     def _is_alone(self) -> bool:
         """Whether the weights stay as they are."""
         return self.architect is not None and self.architect.alternation == "alone"
+
+
+def _in_turn(of_weights: bool, batches: Sequence[Tensor]) -> list[Planned]:
+    return [Planned(of_weights, batch, i / len(batches)) for i, batch in enumerate(batches)]
 
 
 @contextmanager
