@@ -39,7 +39,7 @@ ONE = "[('sep_conv_3x3', 0), ('skip_connect', 1), ('skip_connect', 0), ('skip_co
       "('skip_connect', 1), ('skip_connect', 2), ('skip_connect', 0), ('skip_connect', 1)]"  # fmt: skip
 CELL = f"Genotype(normal={ONE}, normal_concat=range(2, 6), reduce={ONE}, reduce_concat=range(2, 6))"
 RECIPE = Recipe(batch_size=64, weight_decay=3e-4, schedule="cosine", grad_clip=5.0)
-SEARCH = SearchSettings(epochs=12, lr=0.1, train=RECIPE, alpha=AlphaSettings(lr=3e-3))
+SEARCH = SearchSettings(epochs=12, lr=0.1, train=RECIPE, alpha=AlphaSettings(lr=3e-3), decided=0.0)
 TRAIN_EPOCHS = 12  # of what is found
 SPACES: dict[str, dict[str, Any]] = {"graphs": {"cells": (4, 4, 4)}, "numbers": {"cells": (5, 5, 5), "least": 3}}
 DRAWS = 3  # of the first logits, for the losses alone
@@ -65,7 +65,7 @@ def searched(what: str, form: Any, delta: float, gamma: float, seed: int) -> dic
     further = {"released" if form == "release" else "extra": sum_of_losses(*losses)}
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "run", {"method": "hdas-stages", "seed": seed, "data": None})
-        supernet, architect = learn(space, Problem(space, data, (), None, run, seed), SEARCH, "train1", **further)
+        supernet, architect, _ = learn(space, Problem(space, data, (), None, run, seed), SEARCH, "train1", **further)
         found = space.architecture(by_strength(space, architect.strengths()))
     stages = shapes(found)
     return {

@@ -2,6 +2,7 @@
 
     python benchmarks/hmnas.py [SEEDS] [FOLDER]     # all of it; half an hour per seed on one idle core
     python benchmarks/hmnas.py speed                # only the derived network against one written by hand
+    python benchmarks/hmnas.py latency [SEEDS] [FOLDER]  # both within the same predicted latency, on digits
 
 FOLDER keeps the searches (`hiernas search hmnas --space darts --preset small`), so that a run that was cut off goes on.
 """
@@ -30,6 +31,7 @@ from hiernas.supernet.subsets import subsets
 
 WAYS = {"untrained": "without training (validation)", "fine_tuned": "fine-tuned (test)", "from_scratch": "from scratch (test)"}
 BATCH, TURNS = 32, 15
+EPOCHS = 15  # of each training at equal latency
 
 
 # -- accuracy ----------------------------------------------------------------------------------------------------------
@@ -43,6 +45,33 @@ def searched(seed: int, folder: Path) -> dict[str, Any]:
     else:
         search(Request("hmnas", "darts", data=str(CIFAR10), preset="small", seed=seed), path)
     return dict(json.loads((path / "result.json").read_text()))
+
+
+def at_equal_latency(seeds: int, folder: Path) -> None:
+    """Masks and rule within one limit on predicted latency, the median of two-edge networks; written by itself."""
+    results = []
+    for seed in range(seeds):
+        path = folder / f"latency{seed}"
+        if (path / "config.yaml").exists():
+            resume(path)
+        else:
+            settings = ("objective=latency_ms", f"final_epochs={EPOCHS}")
+            search(Request("hmnas", data="digits", settings=settings, seed=seed), path)
+        results.append(json.loads((path / "result.json").read_text()))
+    lines = [
+        f"Digits, preset `quick`, trainings of {EPOCHS} epochs, {seeds} seeds; %, mean ± standard deviation; latencies in ms,",
+        "as predicted and as measured of the whole network (tenth percentile of 100 runs). Both within one limit:",
+        "; ".join(" and ".join(limit["text"] for limit in r["limits"]) for r in results) + ".", "",
+        f"| network | {' | '.join(WAYS.values())} | predicted | measured | params |", "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for i, name in enumerate(("masked", "two edges, one operation")):
+        rows = [r["compared"][i] for r in results if len(r.get("compared") or ()) == 2]
+        cells = [_spread([100 * row[way] for row in rows], 2) for way in WAYS]
+        cells += [_spread([row["latency_ms"][kind] for row in rows], 3) for kind in ("predicted", "measured")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {_spread([row['params'] / 1e3 for row in rows], 1)} k |")
+    for seed, r in enumerate(results):
+        lines.append(f"\nDoubts of seed {seed}: {'; '.join(r['doubts']) or 'none'}.")
+    write("hmnas_latency", "HM-NAS: masks against DARTS' rule at equal latency (`python benchmarks/hmnas.py latency`)", lines)
 
 
 def accuracies(results: list[dict[str, Any]]) -> list[str]:
@@ -159,9 +188,13 @@ def main() -> None:
     if sys.argv[1:] == ["speed"]:
         print("\n".join(speed()))
         return
-    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp())
+    words = sys.argv[2:] if sys.argv[1:2] == ["latency"] else sys.argv[1:]
+    seeds = int(words[0]) if words else 3
+    folder = Path(words[1] if len(words) > 1 else tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
+    if sys.argv[1:2] == ["latency"]:
+        at_equal_latency(seeds, folder)
+        return
     results = [searched(seed, folder) for seed in range(seeds)]
     limits = " and ".join(limit["text"] for limit in results[0]["limits"])
     lines = [

@@ -13,6 +13,7 @@ from typing import Any, get_args
 from hiernas.costs.limits import best_within
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
+from hiernas.genotype import Genotype
 from hiernas.search.alphas import Extra, by_strength, cost_penalty
 from hiernas.search.decided import Verdict
 from hiernas.search.depth import Form, computation_loss, depth_loss, shapes
@@ -109,19 +110,8 @@ def _stage_search(problem: Problem, config: HDASConfig, phase: str = "train1") -
 def hdas(problem: Problem, config: HDASConfig) -> Found:
     """H-DAS (arXiv 2101.04028v2): cells, then the number of cells of each stage, then the graphs between them."""
     stages = problem.space
-    cells = cells_of(stages)  # the first level: five cells, with the costs they will have in the stages
-    proxy = smaller_network(cells, config.channels, config.cells)
-    tables = cell_tables(stages, cells, problem.latency)
-    _, architect, verdict = learn(
-        proxy, problem, config.search, "train1", cost_penalty(cells, tables, problem.limits, config.search.cost_weight)
-    )
-    verdicts = {"train1": verdict}
-    chosen = cells.decode(best_within(cells, tables, problem.limits, architect.strengths()))
-    rule = by_strength(proxy, architect.strengths())
-    moved = [site for site, o in zip(cells.skeleton.site_names, chosen.options, strict=True) if o != rule[site]]
-    genotype = cell_skeleton(cells).genotype(chosen)
-    problem.run.event("cells", genotype=genotype.to_text())
-    numbers = None
+    genotype, moved, verdict = _cells(problem, config)
+    verdicts, numbers = {"train1": verdict}, None
     if config.extra_cells:  # the second level: as many cells more in each stage, of which some are kept
         wider = wider_stages(stages, genotype, config.extra_cells, config.least)
         numbers, verdicts["train2"] = _numbers(replace(problem, space=wider), config)
@@ -132,6 +122,22 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
     details = {"genotype": genotype.to_text(), "numbers": numbers, "moved_in_cells": moved, "decided": decided}
     doubts = [doubt for v in verdicts.values() for doubt in v.doubts()]
     return replace(result, details={**result.details, **details}, doubts=(*doubts, *result.doubts))
+
+
+def _cells(problem: Problem, config: HDASConfig) -> tuple[Genotype, list[str] | None, Verdict]:
+    """The first level: five cells, with the costs they will have in the stages, and the edges that the limits moved."""
+    cells = cells_of(problem.space)
+    proxy = smaller_network(cells, config.channels, config.cells)
+    tables = cell_tables(problem.space, cells, problem.latency)
+    _, architect, verdict = learn(
+        proxy, problem, config.search, "train1", cost_penalty(cells, tables, problem.limits, config.search.cost_weight)
+    )
+    chosen = cells.decode(best_within(cells, tables, problem.limits, architect.strengths()))
+    rule = by_strength(proxy, architect.strengths())
+    moved = [site for site, o in zip(cells.skeleton.site_names, chosen.options, strict=True) if o != rule[site]]
+    genotype = cell_skeleton(cells).genotype(chosen)
+    problem.run.event("cells", genotype=genotype.to_text())
+    return genotype, moved if verdict.decided else None, verdict
 
 
 def _numbers(problem: Problem, config: HDASConfig) -> tuple[tuple[int, ...], Verdict]:

@@ -58,7 +58,7 @@ class Verdict:
         reasons = []
         if self.separated < self.needed:
             reasons.append(
-                f"its logits ended at {1 - self.separated:.1%} of the entropy of equal ones (decided: {1 - self.needed:.0%} at "
+                f"its logits ended at {1 - self.separated:.3%} of the entropy of equal ones (decided: {1 - self.needed:.0%} at "
                 "the most)"
             )
         if not self._learned:
@@ -67,9 +67,9 @@ class Verdict:
             )
         return (
             f"the search for {self.what} has decided nothing: {' and '.join(reasons)}; in place of its noise the control "
-            "is handed over, a regular network within the limits that no search has found: search for longer "
-            "(--set search.epochs=..., --set search.warmup_epochs=...) or let the logits learn "
-            "faster (--set search.alpha.lr=...)"
+            "is handed over, a regular network within the limits that no search has found; search for "
+            "longer (--set search.epochs=..., --set search.warmup_epochs=...) or let the logits learn faster "
+            "(--set search.alpha.lr=...)"
         )
 
     def record(self) -> dict[str, Any]:

@@ -203,5 +203,5 @@ def found(
         d.name: {o: round(float(p), 4) for o, p in zip(d.options, a.detach().softmax(0), strict=True)}
         for d, a in zip(proxy.decisions, architect.alphas, strict=True)
     }
-    details = {"decided": {phase: verdict.record()}, "moved": moved, "weights": weights}
+    details = {"decided": {phase: verdict.record()}, "weights": weights, **({"moved": moved} if verdict.decided else {})}
     return Found(space, (candidate,), candidate, (), details, doubts=verdict.doubts())
