@@ -1,4 +1,4 @@
-"""Every method on digits under two limits that leave out most of what a method could find, with the preset `quick`.
+"""Every method on digits under two limits, with the preset `quick`; in some of the spaces these rule nothing out.
 
     python benchmarks/digits_all.py [SEEDS] [FOLDER] [METHOD ...]
 
