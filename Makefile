@@ -12,7 +12,7 @@ demo: $(VENV)/ready
 	$(VENV)/bin/hiernas search
 
 test: $(VENV)/ready lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks are small, and two tests run at a time
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see `hiernas.cli.main`
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the tests themselves load ONNX Runtime
 
