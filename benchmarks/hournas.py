@@ -260,7 +260,7 @@ def memory_lines() -> list[str]:
     return [
         "", "## Memory", "", f"`fbnet` at 32 pixels, batch {BATCH}, in MiB; 40 sampled networks. Goal: a ratio of 6.3.",
         "", "| | Gumbel-Max | Gumbel-softmax | ratio |", "|---" * 4 + "|",
-        *(f"| {name} | {a:.0f} | {b:.0f} | {b / a:.1f} |" for name, a, b in rows),
+        *(f"| {name} | {a:.0f} | {b:.0f} | {f'{b / a:.1f}' if a else '-'} |" for name, a, b in rows),  # by score: nothing
     ]  # fmt: skip
 
 

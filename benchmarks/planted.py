@@ -2,8 +2,9 @@
 
     python benchmarks/planted.py [SEEDS] [NAME ...]
 
-What is planted is in `tests/planted_cells.py`. Rows are appended to the dated result file as they come, and what it
-holds is not computed again; half a minute per seed on one idle core. NAME: the beginning of what is to be measured.
+What is planted is in `tests/planted_cells.py` and, for HNAS, `tests/planted.py`; HourNAS has `hournas_planted.py`. Rows are
+appended to the dated result file as they come, and what it holds is not computed again; half a minute per seed on one idle
+core. NAME: the beginning of what is to be measured.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from common import dated
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from planted_cells import PLANTED
+from planted_hnas import of_hnas
 
+EVERY = {**PLANTED, "hnas: options of two vital blocks": of_hnas}
 HEAD = """# Planted truths
 
 `python benchmarks/planted.py`, one thread. Each row: the share of the planted operations that a search found, and the share
@@ -38,7 +41,7 @@ def main(words: Sequence[str]) -> None:
     path = dated("planted")
     text = path.read_text() if path.exists() else HEAD
     for seed in range(seeds):
-        for name, measure in PLANTED.items():
+        for name, measure in EVERY.items():
             if f"| {name} | {seed} |" in text or (names and not name.startswith(tuple(names))):
                 continue
             found, chance = measure(seed)
@@ -50,7 +53,7 @@ def main(words: Sequence[str]) -> None:
 
 def summary(text: str) -> None:
     """Mean and standard deviation over seeds, printed."""
-    for name in PLANTED:
+    for name in EVERY:
         rows = np.array([[float(x) for x in m.groups()[2:]] for m in ROW.finditer(text) if m[1] == name])
         if len(rows) > 1:
             (found, chance), spread = rows.mean(0), rows.std(0, ddof=1)

@@ -1,6 +1,7 @@
 """Planted spaces: chains in which one option of each site sees the image and all others output only noise.
 
-All options of a site cost the same, so that no limit tells them apart. The right one stands at every place at equally
+All options of a site cost the same, so that no limit tells them apart, unless `priced`: then the right one is the dearer one
+at every other site, and the cheaper one at the others. The right one stands at every place at equally
 many sites (or one more), in an order that the seed draws: the first options are right at a share of 1 / options.
 """
 
@@ -39,9 +40,9 @@ def textures(size: int = 16, classes: int = 4, per_class: int = 200, seed: int =
 class Block(nn.Module):
     """A convolution and a batch norm of the image or of noise, [B, C, H, W]; where `around`, an identity leads around it."""
 
-    def __init__(self, cin: int, cout: int, stride: int, sees: bool, around: bool) -> None:
+    def __init__(self, cin: int, cout: int, stride: int, sees: bool, around: bool, groups: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
+        self.conv = nn.Conv2d(cin, cout, 3, stride, 1, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(cout, affine=False)  # no scale: noise cannot be turned down
         self.sees, self.around = sees, around
 
@@ -56,17 +57,20 @@ class Planted:
     """An operation of a planted space; residual where the shape is kept."""
 
     name: str
+    groups: int = 1  # of the convolution: the cheaper, the more of them
 
     def describe(self) -> str:
-        return f"planted_{self.name}"
+        return f"planted_{self.name}_{self.groups}"
 
     def build(self, cin: int, cout: int, stride: int) -> nn.Module:
-        return Block(cin, cout, stride, self.name == RIGHT, stride == 1 and cin == cout)
+        return Block(cin, cout, stride, self.name == RIGHT, stride == 1 and cin == cout, self.groups)
 
 
-def residual_chain(sites: int = 4, options: int = 2, size: int = 16, classes: int = 4, seed: int = 0) -> SearchSpace:
+def residual_chain(
+    sites: int = 4, options: int = 2, size: int = 16, classes: int = 4, seed: int = 0, priced: bool = False
+) -> SearchSpace:
     """Blocks that keep the shape, none of them vital: noise is added to what comes, or the image's own features are."""
-    return _chain("residual_chain", [(WIDTH, 1)] * sites, options, size, classes, seed)
+    return _chain("residual_chain", [(WIDTH, 1)] * sites, options, size, classes, seed, priced)
 
 
 def vital_chain(sites: int = 3, options: int = 2, size: int = 16, classes: int = 4, seed: int = 0) -> SearchSpace:
@@ -79,10 +83,13 @@ def right_sites(chosen: Sequence[str]) -> int:
     return sum(option == RIGHT for option in chosen)
 
 
-def _chain(name: str, shapes: Sequence[tuple[int, int]], options: int, size: int, classes: int, seed: int) -> SearchSpace:
+def _chain(
+    name: str, shapes: Sequence[tuple[int, int]], options: int, size: int, classes: int, seed: int, priced: bool = False
+) -> SearchSpace:
     places, stages = np.random.default_rng([seed, 78]).permutation(np.arange(len(shapes)) % options), []
-    for (width, stride), place in zip(shapes, places, strict=True):
+    for site, ((width, stride), place) in enumerate(zip(shapes, places, strict=True)):
         names = [f"noise{i}" for i in range(1, options)]
         names.insert(int(place), RIGHT)
-        stages.append(Stage(width, 1, stride, tuple(map(Planted, names))))
+        ops = [Planted(n, 2 if priced and (n == RIGHT) == (site % 2 == 0) else 1) for n in names]
+        stages.append(Stage(width, 1, stride, tuple(ops)))
     return chain_space(name, (1, size, size), classes, stem=WIDTH, stages=stages, head=2 * WIDTH, act="relu")

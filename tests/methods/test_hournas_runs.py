@@ -22,6 +22,7 @@ from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.run import Request, resume, search
 from hiernas.runfolder import RunFolder
 from hiernas.search import bilevel
+from hiernas.search.architect import ProposalArchitect
 from hiernas.search.problem import Found
 from hiernas.search.proposals import make_targets, probabilities, resources
 from hiernas.settings import from_file
@@ -110,6 +111,29 @@ def test_interrupted_in_every_phase_it_ends_with_the_same_bits(
 
 def _interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_with_one_epoch_of_each_the_architecture_learns_at_all_temperatures(
+    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[float]] = {"draw": [], "learn": []}
+
+    def watched(name: str) -> Callable[..., Any]:
+        original = getattr(ProposalArchitect, name)
+
+        def call(self: ProposalArchitect, *given: Any) -> Any:
+            result = original(self, *given)
+            seen[name].append(self.summary()["tau"])
+            return result
+
+        return call
+
+    for name in seen:
+        monkeypatch.setattr(ProposalArchitect, name, watched(name))
+    train = replace(CONFIG.train, batch_size=8)
+    found_by(tmp_path / "r", few, replace(CONFIG, vital_prior=False, vital_epochs=1, epochs=1, train=train))
+    assert seen["draw"] == pytest.approx([tau for tau in 5.0 * 0.002 ** np.array([0, 1 / 3, 2 / 3]) for _ in range(9)])
+    assert seen["learn"] == pytest.approx(list(5.0 * 0.002 ** (np.arange(9) / 9)))  # three epochs of three steps
 
 
 def test_a_whole_run_and_what_it_says(tmp_path: Path, few: ImageData) -> None:

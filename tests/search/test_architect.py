@@ -172,24 +172,36 @@ def test_the_mixture_is_eq_9_of_relaxed_samples() -> None:
     assert drawn[:, 1].mean() == pytest.approx(0.5, abs=0.05)
 
 
-def test_the_regulariser_counts_alpha_times() -> None:
-    still = Probe(torch.zeros(2, 4, 4))  # a network to which the architecture does not matter
+def test_the_regulariser_counts_alpha_times_and_no_more_than_the_task() -> None:
     tables = cost_tables(SPACE, None)
     targets = make_targets(SPACE, tables, {"params": 1500.0})
-    found = []
-    for alpha in (0.0, 1.0, 5.0):
-        a = architect(random_theta(), targets=targets, alpha=alpha)
-        learn(a, still)
-        found.append(gradients(a)[0])
-    assert np.abs(found[0]).max() == 0.0
-    assert np.abs(found[1]).max() > 0.005
-    np.testing.assert_allclose(found[2], 5.0 * found[1], rtol=1e-12)
-    a = architect(random_theta(8), targets=targets, alpha=5.0, tau=(5.0, 0.05))
-    for step in range(400):
-        learn(a, still, step, step / 400)
-    genes = np.where(OPTIONS, a.theta, -np.inf).argmax(-1)
-    everything = tables["params"].of(np.stack(np.unravel_index(np.arange(12), (3, 4)), 1))
-    assert np.abs(tables["params"].of(genes) - 1500.0).min() == np.abs(everything - 1500.0).min()
+
+    def added(loud: float, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        """The task's gradient, and what the regulariser adds to it."""
+        found = []
+        for weight in (0.0, alpha):
+            a = architect(random_theta(), targets=targets, alpha=weight)
+            learn(a, Probe(loud * probe().v.detach()))
+            found.append(gradients(a)[0])
+        return found[0], found[1] - found[0]
+
+    (_, once), (task, five) = added(100.0, 1.0), added(100.0, 5.0)
+    assert np.abs(once).max() > 0.005
+    np.testing.assert_allclose(five, 5.0 * once, atol=1e-12)
+    assert np.square(five).mean() < np.square(task).mean()
+    task, capped = added(0.001, 5.0)  # a task that says little
+    assert np.square(capped).mean() == pytest.approx(np.square(task).mean())
+    np.testing.assert_allclose(capped / np.abs(capped).max(), five / np.abs(five).max(), atol=1e-5)
+    assert np.abs(added(0.0, 5.0)[1]).max() == 0.0  # and one that says nothing
+
+    away = {}
+    for alpha in (0.0, 5.0):
+        a = architect(random_theta(8), targets=targets, alpha=alpha, tau=(5.0, 0.05))
+        for step in range(400):
+            learn(a, Probe(0.01 * probe().v.detach()), step, step / 400)
+        genes = np.where(OPTIONS, a.theta, -np.inf).argmax(-1)
+        away[alpha] = np.median(np.abs(tables["params"].of(genes) - 1500.0))
+    assert away[5.0] < 0.5 * away[0.0]  # the task's best networks are elsewhere
 
 
 # -- sampling and computing --------------------------------------------------------------------------------------

@@ -54,8 +54,8 @@ class HourNASConfig:
     architecture_lr: float = 0.01  # Adam, for theta and Pi
     tau: float = 5.0  # first temperature
     tau_end: float = 0.01  # last one, of the proposals' optimisation and of each search: 5.0 * 0.9999^62143
-    alpha: float = 5.0  # weight of the regulariser T (Eq. 10)
-    beta: float = 0.01  # weight of the orthogonality of the proposals (Eq. 7); 0: without it
+    alpha: float = 5.0  # weight of the regulariser T (Eq. 10), which is never larger than the task
+    beta: float = 0.01  # weight of the orthogonality of the proposals (Eq. 7) when they are made; 0: without it
     sampling: Sampling = "gumbel_max"
     estimator: Estimator = "score"  # of the gradient through one sampled network; straight_through: the gates' own
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
@@ -223,6 +223,8 @@ QUICK = HourNASConfig(
     epochs=40,
     lr=0.2,
     train=Recipe(batch_size=64, weight_decay=5e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
+    share=0.4,
+    architecture_lr=0.03,
     calibration_images=300,
     final_epochs=60,
     final_lr=0.1,

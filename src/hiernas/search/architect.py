@@ -1,8 +1,8 @@
 """The upper level of HourNAS' bilevel search (arXiv 2005.14446v3, Eqs. 8 to 10): proposals that learn which network is best.
 
 Parameters theta [m, L, O] of m proposals and Pi [m], which weighs the proposals. A step of the weights trains one
-sampled network; a step of the architecture sends the validation loss back through the gates of one sampled network
-(Gumbel-Max, straight-through: only its operations are computed) or of the mixture of all (Gumbel-softmax).
+sampled network. A step of the architecture compares the validation losses of a few of them (Gumbel-Max, by the score
+function), or sends a loss back through the gates of one (straight-through) or of the mixture of all (Gumbel-softmax).
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class ProposalArchitect:
         self._widths = options.sum(1).tolist()
         self._device = torch.device("cpu")
         self._now = tau[0]
+        self._squares = np.zeros(2)  # running means of the squared gradients of the task and of the regulariser
 
     def to(self, device: torch.device) -> None:
         """The gates' weights go to this device; the parameters, a few hundred numbers, stay where they are."""
@@ -123,11 +124,17 @@ class ProposalArchitect:
                 "search with a smaller --set lr=..., or with --set train.grad_clip=5"
             )
         if self.targets is not None:
-            noise = rng.gumbel(size=self.theta.shape)
-            by_theta += self.alpha * resource_loss(self.theta, self.targets, noise, self._now, 0.0)[1]
+            by_theta = by_theta + self._regulariser(self.targets, by_theta, rng.gumbel(size=self.theta.shape))
         self.theta += self._adam["theta"].update(by_theta * self.options)
         self.pi += self._adam["pi"].update(by_pi)
         return loss
+
+    def _regulariser(self, targets: Targets, by_theta: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """The gradient of alpha * T (Eq. 6), made as small as the task's where it is larger, by running mean squares."""
+        gradient = self.alpha * resource_loss(self.theta, targets, noise, self._now, 0.0)[1]
+        self._squares += 0.05 * (np.array([np.square(by_theta).mean(), np.square(gradient).mean()]) - self._squares)
+        task, own = self._squares
+        return gradient * (1.0 if own <= task else (task / own) ** 0.5)
 
     def _by_score(self, model: nn.Module, x: Tensor, y: Tensor, rng: np.random.Generator) -> Learned:
         """The score function: a few networks on the same images, each against the mean of the others."""
@@ -175,7 +182,7 @@ class ProposalArchitect:
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters, temperature and the optimiser's state."""
-        arrays = {"theta": self.theta, "pi": self.pi, "tau": np.array([self._now])}
+        arrays = {"theta": self.theta, "pi": self.pi, "tau": np.array([self._now]), "squares": self._squares}
         for name, adam in self._adam.items():
             arrays |= {f"{name}.mean": adam.mean, f"{name}.square": adam.square, f"{name}.step": np.array([adam.step])}
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
@@ -183,7 +190,7 @@ class ProposalArchitect:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `tensors` gave."""
         self.theta, self.pi = tensors["theta"].numpy().copy(), tensors["pi"].numpy().copy()
-        self._now = float(tensors["tau"][0])
+        self._now, self._squares = float(tensors["tau"][0]), tensors["squares"].numpy().copy()
         for name, adam in self._adam.items():
             adam.mean, adam.square = tensors[f"{name}.mean"].numpy().copy(), tensors[f"{name}.square"].numpy().copy()
             adam.step = int(tensors[f"{name}.step"][0])
