@@ -227,9 +227,10 @@ class FactorizedReduce(nn.Module):
     def reduce(self, x: Tensor) -> Tensor:
         """The same of an input that is not negative."""
         padded = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        if self.training:  # every second pixel is taken first: torch 2.13's gradient of the weights of a 1x1 convolution of
-            # stride 2 writes outside its memory on some CPUs (few channels last, about 80 pixels: a crash)
-            halves = F.conv2d(x[:, :, ::2, ::2], self.even.weight), F.conv2d(padded[:, :, 1::2, 1::2], self.odd.weight)
+        if self.training:  # every second pixel is taken first: torch 2.13's gradient of the weights of a 1x1
+            # convolution of stride 2 writes outside its memory on some CPUs (few channels last, about 80 pixels)
+            even, odd = x[:, :, ::2, ::2], padded[:, :, 1::2, 1::2]
+            halves = F.conv2d(even, self.even.weight), F.conv2d(odd, self.odd.weight)
         else:
             halves = self.even(x), self.odd(padded[:, :, 1:, 1:])
         return self.bn(torch.cat(halves, 1))
