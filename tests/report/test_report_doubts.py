@@ -7,7 +7,7 @@ import pytest
 
 from hiernas.costs.limits import parse_limits
 from hiernas.costs.tables import cost_tables
-from hiernas.report import doubts
+from hiernas.report import doubts, page
 from toy import toy_space
 
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -69,3 +69,13 @@ def test_latencies(values: tuple[float | None, ...], words: list[str]) -> None:
     said = doubts.of_latency(chosen, parse_limits(["latency_ms<=1.1"]))
     assert len(said) == len(words)
     assert all(word in line for word, line in zip(words, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [((), "The best network found"), ((True,), "The best network found"), ((True, False), "a part was found"),
+     ((False,), "which no search has found")],
+)  # fmt: skip
+def test_the_page_does_not_call_a_control_the_best_network_found(verdicts: tuple[bool, ...], words: str) -> None:
+    decided = {f"train{i}": {"decided": verdict} for i, verdict in enumerate(verdicts)}
+    assert words in page._what({"details": {"decided": decided}})

@@ -211,7 +211,7 @@ def _header(result: Values, events: Sequence[Values]) -> Html:
     limits = " and ".join(units.limit_text(limit) for limit in result["limits"])
     size = "×".join(map(str, data["input_size"]))
     lead = (
-        f"The best network found for {data['name']} ({len(data['classes'])} classes, {size} images) "
+        f"{_what(result)} for {data['name']} ({len(data['classes'])} classes, {size} images) "
         f"{f'with {limits}' if limits else 'without limits'}. "
     )
     lead += _done(result)
@@ -219,6 +219,14 @@ def _header(result: Values, events: Sequence[Values]) -> Html:
         f'<header>\n<p class="over">{escape(" · ".join(filter(None, over)))}</p>\n<h1>{escape(_title(result))}</h1>\n'
         f"<p>{escape(lead)}</p>\n{_doubts(result)}{_tiles(result['chosen'])}\n</header>"
     )
+
+
+def _what(result: Values) -> str:
+    """What the page is about: where a search in cells has decided nothing, what is handed over is no network that it found."""
+    decided = [verdict["decided"] for verdict in result.get("details", {}).get("decided", {}).values()]
+    if all(decided):
+        return "The best network found"
+    return "A network of which a part was found" if any(decided) else "A regular network, which no search has found,"
 
 
 def _doubts(result: Values) -> Html:
