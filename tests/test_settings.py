@@ -87,7 +87,10 @@ def test_few_images_get_as_many_steps_as_the_preset_is_made_for(images: int, pre
         assert config == asked
         return
     full, fitted = keys(asked), keys(config)
+    searched = min(MADE_FOR[preset], full.get("search.images") or MADE_FOR[preset])
     meant, found = trained_on(asked, MADE_FOR[preset]), trained_on(config, images)
+    meant |= {k: n for k, n in trained_on(asked, searched).items() if k.startswith(("search.", "mask."))}
+    meant["final_epochs"] = max(meant["final_epochs"], 500)
     for key, length in found.items():
         rounding = 3 * images / 16  # an epoch of each of at most three trainings
         own = trained_on(asked, images)[key] * 8  # never fewer epochs than the preset's, in smaller batches

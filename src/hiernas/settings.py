@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from hiernas.errors import ConfigError, did_you_mean
 
 MADE_FOR = {"quick": 1_000, "small": 10_000}  # training images that a preset is made for at least; `paper` stays as published
+FINAL_STEPS = 500  # of the final training on few images, where the preset has fewer
 STEPS, SMALLEST = 8, 16  # a fitting batch leaves so many steps in an epoch, and has at least so many images
 
 
@@ -30,24 +31,28 @@ def for_images(config: Any, preset: str, images: int, kept: Iterable[str] = ()) 
     """A preset for fewer training images than it is made for: the same number of optimisation steps, in smaller batches.
 
     Batches are halved while an epoch has fewer than `STEPS` of them; epochs, warm-up included, are multiplied until they
-    have as many steps as with `MADE_FOR` images; the weights' learning rates go with the square root of the batch.
-    `kept`: dotted keys that stay as they are. Any other configuration is returned as it is.
+    have as many steps as with `MADE_FOR` images, or as the images that a search takes of them, and the final training until
+    it has `FINAL_STEPS`; the weights' learning rates go with the square root of the batch. `kept`: dotted keys that stay as
+    they are. Any other configuration is returned as it is.
     """
-    values, few = keys(config), images / MADE_FOR.get(preset, images)
-    if few >= 1:
+    values, made = keys(config), MADE_FOR.get(preset, images)
+    if images >= made:
         return config
     batches = {k: v if k in kept else _batch(v, images) for k, v in values.items() if k.endswith("batch_size")}
     changed: dict[str, Any] = dict(batches)
     for key, value in values.items():
         searches = key.startswith(("search.", "mask.")) and "search.train.batch_size" in batches
         recipe = "search.train.batch_size" if searches else "train.batch_size"
-        smaller = batches[recipe] / values[recipe]
-        changed |= _fitted(key, value, smaller, max(1.0, smaller / few))
+        meant = min(made, values.get("search.images") or made) if searches else made
+        if key == "final_epochs":
+            meant = max(meant, FINAL_STEPS * values[recipe] / value)
+        changed |= _fitted(key, value, batches[recipe] / values[recipe], meant / images)
     return _changed(config, {k: v for k, v in changed.items() if k not in kept})
 
 
-def _fitted(key: str, value: Any, smaller: float, more: float) -> dict[str, Any]:
-    """An epoch or learning rate for batches `smaller` times as large, `more` times as many epochs; {} for other keys."""
+def _fitted(key: str, value: Any, smaller: float, fewer: float) -> dict[str, Any]:
+    """An epoch or learning rate for batches `smaller` times as large, of `fewer` times fewer images; {} for other keys."""
+    more = max(1.0, smaller * fewer)
     if key.endswith("train.warmup_epochs"):  # of the learning rate, in fractions
         return {key: float(f"{value * more:.3g}")}
     if key.endswith("epochs"):

@@ -69,7 +69,7 @@ class SearchSettings:
 SEARCH = Recipe(batch_size=64, weight_decay=3e-4, schedule="cosine", grad_clip=5.0)  # of the presets for 2 cores
 LOGITS = AlphaSettings(lr=0.1)  # a few hundred steps: with DARTS' rate they would end where they were drawn
 QUICK = SearchSettings(epochs=10, warmup_epochs=5, lr=0.03, train=replace(SEARCH, batch_size=32), alpha=LOGITS)
-SMALL = SearchSettings(epochs=4, warmup_epochs=1, lr=0.03, train=replace(SEARCH, batch_size=32), alpha=LOGITS, images=6000)
+SMALL = SearchSettings(epochs=2, warmup_epochs=1, lr=0.03, train=replace(SEARCH, batch_size=32), alpha=LOGITS, images=6000)
 
 
 def check_searched(cells: int, channels: int) -> None:
