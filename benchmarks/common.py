@@ -42,11 +42,12 @@ def dated(name: str) -> Path:
     return RESULTS / f"{name}-{date.today().isoformat()}.md"
 
 
-def write(name: str, title: str, lines: Sequence[str]) -> Path:
-    """A dated result file, also printed."""
+def write(name: str, title: str, lines: Sequence[str], command: str | None = None) -> Path:
+    """A dated result file, also printed. `command`: what made it, where that is not the benchmark of this name alone."""
     path = dated(name)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    head = [f"# {title}", "", f"torch {torch.__version__}, {platform.machine()}, {device}. `python benchmarks/{name}.py`", ""]
+    made = f"`python benchmarks/{command or f'{name}.py'}`"
+    head = [f"# {title}", "", f"torch {torch.__version__}, {platform.machine()}, {device}. {made}", ""]
     text = "\n".join([*head, *lines]) + "\n"
     path.write_text(text)
     print(text)

@@ -71,7 +71,7 @@ def at_equal_latency(seeds: int, folder: Path) -> None:
         lines.append(f"| {name} | {' | '.join(cells)} | {_spread([row['params'] / 1e3 for row in rows], 1)} k |")
     for seed, r in enumerate(results):
         lines.append(f"\nDoubts of seed {seed}: {'; '.join(r['doubts']) or 'none'}.")
-    write("hmnas_latency", "HM-NAS: masks against DARTS' rule at equal latency (`python benchmarks/hmnas.py latency`)", lines)
+    write("hmnas_latency", "HM-NAS: masks against DARTS' rule at equal latency", lines, "hmnas.py latency")
 
 
 def accuracies(results: list[dict[str, Any]]) -> list[str]:
