@@ -66,13 +66,15 @@ def main(words: Sequence[str]) -> None:
     folder = Path(words[1] if len(words) > 1 else tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     path = dated("digits_all")
-    text = path.read_text() if path.exists() else HEAD
+    if not path.exists():
+        path.write_text(HEAD)
     for method in words[2:] or METHODS:
         for seed in range(seeds):
-            if f"| {method} | {seed} |" not in text:
-                text += row(method, seed, result_of(method, seed, folder)) + "\n"
-                path.write_text(text)
-                print(text.splitlines()[-1], flush=True)
+            if f"| {method} | {seed} |" not in path.read_text():
+                line = row(method, seed, result_of(method, seed, folder))
+                with path.open("a") as file:  # others may be writing, too
+                    file.write(line + "\n")
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

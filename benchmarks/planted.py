@@ -39,16 +39,18 @@ ROW = re.compile(r"\| (.+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|")
 def main(words: Sequence[str]) -> None:
     seeds, names = int(words[0]) if words else 5, words[1:]
     path = dated("planted")
-    text = path.read_text() if path.exists() else HEAD
+    if not path.exists():
+        path.write_text(HEAD)
     for seed in range(seeds):
         for name, measure in EVERY.items():
-            if f"| {name} | {seed} |" in text or (names and not name.startswith(tuple(names))):
+            if f"| {name} | {seed} |" in path.read_text() or (names and not name.startswith(tuple(names))):
                 continue
             found, chance = measure(seed)
-            text += f"| {name} | {seed} | {100 * found:.1f} | {100 * chance:.1f} |\n"
-            path.write_text(text)
-            print(text.splitlines()[-1], flush=True)
-    summary(text)
+            line = f"| {name} | {seed} | {100 * found:.1f} | {100 * chance:.1f} |"
+            with path.open("a") as file:  # others may be writing, too
+                file.write(line + "\n")
+            print(line, flush=True)
+    summary(path.read_text())
 
 
 def summary(text: str) -> None:
