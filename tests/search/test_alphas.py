@@ -22,7 +22,7 @@ from hiernas.data.split import Split
 from hiernas.errors import LimitError
 from hiernas.gates import softmax
 from hiernas.runfolder import RunFolder
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings, cost_penalty, derive, strengths
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, by_strength, cost_penalty, strengths
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts, hdas_stages
 from supernet.plain_cells import plain_cells
@@ -80,7 +80,7 @@ def test_derivation_is_darts_rule(seed: int) -> None:
     space = darts((3, 8, 8), 10, channels=4, cells=3)
     alphas = normal(space, seed, scale=0.0 if seed == 0 else 2.0)  # all equal: the first two edges, the first operation
     rows = np.array(softmaxes(alphas))
-    genotype = space.skeleton.genotype(space.architecture(derive(space, alphas)))
+    genotype = space.skeleton.genotype(space.architecture(by_strength(space, strengths(space, alphas))))
     for kind, weights in (("normal", rows[:14]), ("reduce", rows[14:])):
         pairs = top_two(weights, space.decisions[0].options, 4)
         nodes = [sorted(pairs[i : i + 2], key=lambda pair: pair[1]) for i in range(0, 8, 2)]
@@ -95,7 +95,7 @@ def test_derivation_has_the_greatest_sum_of_strengths() -> None:
         alphas = normal(space, seed, scale=3.0)
         totals = total_strengths(space, alphas, genes)
         best = genes[int(totals.argmax())].tolist()
-        assert encoded(space, derive(space, alphas)) == best
+        assert encoded(space, by_strength(space, strengths(space, alphas))) == best
         assert best_within(space, {}, [], strengths(space, alphas)).tolist() == best
         assert (totals == totals.max()).sum() == 1
 
@@ -109,7 +109,7 @@ def test_restricted_edges_stay_or_go_as_they_must() -> None:
         with torch.no_grad():  # weak, but it cannot be left out
             alphas[names.index("normal.0->3")].copy_(torch.tensor([0.0, 0.1, 0.2]))
         best = genes[int(total_strengths(space, alphas, genes).argmax())].tolist()
-        assert encoded(space, derive(space, alphas)) == best
+        assert encoded(space, by_strength(space, strengths(space, alphas))) == best
         assert best_within(space, {}, [], strengths(space, alphas)).tolist() == best
 
 
@@ -131,7 +131,7 @@ def test_derivation_within_limits_is_the_best_of_those_that_meet_them(way: str, 
         row = int((genes == found).all(1).argmax())
         assert inside[row]
         assert totals[row] == pytest.approx(totals.max(), rel=1e-12)
-        moved += found.tolist() != encoded(space, derive(space, alphas))
+        moved += found.tolist() != encoded(space, by_strength(space, strengths(space, alphas)))
     assert moved >= 3  # the limits bind
     with pytest.raises(LimitError, match="found no architecture of 'darts' that meets params <= 10; widen them"):
         best_within(space, tables, [Limit("params", high=10)], strengths(space, alphas))
@@ -189,12 +189,12 @@ def test_descending_the_penalty_leads_inside_the_limits() -> None:
     high = float(np.quantile(table.of(space.all_encoded()), 0.1))
     alphas = normal(space, 4)
     optimizer = torch.optim.Adam(alphas, lr=0.1)
-    before = float(table.of(np.array([encoded(space, derive(space, alphas))]))[0])
+    before = float(table.of(np.array([encoded(space, by_strength(space, strengths(space, alphas)))]))[0])
     for _ in range(100):
         optimizer.zero_grad()
         excess(space, table, high, alphas).backward()
         optimizer.step()
-    assert before > high >= float(table.of(np.array([encoded(space, derive(space, alphas))]))[0])
+    assert before > high >= float(table.of(np.array([encoded(space, by_strength(space, strengths(space, alphas)))]))[0])
 
 
 # -- steps -------------------------------------------------------------------------------------------------------
@@ -345,4 +345,4 @@ def test_the_summary_of_an_epoch() -> None:
     assert found["entropy"] == pytest.approx(-sum(p * math.log(p) for p in (0.4, 0.3, 0.15, 0.15)), rel=1e-5)
     assert found["none"] == pytest.approx(0.4)
     assert found["skips"] == pytest.approx(2 / 6)
-    assert found["derived"] == derive(space, a.alphas)
+    assert found["derived"] == by_strength(space, strengths(space, a.alphas))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiernas.search.alphas import derive
+from hiernas.search.alphas import by_strength, strengths
 from hiernas.search.depth import StageShape, computation_loss, depth_loss, shape, shapes
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_stages
@@ -210,7 +210,7 @@ def test_descending_the_losses_makes_deep_and_short_stages() -> None:
             optimizer.zero_grad()
             (depth_loss(space)(alphas) + gamma * computation_loss(space)(alphas)).backward()
             optimizer.step()
-        assert shapes(space.architecture(derive(space, alphas))) == [StageShape(cells, cells, 0)] * 3
+        assert shapes(space.architecture(by_strength(space, strengths(space, alphas)))) == [StageShape(cells, cells, 0)] * 3
 
 
 @pytest.mark.parametrize("form", ["paper", "release"])

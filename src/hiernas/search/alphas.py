@@ -211,17 +211,12 @@ def strengths(space: SearchSpace, alphas: Sequence[Tensor], raw: bool = False) -
     return found
 
 
-def derive(space: SearchSpace, alphas: Sequence[Tensor]) -> dict[str, str]:
+def by_strength(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, str]:
     """DARTS' rule: of each node's edges the two whose best operation weighs most, with that operation.
 
-    That is the architecture of the greatest sum of strengths; sites outside any node take their best option, and edges
-    of a restricted space that cannot be `none` stay.
+    That is the architecture of the greatest sum of strengths (per site one number for each option, 0 for `none`); sites
+    outside any node take their best option, and edges of a restricted space that cannot be `none` stay.
     """
-    return by_strength(space, strengths(space, alphas))
-
-
-def by_strength(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, str]:
-    """DARTS' rule by given strengths: per site one number for each option, 0 for `none`."""
     chosen = {}
     for decision, row in zip(space.decisions, rows, strict=True):
         chosen[decision.name] = (decision.options[int(row.argmax())], float(row.max()))
