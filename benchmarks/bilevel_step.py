@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from common import side_by_side, write
 from hiernas import spaces
 from hiernas.cells import FactorizedReduce
-from hiernas.data.images import Subset
-from hiernas.data.split import Split
+from hiernas.data.split import Split, Subset
 from hiernas.gates import softmax
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings
 from hiernas.space import SearchSpace

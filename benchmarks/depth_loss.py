@@ -21,10 +21,10 @@ import torch
 
 from common import CIFAR10, write
 from hiernas.methods.hdas import PRESETS, hdas_stages
+from hiernas.methods.hdas.depth import shapes
 from hiernas.randomness import numpy_generator
 from hiernas.run import Request, prepare
 from hiernas.runfolder import RunFolder
-from hiernas.search.depth import shapes
 from hiernas.spaces import hdas_stages as space_of
 
 CELLS, CHANNELS = 14, 8  # of the network that is derived, as in the preset

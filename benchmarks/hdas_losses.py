@@ -24,12 +24,12 @@ from common import write
 from hiernas.cells import FREE
 from hiernas.data import load_data
 from hiernas.data.batches import normalise
+from hiernas.methods.hdas.depth import computation_loss, depth_loss, shapes
 from hiernas.randomness import numpy_generator, seeded
+from hiernas.run import make_problem
 from hiernas.runfolder import RunFolder
 from hiernas.search.alphas import AlphaSettings, by_strength
-from hiernas.search.depth import computation_loss, depth_loss, shapes
 from hiernas.search.differentiable import SearchSettings, learn, sum_of_losses
-from hiernas.search.problem import Problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_stages
 from hiernas.train.loop import accuracy, fit
@@ -65,7 +65,7 @@ def searched(what: str, form: Any, delta: float, gamma: float, seed: int) -> dic
     further = {"released" if form == "release" else "extra": sum_of_losses(*losses)}
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "run", {"method": "hdas-stages", "seed": seed, "data": None})
-        supernet, architect, _ = learn(space, Problem(space, data, (), None, run, seed), SEARCH, "train1", **further)
+        supernet, architect, _ = learn(space, make_problem(space, data, (), None, run, seed), SEARCH, "train1", **further)
         found = space.architecture(by_strength(space, architect.strengths()))
     stages = shapes(found)
     return {

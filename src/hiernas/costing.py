@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiernas.architecture import Architecture
 from hiernas.catalogue import RUNTIME, make_runtime
+from hiernas.combinatorics import Decision
 from hiernas.costs.count import cost as count_cost
 from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.progress import quantity
 from hiernas.runfolder import Listener, RunFolder
-from hiernas.space import Decision, SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import KNOWN, Known, known
+from hiernas.subsets import subsets
 from hiernas.supernet.cell import CellNetwork
 from hiernas.supernet.stage import StageNetwork
-from hiernas.supernet.subsets import subsets
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiernas.architecture import Architecture
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 
 
 class Gates(NamedTuple):

@@ -21,8 +21,8 @@ from hiernas.costs.probes import plan_of
 from hiernas.costs.runner import IN_TURN, together
 from hiernas.data import ImageData
 from hiernas.ops import MBConv
-from hiernas.search.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.spaces import hnas_basic, tiny
+from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import accuracy, make_fabric
 from hiernas.train.recipes import Recipe
 from toy import toy_space

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 import hiernas
 from hiernas import spaces
-from hiernas.architecture import Architecture
 from hiernas.catalogue import METHODS
 from hiernas.costs.count import parts_of_space
 from hiernas.costs.latency import Entry, LatencyTable
@@ -27,7 +26,7 @@ from hiernas.export import formats
 from hiernas.genotype import Genotype
 from hiernas.run import Request, prepare, resume, search
 from hiernas.settings import keys, with_settings
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 
 SIZE, CLASSES = (1, 8, 8), 3
 OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))

@@ -21,11 +21,12 @@ from hiernas.errors import ConfigError, LimitError
 from hiernas.genotype import read_genotype
 from hiernas.methods.darts import DARTSConfig, darts
 from hiernas.methods.hdas import HDASConfig, hdas, hdas_distribution, hdas_stages, narrower
+from hiernas.problem import Found, Problem
+from hiernas.run import make_problem
 from hiernas.runfolder import RunFolder
 from hiernas.search import differentiable
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings, smaller_network
-from hiernas.search.problem import Found, Problem
 from hiernas.space import SearchSpace
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Recipe
@@ -49,7 +50,7 @@ def few() -> ImageData:
 
 def problem(folder: Path, space: SearchSpace, data: ImageData, *limits: str) -> Problem:
     run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, RUN)
-    return Problem(space, data, parse_limits(limits), None, run, 0)
+    return make_problem(space, data, parse_limits(limits), None, run, 0)
 
 
 def stages(*cells: int, **more: Any) -> SearchSpace:

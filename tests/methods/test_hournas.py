@@ -18,17 +18,18 @@ from safetensors.torch import load_file
 
 import hiernas
 from hiernas import spaces
-from hiernas.costs.limits import Limit, every, nearest, parse_limits, satisfied
+from hiernas.budget import Limit
+from hiernas.costs.limits import every, nearest, parse_limits, satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, LimitError
 from hiernas.methods import hournas as module
 from hiernas.methods.hournas import fix_vital, minimal_space
-from hiernas.run import Request, prepare
-from hiernas.search.problem import Problem
-from hiernas.search.proposals import aims_of, make_targets, optimise_proposals, option_mask
-from hiernas.search.vital import vital_sites
+from hiernas.methods.hournas.proposals import aims_of, make_targets, optimise_proposals, option_mask
+from hiernas.methods.hournas.vital import vital_sites
+from hiernas.problem import Problem
+from hiernas.run import Request, make_problem, prepare
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.supernet.chain import ChainSupernet
@@ -42,7 +43,7 @@ def few(digits: ImageData) -> ImageData:
 
 def paper_problem(space: SearchSpace, limits: tuple[Limit, ...]) -> Problem:
     """For what needs neither images nor a run folder."""
-    return Problem(space=space, data=None, limits=limits, latency=None, run=None, seed=0)  # type: ignore[arg-type]
+    return make_problem(space=space, data=None, limits=limits, latency=None, run=None, seed=0)  # type: ignore[arg-type]
 
 
 # -- vital blocks ------------------------------------------------------------------------------------------------

@@ -19,12 +19,12 @@ from hiernas.data import ImageData
 from hiernas.finish import train_network
 from hiernas.methods import hournas as module
 from hiernas.methods.hournas import HourNASConfig, hournas
+from hiernas.methods.hournas.architect import ProposalArchitect
+from hiernas.methods.hournas.proposals import make_targets, probabilities, resources
+from hiernas.problem import Found
 from hiernas.run import Request, resume, search
 from hiernas.runfolder import RunFolder
 from hiernas.search import bilevel
-from hiernas.search.architect import ProposalArchitect
-from hiernas.search.problem import Found
-from hiernas.search.proposals import make_targets, probabilities, resources
 from hiernas.settings import from_file
 from hiernas.spaces import Stage, chain_space
 from hiernas.supernet.chain import ChainSupernet

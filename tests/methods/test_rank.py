@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from hiernas import architecture as architecture_module
 from hiernas import run as run_module
 from hiernas import trust
-from hiernas.architecture import Architecture
 from hiernas.catalogue import METHODS
 from hiernas.commands import trust_rows
 from hiernas.costs.count import cost
@@ -27,6 +26,7 @@ from hiernas.run import Request, search
 from hiernas.runfolder import RunFolder
 from hiernas.search.oneshot import make_evaluator
 from hiernas.settings import with_settings
+from hiernas.space import Architecture
 from hiernas.train.loop import accuracy
 
 COMMON = ["final_epochs=1", "calibration_images=40", "train.batch_size=24", "train.accelerator=cpu"]

@@ -20,8 +20,8 @@ from hiernas.commands import summary
 from hiernas.errors import SpaceError
 from hiernas.genotype import Genotype, read_genotype
 from hiernas.genotypes import GENOTYPES
+from hiernas.methods.hdas.depth import shapes
 from hiernas.report import cells, figures, graph_figures, graphs, write_report
-from hiernas.search.depth import shapes
 from hiernas.spaces import darts, hdas_stages
 
 SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiernas.budget import CostTable, Limit
 from hiernas.costs import limits as limits_module
-from hiernas.costs.limits import Limit, best_within
-from hiernas.costs.tables import CostTable, cost_tables
-from hiernas.data.images import Subset
-from hiernas.data.split import Split
+from hiernas.costs.limits import best_within
+from hiernas.costs.tables import cost_tables
+from hiernas.data.split import Split, Subset
 from hiernas.errors import LimitError
 from hiernas.gates import softmax
 from hiernas.runfolder import RunFolder

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hiernas.methods.hdas.depth import StageShape, computation_loss, depth_loss, shape, shapes
 from hiernas.search.alphas import by_strength, strengths
-from hiernas.search.depth import StageShape, computation_loss, depth_loss, shape, shapes
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_stages
 

@@ -13,14 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
-from hiernas.data.images import Subset
-from hiernas.data.split import Split
+from hiernas.data.split import Split, Subset
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
+from hiernas.methods.hmnas.encoding import Encoding, costs_of
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings
-from hiernas.search.encoding import Encoding, costs_of
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_stages
 from toy import toy_space
 

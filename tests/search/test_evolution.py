@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from hiernas import spaces
-from hiernas.architecture import Architecture
-from hiernas.costs.limits import Limit, satisfied
+from hiernas.budget import Limit
+from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError
+from hiernas.problem import Candidate
 from hiernas.runfolder import RunFolder
 from hiernas.search.evolution import Effort, evolve, start
 from hiernas.search.nsga2 import ConstrainedNSGA2
-from hiernas.search.ranking import Candidate
+from hiernas.space import Architecture
 from toy import RUN
 
 SPACE = spaces.nasbench_macro()

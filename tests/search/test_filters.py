@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from export.generated import computes, written
 from hiernas import spaces
-from hiernas.architecture import Architecture
+from hiernas.budget import Limit
 from hiernas.cells import operation
 from hiernas.costs.count import Cost, cost, parts_of_space
 from hiernas.costs.latency import Entry, LatencyTable
-from hiernas.costs.limits import Limit
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import InMemory
@@ -31,15 +30,15 @@ from hiernas.errors import ConfigError, ExportError, LimitError, SpaceError
 from hiernas.export import export, formats, timm_network
 from hiernas.genotypes import genotype
 from hiernas.methods.hmnas import PRESETS, _filtered, plan
+from hiernas.methods.hmnas.filter_masks import FilterArchitect, check_counted, filters_within, with_fewer_filters
+from hiernas.methods.hmnas.masks import MaskSettings
 from hiernas.ops import MBConv
+from hiernas.problem import Start
 from hiernas.report import masks as told
 from hiernas.run import Request, resume, search
 from hiernas.runfolder import RunFolder
-from hiernas.search.filter_masks import FilterArchitect, check_counted, filters_within, with_fewer_filters
-from hiernas.search.masks import MaskSettings
-from hiernas.search.problem import Start
 from hiernas.settings import with_settings
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.supernet.filters import masked, outputs_of, tails_of
 from hiernas.training import transfer
 from methods.test_contract import SPACES, binding_limits, latency_file, tiny_config

@@ -16,17 +16,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiernas.costs.limits import Limit
-from hiernas.costs.tables import CostTable, cost_tables
+from hiernas.budget import CostTable, Limit
+from hiernas.combinatorics import Decision, Group
+from hiernas.costs.tables import cost_tables
 from hiernas.data.images import InMemory
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, TrainingError
 from hiernas.gates import Gates, single_path
+from hiernas.methods.hmnas.encoding import Encoding
+from hiernas.methods.hmnas.masks import MaskArchitect, MaskSettings, Pressure
 from hiernas.runfolder import RunFolder
 from hiernas.search.alphas import by_strength
-from hiernas.search.encoding import Encoding
-from hiernas.search.masks import MaskArchitect, MaskSettings, Pressure
-from hiernas.space import Decision, Group, SearchSpace
+from hiernas.space import SearchSpace
 from hiernas.train.loop import fit
 from hiernas.train.recipes import Phase, Recipe
 from search.test_encoding import (

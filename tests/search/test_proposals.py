@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from hiernas import spaces
-from hiernas.costs.limits import Limit, every, satisfied
-from hiernas.costs.tables import CostTable, cost_tables
+from hiernas.budget import CostTable, Limit
+from hiernas.costs.limits import every, satisfied
+from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError
-from hiernas.search.proposals import (
+from hiernas.methods.hournas.proposals import (
     NEAR,
     Adam,
     Targets,

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hiernas.architecture import Architecture
 from hiernas.costs.count import footprint
 from hiernas.costs.latency import RUNS, WARMUP, Correction, Entry, LatencyTable, Progress, identity
 from hiernas.costs.probes import title
 from hiernas.costs.runner import share, together
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,11 +19,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hiernas.architecture import Architecture
 from hiernas.costs.count import parts_of, saved_by
 from hiernas.errors import LatencyError
-from hiernas.space import SearchSpace
-from hiernas.supernet.subsets import as_subset
+from hiernas.space import Architecture, SearchSpace
+from hiernas.subsets import as_subset
 
 if TYPE_CHECKING:
     from hiernas.costs.probes import Plan

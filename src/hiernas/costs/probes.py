@@ -19,7 +19,7 @@ from hiernas.costs.latency import Entry
 from hiernas.costs.runner import HELD, IN_TURN, share, together
 from hiernas.costs.tables import counted
 from hiernas.space import SearchSpace
-from hiernas.supernet.subsets import with_sums
+from hiernas.supernet.chain import with_sums
 
 if TYPE_CHECKING:
     from torch import nn
