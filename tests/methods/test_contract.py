@@ -101,7 +101,7 @@ def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
 def latency_file(folder: Path, method: str, space: SearchSpace) -> Path:
     """A made-up table of another device, so that nothing is measured."""
     parts = []
-    for needed in (space, *METHODS[method].also(space)):
+    for needed in dict.fromkeys((space, METHODS[method].among(space))):
         fixed, options = parts_of_space(needed)
         parts += [*fixed, *(part for site in options for chosen in site for part in chosen)]
     entries = {key: Entry(0.02, 0.02, 0.02, 9) for key in dict.fromkeys(p.key for p in parts if not p.is_identity)}

@@ -32,13 +32,14 @@ from hiernas.gates import Gates
 from hiernas.methods.hmnas import HMNASConfig, hmnas, searched
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.methods.hmnas.kept import candidate_of, start_of, within_limits
-from hiernas.methods.hmnas.masks import MaskArchitect, MaskSettings, Pressure
+from hiernas.methods.hmnas.masks import MaskArchitect, MaskSettings
 from hiernas.problem import Problem
 from hiernas.randomness import seeded
 from hiernas.run import Request, make_problem, resume, search
 from hiernas.runfolder import RunFolder
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
+from hiernas.search.pressure import Pressure
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.calibrate import calibrate
 from hiernas.train.loop import accuracy
@@ -148,7 +149,7 @@ def supernet_of(space: SearchSpace, x: Tensor) -> nn.Module:
                 p.data.uniform_(0.5, 1.5)
     encoding = Encoding(space)
     alphas, betas = random_logits(space, np.random.default_rng(0))
-    gates = encoding.gates(encoding.shares(tensors(alphas, torch.float32), tensors(betas, torch.float32)))
+    gates = encoding.gates_of(encoding.shares(tensors(alphas, torch.float32), tensors(betas, torch.float32)))
     with torch.no_grad():
         for _ in range(3):
             supernet.train()(x, gates)

@@ -24,7 +24,6 @@ from hiernas.export import formats
 from hiernas.finish import inherited_weights, last_supernet
 from hiernas.run import Request, search
 from hiernas.runfolder import RunFolder
-from hiernas.search.oneshot import make_evaluator
 from hiernas.settings import with_settings
 from hiernas.space import Architecture
 from hiernas.train.loop import accuracy
@@ -105,7 +104,7 @@ def test_the_supernet_that_chose_is_ranked_over_its_own_space(
     last = load_file(finished.path / "checkpoint" / "train2.safetensors")
     assert all((value == last[f"model.{name}"]).all() for name, value in supernet.state_dict().items())
     # the accuracies that the search itself went by, from the checkpoint; the first supernet has others
-    evaluate = make_evaluator(supernet, prepared.problem(finished), prepared.config.train, 40)
+    evaluate = prepared.problem(finished).trainer.evaluator(supernet, prepared.config.train, 40)
     front = [little().architecture(m["options"]) for m in result["front"]]
     assert evaluate(front) == [m["val_accuracy"] for m in result["front"]]
 
