@@ -1,85 +1,11 @@
-"""Import direction, public names, and what importing costs."""
+"""Public names, and what importing costs."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import hiernas
-
-ROOT = Path(hiernas.__file__).parent
-LAYERS = [  # each imports only from itself and from those before it
-    {"version", "errors", "randomness", "quiet", "combinatorics", "space", "subsets", "gates", "budget"},
-    {"genotype", "genotypes"},
-    {"data.split", "train.recipes"},
-    {"problem", "method"},
-    {"ops"},
-    {"cells"},
-    {"supernet"},
-    {"spaces"},
-    {"runfolder", "costs", "settings", "progress"},
-    {"data"},
-    {"train"},
-    {"search"},
-    {"methods"},
-    {"vital", "export", "report"},
-    {"catalogue", "compare"},
-    {"finish"},
-    {"run"},
-    {"estimate", "costing", "exporting", "training", "trust", "measuring", "vital.command", "commands", "api"},
-    {"terminal", "cli"},
-]
-
-
-def layer(module: str) -> int:
-    part = module.removeprefix("hiernas.")
-    found = [i for i, names in enumerate(LAYERS) if part in names]
-    return found[0] if found else layer(module.rpartition(".")[0])
-
-
-def imported(path: Path) -> list[str]:
-    """Modules of the package that a file imports when it is imported or called (not those for types only)."""
-    found = []
-    tree = ast.parse(path.read_text())
-    types_only = {
-        child
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for child in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in types_only:
-            continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hiernas."):
-            found.append(str(node.module))
-        elif isinstance(node, ast.Import):
-            found += [a.name for a in node.names if a.name.startswith("hiernas.")]
-    return found
-
-
-def test_imports_point_one_way() -> None:
-    checked = 0
-    for path in sorted(ROOT.rglob("*.py")):
-        parts = path.relative_to(ROOT.parent).with_suffix("").parts
-        if parts == ("hiernas", "__init__"):
-            continue
-        module = ".".join(parts)
-        for other in imported(path):
-            assert layer(other) <= layer(module), f"{module} imports {other}"
-            checked += 1
-    assert checked > 100
-
-
-def test_methods_do_not_import_each_other() -> None:
-    files = list((ROOT / "methods").rglob("*.py"))
-    assert len(files) > 6
-    for path in files:
-        own = (ROOT / "methods" / "hnas.py") if path.stem == "baselines" else path  # its controls, by its settings
-        name = own.relative_to(ROOT / "methods").parts[0].removesuffix(".py")
-        others = [m for m in imported(path) if m.startswith("hiernas.methods.") and m.split(".")[2] != name]
-        assert not others, path
 
 
 def test_public_names_are_sorted_and_load() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hiernas.method import Method
+    from hiernas.problem import Method
 
 FILES = {
     "hnas": "hnas", "hournas": "hournas", "darts": "darts", "hdas": "hdas", "hdas-cells": "hdas",

@@ -10,9 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from hiernas.data.split import ImageData
-from hiernas.method import CHAINS, TINY, Method
 from hiernas.methods.hnas import PRESETS, plan
-from hiernas.problem import Found, Problem
+from hiernas.problem import CHAINS, TINY, Found, Method, Problem
 from hiernas.search.evolution import Effort
 from hiernas.search.oneshot import search_supernet, train_supernet
 from hiernas.search.ranking import most_accurate, pareto_front

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hiernas.data.split import ImageData
-from hiernas.method import Method, only, sized
-from hiernas.problem import Found, Problem
+from hiernas.problem import Found, Method, Problem, only, sized
 from hiernas.search.alphas import Softmax
 from hiernas.search.differentiable import (
     QUICK,

@@ -12,9 +12,8 @@ from typing import Any, get_args
 
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
-from hiernas.method import Method, only, sized
 from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of
-from hiernas.problem import Found, Problem
+from hiernas.problem import Found, Method, Problem, only, sized
 from hiernas.search.alphas import Softmax, by_strength
 from hiernas.search.decided import NUMBER, Verdict
 from hiernas.search.differentiable import (

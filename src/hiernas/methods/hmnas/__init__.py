@@ -18,12 +18,11 @@ import numpy as np
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, LimitError
-from hiernas.method import Method, Spaces
 from hiernas.methods.hmnas.encoding import NONE, Encoding
 from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, check_counted, filters_within, with_fewer_filters
 from hiernas.methods.hmnas.kept import candidate_of, narrowed, restored, start_of, within_limits
 from hiernas.methods.hmnas.masks import Level, MaskArchitect, MaskSettings
-from hiernas.problem import Evaluator, Found, Problem, Rival, Start, training_work
+from hiernas.problem import Evaluator, Found, Method, Problem, Rival, Spaces, Start, training_work
 from hiernas.search.alphas import AlphaArchitect
 from hiernas.search.bilevel import shares
 from hiernas.search.decided import Verdict

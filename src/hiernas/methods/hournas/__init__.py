@@ -16,7 +16,6 @@ import numpy as np
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError
-from hiernas.method import CHAINS, TINY, Method
 from hiernas.methods.hournas.architect import Estimator, ProposalArchitect, Sampling
 from hiernas.methods.hournas.proposals import (
     Targets,
@@ -30,7 +29,7 @@ from hiernas.methods.hournas.proposals import (
     spread,
 )
 from hiernas.methods.hournas.vital import vital_sites
-from hiernas.problem import Candidate, Found, Problem, Pruning, training_work
+from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, training_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.bilevel import shares
 from hiernas.search.ledger import Ledger
