@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hiernas.costs.calibrate import Calibration, Errors, calibrate
-from hiernas.costs.latency import RUNS, WARMUP, measure_table
-from hiernas.costs.runtimes import OnnxRuntime
 from hiernas.costs.tables import cost_tables
-from hiernas.costs.timing import measure_by_turns
+from hiernas.latency.calibrate import Calibration, Errors, calibrate
+from hiernas.latency.runtimes import OnnxRuntime
+from hiernas.latency.table import RUNS, WARMUP, measure_table
+from hiernas.latency.timing import measure_by_turns
 from hiernas.space import SearchSpace
 from hiernas.spaces import hnas_basic, tiny
 

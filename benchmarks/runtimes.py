@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from hiernas.costs.calibrate import calibrate
-from hiernas.costs.latency import RUNS, WARMUP, Entry, measure_table
-from hiernas.costs.runner import LOOKS
-from hiernas.costs.runtimes import RUNTIMES, OnnxRuntime
-from hiernas.costs.timing import Loaded, Runtime, difference, example, measure_by_turns
 from hiernas.errors import LatencyError
+from hiernas.latency.calibrate import calibrate
+from hiernas.latency.runner import LOOKS
+from hiernas.latency.runtimes import RUNTIMES, OnnxRuntime
+from hiernas.latency.table import RUNS, WARMUP, Entry, measure_table
+from hiernas.latency.timing import Loaded, Runtime, difference, example, measure_by_turns
 from hiernas.ops import Classifier, Conv, MBConv
 from hiernas.spaces import hnas_basic, nasbench_macro, tiny
 

@@ -16,20 +16,20 @@ LAYERS = [  # each imports only from itself and from those before it
     {"cells"},
     {"supernet"},
     {"spaces"},
-    {"runfolder", "data", "costs", "settings", "progress"},
+    {"runfolder", "data", "costs", "latency", "settings", "progress"},
     {"train", "export", "report"},
     {"search"},
     {"methods"},
     {"finish", "catalogue", "compare"},
     {"run"},
-    {"estimate", "costing", "exporting", "training", "trust", "measuring", "vitality", "commands", "api"},
+    {"estimate", "costing", "exporting", "training", "trust", "latency.measuring", "vitality", "commands", "api"},
     {"terminal", "cli"},
 ]
 
 
 def layer(module: str) -> int:
-    part = module.split(".")[1]
-    return next(i for i, names in enumerate(LAYERS) if part in names)
+    names = [module.removeprefix("hiernas."), module.split(".")[1]]  # a command may stand in its room
+    return next(i for name in names for i, layer in enumerate(LAYERS) if name in layer)
 
 
 def imported(path: Path) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 from hiernas.architecture import Architecture
 from hiernas.catalogue import RUNTIME, make_runtime
 from hiernas.costs.count import cost as count_cost
-from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.errors import ConfigError, RunError, SpaceError
+from hiernas.latency.table import cached_table_path, load_table, measure_table
 from hiernas.progress import quantity
 from hiernas.runfolder import Listener, RunFolder
 from hiernas.space import Decision, SearchSpace

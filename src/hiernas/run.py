@@ -12,12 +12,12 @@ import numpy as np
 
 import hiernas.spaces
 from hiernas.catalogue import METHODS, RUNTIME, make_runtime, make_space, space_function
-from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.costs.limits import Limit, check_reachable, median_limit, parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.finish import complete, train_only
+from hiernas.latency.table import cached_table_path, load_table, measure_table
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.report.doubts import of_limits

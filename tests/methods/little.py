@@ -10,11 +10,11 @@ import torch
 
 import hiernas
 from hiernas.costs.count import parts_of_space
-from hiernas.costs.latency import Entry, LatencyTable
 from hiernas.costs.limits import parse_limits
 from hiernas.data import ImageData
 from hiernas.data.images import Subset
 from hiernas.data.split import Split
+from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.runfolder import RunFolder
 from hiernas.search.problem import Found, Problem

@@ -21,7 +21,7 @@ from hiernas.ops import ACTIVATIONS
 from hiernas.space import SearchSpace, Skeleton
 
 if TYPE_CHECKING:
-    from hiernas.costs.latency import LatencySource
+    from hiernas.latency.table import LatencySource
     from hiernas.supernet.chain import Part
 
 # modules without multiply-adds that keep the shape

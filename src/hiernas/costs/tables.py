@@ -12,7 +12,7 @@ from hiernas.costs.count import Count, Footprint, count, footprint, parts_of_spa
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
-    from hiernas.costs.latency import LatencySource
+    from hiernas.latency.table import LatencySource
     from hiernas.supernet.chain import Part
 
 METRICS = ("latency_ms", "params", "macs")

@@ -25,8 +25,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hiernas.costs.runner import usable_cores, usable_memory
 from hiernas.errors import DataError
+from hiernas.latency.runner import usable_cores, usable_memory
 
 Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C]
 T = TypeVar("T")

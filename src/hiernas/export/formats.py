@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.architecture import Architecture
-from hiernas.costs.runner import load_onnxruntime
 from hiernas.errors import ConfigError, ExportError, did_you_mean
 from hiernas.export.alone import load_python
 from hiernas.export.python import python_files
+from hiernas.latency.runner import load_onnxruntime
 from hiernas.quiet import quiet
 
 FORMATS = ("onnx", "pt2", "python")

@@ -17,7 +17,7 @@ from hiernas.supernet.chain import Part
 from hiernas.supernet.stage import StageNetwork
 
 if TYPE_CHECKING:
-    from hiernas.costs.latency import LatencySource
+    from hiernas.latency.table import LatencySource
 
 
 def cells_of(stages: SearchSpace) -> SearchSpace:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from hiernas.costs.mobile import ExecuTorch, LiteRt
-from hiernas.costs.runner import cpu_name, load_onnx, load_onnxruntime
-from hiernas.costs.timing import Loaded, Runtime, first_line, package
-from hiernas.costs.torch_runtimes import CompiledTorch, CudaRuntime, TorchRuntime
 from hiernas.errors import LatencyError
+from hiernas.latency.mobile import ExecuTorch, LiteRt
+from hiernas.latency.runner import cpu_name, load_onnx, load_onnxruntime
+from hiernas.latency.timing import Loaded, Runtime, first_line, package
+from hiernas.latency.torch_runtimes import CompiledTorch, CudaRuntime, TorchRuntime
 from hiernas.quiet import quiet
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiernas.architecture import Architecture
-from hiernas.costs.latency import predict_ms, read_text
 from hiernas.errors import LatencyError
+from hiernas.latency.table import predict_ms, read_text
 from hiernas.ops import Classifier, Conv, MBConv
 
 if TYPE_CHECKING:

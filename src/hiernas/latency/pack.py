@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from hiernas.costs import runner
-from hiernas.costs.doubts import doubts, entry_doubt
-from hiernas.costs.latency import RUNS, WARMUP, Entry, LatencyTable, read_text
-from hiernas.costs.probes import OVERHEAD, Plan, Probe, fingerprint, plan_of, title
-from hiernas.costs.timing import example
 from hiernas.errors import LatencyError
+from hiernas.latency import runner
+from hiernas.latency.doubts import doubts, entry_doubt
+from hiernas.latency.probes import OVERHEAD, Plan, Probe, fingerprint, plan_of, title
+from hiernas.latency.table import RUNS, WARMUP, Entry, LatencyTable, read_text
+from hiernas.latency.timing import example
 from hiernas.space import SearchSpace
 from hiernas.version import VERSION
 
@@ -72,7 +72,7 @@ class _Writer:
         self.folder, self.files, self.size = folder, 0, 0
 
     def write(self, probe: Probe) -> dict[str, Any]:
-        from hiernas.costs.runtimes import to_onnx
+        from hiernas.latency.runtimes import to_onnx
 
         model = to_onnx(probe.build(), example(BATCH, probe.input_size))
         name = f"operations/{self.files:04d}.onnx"

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from hiernas.costs.latency import Entry
-from hiernas.costs.runner import IN_TURN, by_turns
 from hiernas.errors import LatencyError
+from hiernas.latency.runner import IN_TURN, by_turns
+from hiernas.latency.table import Entry
 
 if TYPE_CHECKING:
-    from hiernas.costs.runner import TimedCall
+    from hiernas.latency.runner import TimedCall
 
 MOST_DIFFERENT = 1e-2  # of the largest output; float32 differs by 1e-6, TF32 and bfloat16 by some 1e-3
 

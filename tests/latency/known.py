@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from hiernas.costs.latency import Entry
-from hiernas.costs.timing import measure_by_turns
+from hiernas.latency.table import Entry
+from hiernas.latency.timing import measure_by_turns
 
 
 def weights(module: nn.Module) -> int:

@@ -15,9 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hiernas.costs.count import footprint, parts_of_space
-from hiernas.costs.latency import Entry
-from hiernas.costs.runner import HELD, IN_TURN, share, together
 from hiernas.costs.tables import counted
+from hiernas.latency.runner import HELD, IN_TURN, share, together
+from hiernas.latency.table import Entry
 from hiernas.space import SearchSpace
 from hiernas.supernet.subsets import with_sums
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiernas.costs.runner import cpu_name
-from hiernas.costs.timing import Loaded, Runtime, first_line
 from hiernas.errors import LatencyError
+from hiernas.latency.runner import cpu_name
+from hiernas.latency.timing import Loaded, Runtime, first_line
 from hiernas.quiet import quiet
 
 

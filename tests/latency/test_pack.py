@@ -17,13 +17,13 @@ import onnxruntime
 import pytest
 from known import Known
 
-from hiernas.costs.doubts import doubts
-from hiernas.costs.latency import Entry, identity, measure_table
-from hiernas.costs.pack import import_measurement, write_pack
-from hiernas.costs.probes import Plan, fingerprint, plan_of
-from hiernas.costs.runner import RESULT_KIND
-from hiernas.costs.timing import example, measure_by_turns
 from hiernas.errors import LatencyError
+from hiernas.latency.doubts import doubts
+from hiernas.latency.pack import import_measurement, write_pack
+from hiernas.latency.probes import Plan, fingerprint, plan_of
+from hiernas.latency.runner import RESULT_KIND
+from hiernas.latency.table import Entry, identity, measure_table
+from hiernas.latency.timing import example, measure_by_turns
 from hiernas.spaces import tiny
 from toy import toy_space
 

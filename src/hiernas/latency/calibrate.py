@@ -16,17 +16,17 @@ import numpy as np
 
 from hiernas.architecture import Architecture
 from hiernas.costs.count import footprint
-from hiernas.costs.latency import RUNS, WARMUP, Correction, Entry, LatencyTable, Progress, identity
-from hiernas.costs.probes import title
-from hiernas.costs.runner import share, together
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
+from hiernas.latency.probes import title
+from hiernas.latency.runner import share, together
+from hiernas.latency.table import RUNS, WARMUP, Correction, Entry, LatencyTable, Progress, identity
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hiernas.costs.timing import Runtime
+    from hiernas.latency.timing import Runtime
 
 FEWEST = 8  # networks; half of them must tell a line
 AT_ONCE = 32  # networks that are loaded together, at most
@@ -192,8 +192,8 @@ def _correction(
 def _measured(architectures: Sequence[Architecture], runtime: Runtime, runs: int) -> list[Entry]:
     import torch
 
-    from hiernas.costs.runner import LOOKS
-    from hiernas.costs.timing import measure_by_turns
+    from hiernas.latency.runner import LOOKS
+    from hiernas.latency.timing import measure_by_turns
 
     with torch.random.fork_rng(devices=[]):
         networks = [_as_trained(a.build()) for a in architectures]

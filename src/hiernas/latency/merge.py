@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hiernas.costs.latency import LatencyTable, identity
 from hiernas.errors import LatencyError
+from hiernas.latency.table import LatencyTable, identity
 
 
 @dataclass(frozen=True)

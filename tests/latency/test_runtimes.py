@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from hiernas.catalogue import make_runtime
-from hiernas.costs import runtimes as runtimes_module
-from hiernas.costs.runner import load_onnx, load_onnxruntime
-from hiernas.costs.runtimes import RUNTIMES, OnnxRuntime, to_onnx
-from hiernas.costs.timing import Loaded, Runtime, difference, example, measure_by_turns
-from hiernas.costs.torch_runtimes import CompiledTorch
 from hiernas.errors import LatencyError
+from hiernas.latency import runtimes as runtimes_module
+from hiernas.latency.runner import load_onnx, load_onnxruntime
+from hiernas.latency.runtimes import RUNTIMES, OnnxRuntime, to_onnx
+from hiernas.latency.timing import Loaded, Runtime, difference, example, measure_by_turns
+from hiernas.latency.torch_runtimes import CompiledTorch
 from hiernas.ops import MBConv
 from toy import toy_space
 
@@ -177,7 +177,7 @@ def test_onnx_runtime_is_loaded_with_its_telemetry_off_and_nowhere_else(
     package = Path(runtimes_module.__file__).parents[1]
     importing = [p.name for p in package.rglob("*.py") if re.search(r"^\s*(import|from) onnxruntime", p.read_text(), re.M)]
     assert importing == ["runner.py"]
-    assert (package / "costs" / "runner.py").read_text().count("import onnxruntime\n") == 1
+    assert (package / "latency" / "runner.py").read_text().count("import onnxruntime\n") == 1
 
 
 def test_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,9 @@ from hiernas.space import SearchSpace
 from hiernas.supernet.subsets import as_subset
 
 if TYPE_CHECKING:
-    from hiernas.costs.probes import Plan
-    from hiernas.costs.runner import TimedCall
-    from hiernas.costs.timing import Runtime
+    from hiernas.latency.probes import Plan
+    from hiernas.latency.runner import TimedCall
+    from hiernas.latency.timing import Runtime
     from hiernas.supernet.chain import Part
 
 KIND = "hiernas latency table, format 1"
@@ -195,7 +195,7 @@ def load_table(path: str | Path, runtime: str | None = None, threads: int | None
 
     Raises `LatencyError` where it was measured with another runtime or number of threads than those asked for, if any.
     """
-    from hiernas.costs.phone import PhoneTable
+    from hiernas.latency.phone import PhoneTable
 
     table = LatencyTable.load(path) if read_text(path).lstrip().startswith("{") else PhoneTable.load(path)
     for name, asked in (("runtime", runtime), ("threads", threads)):
@@ -246,7 +246,7 @@ def measure_table(
     """
     import torch
 
-    from hiernas.costs.probes import OVERHEAD, plan_of
+    from hiernas.latency.probes import OVERHEAD, plan_of
 
     stored = _stored(path, runtime)
     known = {}
@@ -275,8 +275,8 @@ def _looks(plan: Plan, runtime: Runtime, known: Mapping[str, Entry], runs: int) 
 
     Everything is measured a second time when the rest was measured once, and the lower latency counts.
     """
-    from hiernas.costs.runner import LOOKS
-    from hiernas.costs.timing import measure_by_turns
+    from hiernas.latency.runner import LOOKS
+    from hiernas.latency.timing import measure_by_turns
 
     known = dict(known)
     for held in plan.groups(runtime.threads, runtime.batch):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from hiernas.costs.latency import Entry
-from hiernas.costs.probes import Operation, Plan
 from hiernas.costs.tables import counted
+from hiernas.latency.probes import Operation, Plan
+from hiernas.latency.table import Entry
 
 SPREAD, AT_LEAST_MS = 3.0, 0.01  # a 90th percentile above 3 times the tenth and another 0.01 ms
 MORE_MACS, FASTER = 3.0, 0.5  # operations of one shape: 3 times the multiply-adds in half the time

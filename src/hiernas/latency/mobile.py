@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hiernas.costs.runner import cpu_name
-from hiernas.costs.timing import Loaded, Runtime, first_line, package, version_of
 from hiernas.errors import LatencyError
+from hiernas.latency.runner import cpu_name
+from hiernas.latency.timing import Loaded, Runtime, first_line, package, version_of
 from hiernas.quiet import quiet
 
 

@@ -9,13 +9,13 @@ from xml.etree import ElementTree
 import pytest
 from known import Known
 
-from hiernas import measuring
-from hiernas.costs.latency import Entry, LatencyTable, cached_table_path, identity
-from hiernas.costs.merge import merge
-from hiernas.costs.probes import fingerprint, plan_of
-from hiernas.costs.runner import RESULT_KIND
 from hiernas.errors import ConfigError, LatencyError
-from hiernas.measuring import Asked, measure
+from hiernas.latency import measuring
+from hiernas.latency.measuring import Asked, measure
+from hiernas.latency.merge import merge
+from hiernas.latency.probes import fingerprint, plan_of
+from hiernas.latency.runner import RESULT_KIND
+from hiernas.latency.table import Entry, LatencyTable, cached_table_path, identity
 from hiernas.spaces import tiny
 
 SMALL = Asked("tiny", (3, 16, 16), 4)

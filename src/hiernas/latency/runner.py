@@ -10,7 +10,7 @@ file back and read it with `hiernas measure SPACE --import FILE`.
 Let the device idle meanwhile, plugged in and at its usual clock.
 """
 
-# Within HierNAS this file is `hiernas.costs.runner`, which times everything else too; a pack holds it as `measure.py`.
+# Within HierNAS this file is `hiernas.latency.runner`, which times everything else too; a pack holds it as `measure.py`.
 # It therefore imports nothing of HierNAS and keeps to what Python 3.8 knows.
 
 from __future__ import annotations
