@@ -11,7 +11,7 @@ import hiernas
 
 ROOT = Path(hiernas.__file__).parent
 LAYERS = [  # each imports only from itself and from those before it
-    {"version", "errors", "architecture", "space", "gates", "genotype", "genotypes", "randomness", "quiet"},
+    {"version", "errors", "machine", "architecture", "space", "gates", "genotype", "genotypes", "randomness", "quiet"},
     {"ops"},
     {"cells"},
     {"supernet"},

@@ -4,20 +4,76 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hiernas.errors import SpaceError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hiernas.space import SearchSpace, Skeleton
-
 FORMAT = 1
 Choice = tuple[tuple[str, float], ...]  # the options kept at one site, each with its weight
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A named site with its options, in a fixed order."""
+
+    name: str
+    options: tuple[str, ...]
+
+    def index(self, option: str) -> int:
+        """Position of an option; raises `SpaceError` with what is allowed."""
+        option = "skip" if option == "identity" else option
+        if option not in self.options:
+            raise SpaceError(f"site '{self.name}' has no option '{option}'; {did_you_mean(option, self.options)}")
+        return self.options.index(option)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sites of which exactly `keep`, or with `more` at least so many, have an option other than 'none'.
+
+    Such are the edges into one node of a graph.
+    """
+
+    sites: tuple[str, ...]
+    keep: int
+    more: bool = False  # only with keep = 1
+
+
+class Skeleton(Protocol):
+    """What stays fixed in a space: everything that is needed to build networks from choices."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def arguments(self) -> tuple[tuple[str, Any], ...]: ...  # of the function that made the space
+    @property
+    def input_size(self) -> tuple[int, int, int]: ...  # channels, height, width
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def site_names(self) -> tuple[str, ...]: ...
+    @property
+    def groups(self) -> tuple[Group, ...]: ...  # of consecutive sites, in site order; none in a chain
+    def read(self, choices: Any) -> Any:
+        """Choices in a published form (a genotype, a shorter list) as choices by site; any other value as it is."""
+        ...
+
+    def build(self, choices: Sequence[Choice]) -> nn.Module: ...
+    def supernet(self, decisions: Sequence[Decision]) -> nn.Module: ...
+
+
+class Space(Protocol):
+    """What reads an architecture: a `SearchSpace`."""
+
+    @property
+    def skeleton(self) -> Skeleton: ...
+    def architecture(self, choices: Any) -> Architecture: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +134,7 @@ class Architecture:
         Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path, space: SearchSpace | None = None) -> Architecture:
+    def load(cls, path: str | Path, space: Space | None = None) -> Architecture:
         """Read an architecture file. `space` is needed where the file names a space that is not one of ours."""
         try:
             value = json.loads(Path(path).read_text())
@@ -89,7 +145,7 @@ class Architecture:
         return cls.from_json(value, space, source=str(path))
 
     @classmethod
-    def from_json(cls, value: Any, space: SearchSpace | None = None, source: str = "value") -> Architecture:
+    def from_json(cls, value: Any, space: Space | None = None, source: str = "value") -> Architecture:
         """Read the value `to_json` wrote; raises `SpaceError` where it does not fit the space."""
         if not isinstance(value, Mapping) or not isinstance(value.get("sites"), Mapping) or "space" not in value:
             raise SpaceError(f"{source} is not an architecture: an object with 'space' and 'sites' is expected")
@@ -113,7 +169,7 @@ def _with_filters(architecture: Architecture, filters: Any, source: str) -> Arch
     return found
 
 
-def known_space(name: str, arguments: Mapping[str, Any], source: str = "value") -> SearchSpace:
+def known_space(name: str, arguments: Mapping[str, Any], source: str = "value") -> Space:
     """One of our own spaces by name. Looked up only here and at call time: the core imports no space."""
     spaces = importlib.import_module("hiernas.spaces")
     if name not in spaces.NAMES:

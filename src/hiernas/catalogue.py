@@ -10,8 +10,8 @@ from typing import Any
 import hiernas.spaces
 from hiernas.data import ImageData
 from hiernas.errors import LatencyError, SpaceError, did_you_mean
-from hiernas.latency.runner import usable_cores
 from hiernas.latency.runtimes import RUNTIMES
+from hiernas.machine import usable_cores
 from hiernas.methods import baselines, darts, hdas, hmnas, hnas, hournas
 from hiernas.search.differentiable import smaller_network
 from hiernas.search.hierarchy import cell_tables, cells_of

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiernas.architecture import Architecture
+from hiernas.architecture import Architecture, Decision
 from hiernas.catalogue import RUNTIME, make_runtime
 from hiernas.costs.count import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.latency.table import cached_table_path, load_table, measure_table
 from hiernas.progress import quantity
 from hiernas.runfolder import Listener, RunFolder
-from hiernas.space import Decision, SearchSpace
+from hiernas.space import SearchSpace
 from hiernas.spaces import KNOWN, Known, known
 from hiernas.supernet.cell import CellNetwork
 from hiernas.supernet.stage import StageNetwork

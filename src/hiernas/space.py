@@ -6,67 +6,17 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiernas.architecture import Architecture, Choice
+from hiernas.architecture import Architecture, Choice, Decision, Skeleton
 from hiernas.errors import SpaceError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
 Choices = Mapping[str, "str | Mapping[str, float]"] | Sequence["str | Mapping[str, float]"]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A named site with its options, in a fixed order."""
-
-    name: str
-    options: tuple[str, ...]
-
-    def index(self, option: str) -> int:
-        """Position of an option; raises `SpaceError` with what is allowed."""
-        option = "skip" if option == "identity" else option
-        if option not in self.options:
-            raise SpaceError(f"site '{self.name}' has no option '{option}'; {did_you_mean(option, self.options)}")
-        return self.options.index(option)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Sites of which exactly `keep`, or with `more` at least so many, have an option other than 'none'.
-
-    Such are the edges into one node of a graph.
-    """
-
-    sites: tuple[str, ...]
-    keep: int
-    more: bool = False  # only with keep = 1
-
-
-class Skeleton(Protocol):
-    """What stays fixed in a space: everything that is needed to build networks from choices."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def arguments(self) -> tuple[tuple[str, Any], ...]: ...  # of the function that made the space
-    @property
-    def input_size(self) -> tuple[int, int, int]: ...  # channels, height, width
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def site_names(self) -> tuple[str, ...]: ...
-    @property
-    def groups(self) -> tuple[Group, ...]: ...  # of consecutive sites, in site order; none in a chain
-    def read(self, choices: Any) -> Any:
-        """Choices in a published form (a genotype, a shorter list) as choices by site; any other value as it is."""
-        ...
-
-    def build(self, choices: Sequence[Choice]) -> nn.Module: ...
-    def supernet(self, decisions: Sequence[Decision]) -> nn.Module: ...
 
 
 @dataclass(frozen=True)

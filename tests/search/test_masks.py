@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hiernas.architecture import Decision, Group
 from hiernas.costs.limits import Limit
 from hiernas.costs.tables import CostTable, cost_tables
 from hiernas.data.images import InMemory
@@ -26,7 +27,7 @@ from hiernas.runfolder import RunFolder
 from hiernas.search.alphas import by_strength
 from hiernas.search.encoding import Encoding
 from hiernas.search.masks import MaskArchitect, MaskSettings, Pressure
-from hiernas.space import Decision, Group, SearchSpace
+from hiernas.space import SearchSpace
 from hiernas.train.loop import fit
 from hiernas.train.recipes import Phase, Recipe
 from search.test_encoding import (

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiernas.costs.count import Count, Footprint, count, footprint, parts_of_space, saved_by
+from hiernas.costs.count import Count, Footprint, LatencyTable, count, footprint, parts_of_space, saved_by
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
-    from hiernas.latency.table import LatencySource
     from hiernas.supernet.chain import Part
 
 METRICS = ("latency_ms", "params", "macs")
@@ -54,7 +53,7 @@ class CostTable:
         return total
 
 
-def cost_tables(space: SearchSpace, latency: LatencySource | None) -> dict[str, CostTable]:
+def cost_tables(space: SearchSpace, latency: LatencyTable | None) -> dict[str, CostTable]:
     """The tables of a space by metric: params, macs and, where a latency table is given, latency_ms.
 
     Raises `LatencyError` where the latency table misses an operation of the space.

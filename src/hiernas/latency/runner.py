@@ -134,22 +134,6 @@ def load_onnxruntime() -> Any:
     return onnxruntime
 
 
-def usable_cores() -> int:
-    """Processor cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def usable_memory() -> int:
-    """Bytes of memory that this machine or this process' control group has, used or not."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
-        except (OSError, ValueError):  # no control groups, or no limit ("max")
-            continue
-    return min(limits, default=8 * 2**30)
-
-
 def cpu_name() -> str:
     """The processor's name as the system gives it; of a board without one, the board's."""
     names = [v for k, v in _cpuinfo() if k == "model name"] or [v for k, v in _cpuinfo() if k in ("Model", "Hardware")]
@@ -283,7 +267,7 @@ def _measured(folder: Path, asked: argparse.Namespace, path: Path) -> Row:
         onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise CannotMeasure("onnxruntime is not installed here; install it: pip install onnxruntime numpy") from error
-    cores = usable_cores()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not 1 <= asked.threads <= cores:
         raise CannotMeasure(f"--threads is {asked.threads}, and this device has {cores} cores; give 1 to {cores}")
     manifest, digest = read_manifest(folder)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
+from hiernas.architecture import Architecture, Decision
 from hiernas.cells import SeparableConv
 from hiernas.costs.count import Cost, cost, parts_of_space
 from hiernas.costs.limits import Limit, best_within
@@ -26,7 +26,7 @@ from hiernas.data.split import Split
 from hiernas.errors import LimitError
 from hiernas.gates import Gates
 from hiernas.search.masks import Masks, MaskSettings, Pressure
-from hiernas.space import Decision, SearchSpace
+from hiernas.space import SearchSpace
 from hiernas.supernet.chain import Part
 from hiernas.supernet.filters import Output, masked, output_of, tails_of
 

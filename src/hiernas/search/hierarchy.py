@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from hiernas.costs.count import parts_of
+from hiernas.costs.count import LatencyTable, parts_of
 from hiernas.costs.tables import CostTable, counted
 from hiernas.genotype import Genotype
 from hiernas.space import SearchSpace
@@ -15,9 +15,6 @@ from hiernas.spaces import hdas_cells, hdas_stages
 from hiernas.supernet.cell import CellNetwork, Place, edges_of
 from hiernas.supernet.chain import Part
 from hiernas.supernet.stage import StageNetwork
-
-if TYPE_CHECKING:
-    from hiernas.latency.table import LatencySource
 
 
 def cells_of(stages: SearchSpace) -> SearchSpace:
@@ -52,7 +49,7 @@ def cell_skeleton(cells: SearchSpace) -> CellNetwork:
     return cells.skeleton
 
 
-def cell_tables(stages: SearchSpace, cells: SearchSpace, latency: LatencySource | None) -> dict[str, CostTable]:
+def cell_tables(stages: SearchSpace, cells: SearchSpace, latency: LatencyTable | None) -> dict[str, CostTable]:
     """Costs of the stages' networks by the choices of their cells, without those of the edges between the cells.
 
     These have no multiply-adds and, behind pooling, the few parameters of a batch norm: a lower bound, and a near one.

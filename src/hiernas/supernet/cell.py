@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hiernas.architecture import Architecture, Choice
+from hiernas.architecture import Architecture, Choice, Decision, Group
 from hiernas.cells import OPERATIONS, AuxiliaryHead, Cell, CellNet, Concat, Preprocess, ReLUConv, Sum, operation
 from hiernas.errors import SpaceError
 from hiernas.genotype import INPUTS, Edge, Genotype, check_operations, read_genotype
 from hiernas.ops import Classifier, Conv, Op
-from hiernas.space import Decision, Group, SearchSpace
+from hiernas.space import SearchSpace
 from hiernas.supernet.chain import Mixture, Part, Site
 
 if TYPE_CHECKING:

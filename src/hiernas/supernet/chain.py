@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture, Choice
+from hiernas.architecture import Architecture, Choice, Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.ops import Op, initialise
-from hiernas.space import Decision, Group, SearchSpace
+from hiernas.space import SearchSpace
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hiernas.architecture import Architecture, Choice
+from hiernas.architecture import Architecture, Choice, Decision, Group
 from hiernas.cells import FREE, AuxiliaryHead, Cell, Concat, Preprocess, ReLUConv, StageGraph, StageNet, Sum, operation
 from hiernas.errors import SpaceError
 from hiernas.genotype import INPUTS, Genotype, check_concat, check_operations, read_graph
 from hiernas.genotypes import genotype
 from hiernas.ops import Classifier, Conv, Op
-from hiernas.space import Decision, Group, SearchSpace
+from hiernas.space import SearchSpace
 from hiernas.supernet.cell import (
     SEARCHED,
     EdgeChoices,

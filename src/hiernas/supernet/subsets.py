@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hiernas.architecture import Architecture, Choice
+from hiernas.architecture import Architecture, Choice, Decision, Group, Skeleton
 from hiernas.cells import Sum
-from hiernas.space import Decision, Group, SearchSpace, Skeleton
+from hiernas.space import SearchSpace
 from hiernas.supernet.cell import SEARCHED, halved, part_of
 
 if TYPE_CHECKING:
