@@ -22,7 +22,8 @@ from hiernas.architecture import Architecture
 from hiernas.catalogue import make_runtime
 from hiernas.cells import Concat, Sum
 from hiernas.errors import SpaceError
-from hiernas.latency.table import LatencyTable, cached_table_path, measure_table, predict_ms
+from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.table import LatencyTable, predict_ms
 from hiernas.randomness import numpy_generator
 from hiernas.search.encoding import Encoding
 from hiernas.space import SearchSpace

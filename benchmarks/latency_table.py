@@ -22,9 +22,10 @@ import torch
 
 from hiernas.costs.tables import cost_tables
 from hiernas.latency.calibrate import Calibration, Errors, calibrate
+from hiernas.latency.measure import measure_table
+from hiernas.latency.runner import by_turns
 from hiernas.latency.runtimes import OnnxRuntime
-from hiernas.latency.table import RUNS, WARMUP, measure_table
-from hiernas.latency.timing import measure_by_turns
+from hiernas.latency.table import RUNS, WARMUP
 from hiernas.space import SearchSpace
 from hiernas.spaces import hnas_basic, tiny
 
@@ -74,7 +75,7 @@ def extremes(space: SearchSpace, runtime: OnnxRuntime, found: Calibration) -> li
     for pick in (np.argmin, np.argmax):
         architecture = space.decode([int(pick(row)) for row in rows])
         calls = [runtime.prepare(architecture.build(), space.skeleton.input_size)]
-        measured = min(measure_by_turns(calls, RUNS, WARMUP)[0].p10_ms for _ in range(3))
+        measured = min(by_turns(calls, RUNS, WARMUP)[0]["p10_ms"] for _ in range(3))
         total, c = found.table.predict(architecture), found.correction
         corrected = "" if c is None else f", corrected {c.constant_ms + c.scale * total:.3g}"
         lines.append(f"sum {total:.3g}{corrected}, measured {measured:.3g} ms")

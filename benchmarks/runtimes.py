@@ -24,10 +24,10 @@ from torch import nn
 
 from hiernas.errors import LatencyError
 from hiernas.latency.calibrate import calibrate
-from hiernas.latency.runner import LOOKS
-from hiernas.latency.runtimes import RUNTIMES, OnnxRuntime
-from hiernas.latency.table import RUNS, WARMUP, Entry, measure_table
-from hiernas.latency.timing import Loaded, Runtime, difference, example, measure_by_turns
+from hiernas.latency.measure import measure_table
+from hiernas.latency.runner import by_looks
+from hiernas.latency.runtimes import RUNTIMES, Loaded, OnnxRuntime, Runtime, difference, example
+from hiernas.latency.table import RUNS, WARMUP, Entry
 from hiernas.ops import Classifier, Conv, MBConv
 from hiernas.spaces import hnas_basic, nasbench_macro, tiny
 
@@ -87,8 +87,9 @@ def row(work: Work, runtime: Runtime, base: Runtime) -> list[str]:
 
 def lowest(loaded: list[Loaded]) -> list[Entry]:
     """Latencies one after the other in three passes, twice; the lower of the two."""
-    looks = [measure_by_turns([one.call for one in loaded], RUNS, WARMUP, in_turn=1) for _ in range(LOOKS)]
-    return [min(entries, key=lambda e: e.p10_ms) for entries in zip(*looks, strict=True)]
+    loaders = {str(i): lambda call=one.call: call for i, one in enumerate(loaded)}
+    *_, found = by_looks([(loaders, RUNS, WARMUP)], in_turn=1)
+    return [Entry(**row) for row in found.values()]
 
 
 def table(runtime: Runtime) -> list[str]:

@@ -22,9 +22,9 @@ from hiernas.data.images import WORKERS
 from hiernas.errors import LatencyError, LimitError
 from hiernas.estimate import estimate
 from hiernas.export import formats
-from hiernas.latency.probes import Plan, plan_of
+from hiernas.latency.measure import Plan, identity, plan_of
 from hiernas.latency.runtimes import OnnxRuntime
-from hiernas.latency.table import Entry, LatencyTable, identity
+from hiernas.latency.table import Entry, LatencyTable
 from hiernas.run import Request, prepare, resume, search
 from hiernas.search.evaluate import evaluation_bytes
 from hiernas.settings import with_settings

@@ -22,7 +22,7 @@ LAYERS = [  # each imports only from itself and from those before it
     {"methods"},
     {"finish", "catalogue", "compare"},
     {"run"},
-    {"estimate", "costing", "exporting", "training", "trust", "latency.measuring", "vitality", "commands", "api"},
+    {"estimate", "costing", "exporting", "training", "trust", "latency.command", "vitality", "commands", "api"},
     {"terminal", "cli"},
 ]
 

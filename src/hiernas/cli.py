@@ -218,8 +218,8 @@ def measure(
     store_correction: Annotated[bool, typer.Option("--store-correction", help="the table then predicts corrected")] = False,
 ) -> None:
     """Measure the latency table of a space on this device; what was measured before is kept."""
-    from hiernas.latency.measuring import Asked
-    from hiernas.latency.measuring import measure as run_measure
+    from hiernas.latency.command import Asked
+    from hiernas.latency.command import measure as run_measure
 
     for text in settings or []:
         if not text.strip().startswith("space."):

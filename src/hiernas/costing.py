@@ -11,7 +11,8 @@ from hiernas.architecture import Architecture, Decision
 from hiernas.catalogue import RUNTIME, make_runtime
 from hiernas.costs.count import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError
-from hiernas.latency.table import cached_table_path, load_table, measure_table
+from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.phone import load_table
 from hiernas.progress import quantity
 from hiernas.runfolder import Listener, RunFolder
 from hiernas.space import SearchSpace

@@ -25,7 +25,7 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
 from hiernas.data.images import OnDemand, Subset
 from hiernas.gates import Gates, single_path, softmax
-from hiernas.latency.probes import plan_of
+from hiernas.latency.measure import plan_of
 from hiernas.latency.runtimes import RUNTIMES
 from hiernas.randomness import numpy_generator
 from hiernas.run import Prepared

@@ -17,7 +17,8 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.finish import complete, train_only
-from hiernas.latency.table import cached_table_path, load_table, measure_table
+from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.phone import load_table
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.report.doubts import of_limits

@@ -17,9 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hiernas.costs.count import footprint
 from hiernas.data import ImageData
 from hiernas.latency import runner
-from hiernas.latency.probes import plan_of
+from hiernas.latency.measure import measure_table, plan_of
 from hiernas.latency.runner import IN_TURN, together
-from hiernas.latency.table import measure_table
 from hiernas.ops import MBConv
 from hiernas.search.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.spaces import hnas_basic, tiny

@@ -12,10 +12,11 @@ from known import Known
 from hiernas.costs.count import parts_of_space
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
-from hiernas.latency import probes as probes_module
-from hiernas.latency.runtimes import OnnxRuntime
-from hiernas.latency.table import Entry, LatencyTable, cached_table_path, load_table, measure_table
-from hiernas.latency.torch_runtimes import TorchRuntime
+from hiernas.latency import measure as probes_module
+from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.phone import load_table
+from hiernas.latency.runtimes import OnnxRuntime, TorchRuntime
+from hiernas.latency.table import Entry, LatencyTable
 from toy import toy_space
 
 EDGES = ["edge 8x8x8", "edge 8x4x4", "edge 16x4x4"]  # the tensors between the toy's operations

@@ -7,8 +7,7 @@ import pytest
 
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
-from hiernas.latency.phone import PhoneTable
-from hiernas.latency.table import load_table
+from hiernas.latency.phone import PhoneTable, load_table
 from hiernas.ops import Classifier, Conv, MBConv, Skip
 from hiernas.spaces import proxyless
 from hiernas.supernet.chain import Part, Site

@@ -66,6 +66,12 @@ class Part:
         return self.op.build(self.site.cin, self.site.cout, self.site.stride)
 
 
+def output_size(part: Part) -> tuple[int, int, int]:
+    """Channels, height and width of what a part returns, pooled or not."""
+    s = part.site
+    return (s.cout, -(-part.size[0] // s.stride), -(-part.size[1] // s.stride))
+
+
 @dataclass(frozen=True)
 class Chain:
     """Skeleton of a chain space: fixed stem, sites with options, fixed head (the last site is the classifier)."""

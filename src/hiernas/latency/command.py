@@ -13,12 +13,10 @@ from hiernas.catalogue import RUNTIME, make_runtime, space_function
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.calibrate import FEWEST, Calibration, Errors, calibrate
-from hiernas.latency.doubts import doubts
-from hiernas.latency.merge import Merged, merge
+from hiernas.latency.measure import Progress, cached_table_path, doubts, measure_table, plan_of, title
 from hiernas.latency.pack import import_measurement, write_pack
-from hiernas.latency.probes import plan_of, title
 from hiernas.latency.runtimes import RUNTIMES
-from hiernas.latency.table import LatencyTable, Progress, cached_table_path, measure_table
+from hiernas.latency.table import LatencyTable, Merged, merge
 from hiernas.randomness import numpy_generator
 from hiernas.report.units import milliseconds
 from hiernas.runfolder import Listener
