@@ -42,6 +42,10 @@ class Errors:
     bias_percent: float
     spearman: float
 
+    def __str__(self) -> str:
+        error, bias = self.mean_absolute_percent, self.bias_percent
+        return f"mean absolute error {error:.2f} %, bias {bias:+.2f} %, Spearman {self.spearman:.4f}"
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -62,7 +66,7 @@ class Calibration:
         """Errors of the networks that did not fit the correction, with it or without."""
         sums = self.sums_ms[1::2]
         if corrected and self.correction is not None:
-            sums = self.correction.constant_ms + self.correction.scale * sums
+            sums = self.correction.of(sums)
         return errors_of(sums, self.measured_ms[1::2])
 
     def all_errors(self) -> Errors:
@@ -137,9 +141,7 @@ def calibrate(
     return Calibration(table, tuple(architectures), sums, tuple(entries), correction)
 
 
-def sample(
-    space: SearchSpace, table: LatencyTable, n: int, rng: np.random.Generator, even: bool
-) -> list[Architecture]:
+def sample(space: SearchSpace, table: LatencyTable, n: int, rng: np.random.Generator, even: bool) -> list[Architecture]:
     """Different random architectures in random order; fewer than `n` where the space is too small.
 
     Where `even`, those nearest to even steps from the smallest to the largest predicted latency.
@@ -171,9 +173,7 @@ def errors_of(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Errors:
     relative = 100 * (predicted_ms / measured_ms - 1)
     a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (predicted_ms, measured_ms))
     norm = math.sqrt(float(a @ a) * float(b @ b))
-    return Errors(
-        len(relative), float(np.abs(relative).mean()), float(relative.mean()), float(a @ b) / norm if norm else 0.0
-    )
+    return Errors(len(relative), float(np.abs(relative).mean()), float(relative.mean()), float(a @ b) / norm if norm else 0.0)
 
 
 def _as_trained(architecture: Architecture) -> nn.Module:

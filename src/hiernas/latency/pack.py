@@ -26,21 +26,13 @@ from hiernas.version import VERSION
 BATCH = 1
 
 
-@dataclass(frozen=True)
-class Pack:
-    """What was written: number of ONNX files and bytes."""
-
-    files: int
-    size: int
-
-
-def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> Pack:
-    """Write the folder that measures a space on a device with only onnxruntime and numpy.
+def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> list[int]:
+    """Write the folder that measures a space on a device with only onnxruntime and numpy; the bytes of its ONNX files.
 
     Raises `LatencyError` where the folder exists and is not empty, or cannot be written.
     """
     folder, plan = Path(folder), plan_of(space, with_edges=True)
-    listed, size = {}, 0
+    listed, sizes = {}, []
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise LatencyError(f"{folder} exists and is not an empty folder; name a new one for the pack")
@@ -50,7 +42,7 @@ def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> Pack
             for i, probe in enumerate(plan.probes().values()):
                 file, model = f"operations/{i:04d}.onnx", to_onnx(probe.build(), example(BATCH, probe.input_size))
                 (folder / file).write_bytes(model)
-                size += len(model)
+                sizes.append(len(model))
                 listed[probe.key] = {
                     "key": probe.key, "file": file, "shape": [BATCH, *probe.input_size], "bytes": probe.taken(BATCH),
                     "sha256": hashlib.sha256(model).hexdigest(),
@@ -68,7 +60,7 @@ def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> Pack
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")  # last: without it a pack is none
     except OSError as error:
         raise LatencyError(f"cannot write the pack {folder}: {error.strerror}") from error
-    return Pack(len(listed), size)
+    return sizes
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,7 @@ class PhoneTable:
         if self._by_channels and not other and op.act in ("relu", "relu6", "hswish"):
             return f"{end}-se:{int(op.se)}-hs:{int(op.act == 'hswish')}"
         if self._by_channels or other or op.se or op.act not in ("relu", "relu6"):
-            raise LatencyError(
-                f"the latency table '{self.device}' has no blocks like '{op.describe()}'; measure a device"
-            )
+            raise LatencyError(f"the latency table '{self.device}' has no blocks like '{op.describe()}'; measure a device")
         return end
 
     @property

@@ -159,24 +159,18 @@ def load_onnxruntime() -> Any:
 
 def cpu_name() -> str:
     """The processor's name as the system gives it; of a board without one, the board's."""
-    names = [v for k, v in _cpuinfo() if k == "model name"] or [v for k, v in _cpuinfo() if k in ("Model", "Hardware")]
-    if names:
-        return names[0]
+    path = Path("/proc/cpuinfo")
+    pairs = [line.partition(":") for line in (path.read_text().splitlines() if path.exists() else [])]
+    for names in (["model name"], ["Model", "Hardware"]):
+        for key, _, value in pairs:
+            if key.strip() in names and value.strip():
+                return value.strip()
     try:
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]  # macOS
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         found = ""
     return found or platform.processor() or platform.machine() or "unknown processor"
-
-
-def _cpuinfo() -> list[tuple[str, str]]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-    pairs = (line.partition(":") for line in lines)
-    return [(key.strip(), value.strip()) for key, _, value in pairs if value.strip()]
 
 
 # -- a pack ------------------------------------------------------------------------------------------------------

@@ -368,6 +368,5 @@ class CudaRuntime(Runtime):
 
 
 RUNTIMES: dict[str, type[Runtime]] = {
-    runtime.name: runtime
-    for runtime in (OnnxRuntime, OpenVino, LiteRt, ExecuTorch, TorchRuntime, CompiledTorch, CudaRuntime)
+    runtime.name: runtime for runtime in (OnnxRuntime, OpenVino, LiteRt, ExecuTorch, TorchRuntime, CompiledTorch, CudaRuntime)
 }

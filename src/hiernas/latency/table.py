@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hiernas.architecture import Architecture
 from hiernas.costs.count import LatencyTable as AnyTable
@@ -60,6 +60,13 @@ class Correction:
                 "positive; calibrate again on an idle device, with more networks"
             )
 
+    def __str__(self) -> str:
+        return f"{self.constant_ms:+.4f} ms + {self.scale:.4f} x the sum"
+
+    def of(self, sums_ms: Any) -> Any:
+        """Latency of a network by the sum of the table, or of several by an array of sums."""
+        return self.constant_ms + self.scale * sums_ms
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -80,8 +87,7 @@ class LatencyTable:
     @property
     def overhead_ms(self) -> float:
         """What every network pays once, in ms."""
-        c = self.correction
-        return self.raw_overhead_ms if c is None else c.constant_ms + c.scale * self.raw_overhead_ms
+        return self.raw_overhead_ms if self.correction is None else self.correction.of(self.raw_overhead_ms)
 
     def part_ms(self, part: Part) -> float:
         """Latency of one operation in ms; raises `LatencyError` where the table misses it."""
@@ -166,6 +172,10 @@ class Merged:
     added: int
     replaced: int
     kept: int
+
+    def __str__(self) -> str:
+        end = f"{self.kept} kept as they were (of as many runs or more)"
+        return f"{self.added} new entries, {self.replaced} replaced by ones of more runs, {end}"
 
 
 def merge(mine: LatencyTable, other: LatencyTable) -> Merged:
