@@ -20,8 +20,9 @@ from scipy.stats import spearmanr
 from common import write
 from hiernas.catalogue import make_runtime
 from hiernas.cells import Concat, Sum
-from hiernas.costs.latency import LatencyTable, cached_table_path, measure_table, predict_ms
 from hiernas.errors import SpaceError
+from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.table import LatencyTable, predict_ms
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.randomness import numpy_generator
 from hiernas.space import Architecture, SearchSpace

@@ -17,14 +17,14 @@ from hiernas import run as run_module
 from hiernas.catalogue import METHODS
 from hiernas.commands import summary
 from hiernas.costing import Source, cost_of
-from hiernas.costs.latency import Entry, LatencyTable, identity
-from hiernas.costs.probes import Plan, plan_of
-from hiernas.costs.runtimes import OnnxRuntime
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import WORKERS
 from hiernas.errors import LatencyError, LimitError
 from hiernas.estimate import estimate
 from hiernas.export import formats
+from hiernas.latency.measure import Plan, identity, plan_of
+from hiernas.latency.runtimes import OnnxRuntime
+from hiernas.latency.table import Entry, LatencyTable
 from hiernas.run import Request, prepare, resume, search
 from hiernas.settings import with_settings
 from hiernas.spaces import Stage, chain_space

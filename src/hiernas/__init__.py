@@ -23,7 +23,7 @@ _HOMES = {
     "HiernasError": "hiernas.errors",
     "ImageData": "hiernas.data",
     "LatencyError": "hiernas.errors",
-    "LatencyTable": "hiernas.costs.latency",
+    "LatencyTable": "hiernas.latency.table",
     "LimitError": "hiernas.errors",
     "MBConv": "hiernas.ops",
     "Recipe": "hiernas.train.recipes",

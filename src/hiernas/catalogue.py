@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import hiernas.spaces
-from hiernas.costs.runner import usable_cores
-from hiernas.costs.runtimes import RUNTIMES
 from hiernas.data import ImageData
 from hiernas.errors import LatencyError, SpaceError, did_you_mean
+from hiernas.latency.runtimes import RUNTIMES
+from hiernas.machine import usable_cores
 from hiernas.methods import METHODS as METHODS
 from hiernas.space import SearchSpace
 

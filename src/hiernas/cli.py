@@ -218,8 +218,8 @@ def measure(
     store_correction: Annotated[bool, typer.Option("--store-correction", help="the table then predicts corrected")] = False,
 ) -> None:
     """Measure the latency table of a space on this device; what was measured before is kept."""
-    from hiernas.measuring import Asked
-    from hiernas.measuring import measure as run_measure
+    from hiernas.latency.command import Asked
+    from hiernas.latency.command import measure as run_measure
 
     for text in settings or []:
         if not text.strip().startswith("space."):
@@ -238,7 +238,7 @@ def _sizes(text: str) -> tuple[int, int, int]:
     if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
         raise ConfigError(f"--input-size {text}: write channels,height,width, such as 3,224,224")
     sizes = (int(parts[0]), int(parts[1]), int(parts[2]))
-    from hiernas.costs.runner import usable_memory
+    from hiernas.machine import usable_memory
 
     bytes_, memory = 4 * sizes[0] * sizes[1] * sizes[2], usable_memory()
     if bytes_ > memory / 64:

@@ -10,9 +10,9 @@ import numpy as np
 import hiernas.spaces
 from hiernas.catalogue import METHODS
 from hiernas.costs.count import cost as count_cost
-from hiernas.costs.runtimes import RUNTIMES
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, did_you_mean
+from hiernas.latency.runtimes import RUNTIMES
 from hiernas.methods.hnas import PRESETS
 from hiernas.progress import number, quantity
 from hiernas.report import cells, hournas, masks

@@ -10,8 +10,9 @@ from typing import Any
 from hiernas.catalogue import RUNTIME, make_runtime
 from hiernas.combinatorics import Decision
 from hiernas.costs.count import cost as count_cost
-from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.errors import ConfigError, RunError, SpaceError
+from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.phone import load_table
 from hiernas.progress import quantity
 from hiernas.runfolder import Listener, RunFolder
 from hiernas.space import Architecture, SearchSpace

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from hiernas.catalogue import METHODS
 from hiernas.costs.limits import feasible_share
-from hiernas.costs.probes import plan_of
-from hiernas.costs.runtimes import RUNTIMES
 from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
 from hiernas.data.images import OnDemand
 from hiernas.data.split import Subset
 from hiernas.gates import Gates, single_path, softmax
+from hiernas.latency.measure import plan_of
+from hiernas.latency.runtimes import RUNTIMES
 from hiernas.randomness import numpy_generator
 from hiernas.run import Prepared
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes

@@ -272,7 +272,7 @@ def measure_front(data: ImageData, run: RunFolder, latency: Any, found: Found) -
             continue
         network = architecture.build()
         entry = runtime.measure(network, data.input_size, runs=MEASURED_RUNS, warmup=10)
-        # like a table's entries, a network counts with the tenth percentile of its runs: see `costs.latency`
+        # like a table's entries, a network counts with the tenth percentile of its runs: see `latency.table`
         measured[key] = {"measured": entry.p10_ms, "median": entry.median_ms, "p10": entry.p10_ms, "p90": entry.p90_ms}
         run.write_json("checkpoint/measured.json", measured)
         run.event("measured", done=i + 1, total=len(members), latency_ms=entry.p10_ms)

@@ -14,12 +14,13 @@ import hiernas.spaces
 from hiernas.budget import Limit
 from hiernas.catalogue import METHODS, RUNTIME, make_runtime, make_space, space_function
 from hiernas.costs.budget import TableBudget
-from hiernas.costs.latency import cached_table_path, load_table, measure_table
 from hiernas.costs.limits import check_reachable, median_limit, parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.finish import complete, train_only
+from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.phone import load_table
 from hiernas.problem import Problem
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report

@@ -10,10 +10,10 @@ import torch
 
 import hiernas
 from hiernas.costs.count import parts_of_space
-from hiernas.costs.latency import Entry, LatencyTable
 from hiernas.costs.limits import parse_limits
 from hiernas.data import ImageData
 from hiernas.data.split import Split, Subset
+from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.problem import Found, Problem
 from hiernas.run import make_problem

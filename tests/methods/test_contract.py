@@ -18,12 +18,12 @@ import hiernas
 from hiernas import spaces
 from hiernas.catalogue import METHODS
 from hiernas.costs.count import parts_of_space
-from hiernas.costs.latency import Entry, LatencyTable
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import SpaceError
 from hiernas.export import formats
 from hiernas.genotype import Genotype
+from hiernas.latency.table import Entry, LatencyTable
 from hiernas.run import Request, prepare, resume, search
 from hiernas.settings import keys, with_settings
 from hiernas.space import Architecture, SearchSpace

@@ -21,7 +21,6 @@ import hiernas
 from hiernas.budget import Limit
 from hiernas.catalogue import METHODS
 from hiernas.costs import limits as limits_module
-from hiernas.costs.latency import LatencyTable
 from hiernas.costs.limits import parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
@@ -29,6 +28,7 @@ from hiernas.errors import ConfigError, LimitError
 from hiernas.export import formats
 from hiernas.finish import train_network
 from hiernas.gates import Gates
+from hiernas.latency.table import LatencyTable
 from hiernas.methods.hmnas import HMNASConfig, hmnas, searched
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.methods.hmnas.kept import candidate_of, start_of, within_limits

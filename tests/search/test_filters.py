@@ -22,7 +22,6 @@ from hiernas import spaces
 from hiernas.budget import Limit
 from hiernas.cells import operation
 from hiernas.costs.count import Cost, cost, parts_of_space
-from hiernas.costs.latency import Entry, LatencyTable
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import InMemory
@@ -30,6 +29,7 @@ from hiernas.data.split import Split
 from hiernas.errors import ConfigError, ExportError, LimitError, SpaceError
 from hiernas.export import export, formats, timm_network
 from hiernas.genotypes import genotype
+from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods.hmnas import PRESETS, _filtered, plan
 from hiernas.methods.hmnas.filter_masks import FilterArchitect, check_counted, filters_within, with_fewer_filters
 from hiernas.methods.hmnas.masks import MaskSettings

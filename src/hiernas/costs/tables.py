@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hiernas.budget import CostTable
-from hiernas.costs.count import Count, Footprint, count, footprint, parts_of_space, saved_by
+from hiernas.costs.count import Count, Footprint, LatencyTable, count, footprint, parts_of_space, saved_by
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
-    from hiernas.costs.latency import LatencySource
     from hiernas.supernet.chain import Part
 
 _counts: dict[str, Count] = {}  # by Part.key, which is equal where the count is
 _footprints: dict[str, Footprint] = {}
 
 
-def cost_tables(space: SearchSpace, latency: LatencySource | None) -> dict[str, CostTable]:
+def cost_tables(space: SearchSpace, latency: LatencyTable | None) -> dict[str, CostTable]:
     """The tables of a space by metric: params, macs and, where a latency table is given, latency_ms.
 
     Raises `LatencyError` where the latency table misses an operation of the space.

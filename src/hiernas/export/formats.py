@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiernas.costs.runner import load_onnxruntime
 from hiernas.errors import ConfigError, ExportError, did_you_mean
 from hiernas.export.alone import load_python
 from hiernas.export.python import python_files
+from hiernas.latency.runner import load_onnxruntime
 from hiernas.quiet import quiet
 from hiernas.space import Architecture
 

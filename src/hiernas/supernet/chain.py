@@ -74,6 +74,12 @@ class Part:
 Mixed = tuple[list[Part], list[dict[str, tuple[Part, ...]]], Callable[[Part], bool]]
 
 
+def output_size(part: Part) -> tuple[int, int, int]:
+    """Channels, height and width of what a part returns, pooled or not."""
+    s = part.site
+    return (s.cout, -(-part.size[0] // s.stride), -(-part.size[1] // s.stride))
+
+
 @dataclass(frozen=True)
 class Chain:
     """Skeleton of a chain space: fixed stem, sites with options, fixed head (the last site is the classifier)."""

@@ -8,24 +8,23 @@ half says what the correction is worth.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import nn
 
-from hiernas.costs.count import footprint
-from hiernas.costs.latency import RUNS, WARMUP, Correction, Entry, LatencyTable, Progress, identity
-from hiernas.costs.probes import title
-from hiernas.costs.runner import share, together
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
+from hiernas.latency.measure import Probe, Progress, identity, title
+from hiernas.latency.runner import by_looks, share, together
+from hiernas.latency.table import RUNS, WARMUP, Correction, Entry, LatencyTable
 from hiernas.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from hiernas.costs.timing import Runtime
+    from hiernas.latency.runtimes import Runtime
 
 FEWEST = 8  # networks; half of them must tell a line
 AT_ONCE = 32  # networks that are loaded together, at most
@@ -41,6 +40,10 @@ class Errors:
     mean_absolute_percent: float
     bias_percent: float
     spearman: float
+
+    def __str__(self) -> str:
+        error, bias = self.mean_absolute_percent, self.bias_percent
+        return f"mean absolute error {error:.2f} %, bias {bias:+.2f} %, Spearman {self.spearman:.4f}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Calibration:
         """Errors of the networks that did not fit the correction, with it or without."""
         sums = self.sums_ms[1::2]
         if corrected and self.correction is not None:
-            sums = self.correction.constant_ms + self.correction.scale * sums
+            sums = self.correction.of(sums)
         return errors_of(sums, self.measured_ms[1::2])
 
     def all_errors(self) -> Errors:
@@ -115,48 +118,44 @@ def calibrate(
     if n < FEWEST:
         raise LatencyError(f"{n} networks tell too little; calibrate with at least {FEWEST}")
     table = replace(table, correction=None)
-    architectures = tuple(sample(space, table, n, rng, even))
+    architectures = sample(space, table, n, rng, even)
     if len(architectures) < FEWEST:
         raise LatencyError(
             f"space '{space.name}' has only {len(architectures)} different networks; a calibration needs at least {FEWEST}"
         )
+    probes = [Probe(str(i), a.skeleton.input_size, partial(_as_trained, a)) for i, a in enumerate(architectures)]
     entries: list[Entry] = []
-    for held in together([_share(a, runtime) for a in architectures], AT_ONCE):
-        some = architectures[held.start : held.stop]
-        entries += _measured(some, runtime, runs)
+    for held in together([share(p.taken(runtime.batch), runtime.threads) for p in probes], AT_ONCE):
+        # one by one within each pass: a network that runs alone finds its own weights in the caches, not another's
+        with torch.random.fork_rng(devices=[]):
+            some = {p.key: partial(p.load, runtime) for p in probes[held.start : held.stop]}
+            *_, found = by_looks([(some, runs, WARMUP)], in_turn=1)
+        entries += [Entry(**row) for row in found.values()]
         if on_progress is not None:
-            on_progress(len(entries), len(architectures), " ".join(some[-1].options))
+            on_progress(len(entries), len(architectures), " ".join(architectures[len(entries) - 1].options))
     sums = np.array([table.predict(a) for a in architectures])
-    measured = np.array([entry.p10_ms for entry in entries])
-    correction = _correction(space, table, sums[::2], measured[::2])
-    return Calibration(table, architectures, sums, tuple(entries), correction)
+    constant, scale = fit(sums[::2], np.array([entry.p10_ms for entry in entries[::2]]))
+    sensible = scale > 0 and constant + scale * cost_tables(space, table)["latency_ms"].smallest > 0
+    correction = Correction(constant, scale, len(sums[::2]), title(space)) if sensible else None
+    return Calibration(table, tuple(architectures), sums, tuple(entries), correction)
 
 
-def _share(architecture: Architecture, runtime: Runtime) -> float:
-    weights, activations = footprint(architecture.build, architecture.skeleton.input_size)
-    return share(weights + runtime.batch * activations, runtime.threads)
+def sample(space: SearchSpace, table: LatencyTable, n: int, rng: np.random.Generator, even: bool) -> list[Architecture]:
+    """Different random architectures in random order; fewer than `n` where the space is too small.
 
-
-def sample(
-    space: SearchSpace, table: LatencyTable, n: int, rng: np.random.Generator, even: bool
-) -> list[Architecture]:
-    """Different random architectures in random order; fewer than `n` where the space is too small."""
+    Where `even`, those nearest to even steps from the smallest to the largest predicted latency.
+    """
     drawn = space.sample_encoded(rng, DRAWN * n)
     genes = np.unique(drawn, axis=0, return_index=True)[1]
     genes = drawn[np.sort(genes)]  # different ones, in the order they were drawn
     if even:
         latency = cost_tables(space, table)["latency_ms"].of(genes)
-        genes = genes[_spread(latency, min(n, len(genes)), rng)]
+        left, chosen = np.ones(len(genes), dtype=bool), []
+        for target in rng.permutation(np.linspace(latency.min(), latency.max(), min(n, len(genes)))):
+            chosen.append(int(np.argmin(np.where(left, np.abs(latency - target), np.inf))))
+            left[chosen[-1]] = False
+        genes = genes[chosen]
     return [space.decode(row) for row in genes[:n]]
-
-
-def _spread(values: np.ndarray, n: int, rng: np.random.Generator) -> list[int]:
-    """Indices of `n` values nearest to even steps from the smallest to the largest, in random order."""
-    left, chosen = np.ones(len(values), dtype=bool), []
-    for target in rng.permutation(np.linspace(values.min(), values.max(), n)):
-        chosen.append(int(np.argmin(np.where(left, np.abs(values - target), np.inf))))
-        left[chosen[-1]] = False
-    return chosen
 
 
 def fit(sums_ms: np.ndarray, measured_ms: np.ndarray) -> tuple[float, float]:
@@ -173,39 +172,12 @@ def errors_of(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Errors:
     relative = 100 * (predicted_ms / measured_ms - 1)
     a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (predicted_ms, measured_ms))
     norm = math.sqrt(float(a @ a) * float(b @ b))
-    return Errors(
-        len(relative), float(np.abs(relative).mean()), float(relative.mean()), float(a @ b) / norm if norm else 0.0
-    )
+    return Errors(len(relative), float(np.abs(relative).mean()), float(relative.mean()), float(a @ b) / norm if norm else 0.0)
 
 
-def _correction(
-    space: SearchSpace, table: LatencyTable, sums_ms: np.ndarray, measured_ms: np.ndarray
-) -> Correction | None:
-    constant, scale = fit(sums_ms, measured_ms)
-    smallest = cost_tables(space, table)["latency_ms"].smallest
-    if not scale > 0 or constant + scale * smallest <= 0:
-        return None
-    return Correction(constant, scale, len(sums_ms), title(space))
-
-
-def _measured(architectures: Sequence[Architecture], runtime: Runtime, runs: int) -> list[Entry]:
-    import torch
-
-    from hiernas.costs.runner import LOOKS
-    from hiernas.costs.timing import measure_by_turns
-
-    with torch.random.fork_rng(devices=[]):
-        networks = [_as_trained(a.build()) for a in architectures]
-    calls = [runtime.prepare(net, a.skeleton.input_size) for net, a in zip(networks, architectures, strict=True)]
-    # one by one within each pass: a network that runs alone finds its own weights in the caches, not another's
-    looks = [measure_by_turns(calls, runs, WARMUP, in_turn=1) for _ in range(LOOKS)]
-    return [min(entries, key=lambda e: e.p10_ms) for entries in zip(*looks, strict=True)]
-
-
-def _as_trained(network: nn.Module) -> nn.Module:
-    """The network without scales of 0, which residual branches start with: a runtime might leave those out."""
-    from torch import nn
-
+def _as_trained(architecture: Architecture) -> nn.Module:
+    """A network without scales of 0, which residual branches start with: a runtime might leave those out."""
+    network = architecture.build()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.ones_(module.weight)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hiernas.costs.latency import load_table
-from hiernas.costs.phone import PhoneTable
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
+from hiernas.latency.phone import PhoneTable, load_table
 from hiernas.ops import Classifier, Conv, MBConv, Skip
 from hiernas.spaces import proxyless
 from hiernas.supernet.chain import Part, Site

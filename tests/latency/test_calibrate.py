@@ -14,11 +14,13 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from torch import nn
 
-from hiernas.costs import calibrate as module
-from hiernas.costs.calibrate import calibrate, errors_of, fit, sample
-from hiernas.costs.latency import Correction, LatencyTable, load_table, measure_table
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
+from hiernas.latency import calibrate as module
+from hiernas.latency.calibrate import calibrate, errors_of, fit, sample
+from hiernas.latency.measure import measure_table
+from hiernas.latency.phone import load_table
+from hiernas.latency.table import Correction, LatencyTable
 from hiernas.spaces import tiny
 from toy import toy_space
 

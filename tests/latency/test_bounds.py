@@ -14,12 +14,11 @@ from known import Known
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hiernas.costs import runner
 from hiernas.costs.count import footprint
-from hiernas.costs.latency import measure_table
-from hiernas.costs.probes import plan_of
-from hiernas.costs.runner import IN_TURN, together
 from hiernas.data import ImageData
+from hiernas.latency import runner
+from hiernas.latency.measure import measure_table, plan_of
+from hiernas.latency.runner import IN_TURN, together
 from hiernas.ops import MBConv
 from hiernas.spaces import hnas_basic, tiny
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from hiernas.costs.latency import Entry
-from hiernas.costs.timing import measure_by_turns
+from hiernas.latency.runner import by_turns
+from hiernas.latency.table import Entry
 
 
 def weights(module: nn.Module) -> int:
@@ -39,4 +39,4 @@ class Known:
         return lambda: ms
 
     def measure(self, module: nn.Module, input_size: tuple[int, int, int], runs: int, warmup: int) -> Entry:
-        return measure_by_turns([self.prepare(module, input_size)], runs, warmup)[0]
+        return Entry(**by_turns([self.prepare(module, input_size)], runs, warmup)[0])

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hiernas.catalogue import RUNTIME, make_runtime, space_function
-from hiernas.costs.calibrate import FEWEST, Calibration, Errors, calibrate
-from hiernas.costs.doubts import doubts
-from hiernas.costs.latency import LatencyTable, Progress, cached_table_path, measure_table
-from hiernas.costs.merge import Merged, merge
-from hiernas.costs.pack import import_measurement, write_pack
-from hiernas.costs.probes import plan_of, title
-from hiernas.costs.runtimes import RUNTIMES
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
+from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
+from hiernas.latency.measure import Progress, cached_table_path, doubts, measure_table, plan_of, title
+from hiernas.latency.pack import import_measurement, write_pack
+from hiernas.latency.runtimes import RUNTIMES
+from hiernas.latency.table import LatencyTable, merge
 from hiernas.randomness import numpy_generator
 from hiernas.report.units import milliseconds
 from hiernas.runfolder import Listener
@@ -125,9 +123,9 @@ def _busy() -> dict[str, str]:
 
 
 def _pack(space: SearchSpace, folder: Path) -> dict[str, str]:
-    written = write_pack(space, folder)
+    sizes = write_pack(space, folder)
     return {
-        "folder": f"{folder}: {written.files} ONNX files, {written.size / 1e6:.1f} MB",
+        "folder": f"{folder}: {len(sizes)} ONNX files, {sum(sizes) / 1e6:.1f} MB",
         "on the device": "python measure.py --out measured.json (needs onnxruntime and numpy; interrupted, it goes on)",
         "then here": "the same `hiernas measure` command with --import measured.json instead of --pack",
     }
@@ -138,8 +136,8 @@ def _import(space: SearchSpace, file: Path, out: Path | None, allow_missing: boo
     found = import_measurement(space, file, allow_missing)
     shown, table = {}, found.table
     if path.exists():
-        merged = merge(_ours(path), table)
-        table, shown = merged.table, {"merged": _said(merged)}
+        merged = merge(LatencyTable.load(path), table)
+        table, shown = merged.table, {"merged": str(merged)}
     table.save(path)
     if found.missing:
         shown["missing"] = f"{len(found.missing)} operations, such as '{found.missing[0]}': networks with them have no latency"
@@ -147,27 +145,16 @@ def _import(space: SearchSpace, file: Path, out: Path | None, allow_missing: boo
 
 
 def _merge(space: SearchSpace, file: Path, out: Path | None) -> dict[str, str]:
-    other = _ours(file)
+    other = LatencyTable.load(file)
     path = out or cached_table_path(other)
     if not path.exists():
         raise LatencyError(f"there is no table {path} that {file} could be merged into; name it with --out")
-    merged = merge(_ours(path), other)
+    merged = merge(LatencyTable.load(path), other)
     merged.table.save(path)
-    shown = {"merged": _said(merged)}
+    shown = {"merged": str(merged)}
     if other.correction is not None:
         shown["note"] = f"the correction in {file} was left out: it belongs to that table's own numbers"
     return {**_described(space, merged.table, path), **shown}
-
-
-def _ours(path: Path) -> LatencyTable:
-    return LatencyTable.load(path)
-
-
-def _said(merged: Merged) -> str:
-    return (
-        f"{merged.added} new entries, {merged.replaced} replaced by ones of more runs, {merged.kept} kept as they were "
-        "(of as many runs or more)"
-    )
 
 
 def _described(space: SearchSpace, table: LatencyTable, path: Path) -> dict[str, str]:
@@ -185,9 +172,7 @@ def _described(space: SearchSpace, table: LatencyTable, path: Path) -> dict[str,
     c = table.correction
     if c is not None:
         other = "" if c.space == title(space) else " - which is another space: calibrate this one in a file of its own"
-        shown["correction"] = (
-            f"{c.constant_ms:+.4f} ms + {c.scale:.4f} x the sum, fitted on {c.networks} networks of {c.space}{other}"
-        )
+        shown["correction"] = f"{c}, fitted on {c.networks} networks of {c.space}{other}"
     return shown
 
 
@@ -209,19 +194,15 @@ def _write_calibration(found: Calibration, table: Path, where: str) -> dict[str,
         picture.write_text(scatter(found, where))
     except OSError as error:
         raise LatencyError(f"cannot write {numbers}: {error.strerror}") from error
-    shown = {"sum of the table": f"{_errors(found.all_errors())}, over {len(found.architectures)} networks"}
+    shown = {"sum of the table": f"{found.all_errors()}, over {len(found.architectures)} networks"}
     if found.correction is None:
         shown["corrected"] = "no: measured latencies do not grow with the sums; was the device busy?"
     else:
-        c = found.correction
-        shown["fitted"] = f"{c.constant_ms:+.4f} ms + {c.scale:.4f} x the sum, on {c.networks} of the networks"
-        shown["corrected"] = f"{_errors(found.errors(corrected=True))}, over the other {found.errors(True).networks} networks"
-        shown["uncorrected"] = f"{_errors(found.errors(corrected=False))}, over the same ones"
+        after, before = found.errors(corrected=True), found.errors(corrected=False)
+        shown["fitted"] = f"{found.correction}, on {found.correction.networks} of the networks"
+        shown["corrected"] = f"{after}, over the other {after.networks} networks"
+        shown["uncorrected"] = f"{before}, over the same ones"
     return {**shown, "written": f"{numbers} and {picture.name}"}
-
-
-def _errors(e: Errors) -> str:
-    return f"mean absolute error {e.mean_absolute_percent:.2f} %, bias {e.bias_percent:+.2f} %, Spearman {e.spearman:.4f}"
 
 
 def scatter(found: Calibration, where: str) -> str:
@@ -243,8 +224,7 @@ def scatter(found: Calibration, where: str) -> str:
         ax.plot(measured[::2], found.sums_ms[::2], "o", color=BLUE, fillstyle="none", label="sum, networks that fitted")
         ax.plot(measured[1::2], found.sums_ms[1::2], "o", color=BLUE, label="sum, other networks")
         if c is not None:
-            corrected = c.constant_ms + c.scale * found.sums_ms[1::2]
-            ax.plot(measured[1::2], corrected, "x", color=ORANGE, label="corrected, other networks")
+            ax.plot(measured[1::2], c.of(found.sums_ms[1::2]), "x", color=ORANGE, label="corrected, other networks")
         ax.set_xlabel("measured (ms)")
         ax.set_ylabel("predicted (ms)")
         t = found.table

@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hiernas.costs.latency import predict_ms, read_text
 from hiernas.errors import LatencyError
+from hiernas.latency.table import LatencyTable, predict_ms, read_text
 from hiernas.ops import Classifier, Conv, MBConv
 from hiernas.space import Architecture
 
@@ -56,27 +56,31 @@ class PhoneTable:
             raise LatencyError(f"{path} is not a latency table: it is neither our JSON nor YAML ({line})") from error
         if not isinstance(value, Mapping) or not value:
             raise LatencyError(f"{path} is not a latency table: entries such as 'Conv-input:...' are expected")
-        return cls(Path(path).stem, {str(key): _mean(path, key, entry) for key, entry in value.items()})
+        means: dict[str, float] = {}
+        for key, entry in value.items():
+            mean = entry.get("mean") if isinstance(entry, Mapping) else None
+            if isinstance(mean, bool) or not isinstance(mean, int | float) or not 0 <= mean < math.inf:
+                raise LatencyError(f"{path} is not a latency table: entry '{key}' has no 'mean' in ms")
+            means[str(key)] = float(mean)
+        return cls(Path(path).stem, means)
 
     def _entry(self, key: str) -> float:
-        if key not in self.entries and key.startswith("Logits"):
+        if key in self.entries:
+            return self.entries[key]
+        if key.startswith("Logits"):
             known = ", ".join(k for k in self.entries if k.startswith("Logits"))
             raise LatencyError(
                 f"the latency table '{self.device}' has no entry '{key}' (it has {known}); for another number of classes put "
                 "your own value in a copy of the file: the key, and under it 'mean' in ms"
             )
-        if key not in self.entries:
-            raise LatencyError(
-                f"the latency table '{self.device}' has no entry '{key}'; {self._covers()}; choose a space of these "
-                "sizes (the Pixel 1 table is for proxyless with widths='search' at 224x224), or measure a device"
-            )
-        return self.entries[key]
-
-    def _covers(self) -> str:
-        sizes = {tuple(map(int, size)) for key in self.entries for size in re.findall(r":(\d+)x(\d+)x(\d+)", key)}
-        sides = sorted({f"{h}x{w}" for h, w, _ in sizes}, key=lambda side: -int(side.split("x")[0]))
-        widths = sorted({c for _, _, c in sizes})
-        return f"it covers feature maps of {', '.join(sides)} with {', '.join(map(str, widths))} channels"
+        sizes = {tuple(map(int, size)) for k in self.entries for size in re.findall(r":(\d+)x(\d+)x(\d+)", k)}
+        maps = ", ".join(f"{h}x{w}" for h, w in sorted({(h, w) for h, w, _ in sizes}, key=lambda side: -side[0]))
+        widths = ", ".join(map(str, sorted({c for _, _, c in sizes})))
+        raise LatencyError(
+            f"the latency table '{self.device}' has no entry '{key}'; it covers feature maps of {maps} with {widths} "
+            "channels; choose a space of these sizes (the Pixel 1 table is for proxyless with widths='search' at 224x224), "
+            "or measure a device"
+        )
 
     def _keys(self, part: Part) -> tuple[str, ...]:
         """The entries that an operation is made of."""
@@ -103,9 +107,7 @@ class PhoneTable:
         if self._by_channels and not other and op.act in ("relu", "relu6", "hswish"):
             return f"{end}-se:{int(op.se)}-hs:{int(op.act == 'hswish')}"
         if self._by_channels or other or op.se or op.act not in ("relu", "relu6"):
-            raise LatencyError(
-                f"the latency table '{self.device}' has no blocks like '{op.describe()}'; measure a device"
-            )
+            raise LatencyError(f"the latency table '{self.device}' has no blocks like '{op.describe()}'; measure a device")
         return end
 
     @property
@@ -113,8 +115,16 @@ class PhoneTable:
         return any("-se:" in key for key in self.entries)
 
 
-def _mean(path: str | Path, key: object, entry: Any) -> float:
-    mean = entry.get("mean") if isinstance(entry, Mapping) else None
-    if isinstance(mean, bool) or not isinstance(mean, int | float) or not 0 <= mean < math.inf:
-        raise LatencyError(f"{path} is not a latency table: entry '{key}' has no 'mean' in ms")
-    return float(mean)
+def load_table(path: str | Path, runtime: str | None = None, threads: int | None = None) -> LatencyTable | PhoneTable:
+    """Read a latency table: our JSON, or a phone's YAML.
+
+    Raises `LatencyError` where it was measured with another runtime or number of threads than those asked for, if any.
+    """
+    table = LatencyTable.load(path) if read_text(path).lstrip().startswith("{") else PhoneTable.load(path)
+    for name, asked in (("runtime", runtime), ("threads", threads)):
+        if asked not in (None, getattr(table, name)):
+            raise LatencyError(
+                f"the latency table {path} was measured with {name} '{getattr(table, name)}', but --{name} {asked} is asked "
+                f"for; leave --{name} out, or name a table that was measured so"
+            )
+    return table

@@ -10,7 +10,7 @@ file back and read it with `hiernas measure SPACE --import FILE`.
 Let the device idle meanwhile, plugged in and at its usual clock.
 """
 
-# Within HierNAS this file is `hiernas.costs.runner`, which times everything else too; a pack holds it as `measure.py`.
+# Within HierNAS this file is `hiernas.latency.runner`, which times everything else too; a pack holds it as `measure.py`.
 # It therefore imports nothing of HierNAS and keeps to what Python 3.8 knows.
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ import platform
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     TimedCall = Callable[[], float]  # runs a module once and returns the milliseconds it took
+    Batch = tuple[Mapping[str, Callable[[], TimedCall]], int, int]  # what loads modules, by key; runs, warm-up runs
     Row = dict[str, Any]
 
 MANIFEST_KIND = "hiernas latency pack, format 1"
@@ -44,7 +46,7 @@ ENOUGH_MS = 30.0  # a short operation is repeated until it ran this long in tota
 MOST_RUNS = 200  # or this often
 IN_TURN = 4  # operations that are measured by turns
 PASSES = 3  # times that the operations which are loaded together are gone through
-LOOKS = 2  # times that this is done, the second one later: a busy second or two then spoils one of them only
+LOOKS = 2  # times that this is done, see `by_looks`
 HELD = 8  # batches of operations that stay loaded for their second look, at most
 MOST_THREADS = 128  # of all that is loaded at a time: so many operations, or fewer of several threads each
 MOST_BYTES = 2**30  # of weights, inputs and activations that are loaded at a time
@@ -65,18 +67,16 @@ def by_turns(calls: Sequence[TimedCall], runs: int, warmup: int, in_turn: int = 
     so that a busy neighbour disturbs a part of them only; the tenth percentile then is the undisturbed latency.
     """
     groups = [calls[i : i + in_turn] for i in range(0, len(calls), in_turn)]
-    rounds = [_rounds(group, runs, warmup) for group in groups]
     samples: list[list[list[float]]] = [[] for _ in groups]
+    rounds = []
+    for group in groups:
+        warm = np.array([[call() for call in group] for _ in range(max(1, warmup))])
+        ms = max(float(warm.min(axis=0).mean()), 1e-6)
+        rounds.append(max(1, runs, min(MOST_RUNS, math.ceil(ENOUGH_MS / ms))))
     for _ in range(PASSES):
         for i, group in enumerate(groups):
             samples[i] += [[call() for call in group] for _ in range(-(-rounds[i] // PASSES))]
     return [_row(column) for rows in samples for column in np.array(rows).T]
-
-
-def _rounds(group: Sequence[TimedCall], runs: int, warmup: int) -> int:
-    warm = np.array([[call() for call in group] for _ in range(max(1, warmup))])
-    ms = float(warm.min(axis=0).mean())
-    return max(1, runs, min(MOST_RUNS, math.ceil(ENOUGH_MS / max(ms, 1e-6))))
 
 
 def _row(samples: np.ndarray) -> Row:
@@ -100,6 +100,35 @@ def together(shares: Sequence[float], most: int, least: int = 1) -> list[range]:
     return groups
 
 
+def by_looks(batches: Sequence[Batch], in_turn: int = IN_TURN) -> Iterator[dict[str, Row]]:
+    """Latencies by key of batches that stay loaded together, after each batch; all are measured once, then again.
+
+    The second look is the later one: a busy second or two spoils one of them only, and the lower latency counts.
+    """
+    calls: dict[str, TimedCall] = {}
+    found: dict[str, Row] = {}
+    for look in range(LOOKS):
+        for loaders, runs, warmup in batches:
+            if look == 0:
+                calls.update({key: load() for key, load in loaders.items()})
+            rows = by_turns([calls[key] for key in loaders], runs, warmup, in_turn)
+            for i, key in enumerate(loaders):
+                if key not in found or rows[i]["p10_ms"] < found[key]["p10_ms"]:
+                    found[key] = rows[i]
+            yield found
+
+
+def timed(function: Callable[[], object], *held: object) -> TimedCall:
+    """A call that runs a function once and returns the milliseconds; `held` are objects that must live as long as it."""
+
+    def call(held: object = held) -> float:
+        start = time.perf_counter()
+        function()
+        return (time.perf_counter() - start) * 1e3
+
+    return call
+
+
 def load_onnx(model: Any, x: np.ndarray, threads: int) -> tuple[TimedCall, np.ndarray]:
     """A session of ONNX Runtime on the CPU for one input; returns the call and what it computes.
 
@@ -116,13 +145,7 @@ def load_onnx(model: Any, x: np.ndarray, threads: int) -> tuple[TimedCall, np.nd
     binding = session.io_binding()
     binding.bind_ortvalue_input(name, buffers[0])
     binding.bind_ortvalue_output(output, buffers[1])
-
-    def call(held: object = buffers) -> float:  # the session itself does not keep them alive
-        start = time.perf_counter()
-        session.run_with_iobinding(binding)
-        return (time.perf_counter() - start) * 1e3
-
-    return call, value
+    return timed(partial(session.run_with_iobinding, binding), buffers), value  # the session does not keep them alive
 
 
 def load_onnxruntime() -> Any:
@@ -134,42 +157,20 @@ def load_onnxruntime() -> Any:
     return onnxruntime
 
 
-def usable_cores() -> int:
-    """Processor cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def usable_memory() -> int:
-    """Bytes of memory that this machine or this process' control group has, used or not."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
-        except (OSError, ValueError):  # no control groups, or no limit ("max")
-            continue
-    return min(limits, default=8 * 2**30)
-
-
 def cpu_name() -> str:
     """The processor's name as the system gives it; of a board without one, the board's."""
-    names = [v for k, v in _cpuinfo() if k == "model name"] or [v for k, v in _cpuinfo() if k in ("Model", "Hardware")]
-    if names:
-        return names[0]
+    path = Path("/proc/cpuinfo")
+    pairs = [line.partition(":") for line in (path.read_text().splitlines() if path.exists() else [])]
+    for names in (["model name"], ["Model", "Hardware"]):
+        for key, _, value in pairs:
+            if key.strip() in names and value.strip():
+                return value.strip()
     try:
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]  # macOS
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         found = ""
     return found or platform.processor() or platform.machine() or "unknown processor"
-
-
-def _cpuinfo() -> list[tuple[str, str]]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-    pairs = (line.partition(":") for line in lines)
-    return [(key.strip(), value.strip()) for key, _, value in pairs if value.strip()]
 
 
 # -- a pack ------------------------------------------------------------------------------------------------------
@@ -198,28 +199,22 @@ def read_manifest(folder: Path) -> tuple[Row, str]:
 def measure(folder: Path, header: Row, manifest: Row, path: Path) -> Row:
     """Measure what the file at `path` does not hold yet, saving as it goes; returns the whole measurement."""
     result = _begun(path, header)
-    entries, kept = result["entries"], set(result["entries"])
-    batches = [{**b, "probes": [p for p in b["probes"] if p["key"] not in kept]} for b in manifest["batches"]]
+    entries, threads = result["entries"], header["threads"]
+    batches = [{**b, "probes": [p for p in b["probes"] if p["key"] not in entries]} for b in manifest["batches"]]
     batches = [batch for batch in batches if batch["probes"]]
-    total = len(kept) + sum(len(batch["probes"]) for batch in batches)
-    shares = [sum(share(p.get("bytes", 0), header["threads"]) for p in batch["probes"]) for batch in batches]
+    shapes = {p["key"]: p["shape"] for b in batches for p in b["probes"]}
+    total = len(entries) + len(shapes)
+    shares = [sum(share(p.get("bytes", 0), threads) for p in b["probes"]) for b in batches]
     for held in together(shares, HELD):
-        calls: dict[str, TimedCall] = {}
-        for look in range(LOOKS):
-            for batch in batches[held.start : held.stop]:
-                if look == 0:
-                    calls.update({p["key"]: _call(folder, p, header["threads"]) for p in batch["probes"]})
-                rows = by_turns([calls[p["key"]] for p in batch["probes"]], batch["runs"], batch["warmup"])
-                for k, probe in enumerate(batch["probes"]):
-                    _keep(entries, probe, rows[k])
-                write(path, result)
-                print(f"measured {len(entries)} of {total}" + ", again" * look, file=sys.stderr)
+        loaded = [
+            ({p["key"]: partial(_call, folder, p, threads) for p in b["probes"]}, b["runs"], b["warmup"])
+            for b in batches[held.start : held.stop]
+        ]
+        for i, found in enumerate(by_looks(loaded)):
+            entries.update({key: {**row, "shape": shapes[key]} for key, row in found.items()})
+            write(path, result)
+            print(f"measured {len(entries)} of {total}" + (", again" if i >= len(held) else ""), file=sys.stderr)
     return result
-
-
-def _keep(entries: Row, probe: Row, row: Row) -> None:
-    if probe["key"] not in entries or row["p10_ms"] < entries[probe["key"]]["p10_ms"]:
-        entries[probe["key"]] = {**row, "shape": probe["shape"]}
 
 
 def _begun(path: Path, header: Row) -> Row:
@@ -250,9 +245,14 @@ def _call(folder: Path, probe: Row, threads: int) -> TimedCall:
 
 def write(path: Path, value: Row) -> None:
     """Write JSON at once: the file is whole, or as it was before."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(str(partial), str(path))
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        unfinished.write_text(json.dumps(value, indent=1) + "\n")
+        os.replace(str(unfinished), str(path))
+    except BaseException:
+        if unfinished.exists():
+            unfinished.unlink()
+        raise
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -283,7 +283,7 @@ def _measured(folder: Path, asked: argparse.Namespace, path: Path) -> Row:
         onnxruntime = load_onnxruntime()
     except ImportError as error:
         raise CannotMeasure("onnxruntime is not installed here; install it: pip install onnxruntime numpy") from error
-    cores = usable_cores()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not 1 <= asked.threads <= cores:
         raise CannotMeasure(f"--threads is {asked.threads}, and this device has {cores} cores; give 1 to {cores}")
     manifest, digest = read_manifest(folder)

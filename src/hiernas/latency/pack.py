@@ -1,7 +1,7 @@
 """Measuring a device without HierNAS: a folder with all operations of a space goes there, a JSON file comes back.
 
 The folder holds `measure.py` (a copy of `runner`), `manifest.json` and one ONNX file per probe. The file that comes
-back holds latencies as measured; overhead and edges are taken off here, exactly as in `latency.measure_table`.
+back holds latencies as measured; overhead and edges are taken off here, exactly as in `measure.measure_table`.
 """
 
 from __future__ import annotations
@@ -15,72 +15,52 @@ from typing import Any
 
 import torch
 
-from hiernas.costs import runner
-from hiernas.costs.doubts import doubts, entry_doubt
-from hiernas.costs.latency import RUNS, WARMUP, Entry, LatencyTable, read_text
-from hiernas.costs.probes import OVERHEAD, Plan, Probe, fingerprint, plan_of, title
-from hiernas.costs.timing import example
 from hiernas.errors import LatencyError
+from hiernas.latency import runner
+from hiernas.latency.measure import OVERHEAD, Plan, Probe, doubts, entry_doubt, fingerprint, plan_of, title
+from hiernas.latency.runtimes import example, to_onnx
+from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, read_text
 from hiernas.space import SearchSpace
 from hiernas.version import VERSION
 
-HEADER: dict[str, type] = {"device": str, "runtime": str, "version": str, "threads": int, "batch": int}
 BATCH = 1
 
 
-@dataclass(frozen=True)
-class Pack:
-    """What was written: number of ONNX files and bytes."""
-
-    files: int
-    size: int
-
-
-def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> Pack:
-    """Write the folder that measures a space on a device with only onnxruntime and numpy.
+def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> list[int]:
+    """Write the folder that measures a space on a device with only onnxruntime and numpy; the bytes of its ONNX files.
 
     Raises `LatencyError` where the folder exists and is not empty, or cannot be written.
     """
     folder, plan = Path(folder), plan_of(space, with_edges=True)
-    chunks = [chunk for group in plan.groups() for chunk in group]
-    batches = [([probe for item in chunk for probe in item.probes], chunk[0].runs * runs) for chunk in chunks]
-    writer = _Writer(folder)
+    listed, sizes = {}, []
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise LatencyError(f"{folder} exists and is not an empty folder; name a new one for the pack")
         (folder / "operations").mkdir(parents=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the same weights in every pack of a space
-            listed = [
-                {"runs": n, "warmup": WARMUP, "probes": [writer.write(probe) for probe in probes]} for probes, n in batches
-            ]
+            for i, probe in enumerate(plan.probes().values()):
+                file, model = f"operations/{i:04d}.onnx", to_onnx(probe.build(), example(BATCH, probe.input_size))
+                (folder / file).write_bytes(model)
+                sizes.append(len(model))
+                listed[probe.key] = {
+                    "key": probe.key, "file": file, "shape": [BATCH, *probe.input_size], "bytes": probe.taken(BATCH),
+                    "sha256": hashlib.sha256(model).hexdigest(),
+                }  # fmt: skip
+        batches = [
+            {"runs": chunk[0].runs * runs, "warmup": WARMUP, "probes": [listed[p.key] for item in chunk for p in item.probes]}
+            for group in plan.groups()
+            for chunk in group
+        ]
         manifest = {
             "kind": runner.MANIFEST_KIND, "hiernas": VERSION, "space": title(space), "plan": fingerprint(plan),
-            "batch": BATCH, "batches": listed,
+            "batch": BATCH, "batches": batches,
         }  # fmt: skip
         (folder / "measure.py").write_bytes(Path(runner.__file__).read_bytes())
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")  # last: without it a pack is none
     except OSError as error:
         raise LatencyError(f"cannot write the pack {folder}: {error.strerror}") from error
-    return Pack(writer.files, writer.size)
-
-
-class _Writer:
-    """Writes probes one after another."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.files, self.size = folder, 0, 0
-
-    def write(self, probe: Probe) -> dict[str, Any]:
-        from hiernas.costs.runtimes import to_onnx
-
-        model = to_onnx(probe.build(), example(BATCH, probe.input_size))
-        name = f"operations/{self.files:04d}.onnx"
-        (self.folder / name).write_bytes(model)
-        self.files, self.size = self.files + 1, self.size + len(model)
-        digest = hashlib.sha256(model).hexdigest()
-        shape = [BATCH, *probe.input_size]
-        return {"key": probe.key, "file": name, "shape": shape, "bytes": probe.taken(BATCH), "sha256": digest}
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -98,9 +78,9 @@ def import_measurement(space: SearchSpace, path: str | Path, allow_missing: bool
     Raises `LatencyError` for another kind of file, another space, shapes that do not fit, entries that are no
     latencies and, without `allow_missing`, operations that were not measured.
     """
-    plan, value = plan_of(space, with_edges=True), _read(path)
-    _check_header(path, value, space, plan)
-    raw = _raw_entries(path, value, plan.probes())
+    plan = plan_of(space, with_edges=True)
+    value = _read(path, space, plan)
+    raw = _raw_entries(path, value["entries"], plan.probes())
     if OVERHEAD not in raw:
         raise LatencyError(f"{path} does not even hold the overhead of a call; let measure.py run to its end")
     entries: dict[str, Entry] = {}
@@ -115,29 +95,21 @@ def import_measurement(space: SearchSpace, path: str | Path, allow_missing: bool
             f"{path} lacks {len(missing)} of {len(plan.operations)} operations ({shown}); run measure.py again with the "
             "same --out, it goes on, or take the rest with --allow-missing"
         )
-    header = {name: value[name] for name in HEADER}
-    table = LatencyTable(**header, raw_overhead_ms=overhead, entries=entries)
-    return Imported(table, missing, tuple({**doubts(plan, entries), **_raw_doubts(raw)}.values()))
-
-
-def _raw_doubts(raw: Mapping[str, Entry]) -> dict[str, str]:
+    table = LatencyTable(**{name: value[name] for name in BELONGS_TO}, raw_overhead_ms=overhead, entries=entries)
     few = {key: f"'{key}' was run only {e.runs} times" for key, e in raw.items() if e.runs < RUNS}
-    found = {key: entry_doubt(key, e) for key, e in raw.items()}
-    return {**few, **{key: line for key, line in found.items() if line}}
+    odd = {key: line for key, e in raw.items() if (line := entry_doubt(key, e))}
+    return Imported(table, missing, tuple({**doubts(plan, entries), **few, **odd}.values()))
 
 
-def _read(path: str | Path) -> dict[str, Any]:
+def _read(path: str | Path, space: SearchSpace, plan: Plan) -> dict[str, Any]:
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(text)
     except ValueError as error:
         raise LatencyError(f"{path} is damaged ({error}); bring it from the device again") from error
     if not isinstance(value, dict) or value.get("kind") != runner.RESULT_KIND:
         raise LatencyError(f"{path} is not what measure.py of this version's packs writes ('{runner.RESULT_KIND}')")
-    return value
-
-
-def _check_header(path: str | Path, value: Mapping[str, Any], space: SearchSpace, plan: Plan) -> None:
-    wrong = [name for name, kind in HEADER.items() if type(value.get(name)) is not kind]
+    wrong = [name for name in BELONGS_TO if type(value.get(name)) is not (int if name in ("threads", "batch") else str)]
     if wrong or value["threads"] < 1 or value["batch"] != BATCH or not isinstance(value.get("entries"), dict):
         raise LatencyError(f"{path} is damaged (its header: {', '.join(wrong) or 'values'}); bring it from the device again")
     if value.get("plan") != fingerprint(plan):
@@ -146,11 +118,12 @@ def _check_header(path: str | Path, value: Mapping[str, Any], space: SearchSpace
             f"operations than '{title(space)}' of hiernas {VERSION}; name the space, --input-size, --num-classes and --set of "
             "the pack, or pack again"
         )
+    return value
 
 
-def _raw_entries(path: str | Path, value: Mapping[str, Any], probes: Mapping[str, Probe]) -> dict[str, Entry]:
+def _raw_entries(path: str | Path, rows: Mapping[str, Any], probes: Mapping[str, Probe]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
-    for key, row in value["entries"].items():
+    for key, row in rows.items():
         if key not in probes:
             raise LatencyError(f"{path} has an entry '{key}' that its pack does not ask for; measure again")
         try:

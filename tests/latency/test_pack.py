@@ -17,13 +17,12 @@ import onnxruntime
 import pytest
 from known import Known
 
-from hiernas.costs.doubts import doubts
-from hiernas.costs.latency import Entry, identity, measure_table
-from hiernas.costs.pack import import_measurement, write_pack
-from hiernas.costs.probes import Plan, fingerprint, plan_of
-from hiernas.costs.runner import RESULT_KIND
-from hiernas.costs.timing import example, measure_by_turns
 from hiernas.errors import LatencyError
+from hiernas.latency.measure import Plan, doubts, fingerprint, identity, measure_table, plan_of
+from hiernas.latency.pack import import_measurement, write_pack
+from hiernas.latency.runner import RESULT_KIND, by_turns
+from hiernas.latency.runtimes import example
+from hiernas.latency.table import Entry
 from hiernas.spaces import tiny
 from toy import toy_space
 
@@ -46,7 +45,7 @@ def measured_by(runtime: Known, plan: Plan) -> dict[str, Any]:
     for chunk in (chunk for group in plan.groups() for chunk in group):
         probes = [probe for item in chunk for probe in item.probes]
         calls = [runtime.prepare(probe.build(), probe.input_size) for probe in probes]
-        measured = measure_by_turns(calls, 45 * chunk[0].runs, 3)
+        measured = [Entry(**row) for row in by_turns(calls, 45 * chunk[0].runs, 3)]
         found |= {probe.key: entry for probe, entry in zip(probes, measured, strict=True)}
     shapes = {key: [1, *probe.input_size] for key, probe in plan.probes().items()}
     entries = {key: {**asdict(entry), "shape": shapes[key]} for key, entry in found.items()}

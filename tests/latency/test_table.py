@@ -9,13 +9,14 @@ import pytest
 import torch
 from known import Known
 
-from hiernas.costs import probes as probes_module
 from hiernas.costs.count import parts_of_space
-from hiernas.costs.latency import Entry, LatencyTable, cached_table_path, load_table, measure_table
-from hiernas.costs.runtimes import OnnxRuntime
 from hiernas.costs.tables import cost_tables
-from hiernas.costs.torch_runtimes import TorchRuntime
 from hiernas.errors import LatencyError
+from hiernas.latency import measure as probes_module
+from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.phone import load_table
+from hiernas.latency.runtimes import OnnxRuntime, TorchRuntime
+from hiernas.latency.table import Entry, LatencyTable
 from toy import toy_space
 
 EDGES = ["edge 8x8x8", "edge 8x4x4", "edge 16x4x4"]  # the tensors between the toy's operations

@@ -15,12 +15,11 @@ import torch
 from torch import nn
 
 from hiernas.catalogue import make_runtime
-from hiernas.costs import runtimes as runtimes_module
-from hiernas.costs.runner import load_onnx, load_onnxruntime
-from hiernas.costs.runtimes import RUNTIMES, OnnxRuntime, to_onnx
-from hiernas.costs.timing import Loaded, Runtime, difference, example, measure_by_turns
-from hiernas.costs.torch_runtimes import CompiledTorch
 from hiernas.errors import LatencyError
+from hiernas.latency import runtimes as runtimes_module
+from hiernas.latency.runner import by_turns, load_onnx, load_onnxruntime
+from hiernas.latency.runtimes import RUNTIMES, CompiledTorch, Loaded, OnnxRuntime, Runtime, difference, example, to_onnx
+from hiernas.latency.table import Entry
 from hiernas.ops import MBConv
 from toy import toy_space
 
@@ -177,7 +176,7 @@ def test_onnx_runtime_is_loaded_with_its_telemetry_off_and_nowhere_else(
     package = Path(runtimes_module.__file__).parents[1]
     importing = [p.name for p in package.rglob("*.py") if re.search(r"^\s*(import|from) onnxruntime", p.read_text(), re.M)]
     assert importing == ["runner.py"]
-    assert (package / "costs" / "runner.py").read_text().count("import onnxruntime\n") == 1
+    assert (package / "latency" / "runner.py").read_text().count("import onnxruntime\n") == 1
 
 
 def test_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +210,7 @@ def test_turns_passes_and_percentiles() -> None:
         log.append(i)
         return 100.0 + i + 0.5 * (len(log) % 2)
 
-    entries = measure_by_turns([lambda i=i: call(i) for i in range(6)], runs=6, warmup=2)
+    entries = [Entry(**row) for row in by_turns([lambda i=i: call(i) for i in range(6)], runs=6, warmup=2)]
     first, second = [0, 1, 2, 3], [4, 5]
     assert log == 2 * first + 2 * second + 3 * (2 * first + 2 * second)  # warm-up, then three passes of two rounds
     assert [e.runs for e in entries] == [6] * 6
@@ -223,4 +222,4 @@ def test_turns_passes_and_percentiles() -> None:
 
 @pytest.mark.parametrize(("ms", "runs", "expected"), [(10.0, 4, 6), (1.0, 4, 30), (0.001, 4, 201), (0.001, 300, 300)])
 def test_short_operations_run_more_often(ms: float, runs: int, expected: int) -> None:
-    assert measure_by_turns([lambda: ms], runs, 1)[0].runs == expected  # 30 ms, at most 200 times, in three passes
+    assert by_turns([lambda: ms], runs, 1)[0]["runs"] == expected  # 30 ms, at most 200 times, in three passes

@@ -9,13 +9,12 @@ from xml.etree import ElementTree
 import pytest
 from known import Known
 
-from hiernas import measuring
-from hiernas.costs.latency import Entry, LatencyTable, cached_table_path, identity
-from hiernas.costs.merge import merge
-from hiernas.costs.probes import fingerprint, plan_of
-from hiernas.costs.runner import RESULT_KIND
 from hiernas.errors import ConfigError, LatencyError
-from hiernas.measuring import Asked, measure
+from hiernas.latency import command
+from hiernas.latency.command import Asked, measure
+from hiernas.latency.measure import cached_table_path, fingerprint, identity, plan_of
+from hiernas.latency.runner import RESULT_KIND
+from hiernas.latency.table import Entry, LatencyTable, merge
 from hiernas.spaces import tiny
 
 SMALL = Asked("tiny", (3, 16, 16), 4)
@@ -33,7 +32,7 @@ def silent(event: object) -> None:
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> Known:
     runtime = Known(0.3, 1.25)
-    monkeypatch.setattr(measuring, "make_runtime", lambda name, threads: runtime)
+    monkeypatch.setattr(command, "make_runtime", lambda name, threads: runtime)
     return runtime
 
 
@@ -68,9 +67,9 @@ def test_a_calibration_is_written_beside_the_table(known: Known, tmp_path: Path)
 
 
 def test_a_busy_device_is_told(known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(command.os, "cpu_count", lambda: 4)
     for load, told in ((2.9, False), (3.0, True)):
-        monkeypatch.setattr(measuring.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        monkeypatch.setattr(command.os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
         shown = measure(asked(out=tmp_path / "t.json"), silent)
         assert ("busy" in shown) is told
     assert shown["busy"].startswith("load 3.0 on 4 cores before the measurement: measure again")
