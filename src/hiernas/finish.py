@@ -82,7 +82,7 @@ def complete(problem: Problem, config: Any, found: Found, doubts: Sequence[str] 
     outputs = write_network(network, architecture, data, run)
     measured = measure_front(problem, found)
     chosen = _member(found.chosen, measured)
-    of_search = [*of_ranking(found.chosen.val_accuracy, data.val.labels.numpy()), *found.doubts]
+    of_search = found.doubts or of_ranking(found.chosen.val_accuracy, data.val.labels.numpy())
     compared = compare(problem, config, found, test_accuracy, measured, train_network)
     result = {
         **_header(run),
