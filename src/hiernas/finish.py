@@ -81,7 +81,7 @@ def complete(
     outputs = write_network(network, architecture, data, run)
     measured = measure_front(data, run, latency, found)
     chosen = _member(found.chosen, measured)
-    of_search = [*of_ranking(found.chosen.val_accuracy, data.val.labels.numpy()), *found.doubts]
+    of_search = found.doubts or of_ranking(found.chosen.val_accuracy, data.val.labels.numpy())
     compared = compare(problem, run, config, found, test_accuracy, measured, train_network)
     result = {
         **_header(run),

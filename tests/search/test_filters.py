@@ -35,7 +35,7 @@ from hiernas.methods.hmnas.filter_masks import FilterArchitect, check_counted, f
 from hiernas.methods.hmnas.masks import MaskSettings
 from hiernas.ops import MBConv
 from hiernas.problem import Start
-from hiernas.report import masks as told
+from hiernas.report import words
 from hiernas.run import Request, resume, search
 from hiernas.runfolder import RunFolder
 from hiernas.settings import with_settings
@@ -442,7 +442,7 @@ def test_a_search_with_the_third_level_even_when_stopped_within_it(
     assert {path: kept for path, (kept, of) in told_of["operations"].items() if kept < of} == {
         path: len(kept) for path, kept in architecture.filters
     }
-    said = told.words(result)
+    said = words(result)
     assert sum("output filters of" in line and "were kept" in line for line in said) == 1
     page = (run.path / "report.html").read_text()
     assert "Masks of filters" in page

@@ -212,7 +212,7 @@ def scatter(found: Calibration, where: str) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from hiernas.report.svg import BLUE, INK, MUTED, ORANGE, STYLE
+    from hiernas.report.kit import BLUE, INK, MUTED, ORANGE, STYLE
 
     style: Any = {**STYLE, "svg.hashsalt": "calibration"}
     measured, c = found.measured_ms, found.correction
