@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 
 import hiernas.spaces
-from hiernas.catalogue import METHODS
+from hiernas.cli.progress import number, quantity
+from hiernas.commands.rank import OWN, Order, Trust
 from hiernas.costs.count import cost as count_cost
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, did_you_mean
 from hiernas.latency.runtimes import RUNTIMES
+from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
-from hiernas.progress import number, quantity
 from hiernas.report import words
-from hiernas.settings import keys
+from hiernas.run.settings import keys
 from hiernas.spaces import known
 from hiernas.train.recipes import RECIPES, SCALES
-from hiernas.trust import OWN, Order, Trust
 
 
 def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
