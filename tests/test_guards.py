@@ -24,8 +24,9 @@ from hiernas.latency.measure import Plan, identity, plan_of
 from hiernas.latency.runtimes import OnnxRuntime
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
-from hiernas.run import search as run_module
-from hiernas.run.search import Request, prepare, resume, search
+from hiernas.run import request as run_module
+from hiernas.run.request import Request, prepare
+from hiernas.run.search import resume, search
 from hiernas.run.settings import with_settings
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.evaluate import evaluation_bytes

@@ -10,8 +10,9 @@ from typing import Any
 from hiernas.errors import RunError
 from hiernas.problem import Candidate
 from hiernas.run.folder import RunFolder
-from hiernas.run.search import Request, search
+from hiernas.run.request import Request
 from hiernas.run.search import resume as _resume
+from hiernas.run.search import search
 from hiernas.space import Architecture, SearchSpace
 
 

@@ -16,7 +16,7 @@ from hiernas.errors import ConfigError, HiernasError
 from hiernas.version import VERSION
 
 if TYPE_CHECKING:
-    from hiernas.run.search import Request
+    from hiernas.run.request import Request
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -142,7 +142,7 @@ def check(
         runtime, threads,
     )  # fmt: skip
     from hiernas.commands.check import estimate
-    from hiernas.run.search import prepare
+    from hiernas.run.request import prepare
 
     with display() as listener:
         prepared = prepare(request, listener)
@@ -154,7 +154,7 @@ def _request(
     cells: str | None, settings: list[str] | None, seed: int, image_size: int | None, val_per_class: int | None,
     skip_bad_images: bool, runtime: str | None, threads: int | None,
 ) -> Request:  # fmt: skip
-    from hiernas.run.search import Request
+    from hiernas.run.request import Request
 
     texts = settings or []
     arguments = _space_arguments(texts)

@@ -13,7 +13,7 @@ from rich.table import Table
 from hiernas.errors import RunError
 
 if TYPE_CHECKING:
-    from hiernas.run.search import Prepared
+    from hiernas.run.request import Prepared
 
 out = Console(highlight=False, soft_wrap=True, markup=False)
 

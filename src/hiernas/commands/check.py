@@ -29,7 +29,7 @@ from hiernas.latency.measure import plan_of
 from hiernas.latency.runtimes import RUNTIMES
 from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
-from hiernas.run.search import Prepared
+from hiernas.run.request import Prepared
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Recipe
@@ -56,10 +56,10 @@ class Estimate:
 
 def estimate(prepared: Prepared) -> Estimate:
     """Measure what is needed for the estimates; trains nothing that is kept."""
-    space, config, method = prepared.space, prepared.config, METHODS[prepared.request.method]
+    space, config, method = prepared.space, prepared.config, METHODS[prepared.method]
     among = method.among(space)
     tables = cost_tables(among, prepared.latency)
-    rng = numpy_generator(prepared.request.seed, "check")
+    rng = numpy_generator(prepared.seed, "check")
     genes = among.sample_encoded(rng, 10_000)
     costs = {
         name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()
@@ -89,10 +89,10 @@ def estimate(prepared: Prepared) -> Estimate:
 
 def share_feasible(prepared: Prepared, n: int = 10_000) -> float:
     """Share of sampled architectures that meet the limits."""
-    method = METHODS[prepared.request.method]
+    method = METHODS[prepared.method]
     among = method.among(prepared.space)
     tables = cost_tables(among, prepared.latency)
-    rng = numpy_generator(prepared.request.seed, "share")
+    rng = numpy_generator(prepared.seed, "share")
     return feasible_share(among, tables, prepared.limits, rng, n)
 
 
@@ -116,7 +116,7 @@ def _evaluating(prepared: Prepared) -> int:
 def _measuring(prepared: Prepared) -> int:
     """Bytes of the operations that are loaded at a time while this device's latency table is measured."""
     table = prepared.latency
-    if table is None or prepared.request.latency_table is not None:
+    if table is None or prepared.latency_table is not None:
         return 0
     return plan_of(prepared.space, RUNTIMES[table.runtime].inner_layout).loaded_bytes(table.threads, table.batch)
 
@@ -126,9 +126,9 @@ def _final_image(prepared: Prepared, of_supernet: float) -> float:
 
     A step of single paths is one of such a network; where all operations are computed at once, one is built and timed.
     """
-    if METHODS[prepared.request.method].inherits:
+    if METHODS[prepared.method].inherits:
         return of_supernet
-    network = prepared.space.sample(numpy_generator(prepared.request.seed, "final")).build()
+    network = prepared.space.sample(numpy_generator(prepared.seed, "final")).build()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
     recipe = prepared.config.train
     seconds, _ = _training_step(network, prepared, [None] * (STEPS // 3), None, recipe)
@@ -139,7 +139,7 @@ def _seconds(
     prepared: Prepared, image_seconds: float, candidate_seconds: float, final_image: float
 ) -> dict[str, float]:
     config, seconds = prepared.config, {}
-    for phase, work in METHODS[prepared.request.method].work(config, prepared.data).items():
+    for phase, work in METHODS[prepared.method].work(config, prepared.data).items():
         if phase.startswith("evolve"):
             seconds[phase] = config.population * (config.generations + 1) * candidate_seconds
         else:
@@ -155,7 +155,7 @@ def recipe_of(config: Any) -> Recipe:
 
 def _mixed_step(prepared: Prepared) -> tuple[int, float, int]:
     """Parameters of the search network of a space of cells, seconds of a step, bytes saved for its backward pass."""
-    searched = METHODS[prepared.request.method].proxy(prepared.space, prepared.config)
+    searched = METHODS[prepared.method].proxy(prepared.space, prepared.config)
     supernet = searched.supernet()
     supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
     gates = softmax([torch.zeros(len(d.options)) for d in searched.decisions])

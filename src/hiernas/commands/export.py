@@ -13,7 +13,7 @@ from hiernas.errors import ConfigError, ExportError, RunError, did_you_mean
 from hiernas.export import FORMATS, SUFFIXES, export, timm_network
 from hiernas.randomness import torch_generator
 from hiernas.run.folder import RunFolder
-from hiernas.run.search import reload_data
+from hiernas.run.request import reload_data
 from hiernas.space import Architecture
 
 

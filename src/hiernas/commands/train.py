@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hiernas.commands.cost import Source, architecture_file
-from hiernas.data import ImageData, load_data
+from hiernas.data import Augment, ImageData
 from hiernas.errors import ConfigError, SpaceError, did_you_mean
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
 from hiernas.run.folder import Listener, RunFolder, next_free
 from hiernas.run.outcome import inherited_weights, train_only
-from hiernas.run.search import reload_data
+from hiernas.run.request import read_data, reload_data
 from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
 from hiernas.space import Architecture, known_space
 from hiernas.spaces import KNOWN, known
@@ -69,7 +69,7 @@ def start_training(
     size = "run" if origin is not None and recipe is None and preset is None else preset or "quick"  # a run's own is fitted
     meant, config = config, for_images(config, size, len(images.train), names_of(settings))
     architecture = architecture or _published(str(source), images, config.train)
-    config.train.augmentation()  # says so where it is not available
+    Augment.of(config.train)  # says so where it is not available
     if network is not None:
         architecture = transfer(architecture, images.input_size, images.num_classes, network)
     _fits(architecture, images, config.train)
@@ -123,10 +123,7 @@ def _training_data(
         return reload_data(origin, None), dict(origin.config["data"])
     if source is None:
         raise ConfigError("an architecture does not say which images to train on; name them with --data")
-    images = load_data(source, image_size=image_size, seed=seed, skip_bad_images=skip)
-    where = str(Path(source).resolve()) if Path(source).exists() else source
-    asked = {"source": where, "image_size": image_size, "val_per_class": None, "skip_bad_images": skip, "seed": seed}
-    return images, {**asked, "fingerprint": images.fingerprint}
+    return read_data(source, image_size=image_size, val_per_class=None, skip_bad_images=skip, seed=seed)
 
 
 def _published(name: str, images: ImageData, recipe: Recipe) -> Architecture:

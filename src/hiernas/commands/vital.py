@@ -22,7 +22,7 @@ from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.report.hournas import reset_picture
 from hiernas.run.folder import RunFolder
-from hiernas.run.search import reload_data
+from hiernas.run.request import reload_data
 from hiernas.space import Architecture
 from hiernas.spaces import KNOWN
 from hiernas.spaces.named import space_function
