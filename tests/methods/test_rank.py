@@ -88,7 +88,7 @@ def finished(request: Any, few: ImageData, tmp_path: Path, monkeypatch: pytest.M
 def in_supernet(run: RunFolder, architecture: Architecture, data: ImageData, config: Any) -> float:
     """Accuracy of the stand-alone network with weights cut from the last supernet."""
     network = architecture.build()
-    network.load_state_dict(inherited_weights(run, architecture, data, config.train))
+    network.load_state_dict(inherited_weights(run, architecture, data))
     return float(accuracy(network.eval(), data.val, data))
 
 

@@ -38,7 +38,8 @@ from hiernas.ops import MBConv
 from hiernas.problem import Start
 from hiernas.report import words
 from hiernas.run.folder import RunFolder
-from hiernas.run.search import Request, resume, search
+from hiernas.run.request import Request
+from hiernas.run.search import resume, search
 from hiernas.run.settings import with_settings
 from hiernas.space import Architecture, SearchSpace
 from hiernas.supernet.filters import masked, outputs_of, tails_of

@@ -16,11 +16,11 @@ from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
 from hiernas.run.folder import Listener, RunFolder, next_free
 from hiernas.run.outcome import inherited_weights, train_only
-from hiernas.run.request import read_data, reload_data
+from hiernas.run.request import read_data, reload_data, retraining_of
 from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
 from hiernas.space import Architecture, known_space
 from hiernas.spaces import KNOWN, known
-from hiernas.train.recipes import Recipe, retraining
+from hiernas.train.recipes import Recipe, Retraining, retraining
 from hiernas.version import VERSION
 
 
@@ -73,14 +73,10 @@ def start_training(
     if network is not None:
         architecture = transfer(architecture, images.input_size, images.num_classes, network)
     _fits(architecture, images, config.train)
-    weights = inherited_weights(origin, architecture, images, config.train) if inherit and origin else None
-    training = {
-        "architecture": architecture.to_json(),
-        "epochs": epochs or config.final_epochs,
-        "lr": config.final_lr * (0.1 if inherit else 1.0) if lr is None else lr,
-        "recipe": to_dict(config.train),
-        "inherit": inherit,
-    }
+    weights = inherited_weights(origin, architecture, images) if inherit and origin else None
+    lr = config.final_lr * (0.1 if inherit else 1.0) if lr is None else lr
+    how = Retraining(config.train, epochs or config.final_epochs, lr)
+    training = {"architecture": architecture.to_json(), **to_dict(how), "inherit": inherit}
     path = out or next_free(Path("runs"), "train")
     plain = json.loads(json.dumps(training))
     name = preset or ("run" if origin else "quick")
@@ -108,8 +104,8 @@ def _recipe_source(origin: RunFolder | None, recipe: str | None, preset: str | N
     if origin is not None and preset is None and "config" in origin.config:
         return from_dict(type(METHODS[origin.config["method"]].presets["paper"]), origin.config["config"])
     if origin is not None and preset is None:  # a run of `hiernas train`
-        asked = origin.config["train"]
-        return _Settings(from_dict(Recipe, asked["recipe"]), asked["epochs"], asked["lr"])
+        found = retraining_of(origin)
+        return _Settings(found.recipe, found.epochs, found.lr)
     name = preset or "quick"
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'; {did_you_mean(name, PRESETS)}")

@@ -22,10 +22,11 @@ from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
 from hiernas.report.doubts import of_limits
 from hiernas.run.folder import Listener, RunFolder
-from hiernas.run.settings import differences, for_images, from_file, names_of, plain, to_dict, with_settings
+from hiernas.run.settings import differences, for_images, from_dict, from_file, names_of, plain, to_dict, with_settings
 from hiernas.space import SearchSpace
 from hiernas.spaces.named import make_space, space_function
 from hiernas.train.loop import make_fabric
+from hiernas.train.recipes import Retraining
 from hiernas.version import VERSION
 
 OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load_data`
@@ -231,6 +232,13 @@ def reload_data(run: RunFolder, data: Any = None) -> ImageData:
             f"the data at {source} changed since {run.path} was started; put the former images back, or start a new search"
         )
     return images
+
+
+def retraining_of(run: RunFolder) -> Retraining:
+    """How a run of `hiernas train` trains its network."""
+    with reading(run) as config:
+        asked = config["train"]
+        return from_dict(Retraining, {"recipe": asked["recipe"], "epochs": asked["epochs"], "lr": asked["lr"]})
 
 
 def _latency(

@@ -63,7 +63,7 @@ def _finish(prepared: Prepared, run: RunFolder) -> None:
     work = {phase: x * (share if phase.startswith(("final", "compare")) else 1.0) for phase, x in phases}
     run.tell("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], fitted=prepared.fitted)
     problem = make_problem(prepared.space, data, prepared.limits, prepared.latency, run, seed)
-    complete(problem, run, prepared.latency, prepared.config, method.search(problem, prepared.config), prepared.doubts)
+    complete(prepared, run, method.search(problem, prepared.config))
 
 
 def make_problem(
