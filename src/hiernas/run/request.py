@@ -202,7 +202,8 @@ def reading(run: RunFolder) -> Iterator[Mapping[str, Any]]:
     try:
         yield run.config
     except (KeyError, TypeError, AttributeError, ConfigError, LimitError) as error:
-        raise RunError(f"{run.path}/config.yaml is damaged ({error}); start the search again") from error
+        what = f"{error} is missing or unknown" if isinstance(error, KeyError) else error
+        raise RunError(f"{run.path}/config.yaml is damaged ({what}); start the search again") from error
 
 
 def read_data(data: Any, **options: Any) -> tuple[ImageData, dict[str, Any]]:
