@@ -29,7 +29,7 @@ from hiernas.latency.runtimes import (
     to_onnx,
 )
 from hiernas.latency.table import Entry
-from hiernas.ops import MBConv
+from hiernas.networks.ops import MBConv
 from toy import toy_space
 
 

@@ -45,9 +45,9 @@ from hiernas.train.calibrate import calibrate
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase, Recipe
 from methods.test_contract import CHAIN, SKIPS, latency_file
+from networks.test_subsets import listed, two_nodes, with_fixed_edges
 from search.test_encoding import NO_IMAGES, nodes_of, options_of, plain_shares, random_logits, tensors
 from search.test_masks import THRESHOLD, kept_edges, kept_operations, present, random_values
-from supernet.test_subsets import listed, two_nodes, with_fixed_edges
 from toy import RUN
 
 SIZE, CLASSES = (1, 8, 8), 3

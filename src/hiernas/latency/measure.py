@@ -27,13 +27,13 @@ from hiernas.costs.tables import counted
 from hiernas.errors import LatencyError
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable
+from hiernas.networks.parts import output_size, with_sums
 from hiernas.space import SearchSpace
-from hiernas.supernet.chain import output_size, with_sums
 
 if TYPE_CHECKING:
     from hiernas.latency.runner import Batch, TimedCall
     from hiernas.latency.runtimes import Runtime
-    from hiernas.supernet.chain import Part
+    from hiernas.networks.parts import Part
 
 OVERHEAD = "overhead"  # key of the cost of a call
 AT_ONCE = 16  # operations that are measured between two saves, at most

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from hiernas.errors import LatencyError
 from hiernas.latency.table import LatencyTable, predict_ms, read_text
-from hiernas.ops import Classifier, Conv, MBConv
+from hiernas.networks.ops import Classifier, Conv, MBConv
 from hiernas.space import Architecture
 
 if TYPE_CHECKING:
-    from hiernas.supernet.chain import Part
+    from hiernas.networks.parts import Part
 
 
 @dataclass(frozen=True)

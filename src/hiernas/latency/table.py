@@ -23,7 +23,7 @@ from hiernas.space import Architecture
 from hiernas.subsets import as_subset
 
 if TYPE_CHECKING:
-    from hiernas.supernet.chain import Part
+    from hiernas.networks.parts import Part
 
 KIND = "hiernas latency table, format 1"
 BELONGS_TO = ("device", "runtime", "version", "threads", "batch")  # what the latencies of a table hold for
