@@ -26,9 +26,9 @@ from hiernas.latency.measure import Plan, identity, plan_of
 from hiernas.latency.runtimes import OnnxRuntime
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.run import Request, prepare, resume, search
-from hiernas.search.evaluate import evaluation_bytes
 from hiernas.settings import with_settings
 from hiernas.spaces import Stage, chain_space
+from hiernas.train.evaluate import evaluation_bytes
 
 SIZE, CLASSES = (1, 8, 8), 3
 OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))

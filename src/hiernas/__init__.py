@@ -11,7 +11,7 @@ from typing import Any
 from hiernas.version import VERSION as __version__
 
 _HOMES = {
-    "Architecture": "hiernas.architecture",
+    "Architecture": "hiernas.space",
     "ConfigError": "hiernas.errors",
     "DARTSConfig": "hiernas.methods.darts",
     "DataError": "hiernas.errors",

@@ -285,7 +285,7 @@ def vital(
     settings: Settings = None,
 ) -> None:
     """Blocks that every path through a network takes (HourNAS), what they cost, and what they are worth."""
-    from hiernas.vitality import Subject, reset_of, reset_table
+    from hiernas.vital.command import Subject, reset_of, reset_table
 
     for text in settings or []:
         if not text.strip().startswith("space."):

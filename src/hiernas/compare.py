@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from hiernas.search.problem import Found, Problem, Rival
+from hiernas.problem import Found, Problem, Rival
+from hiernas.runfolder import RunFolder
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase
 
@@ -16,14 +17,13 @@ WAYS = ("fine_tuned", "from_scratch")
 
 
 def compare(
-    problem: Problem, config: Any, found: Found, test_accuracy: float, measured: Mapping[str, Any], train: Train
+    problem: Problem, run: RunFolder, config: Any, found: Found, test_accuracy: float, measured: Mapping[str, Any], train: Train
 ) -> list[dict[str, Any]]:
     """The rivals of a search, each trained in both ways, as result.json has them; [] where there are none.
 
     What the chosen network has been trained for already is taken over. Every accuracy is kept as it comes in. `train`:
     `finish.train_network`.
     """
-    run = problem.run
     known: dict[str, float] = run.read_json("checkpoint/compared.json") or {}
     own = WAYS[0] if found.start is not None else WAYS[1]
     rows, trained = [], 0
@@ -36,18 +36,18 @@ def compare(
             trained += 1
             phase = f"compare{trained}"
             if phase not in known:
-                known[phase] = _trained(problem, config, rival, way, phase, train)
+                known[phase] = _trained(problem, run, config, rival, way, phase, train)
                 run.write_json("checkpoint/compared.json", known)
             reached[way] = known[phase]
         rows.append(_row(rival, reached, measured))
     return rows
 
 
-def _trained(problem: Problem, config: Any, rival: Rival, way: str, phase: str, train: Train) -> float:
+def _trained(problem: Problem, run: RunFolder, config: Any, rival: Rival, way: str, phase: str, train: Train) -> float:
     inherits = way == WAYS[0]
     network = train(
         rival.architecture, problem.data, Phase(phase, config.final_epochs, rival.start.lr if inherits else config.final_lr),
-        config.train, problem.run, rival.start.weights if inherits else None,
+        config.train, run, rival.start.weights if inherits else None,
     )  # fmt: skip
     return accuracy(network, problem.data.test, problem.data)
 

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiernas.architecture import Architecture, Decision
 from hiernas.catalogue import RUNTIME, make_runtime
+from hiernas.combinatorics import Decision
 from hiernas.costs.count import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.phone import load_table
 from hiernas.progress import quantity
 from hiernas.runfolder import Listener, RunFolder
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import KNOWN, Known, known
+from hiernas.subsets import subsets
 from hiernas.supernet.cell import CellNetwork
 from hiernas.supernet.stage import StageNetwork
-from hiernas.supernet.subsets import subsets
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,14 @@ from hiernas.catalogue import METHODS
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
-from hiernas.data.images import OnDemand, Subset
+from hiernas.data.images import OnDemand
+from hiernas.data.split import Subset
 from hiernas.gates import Gates, single_path, softmax
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runtimes import RUNTIMES
 from hiernas.randomness import numpy_generator
 from hiernas.run import Prepared
-from hiernas.search.evaluate import Evaluator, batch_for, evaluation_bytes
-from hiernas.search.oneshot import fresh_supernet
-from hiernas.supernet.chain import ChainSupernet
+from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Recipe
 
@@ -59,18 +58,18 @@ def estimate(prepared: Prepared) -> Estimate:
     """Measure what is needed for the estimates; trains nothing that is kept."""
     space, config, method = prepared.space, prepared.config, METHODS[prepared.request.method]
     among = method.among(space)
-    tables = method.costs(space, among, prepared.latency)
+    tables = cost_tables(among, prepared.latency)
     rng = numpy_generator(prepared.request.seed, "check")
     genes = among.sample_encoded(rng, 10_000)
     costs = {
         name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()
     }
-    if among.skeleton.groups:
+    if not method.inherits:
         params, step_seconds, activations = _mixed_step(prepared)
         candidate_seconds = 0.0  # what a search in cells finds is evaluated once
     else:
-        supernet = fresh_supernet(space, prepared.request.seed)
-        supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
+        supernet: Any = space.supernet()
+        supernet.to(memory_format=torch.channels_last)
         params = sum(p.numel() for p in supernet.parameters())
         largest = single_path(genes[int(np.argmax(tables["macs"].of(genes)))])
         paths = [single_path(path) for path in genes[:STEPS]]
@@ -92,7 +91,7 @@ def share_feasible(prepared: Prepared, n: int = 10_000) -> float:
     """Share of sampled architectures that meet the limits."""
     method = METHODS[prepared.request.method]
     among = method.among(prepared.space)
-    tables = method.costs(prepared.space, among, prepared.latency)
+    tables = cost_tables(among, prepared.latency)
     rng = numpy_generator(prepared.request.seed, "share")
     return feasible_share(among, tables, prepared.limits, rng, n)
 
@@ -109,7 +108,7 @@ def _pictures(prepared: Prepared) -> int:
 def _evaluating(prepared: Prepared) -> int:
     """Bytes of activations while candidates of a chain are evaluated; in cells a training step takes more."""
     space, data = prepared.space, prepared.data
-    if space.skeleton.groups:
+    if space.skeleton.searched != "blocks":
         return 0
     return min(batch_for(space), max(len(data.val), prepared.config.calibration_images)) * evaluation_bytes(space)
 
@@ -127,7 +126,7 @@ def _final_image(prepared: Prepared, of_supernet: float) -> float:
 
     A step of single paths is one of such a network; where all operations are computed at once, one is built and timed.
     """
-    if not METHODS[prepared.request.method].among(prepared.space).skeleton.groups:
+    if METHODS[prepared.request.method].inherits:
         return of_supernet
     network = prepared.space.sample(numpy_generator(prepared.request.seed, "final")).build()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
@@ -156,7 +155,7 @@ def recipe_of(config: Any) -> Recipe:
 
 def _mixed_step(prepared: Prepared) -> tuple[int, float, int]:
     """Parameters of the search network of a space of cells, seconds of a step, bytes saved for its backward pass."""
-    searched = METHODS[prepared.request.method].searched(prepared.space, prepared.config)
+    searched = METHODS[prepared.request.method].proxy(prepared.space, prepared.config)
     supernet = searched.supernet()
     supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
     gates = softmax([torch.zeros(len(d.options)) for d in searched.decisions])
@@ -206,7 +205,7 @@ def _counting_saved() -> Iterator[list[int]]:
         yield total
 
 
-def _evaluation(supernet: ChainSupernet, prepared: Prepared, genes: np.ndarray) -> float:
+def _evaluation(supernet: Any, prepared: Prepared, genes: np.ndarray) -> float:
     """Seconds for one candidate among many, with shared prefixes."""
     config, data = prepared.config, prepared.data
     typical = float(np.median(cost_tables(prepared.space, None)["macs"].of(genes)))

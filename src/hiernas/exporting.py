@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hiernas.architecture import Architecture
 from hiernas.costing import architecture_file
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, ExportError, RunError, did_you_mean
@@ -15,6 +14,7 @@ from hiernas.export import FORMATS, SUFFIXES, export, timm_network
 from hiernas.randomness import torch_generator
 from hiernas.run import reload_data
 from hiernas.runfolder import RunFolder
+from hiernas.space import Architecture
 
 
 def export_network(source: Path, to: str, out: Path | None, weights: Path | None) -> dict[str, str]:

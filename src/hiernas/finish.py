@@ -11,31 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
-from hiernas.catalogue import make_runtime
+from hiernas.catalogue import METHODS, make_runtime
 from hiernas.compare import compare
 from hiernas.data import ImageData
 from hiernas.data.batches import at_once, normalise
 from hiernas.data.split import Split
 from hiernas.errors import LatencyError, RunError
 from hiernas.export import export
+from hiernas.problem import Candidate, Found, Problem
 from hiernas.randomness import seeded, torch_generator
 from hiernas.report import write_report
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
 from hiernas.runfolder import RunFolder
-from hiernas.search.evaluate import batch_for, calibration_indices
-from hiernas.search.problem import Found, Problem
-from hiernas.search.ranking import Candidate
 from hiernas.settings import from_dict
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.train.calibrate import calibrate
+from hiernas.train.evaluate import batch_for, calibration_indices
 from hiernas.train.loop import fit, predictions
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.version import VERSION
 
 PARITY_IMAGES = 16  # real test images that exported files are compared on
 MEASURED_RUNS = 100
-SINGLE_PATH = ("hnas", "hournas", "spos", "random")  # methods whose supernets hold all networks of their spaces
 CALIBRATION_IMAGES = 2000  # for the batch-norm statistics of a trained network
 
 
@@ -68,30 +65,32 @@ def joined(first: Split, second: Split) -> Split:
     return Split(Joined(first, second), torch.cat([first.labels, second.labels]))
 
 
-def complete(problem: Problem, config: Any, found: Found, doubts: Sequence[str] = ()) -> None:
+def complete(
+    problem: Problem, run: RunFolder, latency: Any, config: Any, found: Found, doubts: Sequence[str] = ()
+) -> None:
     """Everything after the search: final training, whole-network latencies, files, result and report.
 
-    `doubts`: what was doubtful before the search began.
+    `latency`: the table that the search went by, or None. `doubts`: what was doubtful before the search began.
     """
-    run, data, architecture = problem.run, problem.data, found.architecture
+    data, architecture, limits = problem.data, found.architecture, problem.budget.limits
     run.write_json("best.json", architecture.to_json())
     start = found.start
     phase = Phase("final", config.final_epochs, config.final_lr if start is None else start.lr)
     network = train_network(architecture, data, phase, config.train, run, None if start is None else start.weights)
     test_accuracy, of_network = tested(network, data)
     outputs = write_network(network, architecture, data, run)
-    measured = measure_front(problem, found)
+    measured = measure_front(data, run, latency, found)
     chosen = _member(found.chosen, measured)
     of_search = [*of_ranking(found.chosen.val_accuracy, data.val.labels.numpy()), *found.doubts]
-    compared = compare(problem, config, found, test_accuracy, measured, train_network)
+    compared = compare(problem, run, config, found, test_accuracy, measured, train_network)
     result = {
         **_header(run),
         "space": {"name": found.space.name, "arguments": _arguments(architecture), "size": found.space.size()},
         "data": describe_data(data),
         "objective": config.objective,
-        "limits": [_limit(x) for x in problem.limits],
+        "limits": [_limit(x) for x in limits],
         "automatic_limit": run.config["automatic_limit"],
-        "device": device_of(problem.latency or meter(problem)),
+        "device": device_of(latency or meter(run, latency)),
         "front": [_member(c, measured) for c in found.front],
         "chosen": {**chosen, "test_accuracy": test_accuracy, "sites": architecture.to_json()["sites"]},
         "inherited": start is not None,
@@ -100,7 +99,7 @@ def complete(problem: Problem, config: Any, found: Found, doubts: Sequence[str] 
         "evaluated": run.count_candidates(),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
         "details": dict(found.details),
-        "doubts": [*of_network, *of_search, *of_latency(chosen, problem.limits), *doubts],
+        "doubts": [*of_network, *of_search, *of_latency(chosen, limits), *doubts],
         "fitted": run.config.get("fitted", ""),
         "outputs": outputs,
         "seconds": run.seconds(),
@@ -180,7 +179,7 @@ def inherited_weights(run: RunFolder, architecture: Architecture, data: ImageDat
         if architecture != Architecture.load(run.path / "best.json", architecture.skeleton.space()):  # type: ignore[attr-defined]
             raise RunError(f"{run.path} holds the weights of its chosen network only; leave --inherit out")
         return found[0]
-    if run.config["method"] not in SINGLE_PATH:
+    if run.config["method"] not in METHODS or not METHODS[run.config["method"]].inherits:
         raise RunError(
             f"{run.path} was searched by '{run.config['method']}' in a smaller network than the one it found: there are no "
             "weights to inherit; leave --inherit out"
@@ -201,7 +200,7 @@ def last_supernet(run: RunFolder, space: SearchSpace) -> Any | None:
     Its space is what the last pruning left; `space`: the one that was searched. None for other methods, and where the
     search has not finished.
     """
-    if run.config["method"] not in SINGLE_PATH:
+    if run.config["method"] not in METHODS or not METHODS[run.config["method"]].inherits:
         return None
     names = sorted((p.stem for p in (run.path / "checkpoint").glob("train*.safetensors")), key=lambda n: int(n[5:]))
     result = run.read_json("result.json")
@@ -245,12 +244,12 @@ def save_weights(network: nn.Module, run: RunFolder, metadata: Mapping[str, str]
     run.write_bytes("best.safetensors", data)
 
 
-def meter(problem: Problem) -> Any | None:
+def meter(run: RunFolder, table: Any) -> Any | None:
     """What measures whole networks: the runtime of the latency table or, without a table, the one that was asked for.
 
     None where it is not here: another device's table, a package that is missing, more threads than cores.
     """
-    table, asked = problem.latency, problem.run.config
+    asked = run.config
     name, threads = (asked["runtime"], asked["threads"]) if table is None else (table.runtime, table.threads)
     try:
         runtime = make_runtime(name, threads)
@@ -259,9 +258,9 @@ def meter(problem: Problem) -> Any | None:
     return runtime if table is None or runtime.device == table.device else None
 
 
-def measure_front(problem: Problem, found: Found) -> dict[str, Any]:
+def measure_front(data: ImageData, run: RunFolder, latency: Any, found: Found) -> dict[str, Any]:
     """Whole-network latencies of the front and the chosen member, by their options; kept as they come in."""
-    run, runtime = problem.run, meter(problem)
+    runtime = meter(run, latency)
     measured: dict[str, Any] = run.read_json("checkpoint/measured.json") or {}
     if runtime is None:
         return measured
@@ -272,7 +271,7 @@ def measure_front(problem: Problem, found: Found) -> dict[str, Any]:
         if key in measured:
             continue
         network = architecture.build()
-        entry = runtime.measure(network, problem.data.input_size, runs=MEASURED_RUNS, warmup=10)
+        entry = runtime.measure(network, data.input_size, runs=MEASURED_RUNS, warmup=10)
         # like a table's entries, a network counts with the tenth percentile of its runs: see `latency.table`
         measured[key] = {"measured": entry.p10_ms, "median": entry.median_ms, "p10": entry.p10_ms, "p90": entry.p90_ms}
         run.write_json("checkpoint/measured.json", measured)

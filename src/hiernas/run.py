@@ -11,22 +11,25 @@ from typing import Any
 import numpy as np
 
 import hiernas.spaces
+from hiernas.budget import Limit
 from hiernas.catalogue import METHODS, RUNTIME, make_runtime, make_space, space_function
-from hiernas.costs.limits import Limit, check_reachable, median_limit, parse_limits
+from hiernas.costs.budget import TableBudget
+from hiernas.costs.limits import check_reachable, median_limit, parse_limits
 from hiernas.costs.tables import cost_tables
-from hiernas.data import ImageData, load_data
+from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.finish import complete, train_only
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.phone import load_table
+from hiernas.problem import Problem
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.report.doubts import of_limits
 from hiernas.runfolder import Listener, RunFolder, next_free, refuse_existing
-from hiernas.search.problem import Problem
 from hiernas.settings import differences, for_images, from_file, names_of, to_dict, with_settings
 from hiernas.space import SearchSpace
 from hiernas.train.loop import make_fabric
+from hiernas.train.trainer import RunTrainer
 from hiernas.version import VERSION
 
 
@@ -84,7 +87,14 @@ class Prepared:
     doubts: tuple[str, ...] = ()  # what is doubtful before anything was searched
 
     def problem(self, run: RunFolder) -> Problem:
-        return Problem(self.space, self.data, self.limits, self.latency, run, self.request.seed)
+        return make_problem(self.space, self.data, self.limits, self.latency, run, self.request.seed)
+
+
+def make_problem(
+    space: SearchSpace, data: ImageData, limits: Sequence[Limit], latency: Any, run: RunFolder, seed: int
+) -> Problem:
+    """A search as methods take it; `latency`: a latency table (ours or a phone's), or None."""
+    return Problem(space, data, TableBudget(tuple(limits), latency), RunTrainer(data, run, seed), run, seed)
 
 
 def prepare(request: Request, listener: Listener | None = None) -> Prepared:
@@ -111,20 +121,20 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
             f"method '{request.method}' cannot search '{space.name}': {refusal}; leave --space out, or choose another method "
             "(`hiernas list methods`)"
         )
-    if config.train.drop_path and not space.skeleton.groups:
+    if config.train.drop_path and space.skeleton.searched == "blocks":
         raise ConfigError(
             f"train.drop_path is for networks of cells, and '{space.name}' is a chain; leave it out (--set train.drop_path=0)"
         )
     method = METHODS[request.method]
     among = method.among(space)
     counted = [limit for limit in limits if limit.metric != "latency_ms"]
-    check_reachable(among, method.costs(space, among, None), counted)  # what can be refused before anything is measured
+    check_reachable(among, cost_tables(among, None), counted)  # what can be refused before anything is measured
     latency = _latency(request, space, _needs_latency(config, limits), listener)
     tables = cost_tables(space, latency)
     automatic = not limits
     if automatic:
         limits = (median_limit(space, tables[config.objective], numpy_generator(request.seed, "limit")),)
-    tables = tables if among is space else method.costs(space, among, latency)
+    tables = tables if among is space else cost_tables(among, latency)
     check_reachable(among, tables, limits)
     doubts = tuple(of_limits(tables, limits, automatic))
     return Prepared(request, config, space, data, limits, latency, automatic, fitted, doubts)
@@ -162,7 +172,7 @@ def _load(request: Request) -> ImageData:
 def _check_inputs(config: Any, data: ImageData) -> None:
     if len(data.train) < 2 * 2:
         raise ConfigError(f"{len(data.train)} training images are too few to train on")
-    config.train.augmentation()  # says so where it is not available
+    Augment.of(config.train)  # says so where it is not available
     make_fabric(config.train)  # says so where this machine lacks the device or the precision
     if config.train.cutout >= min(data.input_size[1:]):
         size = data.input_size[1:]
@@ -181,11 +191,11 @@ def _latency(request: Request, space: SearchSpace, needed: bool, listener: Liste
 
     None where no table is given and none is needed; what measures the final network is looked at all the same.
     """
-    spaces = (space, *METHODS[request.method].also(space))
+    spaces = dict.fromkeys((space, METHODS[request.method].among(space)))
     if request.latency_table is not None:
         table = load_table(Path(request.latency_table), request.runtime, request.threads)
-        for other in spaces[1:]:
-            cost_tables(other, table)  # says what is missing
+        for each in spaces:
+            cost_tables(each, table)  # says what is missing
         return table
     runtime = make_runtime(request.runtime or RUNTIME, request.threads or 1)
     if not needed:
@@ -250,7 +260,7 @@ def resume(
 def _execute(prepared: Prepared, run: RunFolder) -> None:
     problem = prepared.problem(run)
     found = METHODS[prepared.request.method].search(problem, prepared.config)
-    complete(problem, prepared.config, found, prepared.doubts)
+    complete(problem, run, prepared.latency, prepared.config, found, prepared.doubts)
 
 
 def _config_file(prepared: Prepared) -> dict[str, Any]:

@@ -147,6 +147,10 @@ class RunFolder:
         """Write a JSON file atomically; numbers that are not finite are refused."""
         return self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
+    def damaged(self, name: str) -> RunError:
+        """The error for a file of the folder that cannot be what was written."""
+        return RunError(f"{self.path / name} is damaged; delete it, and `hiernas resume {self.path}` repeats that part")
+
     def read_json(self, name: str) -> Any | None:
         """A JSON file of the folder, None where it was not written yet; raises `RunError` where it is damaged."""
         path = self.path / name
@@ -155,7 +159,7 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} is damaged; delete it, and `hiernas resume {self.path}` repeats that part") from error
+            raise self.damaged(name) from error
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
         """Write weights and the position they belong to as one safetensors file, atomically."""
@@ -175,7 +179,7 @@ class RunFolder:
             with safe_open(path, "pt") as f:
                 return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["position"])  # noqa: SIM118 - not a dict
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-            raise RunError(f"{path} is damaged; delete it, and `hiernas resume {self.path}` repeats that part") from error
+            raise self.damaged(f"checkpoint/{name}.safetensors") from error
 
     # -- events ------------------------------------------------------------------------------------------------
 

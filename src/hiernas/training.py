@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hiernas.architecture import Architecture, known_space
 from hiernas.catalogue import METHODS
 from hiernas.costing import Source, architecture_file
 from hiernas.data import ImageData, load_data
@@ -19,6 +18,7 @@ from hiernas.methods.hnas import PRESETS
 from hiernas.run import reload_data
 from hiernas.runfolder import Listener, RunFolder, next_free
 from hiernas.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
+from hiernas.space import Architecture, known_space
 from hiernas.spaces import KNOWN, known
 from hiernas.train.recipes import Recipe, retraining
 from hiernas.version import VERSION

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from hiernas.architecture import Architecture
 from hiernas.costs.limits import sample_feasible
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LimitError, RunError
@@ -24,8 +23,7 @@ from hiernas.finish import last_supernet, train_network
 from hiernas.randomness import numpy_generator
 from hiernas.run import Prepared, reload_prepared
 from hiernas.runfolder import Listener, RunFolder
-from hiernas.search.oneshot import make_evaluator
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase
 
@@ -162,7 +160,7 @@ def _order(
     config = prepared.config
     if len(networks) < FEWEST:
         return order_of([], trained, numpy_generator(run.config["seed"], "tau"))
-    evaluate = make_evaluator(supernet, prepared.problem(run), config.train, config.calibration_images)
+    evaluate = prepared.problem(run).trainer.evaluator(supernet, config.train, config.calibration_images)
     return order_of(evaluate(list(networks)), trained, numpy_generator(run.config["seed"], "tau"))
 
 

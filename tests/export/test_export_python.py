@@ -18,12 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hiernas import spaces
-from hiernas.architecture import Architecture
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import blocks, export
 from hiernas.export import python as python_format
 from hiernas.ops import ChannelShuffle, MBConv, Residual, SqueezeExcite
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import Stage, chain_space
 from toy import toy_space
 

@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hiernas.architecture import Architecture, Skeleton
 from hiernas.errors import SpaceError
 from hiernas.ops import ACTIVATIONS
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace, Skeleton
 
 if TYPE_CHECKING:
     from hiernas.supernet.chain import Part

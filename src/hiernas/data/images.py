@@ -25,6 +25,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from hiernas.data.split import Images
 from hiernas.errors import DataError
 from hiernas.machine import usable_cores, usable_memory
 
@@ -44,13 +45,6 @@ CONVERTED = {
     "cmyk": "{} CMYK pictures converted to RGB",
     "16-bit": "{} 16-bit grey pictures scaled to 8 bits",
 }
-
-
-class Images(Protocol):
-    """Pixels of one size, in memory or decoded on demand."""
-
-    def __len__(self) -> int: ...
-    def fetch(self, indices: Tensor) -> Tensor: ...  # int64 [B] -> uint8 [B, C, H, W]
 
 
 class Reader(Protocol):
@@ -121,19 +115,6 @@ class OnDemand:
         for row, reason in _decode_rows(self.reader, self.form, indices.tolist(), pixels):
             raise _damaged(self.reader, row, reason)
         return torch.from_numpy(pixels)
-
-
-class Subset:
-    """Some of the images, in the order of `rows`: int64 [N]."""
-
-    def __init__(self, images: Images, rows: Tensor) -> None:
-        self.images, self.rows = images, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def fetch(self, indices: Tensor) -> Tensor:
-        return self.images.fetch(self.rows[indices])
 
 
 def measure(picture: Picture) -> Header:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from hiernas.architecture import Architecture
 from hiernas.errors import ExportError
 from hiernas.export.layout import data, layout
 from hiernas.ops import ACTIVATIONS, Classifier, Conv, MBConv, Op, Skip
+from hiernas.space import Architecture
 from hiernas.supernet.chain import Chain, Site
 
 ACT_SUFFIX = {"relu": "re", "relu6": "r6", "silu": "sw", "hswish": "hs"}

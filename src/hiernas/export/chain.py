@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from hiernas.architecture import Architecture, Choice
 from hiernas.errors import ExportError
 from hiernas.export.blocks import NAMES, Style, call, functions, is_known, style_of
 from hiernas.export.layout import Expression, layout, literal, quoted, row
@@ -15,6 +14,7 @@ from hiernas.export.modules import expression
 from hiernas.export.shared import shared
 from hiernas.export.sources import Sources
 from hiernas.ops import Op
+from hiernas.space import Architecture, Choice
 from hiernas.supernet.chain import Chain, Mixture, Site
 from hiernas.supernet.filters import is_whole
 

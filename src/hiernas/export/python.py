@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
 from hiernas.costs.count import count
 from hiernas.errors import ExportError
 from hiernas.export.arch_def import TimmNetwork, timm_network, timm_source
@@ -30,6 +29,7 @@ from hiernas.export.layout import WIDTH, data, layout
 from hiernas.export.modules import expression
 from hiernas.export.shared import shared
 from hiernas.export.sources import Sources
+from hiernas.space import Architecture
 from hiernas.supernet.chain import Chain
 from hiernas.version import VERSION
 

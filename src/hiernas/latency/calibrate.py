@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from hiernas.architecture import Architecture
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
 from hiernas.latency.measure import Probe, Progress, identity, title
 from hiernas.latency.runner import by_looks, share, together
 from hiernas.latency.table import RUNS, WARMUP, Correction, Entry, LatencyTable
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
     from hiernas.latency.runtimes import Runtime

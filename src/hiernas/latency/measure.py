@@ -28,8 +28,7 @@ from hiernas.errors import LatencyError
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable
 from hiernas.space import SearchSpace
-from hiernas.supernet.chain import output_size
-from hiernas.supernet.subsets import with_sums
+from hiernas.supernet.chain import output_size, with_sums
 
 if TYPE_CHECKING:
     from hiernas.latency.runner import Batch, TimedCall

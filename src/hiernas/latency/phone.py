@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hiernas.architecture import Architecture
 from hiernas.errors import LatencyError
 from hiernas.latency.table import LatencyTable, predict_ms, read_text
 from hiernas.ops import Classifier, Conv, MBConv
+from hiernas.space import Architecture
 
 if TYPE_CHECKING:
     from hiernas.supernet.chain import Part

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hiernas.architecture import Architecture
 from hiernas.costs.count import LatencyTable as AnyTable
 from hiernas.costs.count import parts_of, saved_by
 from hiernas.errors import LatencyError
 from hiernas.latency.runner import write
-from hiernas.supernet.subsets import as_subset
+from hiernas.space import Architecture
+from hiernas.subsets import as_subset
 
 if TYPE_CHECKING:
     from hiernas.supernet.chain import Part

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hiernas.architecture import FORMAT, Architecture
 from hiernas.costs.count import cost
 from hiernas.errors import SpaceError
 from hiernas.report import units
 from hiernas.report.graphs import Part, alike, cells_of, genotype_lines, parts_of, stage_lines
 from hiernas.report.tables import Html, Values, escape, folded, picture, section, table, text_to_copy
+from hiernas.space import FORMAT, Architecture
 
 ABOUT_CELLS = "0 and 1 are the inputs, the outputs of the two cells before. "
 ABOUT_INNER = "0 and 1 are the inputs, two projections of what the cell reads. "

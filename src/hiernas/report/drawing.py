@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from hiernas.architecture import FORMAT, Architecture
 from hiernas.errors import SpaceError
 from hiernas.report.svg import BLUE, INK, MUTED, ON_BLUE, ORANGE, PAPER, draw, sheet
+from hiernas.space import FORMAT, Architecture
 
 if TYPE_CHECKING:
     from hiernas.supernet.chain import Part

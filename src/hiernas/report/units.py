@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hiernas.search.decided import wilson as wilson  # of accuracies, on the page, too
+
 NONE = "–"
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit
 NAMES = {"latency_ms": "Latency", "params": "Parameters", "macs": "Multiply-adds"}
@@ -86,14 +88,6 @@ def limit_text(limit: Mapping[str, Any], named: bool = True) -> str:
     if low is not None and high is not None:
         return f"{said}{asked(metric, low)} to {asked(metric, high)}"
     return f"{said}≤{SPACE}{asked(metric, high)}" if low is None else f"{said}≥{SPACE}{asked(metric, low)}"
-
-
-def wilson(fraction: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion seen in n trials (Wilson 1927)."""
-    z = 1.959964
-    centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def latency(network: Mapping[str, Any], kind: str) -> float | None:

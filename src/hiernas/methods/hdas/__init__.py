@@ -10,13 +10,12 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from hiernas.costs.limits import best_within
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
-from hiernas.genotype import Genotype
-from hiernas.search.alphas import Extra, by_strength, cost_penalty
-from hiernas.search.decided import Verdict
-from hiernas.search.depth import Form, computation_loss, depth_loss, shapes
+from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of
+from hiernas.problem import Found, Method, Problem, only, sized
+from hiernas.search.alphas import Softmax, by_strength
+from hiernas.search.decided import NUMBER, Verdict
 from hiernas.search.differentiable import (
     QUICK,
     SEARCH,
@@ -27,13 +26,10 @@ from hiernas.search.differentiable import (
     found,
     learn,
     search_work,
-    smaller_network,
     sum_of_losses,
 )
-from hiernas.search.hierarchy import cell_skeleton, cell_tables, cells_of, stages_of, wider_stages
-from hiernas.search.problem import Found, Problem
+from hiernas.search.pressure import Extra, cost_penalty
 from hiernas.space import SearchSpace
-from hiernas.supernet.stage import STAGES, StageNetwork
 from hiernas.train.recipes import RECIPES, Recipe
 
 
@@ -70,9 +66,9 @@ class HDASConfig:
 
 def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
     """H^c-DAS (arXiv 2101.04028v2): three normal and two reduction cells, each stage's own, searched as DARTS does."""
-    proxy = smaller_network(problem.space, config.channels, config.cells)
-    extra = cost_penalty(problem.space, problem.tables(problem.space), problem.limits, config.search.cost_weight)
-    return found(proxy, learn(proxy, problem, config.search, "train1", extra), problem, config)
+    encoding = Softmax(problem.space.proxy(config.channels, config.cells))
+    extra = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
+    return found(learn(encoding, problem, config.search, "train1", extra), problem, config)
 
 
 def hdas_stages(problem: Problem, config: HDASConfig) -> Found:
@@ -91,32 +87,38 @@ def _losses(problem: Problem, config: HDASConfig, proxy: SearchSpace) -> tuple[E
     The second is what takes a step of its own, as in the authors' code.
     """
     losses = [(config.delta, depth_loss(proxy, config.depth_form))]
-    if isinstance(proxy.skeleton, StageNetwork) and proxy.skeleton.least is not None:
+    if graphs_of(proxy).least is not None:
         losses.append((config.gamma, computation_loss(proxy)))
-    penalty = cost_penalty(problem.space, problem.tables(problem.space), problem.limits, config.search.cost_weight)
+    penalty = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
     if config.depth_form == "release":
         return penalty, sum_of_losses(*losses)
     return sum_of_losses(*losses, (1.0, penalty)), None
 
 
+def _encoding(problem: Problem, config: HDASConfig) -> StageSoftmax:
+    return StageSoftmax(problem.space.proxy(config.channels), raw=config.depth_form == "release")
+
+
 def _stage_search(problem: Problem, config: HDASConfig, phase: str = "train1") -> Found:
-    proxy = narrower(problem.space, config.channels)
-    extra, released = _losses(problem, config, proxy)
-    result = found(proxy, learn(proxy, problem, config.search, phase, extra, released=released), problem, config, phase)
-    stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes(result.architecture)]
+    encoding = _encoding(problem, config)
+    learned = learn(encoding, problem, config.search, phase, *_losses(problem, config, encoding.space))
+    result = found(learned, problem, config, phase)
+    shapes = graphs_of(result.space).shapes(result.architecture.choices)
+    stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes]
     return replace(result, details={**result.details, "stages": stages})
 
 
 def hdas(problem: Problem, config: HDASConfig) -> Found:
     """H-DAS (arXiv 2101.04028v2): cells, then the number of cells of each stage, then the graphs between them."""
-    stages = problem.space
+    stages = graphs_of(problem.space)
     genotype, moved, verdict = _cells(problem, config)
     verdicts, numbers = {"train1": verdict}, None
     if config.extra_cells:  # the second level: as many cells more in each stage, of which some are kept
-        wider = wider_stages(stages, genotype, config.extra_cells, config.least)
+        most = tuple(n + config.extra_cells for n in stages.cells)
+        wider = stages.over(genotype, most, min(config.least, *most))
         numbers, verdicts["train2"] = _numbers(replace(problem, space=wider), config)
         problem.run.event("numbers", cells=list(numbers))
-    last = replace(problem, space=stages_of(stages, genotype, numbers))  # the third: the graphs
+    last = replace(problem, space=stages.over(genotype, numbers))  # the third: the graphs
     result = _stage_search(last, config, "train3")
     decided = {phase: v.record() for phase, v in verdicts.items()} | result.details["decided"]
     details = {"genotype": genotype.to_text(), "numbers": numbers, "moved_in_cells": moved, "decided": decided}
@@ -124,37 +126,28 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
     return replace(result, details={**result.details, **details}, doubts=(*doubts, *result.doubts))
 
 
-def _cells(problem: Problem, config: HDASConfig) -> tuple[Genotype, list[str] | None, Verdict]:
+def _cells(problem: Problem, config: HDASConfig) -> tuple[Any, list[str] | None, Verdict]:
     """The first level: five cells, with the costs they will have in the stages, and the edges that the limits moved."""
-    cells = cells_of(problem.space)
-    proxy = smaller_network(cells, config.channels, config.cells)
-    tables = cell_tables(problem.space, cells, problem.latency)
-    _, architect, verdict = learn(
-        proxy, problem, config.search, "train1", cost_penalty(cells, tables, problem.limits, config.search.cost_weight)
-    )
-    chosen = cells.decode(best_within(cells, tables, problem.limits, architect.strengths()))
-    rule = by_strength(proxy, architect.strengths())
+    cells = graphs_of(problem.space).cell_space()
+    encoding = Softmax(cells.proxy(config.channels, config.cells))
+    penalty = cost_penalty(cells, problem.budget, config.search.cost_weight)
+    _, architect, verdict = learn(encoding, problem, config.search, "train1", penalty)
+    chosen = cells.decode(problem.budget.best(cells, architect.strengths()))
+    rule = by_strength(encoding.space, architect.strengths())
     moved = [site for site, o in zip(cells.skeleton.site_names, chosen.options, strict=True) if o != rule[site]]
-    genotype = cell_skeleton(cells).genotype(chosen)
+    skeleton: Any = cells.skeleton  # which alone knows its genotypes
+    genotype = skeleton.genotype(chosen)
     problem.run.event("cells", genotype=genotype.to_text())
     return genotype, moved if verdict.decided else None, verdict
 
 
 def _numbers(problem: Problem, config: HDASConfig) -> tuple[tuple[int, ...], Verdict]:
     """The number of cells of each stage (Eqs. 3 to 6), within the limits, and whether it was decided."""
-    proxy, tables = narrower(problem.space, config.channels), problem.tables(problem.space)
-    extra, released = _losses(problem, config, proxy)
-    _, architect, verdict = learn(proxy, problem, config.search, "train2", extra, released=released)
-    genes = best_within(problem.space, tables, problem.limits, architect.strengths())
-    chosen = zip(problem.space.skeleton.site_names, problem.space.decode(genes).options, strict=True)
-    numbers = [int(option) for site, option in chosen if site.endswith(".cells")]
-    return tuple(numbers * (STAGES // len(numbers))), verdict  # one for all stages that share a graph
-
-
-def narrower(space: SearchSpace, channels: int) -> SearchSpace:
-    """The same stages with fewer channels: the network that is searched in."""
-    assert isinstance(space.skeleton, StageNetwork)  # other spaces are refused before
-    return replace(space, skeleton=replace(space.skeleton, channels=channels, auxiliary=False))
+    encoding, space = _encoding(problem, config), problem.space
+    _, architect, verdict = learn(encoding, problem, config.search, "train2", *_losses(problem, config, encoding.space))
+    chosen = space.decode(problem.budget.best(space, architect.strengths())).options
+    numbers = [int(option) for site, option in zip(space.skeleton.site_names, chosen, strict=True) if site.endswith(NUMBER)]
+    return tuple(numbers * (len(graphs_of(space).cells) // len(numbers))), verdict  # one for all stages that share a graph
 
 
 def plan_whole(config: HDASConfig, data: ImageData) -> dict[str, float]:
@@ -175,4 +168,38 @@ PRESETS: dict[str, Any] = {
     ),
     "small": HDASConfig(search=SMALL, cells=5, channels=4, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),
     "paper": HDASConfig(depth_form="release", delta=1.0, gamma=0.4),
+}  # fmt: skip
+
+
+def _cells_proxy(space: SearchSpace, config: HDASConfig) -> SearchSpace:
+    return space.proxy(config.channels, config.cells)
+
+
+def _stages_proxy(space: SearchSpace, config: HDASConfig) -> SearchSpace:
+    return space.proxy(config.channels)
+
+
+STAGES: dict[str, Any] = {  # sizes of the networks that are trained for good, by preset
+    "quick": {"channels": 4, "cells": 14},
+    "small": {"channels": 8, "cells": 14},
+    "paper": {"auxiliary": True},
+}
+NUMBERS = {preset: {**size, "cells": 26, "least": 4} for preset, size in STAGES.items()}
+CELLS = {preset: {**size, "channels": 8, "cells": 5} for preset, size in STAGES.items() if preset != "paper"}
+GRAPHS_ONLY = only("graphs", reason="it searches the graphs between given cells (hdas_stages)")
+NUMBERS_ONLY = only("numbers", reason="it searches the number of cells (hdas_stages with space.cells=26 and space.least=4)")
+
+METHODS = {
+    "hdas": Method(
+        hdas, PRESETS, plan_whole, sized("hdas_stages", STAGES), GRAPHS_ONLY, _stages_proxy, finds=("cell", "least"),
+        among=lambda space: graphs_of(space).cell_space(),
+    ),
+    "hdas-cells": Method(
+        hdas_cells, PRESETS, plan, sized("hdas_cells", {**CELLS, "paper": {"auxiliary": True}}),
+        only("cells", reason="it searches cells (darts, hdas_cells)"), _cells_proxy,
+    ),
+    "hdas-distribution": Method(
+        hdas_distribution, PRESETS, plan, sized("hdas_stages", NUMBERS), NUMBERS_ONLY, _stages_proxy
+    ),
+    "hdas-stages": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", STAGES), GRAPHS_ONLY, _stages_proxy),
 }  # fmt: skip

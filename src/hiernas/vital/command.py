@@ -12,12 +12,10 @@ import torch
 from torch import nn
 
 import hiernas.spaces
-from hiernas.architecture import Architecture
 from hiernas.catalogue import space_function
 from hiernas.costing import Source, architecture_file
 from hiernas.costs.count import Count
-from hiernas.data.images import Subset
-from hiernas.data.split import ImageData, Split
+from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
 from hiernas.exporting import load_network
 from hiernas.quiet import quiet
@@ -26,12 +24,13 @@ from hiernas.report import write_report
 from hiernas.report.hournas import reset_picture
 from hiernas.run import reload_data
 from hiernas.runfolder import RunFolder
-from hiernas.search.graph import graph_of_program
-from hiernas.search.reset import DRAWS, PROBABILITIES, Progress, reset_blocks
-from hiernas.search.vital import Block, blocks_of_graph, blocks_of_network, blocks_of_space
+from hiernas.space import Architecture
 from hiernas.spaces import KNOWN
 from hiernas.supernet.chain import Chain
+from hiernas.supernet.graph import graph_of_program
 from hiernas.train.loop import accuracy
+from hiernas.vital.blocks import Block, blocks_of_graph, blocks_of_network, blocks_of_space
+from hiernas.vital.reset import DRAWS, PROBABILITIES, Progress, reset_blocks
 
 Table = tuple[list[str], list[list[str]], list[str]]  # column heads, rows, and remarks below
 IMAGES = 1000  # test images that a network with reset blocks is judged on, at most

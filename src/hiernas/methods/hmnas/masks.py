@@ -2,7 +2,7 @@
 
 Real-valued masks are binarised by a threshold, with a straight-through gradient (Piggyback, Mallya et al. 2018, arXiv
 1801.06519). One level learns at a time: edges, then the operations of the edges that were kept, then, where wanted, the
-output filters of these operations (`search/filter_masks.py`). The paper's first page
+output filters of these operations (`methods/hmnas/filter_masks.py`). The paper's first page
 leaves the optimiser open. Ours divides the gradient of a level by one running root mean square (Adam would have one for
 each mask, and under a common pressure of costs drop all of them in the same step), so that masks are dropped in the
 order of how much they are pressed.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,13 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.costs.limits import Limit
-from hiernas.costs.tables import CostTable
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, TrainingError
 from hiernas.gates import Gates, straight_through
-from hiernas.search.encoding import Encoding, costs_of
-from hiernas.train.loop import frozen
+from hiernas.methods.hmnas.encoding import Encoding
+from hiernas.search.bilevel import frozen
+from hiernas.search.pressure import Pressure
 
 Level = Literal["edges", "operations"]
 MOMENTUM, DECAY = 0.9, 0.99  # of the masks' optimiser: of its steps, and of the mean square gradient
@@ -66,31 +65,6 @@ class MaskSettings:
                 f"mask.filters_epochs={self.filters_epochs} must be at least 1, and mask.filters={self.filters} above 0 and at "
                 "most 1"
             )
-
-
-@dataclass(frozen=True)
-class Pressure:
-    """What the limits ask of masks: the relative excess of costs, which are sums over what is kept."""
-
-    tables: tuple[tuple[Limit, float, list[Tensor]], ...]  # limit, constant, cost per site and option other than `none`
-
-    @classmethod
-    def of(cls, encoding: Encoding, tables: Mapping[str, CostTable], limits: Sequence[Limit]) -> Pressure:
-        """`tables`: of the space that the encoding belongs to."""
-        found = ((m, tables[m.metric].constant, costs_of(encoding, tables[m.metric].sites)) for m in limits)
-        return cls(tuple(found))
-
-    def __call__(self, kept: Sequence[Tensor]) -> Tensor:
-        """`kept`: per site how much of each option there is; differentiable."""
-        total = kept[0].new_zeros(())
-        for limit, constant, rows in self.tables:
-            terms = [(k * row.to(k.device)).sum() for k, row in zip(kept, rows, strict=True)]
-            cost = torch.stack(terms).sum() + constant
-            if math.isfinite(limit.high):
-                total = total + F.relu(cost / limit.high - 1.0)
-            if limit.low > 0:
-                total = total + F.relu(1.0 - cost / limit.low)
-        return total
 
 
 class Masks(ABC):
@@ -173,7 +147,7 @@ class Masks(ABC):
 
 
 class MaskArchitect(Masks):
-    """The masks of one level under training; see `hiernas.train.loop.Architect`. The supernet's weights do not move.
+    """The masks of one level under training; see `hiernas.problem.Architect`. The supernet's weights do not move.
 
     `logits`: the trained encoding (alphas, betas). `steps`: of this level. `edges`: of the level of operations, which
     edges were kept.
@@ -264,7 +238,7 @@ class MaskArchitect(Masks):
         """Gates of all that this level decides about; operations of edges that were dropped are not computed."""
         shares = self.shares()
         if self.level == "edges":
-            return self.encoding.gates(shares)
+            return self.encoding.gates_of(shares)
         return self.encoding.kept_gates(shares, [[there] * len(s) for there, s in zip(self.present, shares, strict=True)])
 
     def _decides(self) -> Tensor:

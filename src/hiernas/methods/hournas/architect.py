@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from hiernas.data.split import Split
 from hiernas.errors import TrainingError
 from hiernas.gates import Gates, single_path
-from hiernas.search.proposals import Adam, Targets, entropy, probabilities, resource_loss, temperature
-from hiernas.train.loop import frozen
+from hiernas.methods.hournas.proposals import Adam, Targets, entropy, probabilities, resource_loss, temperature
+from hiernas.search.bilevel import frozen
 
 NETWORKS = 3  # per step by score: their forward passes take less time than a training step, see docs/methods/hournas.md
 Sampling = Literal["gumbel_max", "gumbel_softmax"]
@@ -28,7 +28,7 @@ Learned = tuple[Tensor, np.ndarray, np.ndarray]  # the loss, detached, and its g
 
 
 class ProposalArchitect:
-    """Proposals under training; see `hiernas.train.loop.Architect`.
+    """Proposals under training; see `hiernas.problem.Architect`.
 
     `targets` and `alpha`: the regulariser T of Eq. 10, which holds the proposals at the targets; None without any.
     """

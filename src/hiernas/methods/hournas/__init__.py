@@ -13,15 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hiernas.costs.limits import best_within, satisfied
+from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError
-from hiernas.randomness import numpy_generator
-from hiernas.search.architect import Estimator, ProposalArchitect, Sampling
-from hiernas.search.bilevel import evaluate_all, shares, train_bilevel
-from hiernas.search.oneshot import fresh_supernet
-from hiernas.search.problem import Found, Problem, Pruning, training_work
-from hiernas.search.proposals import (
+from hiernas.methods.hournas.architect import Estimator, ProposalArchitect, Sampling
+from hiernas.methods.hournas.proposals import (
     Targets,
     aims_of,
     fresh_parameters,
@@ -32,10 +28,13 @@ from hiernas.search.proposals import (
     probabilities,
     spread,
 )
-from hiernas.search.ranking import Candidate, pareto_front
-from hiernas.search.vital import vital_sites
+from hiernas.methods.hournas.vital import vital_sites
+from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, training_work
+from hiernas.randomness import numpy_generator
+from hiernas.search.bilevel import shares
+from hiernas.search.ledger import Ledger
+from hiernas.search.ranking import pareto_front
 from hiernas.space import SearchSpace
-from hiernas.supernet.chain import ChainSupernet
 from hiernas.train.recipes import Phase, Recipe
 
 
@@ -92,7 +91,7 @@ def hournas(problem: Problem, config: HourNASConfig) -> Found:
     """HourNAS (arXiv 2005.14446v3): vital blocks first, then the others inside space proposals that meet the limits."""
     space, prunings = problem.space, []
     images, validation = shares(problem.data.train, config.share, problem.seed)  # D_train, D_val
-    supernet = fresh_supernet(space, problem.seed)
+    supernet = problem.supernet(space)
     if config.vital_prior and vital_sites(space):
         minimal = minimal_space(space, problem)  # Alg. 1, line 2
         smallest = supernet.restrict(minimal)
@@ -102,8 +101,8 @@ def hournas(problem: Problem, config: HourNASConfig) -> Found:
         problem.run.event("pruned", **prunings[-1].summary())
         space, supernet = fixed, supernet.restrict(fixed)
         supernet.load_state_dict(smallest.state_dict(), strict=False)  # the vital blocks keep what they learned
-    aims = aims_of(space, problem.tables(space), problem.limits)
-    targets = make_targets(space, problem.tables(space), aims)
+    aims = aims_of(space, problem.budget)
+    targets = make_targets(space, problem.budget.tables(space), aims)
     theta = space_proposals(targets, problem, config)  # line 13
     problem.run.event("proposals", aims=aims)
     architect = ProposalArchitect(
@@ -111,7 +110,7 @@ def hournas(problem: Problem, config: HourNASConfig) -> Found:
         sampling=config.sampling, estimator=config.estimator, targets=targets, alpha=config.alpha,
     )  # fmt: skip
     phase = Phase(f"train{len(prunings) + 1}", joint_epochs(config), config.lr)
-    train_bilevel(supernet, architect, images, problem, phase, config.train)  # lines 15-22
+    problem.trainer.fit(supernet, images, phase, config.train, architect=architect)  # lines 15-22
     return _found(space, supernet, architect, tuple(prunings), theta, problem, config)  # line 23
 
 
@@ -124,7 +123,7 @@ def joint_epochs(config: HourNASConfig) -> int:
 
 def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
     """The vital blocks with all their options; the others skipped, or at their cheapest where they cannot be."""
-    vital, macs = set(vital_sites(space)), problem.tables(space)["macs"]
+    vital, macs = set(vital_sites(space)), problem.budget.tables(space)["macs"]
     kept = {}
     for decision, row in zip(space.decisions, macs.sites, strict=True):
         cheapest = "skip" if "skip" in decision.options else decision.options[int(row.argmin())]
@@ -133,7 +132,7 @@ def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
 
 
 def search_vital(
-    supernet: ChainSupernet, images: Split, validation: Split, problem: Problem, config: HourNASConfig
+    supernet: Any, images: Split, validation: Split, problem: Problem, config: HourNASConfig
 ) -> np.ndarray:
     """The architecture parameters of the vital blocks, trained with the weights of the minimal supernet: [L, O]."""
     options = option_mask(supernet.space)
@@ -142,7 +141,8 @@ def search_vital(
         theta, options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end), sampling=config.sampling,
         estimator=config.estimator,
     )  # fmt: skip
-    train_bilevel(supernet, architect, images, problem, Phase("train1", config.vital_epochs, config.lr), config.train)
+    phase = Phase("train1", config.vital_epochs, config.lr)
+    problem.trainer.fit(supernet, images, phase, config.train, architect=architect)
     return architect.theta[0]
 
 
@@ -152,7 +152,7 @@ def fix_vital(space: SearchSpace, theta: np.ndarray, minimal: SearchSpace, probl
     for decision, left, row in zip(space.decisions, minimal.decisions, theta, strict=True):
         values = row[: len(left.options)] if decision.name in vital else np.zeros(len(decision.options))
         rows.append(values)
-    genes = best_within(space, problem.tables(space), problem.limits, rows)
+    genes = problem.budget.best(space, rows)
     chosen = {d.name: d.options[g] for d, g in zip(space.decisions, genes, strict=True) if d.name in vital}
     return space.restrict({site: (option,) for site, option in chosen.items()})
 
@@ -174,14 +174,18 @@ def space_proposals(targets: Targets, problem: Problem, config: HourNASConfig) -
 
 
 def _found(
-    space: SearchSpace, supernet: ChainSupernet, architect: ProposalArchitect, prunings: tuple[Pruning, ...],
+    space: SearchSpace, supernet: Any, architect: ProposalArchitect, prunings: tuple[Pruning, ...],
     proposals: np.ndarray, problem: Problem, config: HourNASConfig,
 ) -> Found:  # fmt: skip
     """Every proposal's most probable architecture within the limits; the chosen one is the best proposal's."""
-    tables, options = problem.tables(space), architect.options
+    options = architect.options
     free = [np.where(options, t, -np.inf).argmax(-1) for t in architect.theta]
-    genes = [_within(space, problem, g, gains(t, options)) for g, t in zip(free, architect.theta, strict=True)]
-    candidates = evaluate_all(space, supernet, genes, "evolve2", problem, config)
+    genes = [_within(space, problem.budget, g, gains(t, options)) for g, t in zip(free, architect.theta, strict=True)]
+    evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
+    ledger = Ledger(space, evaluate, config.objective, "evolve2", problem)
+    unique = list({row.tobytes(): row for row in genes}.values())
+    by_options = {c.options: c for c in ledger.evaluate(np.array(unique))}
+    candidates = [by_options[space.decode(row).options] for row in genes]
     chosen: Candidate = candidates[architect.best]
     weights = architect.summary()["proposals"]
     rows = [
@@ -195,15 +199,14 @@ def _found(
         "aims": dict(zip(targets.metrics, targets.absolute.tolist(), strict=True)),
         "proposals": rows,
         "best": architect.best,
-        "spread": spread(space, tables, targets, proposals, config.tau, config.tau_end, problem.seed),
+        "spread": spread(space, problem.budget.tables(space), targets, proposals, config.tau, config.tau_end, problem.seed),
     }
     return Found(problem.space, tuple(pareto_front(candidates, config.objective)), chosen, prunings, details)
 
 
-def _within(space: SearchSpace, problem: Problem, genes: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
+def _within(space: SearchSpace, budget: Budget, genes: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
     """The most probable architecture where it meets the limits, else the most probable that does."""
-    tables = problem.tables(space)
-    return genes if satisfied(tables, problem.limits, genes[None])[0] else best_within(space, tables, problem.limits, rows)
+    return genes if budget.met(space, genes[None])[0] else budget.best(space, rows)
 
 
 def _frequency(space: SearchSpace, theta: np.ndarray, config: HourNASConfig) -> dict[str, dict[str, float]]:
@@ -242,3 +245,6 @@ SMALL = HourNASConfig(
 PAPER = HourNASConfig()  # ImageNet on a large GPU: two epochs of search, 350 of final training
 
 PRESETS: dict[str, Any] = {"quick": QUICK, "small": SMALL, "paper": PAPER}
+
+
+METHODS = {"hournas": Method(hournas, PRESETS, plan, TINY, CHAINS, inherits=True)}

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hiernas.costs.limits import Limit, best_within, nearest, satisfied
-from hiernas.costs.tables import CostTable
+from hiernas.budget import Budget, Limit, Tables
 from hiernas.randomness import numpy_generator
 from hiernas.space import SearchSpace
 
@@ -41,7 +40,7 @@ def option_mask(space: SearchSpace) -> np.ndarray:
     return np.array([[o < len(d.options) for o in range(width)] for d in space.decisions])
 
 
-def make_targets(space: SearchSpace, tables: Mapping[str, CostTable], aims: Mapping[str, float]) -> Targets:
+def make_targets(space: SearchSpace, tables: Tables, aims: Mapping[str, float]) -> Targets:
     """The targets for these values by metric; M_i is the greatest cost in the space (Eq. 5)."""
     options = option_mask(space)
     costs = np.zeros((len(aims), *options.shape))
@@ -53,22 +52,23 @@ def make_targets(space: SearchSpace, tables: Mapping[str, CostTable], aims: Mapp
     return Targets(tuple(aims), costs.reshape(len(aims), -1), values, absolute, options)
 
 
-def aims_of(space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit]) -> dict[str, float]:
+def aims_of(space: SearchSpace, budget: Budget) -> dict[str, float]:
     """Values to aim at: the upper bounds, or what is nearest to them all at once within the limits.
 
     Limits on several metrics can rule out that all bounds are used up; the aims are then the costs of an
     architecture that comes near them. Of a range the middle is aimed at, of a lower bound the bound.
     """
-    wanted = [_span(limit) for limit in limits]
-    genes, _ = nearest(space, tables, wanted)
-    if not satisfied(tables, limits, genes)[0]:
-        genes = best_within(space, tables, limits, _towards(space, tables, limits))[None]
-    elif satisfied(tables, wanted, genes)[0]:
-        return {w.metric: (w.low + w.high) / 2 for w in wanted}
+    tables, limits = budget.tables(space), budget.limits
+    wanted = budget.within([_span(limit) for limit in limits])
+    genes = wanted.nearest(space)
+    if not budget.met(space, genes)[0]:
+        genes = budget.best(space, _towards(space, tables, limits))[None]
+    elif wanted.met(space, genes)[0]:
+        return {w.metric: (w.low + w.high) / 2 for w in wanted.limits}
     return {limit.metric: float(tables[limit.metric].of(genes)[0]) for limit in limits}
 
 
-def _towards(space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit]) -> list[np.ndarray]:
+def _towards(space: SearchSpace, tables: Tables, limits: Sequence[Limit]) -> list[np.ndarray]:
     """Gains of options that lead to the bounds: costs relative to an upper bound, less those relative to a lower one."""
     total = [np.zeros(len(d.options)) for d in space.decisions]
     for limit in limits:
@@ -170,7 +170,7 @@ def entropy(theta: np.ndarray, options: np.ndarray, tau: float) -> float:
 
 
 def spread(
-    space: SearchSpace, tables: Mapping[str, CostTable], targets: Targets, theta: np.ndarray, tau: float, tau_end: float,
+    space: SearchSpace, tables: Tables, targets: Targets, theta: np.ndarray, tau: float, tau_end: float,
     seed: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Fig. 3: what 10,000 architectures sampled from the proposals cost at falling temperatures.

@@ -8,14 +8,15 @@ share: whether an edge is there is beta's matter.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hiernas.architecture import Architecture
 from hiernas.gates import Gates
-from hiernas.space import SearchSpace
+from hiernas.search.alphas import mean_entropy
+from hiernas.space import Architecture, SearchSpace
 
 NONE = "none"
 
@@ -68,7 +69,25 @@ class Encoding:
             found += [[i] for i in fixed] or [[i for i in sites if present[i]]]
         return found
 
-    def gates(self, shares: Sequence[Tensor]) -> Gates:
+    def fresh_betas(self, scale: float, generator: torch.Generator) -> list[Tensor]:
+        """Logits of the edges of each node."""
+        return [scale * torch.randn(len(sites), generator=generator) for sites in self.nodes]
+
+    def gates(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> Gates:
+        """All options but `none`, by their weights."""
+        return self.gates_of(self.shares(alphas, betas))
+
+    def decided(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> list[Tensor]:
+        """Per site the logits of the options that there are, then per node those of its edges."""
+        return [*(a[kept] for a, kept in zip(alphas, self.options, strict=True) if kept), *betas]
+
+    def summary(self, alphas: Sequence[Tensor], betas: Sequence[Tensor], chosen: dict[str, str]) -> dict[str, Any]:
+        """Mean entropies of the operations and of the edges."""
+        p = [a.detach()[kept].softmax(0) for a, kept in zip(alphas, self.options, strict=True) if kept]
+        edges = {"beta_entropy": mean_entropy([b.detach().softmax(0) for b in betas])} if betas else {}
+        return {"entropy": mean_entropy(p), **edges, "none": 0.0}  # which has no share
+
+    def gates_of(self, shares: Sequence[Tensor]) -> Gates:
         """Gates of all options but `none`."""
         return Gates(tuple(map(tuple, self.options)), tuple(shares))
 
@@ -105,13 +124,3 @@ def _among(share: Tensor, mask: Tensor) -> Tensor:
     if not len(kept):
         return kept
     return kept / kept.sum().clamp_min(torch.finfo(kept.dtype).tiny)
-
-
-def fresh_betas(encoding: Encoding, scale: float, generator: torch.Generator) -> list[Tensor]:
-    """Logits of the edges of each node."""
-    return [scale * torch.randn(len(sites), generator=generator) for sites in encoding.nodes]
-
-
-def costs_of(encoding: Encoding, rows: Sequence[np.ndarray]) -> list[Tensor]:
-    """A table's rows [options of the site] as tensors over the options other than `none`."""
-    return [torch.from_numpy(np.asarray(row)[options]).float() for row, options in zip(rows, encoding.options, strict=True)]

@@ -2,50 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hiernas.architecture import Architecture
-from hiernas.cells import FREE
-from hiernas.genotype import INPUTS
-from hiernas.space import SearchSpace
-from hiernas.supernet.stage import STAGES, StageNetwork, live_nodes
+from hiernas.search.alphas import Logits, Softmax, mean_entropy, strengths
+from hiernas.search.decided import NUMBER
+from hiernas.space import Choice, SearchSpace
 
+INPUTS = 2  # states of a stage before its cells
+FREE = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect")  # the operations between cells (Rule 1)
 Form = Literal["paper", "release"]
 
 
-@dataclass(frozen=True)
-class StageShape:
-    """One stage of a derived network: cells on the longest path to its output, and cells that no path joins to it."""
+class StageGraphs(Protocol):
+    """What H-DAS asks of the skeleton of a space of stage graphs (`hiernas.supernet.stage.StageNetwork`)."""
 
-    cells: int
-    depth: int
-    dead: int
+    @property
+    def cells(self) -> tuple[int, ...]: ...  # per stage
+    @property
+    def least(self) -> int | None: ...  # cells of a stage, where their number is searched
+    def graph_name(self, stage: int) -> str: ...  # what the names of a stage's sites begin with
+    def edges(self, stage: int) -> Iterator[tuple[int, int]]: ...  # (source, node): two inputs, then the cells
+    def site(self, stage: int, source: int, node: int) -> str: ...
+    def shapes(self, choices: Sequence[Choice]) -> Sequence[Any]: ...  # cells, depth and dead cells of each stage
+    def cell_space(self) -> SearchSpace: ...  # of the cells that the stages are made of
+    def over(self, genotype: Any, cells: tuple[int, ...] | None = None, least: int | None = None) -> SearchSpace:
+        """The space of stage graphs over other cells, or over another number of them."""
+        ...
 
 
-def shapes(architecture: Architecture) -> list[StageShape]:
-    """Depth and dead cells of each stage of an architecture of stage graphs."""
-    skeleton, found = architecture.skeleton, []
-    assert isinstance(skeleton, StageNetwork)  # no other skeleton has stage graphs
-    for k in range(STAGES):
-        choices, outputs = skeleton.stage_choices(k, architecture.choices)
-        edges = [edge for edge, choice in choices.items() if any(option != "none" for option, _ in choice)]
-        found.append(shape(edges, outputs, outputs[-1] - INPUTS + 1))
+def graphs_of(space: SearchSpace) -> StageGraphs:
+    """The skeleton of a space of stage graphs; methods refuse other spaces before."""
+    skeleton: Any = space.skeleton
+    found: StageGraphs = skeleton
     return found
 
 
-def shape(edges: Sequence[tuple[int, int]], outputs: Sequence[int], cells: int) -> StageShape:
-    """Depth and dead cells of a graph of (source, node) edges, with states 0 and 1 as inputs."""
-    alive = live_nodes(edges, outputs)
-    depth = {0: 0, 1: 0}
-    for node in range(INPUTS, INPUTS + cells):
-        depth[node] = 1 + max((depth[s] for s, n in edges if n == node), default=0)
-    dead = sum(node not in alive for node in range(INPUTS, INPUTS + cells))
-    return StageShape(cells, max(depth[node] for node in outputs), dead)
+class StageSoftmax(Softmax):
+    """DARTS' encoding of stage graphs. `raw`: edges are compared by their logits as they are, as in the authors' code."""
+
+    def __init__(self, space: SearchSpace, raw: bool) -> None:
+        super().__init__(space)
+        self.raw = raw
+
+    def strengths(self, alphas: Logits, betas: Logits) -> list[np.ndarray]:
+        """Of each option, 0 for `none`."""
+        return strengths(self.space, alphas, self.raw)
+
+    def summary(self, alphas: Logits, betas: Logits, chosen: dict[str, str]) -> dict[str, Any]:
+        """Entropies of the edges and of the numbers of cells, apart; mean depth of the stages, and dead cells."""
+        found = super().summary(alphas, betas, chosen)
+        numbers = [d.name.endswith(NUMBER) for d in self.space.decisions]
+        p = [a.detach().softmax(0) for a in alphas]
+        found["entropy"] = mean_entropy([q for q, number in zip(p, numbers, strict=True) if not number])
+        if any(numbers):  # the betas of H-DAS
+            found["beta_entropy"] = mean_entropy([q for q, number in zip(p, numbers, strict=True) if number])
+        stages = graphs_of(self.space).shapes(self.space.architecture(chosen).choices)
+        return {**found, "depth": float(np.mean([s.depth for s in stages])), "dead": sum(s.dead for s in stages)}
 
 
 def depth_loss(space: SearchSpace, form: Form = "paper") -> Callable[[Sequence[Tensor]], Tensor]:
@@ -55,7 +72,7 @@ def depth_loss(space: SearchSpace, form: Form = "paper") -> Callable[[Sequence[T
     release divides by the number of those edges at each cell, which shrinks what is deep, and where the numbers are
     given it takes the logits of all operations as they are, `none` too, each with a recursion of its own.
     """
-    skeleton, position = _stage_network(space), {d.name: i for i, d in enumerate(space.decisions)}
+    skeleton, position = graphs_of(space), {d.name: i for i, d in enumerate(space.decisions)}
     raw = form == "release" and skeleton.least is None
 
     def weights(alphas: Sequence[Tensor], sites: Sequence[str]) -> Tensor:
@@ -66,7 +83,7 @@ def depth_loss(space: SearchSpace, form: Form = "paper") -> Callable[[Sequence[T
 
     def loss(alphas: Sequence[Tensor]) -> Tensor:
         total = alphas[0].new_zeros(())
-        for k in range(STAGES):
+        for k in range(len(skeleton.cells)):
             beta = _numbers(space, k, alphas) if skeleton.least is not None else {}
             start = alphas[0].new_zeros(len(FREE) if raw else ())
             total = total + _stage_depth(skeleton, k, lambda sites: weights(alphas, sites), beta, form, start)
@@ -76,7 +93,7 @@ def depth_loss(space: SearchSpace, form: Form = "paper") -> Callable[[Sequence[T
 
 
 def _stage_depth(
-    skeleton: StageNetwork, k: int, weights: Callable[[Sequence[str]], Tensor], beta: Mapping[int, Tensor], form: Form,
+    skeleton: StageGraphs, k: int, weights: Callable[[Sequence[str]], Tensor], beta: Mapping[int, Tensor], form: Form,
     start: Tensor,
 ) -> Tensor:  # fmt: skip
     """1/N sum_i 1/i sum_j alpha_ij (d_j + 1), with the factor 1 + i * softmax(beta) of Eq. 4 for cells that have a beta.
@@ -110,7 +127,7 @@ def _strongest(alpha: Tensor, options: Sequence[str]) -> Tensor:
 
 def _numbers(space: SearchSpace, stage: int, alphas: Sequence[Tensor]) -> dict[int, Tensor]:
     """softmax(beta) of a stage by the number of cells."""
-    site = f"{_stage_network(space).graph_name(stage)}.cells"
+    site = graphs_of(space).graph_name(stage) + NUMBER
     decision, beta = next((d, a) for d, a in zip(space.decisions, alphas, strict=True) if d.name == site)
     return {int(n): p for n, p in zip(decision.options, beta.softmax(0), strict=True)}
 
@@ -119,12 +136,7 @@ def computation_loss(space: SearchSpace) -> Callable[[Sequence[Tensor]], Tensor]
     """L_comp (Eq. 5) with theta = 1: the expected number of cells, summed over the stages."""
 
     def loss(alphas: Sequence[Tensor]) -> Tensor:
-        terms = [n * p for k in range(STAGES) for n, p in _numbers(space, k, alphas).items()]
+        terms = [n * p for k in range(len(graphs_of(space).cells)) for n, p in _numbers(space, k, alphas).items()]
         return torch.stack(terms).sum()
 
     return loss
-
-
-def _stage_network(space: SearchSpace) -> StageNetwork:
-    assert isinstance(space.skeleton, StageNetwork)  # methods refuse other spaces before
-    return space.skeleton

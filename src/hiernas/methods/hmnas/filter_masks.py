@@ -17,17 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture, Decision
-from hiernas.cells import SeparableConv
-from hiernas.costs.count import Cost, cost, parts_of_space
-from hiernas.costs.limits import Limit, best_within
-from hiernas.costs.tables import CostTable
+from hiernas.budget import Budget, CostTable, Limit
+from hiernas.combinatorics import Decision
 from hiernas.data.split import Split
 from hiernas.errors import LimitError
 from hiernas.gates import Gates
-from hiernas.search.masks import Masks, MaskSettings, Pressure
-from hiernas.space import SearchSpace
-from hiernas.supernet.chain import Part
+from hiernas.methods.hmnas.masks import Masks, MaskSettings
+from hiernas.search.pressure import Pressure
+from hiernas.space import Architecture, SearchSpace
 from hiernas.supernet.filters import Output, masked, output_of, tails_of
 
 COUNTED = ("params", "macs")  # what filters cost
@@ -43,18 +40,21 @@ def with_fewer_filters(tables: Mapping[str, CostTable], share: float) -> dict[st
 
 
 def _fewer(table: CostTable, dropped: float) -> CostTable:
-    fixed, options = parts_of_space(table.space)
+    fixed, options = table.space.skeleton.parts()
     known: dict[str, float] = {}
 
-    def removable(parts: Sequence[Part]) -> float:
+    def removable(parts: Sequence[Any]) -> float:
         for part in parts:
             if part.key not in known:
                 output = output_of(part.build, part.input_size)
                 known[part.key] = 0.0 if output is None else getattr(output, table.metric) * (output.channels - 1.0)
         return dropped * sum(known[part.key] for part in parts)
 
-    of_cells = [part for part in fixed if isinstance(part.op, SeparableConv)]  # of the cells of stage graphs
-    rows = [row - np.array(list(map(removable, site))) for row, site in zip(table.sites, options, strict=True)]
+    of_cells = [part for part in fixed if "_conv_" in part.op.name]  # separable ones, of the cells of stage graphs
+    rows = [
+        row - np.array([removable(site[o]) for o in d.options])
+        for row, d, site in zip(table.sites, table.space.decisions, options, strict=True)
+    ]
     return replace(table, constant=table.constant - removable(of_cells), sites=tuple(rows))
 
 
@@ -62,13 +62,13 @@ def _fewer(table: CostTable, dropped: float) -> CostTable:
 
 
 class FilterArchitect(Masks):
-    """Masks on the output filters of a network's operations under training; see `hiernas.train.loop.Architect`.
+    """Masks on the output filters of a network's operations under training; see `hiernas.problem.Architect`.
 
     `network`: whose weights stay as they are, with operations of these `outputs`; `full`: its cost. `steps`: of this level.
     """
 
     def __init__(
-        self, network: nn.Module, outputs: Sequence[Output], full: Cost, images: Split, settings: MaskSettings,
+        self, network: nn.Module, outputs: Sequence[Output], full: Mapping[str, int], images: Split, settings: MaskSettings,
         limits: Sequence[Limit], steps: int,
     ) -> None:  # fmt: skip
         self.sizes = [output.channels for output in outputs]
@@ -89,7 +89,7 @@ class FilterArchitect(Masks):
 
     def rest(self, metric: str) -> float:
         """The network's cost but for all filters."""
-        return float(getattr(self.full, metric) - sum(getattr(o, metric) * o.channels for o in self.outputs))
+        return float(self.full[metric] - sum(getattr(o, metric) * o.channels for o in self.outputs))
 
     def to(self, device: torch.device) -> None:
         """Move the masks, in place."""
@@ -166,7 +166,7 @@ class _Numbers:
     groups: tuple[()] = ()
 
 
-def filters_within(masks: FilterArchitect, architecture: Architecture) -> Architecture:
+def filters_within(masks: FilterArchitect, architecture: Architecture, budget: Budget) -> Architecture:
     """The network with the filters that the masks keep, changed as little as the limits ask.
 
     Exact: of all choices with at least one filter of each operation that meet the limits on parameters and multiply-adds,
@@ -180,7 +180,7 @@ def filters_within(masks: FilterArchitect, architecture: Architecture) -> Archit
     space = SearchSpace(skeleton, tuple(Decision(o.path, n) for o, n in zip(masks.outputs, numbers, strict=True)))
     tables = {metric: _table(masks, metric, space) for metric in COUNTED}
     try:
-        genes = best_within(space, tables, masks.limits, gains)
+        genes = budget.within(masks.limits).by(lambda _: tables).best(space, gains)
     except LimitError as error:
         raise _unreachable(masks.limits, tables) from error
     kept = [tuple(sorted(order[: int(g) + 1])) for order, g in zip(ranked, genes, strict=True)]
@@ -201,10 +201,10 @@ def _unreachable(limits: Sequence[Limit], tables: Mapping[str, CostTable]) -> Li
     )
 
 
-def check_counted(architecture: Architecture, limits: Sequence[Limit]) -> None:
+def check_counted(architecture: Architecture, budget: Budget) -> None:
     """Raise `LimitError` where the network, counted as it is built, does not meet a limit on parameters or multiply-adds."""
-    found = cost(architecture)
-    for limit in limits:
-        value = getattr(found, limit.metric)
+    found = dict(zip(COUNTED, budget.count(architecture), strict=True))
+    for limit in budget.limits:
+        value = found.get(limit.metric)
         if value is not None and not limit.low <= value <= limit.high:
             raise LimitError(f"the network without the dropped filters has {limit.metric} {value:,}, and {limit} was asked")

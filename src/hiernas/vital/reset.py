@@ -19,8 +19,8 @@ from hiernas.data.batches import in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.randomness import numpy_generator
-from hiernas.search.graph import Graph, Region, evaluating, graph_of_network, regions
-from hiernas.search.vital import Block
+from hiernas.supernet.graph import Graph, Region, evaluating, graph_of_network, regions
+from hiernas.vital.blocks import Block, block_of
 
 PROBABILITIES = (0.3, 0.6, 1.0)  # the paper's p
 DRAWS = 5  # for p < 1
@@ -71,8 +71,7 @@ def _result(graph: Graph, region: Region, correct: Tensor, cases: Sequence[Case]
     accuracies: dict[float, list[float]] = {}
     for (p, _), hits in zip(cases, correct.tolist(), strict=True):
         accuracies.setdefault(p, []).append(hits / images)
-    block = Block(region.name, not graph.passes(region.layers), graph.count(region))
-    return Reset(block, bool(graph.branch_ends(region)), {p: tuple(each) for p, each in accuracies.items()})
+    return Reset(block_of(graph, region), bool(graph.branch_ends(region)), {p: tuple(each) for p, each in accuracies.items()})
 
 
 def _hits(

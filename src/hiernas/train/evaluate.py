@@ -19,23 +19,24 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
 from hiernas.costs.count import parts_of_space
 from hiernas.costs.tables import taken_by
 from hiernas.data.batches import AT_ONCE, at_once, in_order, normalise
 from hiernas.data.split import ImageData
 from hiernas.randomness import numpy_generator
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.supernet.chain import output_size
 from hiernas.train.calibrate import (
     Statistics,
     add_statistics,
     average,
     batch_norms,
+    calibrate,
     observing,
     read_statistics,
     write_statistics,
 )
+from hiernas.train.loop import accuracy
 
 MOST_BYTES = 2 * 2**30  # of the activations of images that are looked at together
 GROUP = 64  # candidates whose statistics are held at a time
@@ -68,6 +69,16 @@ class Evaluator:
         self.supernet, self.data, self.fabric = supernet, data, fabric
         self.batch_size = batch_size or at_once(data.input_size)
         self.calibration = calibration_indices(data, seed, calibration_images, self.batch_size)
+
+    def calibrate(self, network: nn.Module) -> None:
+        """Re-estimate the batch-norm statistics of a network on the same training images, on the CPU."""
+        calibrate(network, [x.cpu() for x in self.calibration_batches()])
+
+    def accuracy(self, network: nn.Module) -> float:
+        """Validation accuracy of a network that the supernet does not hold."""
+        found = accuracy(network.to(self.fabric.device), self.data.val, self.data)
+        network.cpu()
+        return found
 
     @torch.no_grad()
     def __call__(self, architectures: Sequence[Architecture]) -> list[float]:

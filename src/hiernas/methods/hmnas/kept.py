@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,29 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
-from hiernas.costs.limits import best_within
-from hiernas.costs.tables import CostTable
+from hiernas.budget import Budget
 from hiernas.errors import LimitError
+from hiernas.methods.hmnas.encoding import NONE, Encoding
+from hiernas.methods.hmnas.masks import MaskArchitect
+from hiernas.problem import Candidate, Evaluator, Problem, Start
 from hiernas.randomness import seeded
 from hiernas.search.differentiable import counted
-from hiernas.search.encoding import Encoding
-from hiernas.search.evaluate import Evaluator
-from hiernas.search.masks import MaskArchitect
-from hiernas.search.problem import Problem, Start
-from hiernas.search.ranking import Candidate
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
+from hiernas.subsets import subsets
 from hiernas.supernet.filters import narrow
-from hiernas.supernet.stage import StageNetwork
-from hiernas.supernet.subsets import NONE, subsets
-from hiernas.train.calibrate import calibrate
-from hiernas.train.loop import accuracy
-
-Tables = Callable[[SearchSpace], Mapping[str, CostTable]]  # of a space, by metric
 
 
 def within_limits(
-    operations: MaskArchitect, edges: MaskArchitect | None, problem: Problem, tables: Tables
+    operations: MaskArchitect, edges: MaskArchitect | None, problem: Problem, budget: Budget
 ) -> tuple[Architecture, dict[str, float], list[str]]:
     """What the masks keep, changed as little as the limits ask; how far each pair is from the threshold; what changed.
 
@@ -50,9 +41,9 @@ def within_limits(
     dropped = {f"{d.name} {d.options[o]}" for d, options, edge in zip(space.decisions, encoding.options, of_edge, strict=True)
                for o in options if edge is not None}  # fmt: skip
     try:
-        kept = _best(every.restrict(dict.fromkeys(dropped, (NONE,))), values, problem, tables)
+        kept = _best(every.restrict(dict.fromkeys(dropped, (NONE,))), values, budget)
     except LimitError:
-        kept = _best(every, values, problem, tables)
+        kept = _best(every, values, budget)
     wanted = _pairs(encoding, operations.shares())
     moved = sorted(kept ^ wanted)
     binary = [
@@ -62,8 +53,7 @@ def within_limits(
     alphas, betas = ([x.cpu() for x in part] for part in (operations.alphas, operations.betas))
     weights = encoding.shares(alphas, betas, None, binary)
     architecture = encoding.architecture(weights, space.skeleton)
-    if isinstance(space.skeleton, StageNetwork):
-        architecture = replace(architecture, choices=space.skeleton.without_dead(architecture.choices))
+    architecture = replace(architecture, choices=space.skeleton.without_dead(architecture.choices))
     return architecture, {pair: round(value, 6) for pair, value in values.items()}, moved
 
 
@@ -77,9 +67,9 @@ def _edge_values(encoding: Encoding, edges: MaskArchitect | None) -> list[float 
     return found
 
 
-def _best(space: SearchSpace, values: dict[str, float], problem: Problem, tables: Tables) -> set[str]:
+def _best(space: SearchSpace, values: dict[str, float], budget: Budget) -> set[str]:
     gains = [np.array([0.0 if o == NONE else values[d.name] for o in d.options]) for d in space.decisions]
-    genes = best_within(space, tables(space), problem.limits, gains)
+    genes = budget.best(space, gains)
     return {d.name for d, gene in zip(space.decisions, genes, strict=True) if d.options[gene] != NONE}
 
 
@@ -99,7 +89,7 @@ def start_of(
 ) -> Start:
     """The weights of a network in the supernet, statistics re-estimated; what the supernet lacks (scales, shifts) is fresh."""
     inherited = supernet.subnet(architecture).cpu()
-    calibrate(inherited, [x.cpu() for x in evaluate.calibration_batches()])
+    evaluate.calibrate(inherited)
     state = fresh(Architecture(space.skeleton, architecture.choices), seed).state_dict()
     state.update(inherited.state_dict())
     return Start(state, lr)
@@ -122,15 +112,8 @@ def narrowed(architecture: Architecture, start: Start, evaluate: Evaluator, seed
     """The network with those filters of a whole one's start that it keeps, statistics re-estimated."""
     network = restored(replace(architecture, filters=()), start, seed)
     narrow(network, dict(architecture.filters))
-    calibrate(network, [x.cpu() for x in evaluate.calibration_batches()])
+    evaluate.calibrate(network)
     return network
-
-
-def accuracy_of(network: nn.Module, evaluate: Evaluator) -> float:
-    """Validation accuracy of a network that the supernet does not hold."""
-    found = accuracy(network.to(evaluate.fabric.device), evaluate.data.val, evaluate.data)
-    network.cpu()
-    return found
 
 
 def candidate_of(architecture: Architecture, accuracy: float, problem: Problem, phase: str) -> Candidate:
@@ -138,9 +121,10 @@ def candidate_of(architecture: Architecture, accuracy: float, problem: Problem, 
 
     Raises `LimitError` where it lies below a lower limit without its dead cells and the edges into them.
     """
-    params, macs = counted(architecture, problem.limits)
-    predicted = None if problem.latency is None else float(problem.latency.predict(architecture))
-    for limit in problem.limits:
+    latency = problem.budget.latency
+    params, macs = counted(architecture, problem.budget)
+    predicted = None if latency is None else float(latency.predict(architecture))
+    for limit in problem.budget.limits:
         if limit.metric == "latency_ms" and predicted is not None and predicted < limit.low:
             raise LimitError(
                 f"the graphs found leave cells dead, and without the edges into them the predicted latency is {predicted:.4g} "

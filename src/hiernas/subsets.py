@@ -11,15 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hiernas.architecture import Architecture, Choice, Decision, Group, Skeleton
-from hiernas.cells import Sum
-from hiernas.space import SearchSpace
-from hiernas.supernet.cell import SEARCHED, halved, part_of
+from hiernas.combinatorics import Decision, Group
+from hiernas.space import Architecture, Choice, SearchSpace, Skeleton
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from hiernas.supernet.chain import Part
 
 NONE = "none"
 
@@ -77,25 +73,36 @@ class Subsets:
     def read(self, choices: Any) -> Any:
         return choices
 
-    def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
-        """The operations of every network, and per pair those of its option, each with its weighted sum (see `saved`)."""
-        fixed, by_site = self._inner_parts()
-        kept = [part for part in fixed if not (isinstance(part.op, Sum) and part.site.name == SEARCHED)]
-        return kept, [{NONE: (), option: with_sums(by_site[i][option])} for i, option in self.pairs]
+    @property
+    def searched(self) -> str:
+        return self._inner.searched
 
-    def saved(self) -> list[Part]:
+    @property
+    def same_operations(self) -> bool:
+        return self._inner.same_operations
+
+    def proxy(self, channels: int | None = None, cells: int | None = None) -> Subsets:
+        return Subsets(self.space.proxy(channels, cells))
+
+    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
+        return tuple(choices)
+
+    def parts(self) -> Any:
+        """The operations of every network, and per pair those of its option, each with its weighted sum (see `saved`)."""
+        fixed, by_site, _ = self._inner.mixed_parts()
+        return fixed, [{NONE: (), option: by_site[i][option]} for i, option in self.pairs]
+
+    def mixed_parts(self) -> Any:
+        raise TypeError("what keeps several options is in these already")
+
+    def saved(self) -> Any:
         """What `parts` has too much of: of the pairs into a node, or at a site that leads into none, one is no sum."""
-        _, by_site = self._inner_parts()
+        _, by_site, is_sum = self._inner.mixed_parts()
         options = [next(parts for option, parts in site.items() if option != NONE) for site in by_site]
         position = {name: i for i, name in enumerate(self._inner.site_names)}
         grouped = {site for group in self._inner.groups for site in group.sites}
         firsts = [group.sites[0] for group in self._inner.groups] + [name for name in position if name not in grouped]
-        return [part for name in firsts for part in with_sums(options[position[name]]) if isinstance(part.op, Sum)]
-
-    def _inner_parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
-        inner: Any = self._inner  # whose own costs are tables, too: methods ask for those first
-        found: tuple[list[Part], list[dict[str, tuple[Part, ...]]]] = inner.parts()
-        return found
+        return [part for name in firsts for part in options[position[name]] if is_sum(part)]
 
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network that keeps these pairs, all of weight 1."""
@@ -107,15 +114,6 @@ class Subsets:
 
     def supernet(self, decisions: Sequence[Decision]) -> nn.Module:
         raise TypeError("the supernet is that of the space itself")
-
-
-def with_sums(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Operations, each followed by the weighted sum that takes up its output."""
-    found: list[Part] = []
-    for part in parts:
-        size = halved(part.size) if part.site.stride == 2 else part.size
-        found += [part, part_of("sum", part.site.cout, part.site.cout, 1, Sum(weighted=True), size)]
-    return tuple(found)
 
 
 def subsets(space: SearchSpace) -> SearchSpace:

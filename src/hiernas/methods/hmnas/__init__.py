@@ -15,27 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from hiernas.architecture import Architecture
-from hiernas.costs.count import cost
-from hiernas.costs.limits import best_within
+from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, LimitError
+from hiernas.methods.hmnas.encoding import NONE, Encoding
+from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, check_counted, filters_within, with_fewer_filters
+from hiernas.methods.hmnas.kept import candidate_of, narrowed, restored, start_of, within_limits
+from hiernas.methods.hmnas.masks import Level, MaskArchitect, MaskSettings
+from hiernas.problem import Evaluator, Found, Method, Problem, Rival, Spaces, Start, training_work
 from hiernas.search.alphas import AlphaArchitect
 from hiernas.search.bilevel import shares
 from hiernas.search.decided import Verdict
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check_final, learn, search_work
-from hiernas.search.encoding import Encoding
-from hiernas.search.evaluate import Evaluator
-from hiernas.search.filter_masks import FilterArchitect, check_counted, filters_within, with_fewer_filters
-from hiernas.search.kept import Tables, accuracy_of, candidate_of, narrowed, restored, start_of, within_limits
-from hiernas.search.masks import Level, MaskArchitect, MaskSettings, Pressure
-from hiernas.search.problem import Found, Problem, Rival, Start, training_work
-from hiernas.space import SearchSpace
-from hiernas.supernet.cell import CellNetwork
+from hiernas.search.pressure import Pressure
+from hiernas.space import Architecture, SearchSpace
+from hiernas.subsets import subsets
 from hiernas.supernet.filters import outputs_of
-from hiernas.supernet.stage import StageNetwork
-from hiernas.supernet.subsets import NONE
-from hiernas.train.loop import fit, make_fabric
 from hiernas.train.recipes import RECIPES, Phase, Recipe
 
 
@@ -65,18 +60,18 @@ class HMNASConfig:
 
 def hmnas(problem: Problem, config: HMNASConfig) -> Found:
     """HM-NAS (arXiv 1909.00122v2): a supernet with weighted edges and operations, of which learned masks keep what stays."""
-    proxy = searched(problem.space)
+    proxy = problem.space.proxy()
     encoding = Encoding(proxy)
-    supernet, architect, verdict = learn(proxy, problem, config.search, "train1", None, encoding)  # alpha, beta, the weights
+    supernet, architect, verdict = learn(encoding, problem, config.search, "train1")  # alpha, beta, the weights
     rule = _by_rule(architect, problem)
     if rule is not None and not verdict.decided:
         return _control(rule, supernet, problem, config, verdict)
-    tables = _tables(problem, config)
+    budget = _budget(problem, config)
     edges = None
     if encoding.nodes:  # a chain has operations only
-        edges = _masked(supernet, architect, "edges", config.mask.edges_epochs, problem, config, tables)
-    operations = _masked(supernet, architect, "operations", config.mask.operations_epochs, problem, config, tables, edges)
-    masked, values, moved = within_limits(operations, edges, problem, tables)
+        edges = _masked(supernet, architect, "edges", config.mask.edges_epochs, problem, config, budget)
+    operations = _masked(supernet, architect, "operations", config.mask.operations_epochs, problem, config, budget, edges)
+    masked, values, moved = within_limits(operations, edges, problem, budget)
     networks = [Architecture(proxy.skeleton, a.choices) for a in (masked, rule) if a is not None]
     evaluate = _evaluator(supernet, problem, config)
     accuracies = evaluate(networks)
@@ -106,35 +101,24 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
 
 def _control(rule: Architecture, supernet: Any, problem: Problem, config: HMNASConfig, verdict: Verdict) -> Found:
     """What is handed over where nothing was decided, from scratch; masks on such a supernet would say as little."""
-    (accuracy,) = _evaluator(supernet, problem, config)([Architecture(searched(problem.space).skeleton, rule.choices)])
+    (accuracy,) = _evaluator(supernet, problem, config)([Architecture(problem.space.proxy().skeleton, rule.choices)])
     chosen = candidate_of(rule, accuracy, problem, "evolve2")
     details = {"decided": {"train1": verdict.record()}}
     return Found(problem.space, (chosen,), chosen, (), details, doubts=verdict.doubts())
 
 
 def _evaluator(supernet: Any, problem: Problem, config: HMNASConfig) -> Evaluator:
-    fabric, images = make_fabric(config.search.train), config.calibration_images
-    return Evaluator(supernet, problem.data, fabric, seed=problem.seed, calibration_images=images)
-
-
-def searched(space: SearchSpace) -> SearchSpace:
-    """The same network as the supernet has it: the batch norms of cells without scale and shift, as in DARTS' search."""
-    skeleton = space.skeleton
-    if isinstance(skeleton, CellNetwork):
-        return replace(space, skeleton=replace(skeleton, search=True, auxiliary=False))
-    if isinstance(skeleton, StageNetwork):
-        return replace(space, skeleton=replace(skeleton, auxiliary=False))
-    return space
+    return problem.trainer.evaluator(supernet, config.search.train, config.calibration_images, paths=False)
 
 
 def _masked(
     supernet: Any, architect: AlphaArchitect, level: Level, epochs: int, problem: Problem, config: HMNASConfig,
-    tables: Tables, edges: MaskArchitect | None = None,
+    budget: Budget, edges: MaskArchitect | None = None,
 ) -> MaskArchitect:  # fmt: skip
     """The masks of one level, learned on the images that the logits learned from; the supernet stays as it is."""
     encoding = architect.encoding
-    assert encoding is not None  # it was trained with one
-    pressure = Pressure.of(encoding, tables(problem.space), problem.limits)
+    assert isinstance(encoding, Encoding)  # it was trained with one
+    pressure = Pressure.of(budget.tables(problem.space), budget.limits, encoding.options)
     images, steps = _images(problem, config, epochs)
     kept = None if edges is None else edges.kept_edges()
     masks = MaskArchitect(encoding, (architect.alphas, architect.betas), level, images, config.mask, pressure, steps, kept)
@@ -149,15 +133,15 @@ def _images(problem: Problem, config: HMNASConfig, epochs: int) -> tuple[Split, 
 
 
 def _learn(masks: MaskArchitect | FilterArchitect, network: Any, phase: Phase, problem: Problem, config: HMNASConfig) -> None:
-    recipe = config.search.train
-    fit(network, masks.images, problem.data, phase, recipe, seed=problem.seed, run=problem.run, architect=masks)
+    problem.trainer.fit(network, masks.images, phase, config.search.train, architect=masks)
 
 
-def _tables(problem: Problem, config: HMNASConfig) -> Tables:
-    """The tables that edges and operations go by; where filters follow, with what these can be counted on to save."""
+def _budget(problem: Problem, config: HMNASConfig) -> Budget:
+    """The budget that edges and operations go by; where filters follow, with what these can be counted on to save."""
+    budget = problem.budget
     if not config.weights_level:
-        return problem.tables
-    return lambda space: with_fewer_filters(problem.tables(space), config.mask.filters)
+        return budget
+    return budget.by(lambda space: with_fewer_filters(budget.tables(space), config.mask.filters))
 
 
 def _filtered(
@@ -169,12 +153,13 @@ def _filtered(
         return whole, start, accuracy, {}
     network, epochs = restored(whole, start, problem.seed), config.mask.filters_epochs
     images, steps = _images(problem, config, epochs)
-    masks = FilterArchitect(network, outputs, cost(whole), images, config.mask, problem.limits, steps)
+    full = dict(zip(COUNTED, problem.budget.count(whole), strict=True))
+    masks = FilterArchitect(network, outputs, full, images, config.mask, problem.budget.limits, steps)
     _learn(masks, network, Phase("mask3", epochs, config.search.lr), problem, config)
-    smaller = filters_within(masks, whole)
-    check_counted(smaller, problem.limits)
+    smaller = filters_within(masks, whole, problem.budget)
+    check_counted(smaller, problem.budget)
     narrow = narrowed(smaller, start, evaluate, problem.seed)
-    reached = accuracy_of(narrow, evaluate)
+    reached = evaluate.accuracy(narrow)
     told = {"masks": {"filters": masks.record()}, **masks.told(smaller), "accuracy_before": accuracy}
     return smaller, Start(narrow.state_dict(), start.lr), reached, told
 
@@ -183,7 +168,7 @@ def _by_rule(architect: AlphaArchitect, problem: Problem) -> Architecture | None
     """The control: DARTS' rule within the limits, by the same encoding; None where no such network meets them."""
     space = problem.space
     try:
-        return space.decode(best_within(space, problem.tables(space), problem.limits, architect.strengths()))
+        return space.decode(problem.budget.best(space, architect.strengths()))
     except LimitError:
         return None
 
@@ -217,3 +202,27 @@ PRESETS: dict[str, Any] = {
     ),
     "paper": HMNASConfig(),
 }  # fmt: skip
+
+
+def _spaces() -> Spaces:
+    """Its own spaces: the supernet is as large as what is found in it."""
+    quick = {"channels": 4, "cells": 5}
+    sizes = {"quick": quick, "small": quick, "paper": {"channels": 16, "cells": 8, "auxiliary": True}}
+    stages = {"quick": {"channels": 4, "cells": 14}, "small": {"channels": 4, "cells": 14}, "paper": {"channels": 16}}
+    return {
+        preset: {"darts": {**values, "pool_bn": True}, "hdas_cells": values, "hdas_stages": stages[preset], "tiny": {}}
+        for preset, values in sizes.items()
+    }
+
+
+def _refusal(space: SearchSpace) -> str | None:
+    if not space.skeleton.same_operations:
+        return "it searches in networks whose pooling is followed by batch norm (--set space.pool_bn=true)"
+    if space.skeleton.searched == "numbers":
+        return "it searches edges and operations, and here the number of cells is searched, too (leave space.least out)"
+    return None
+
+
+METHODS = {
+    "hmnas": Method(hmnas, PRESETS, plan, _spaces(), _refusal, lambda space, config: space.proxy(), among=subsets),
+}

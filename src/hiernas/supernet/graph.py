@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
-from hiernas.costs.count import Count
 from hiernas.errors import SpaceError
+from hiernas.ops import Residual
 from hiernas.quiet import quiet
 
 PRODUCTS = frozenset({"mul", "mm", "bmm", "matmul", "einsum", "scaled_dot_product_attention"})  # zero if a factor is
@@ -109,11 +109,11 @@ class Graph:
         joins = [c for c in self.calls.values() if c.name in around]
         return list(dict.fromkeys(s for c in joins for s in c.sources if s not in around))
 
-    def count(self, region: Region) -> Count:
+    def count(self, region: Region) -> tuple[int, int]:
         """Parameters that the region computes with, and its multiply-adds for one image."""
         mine = [c for c in self.calls.values() if c.name in region.layers or (not c.parameters and region.holds(c.module))]
         parameters = dict.fromkeys(p for c in mine for p in c.parameters if region.holds(p))
-        return Count(sum(self.sizes[p] for p in parameters), sum(c.macs for c in mine))
+        return sum(self.sizes[p] for p in parameters), sum(c.macs for c in mine)
 
     def _networkx(self) -> networkx.DiGraph:
         return networkx.DiGraph([(source, c.name) for c in self.calls.values() for source in c.sources])
@@ -318,3 +318,19 @@ def _without_data(value: Any) -> Any:
 
 def _number(value: Any) -> Any:
     return value.node.hint if isinstance(value, torch.SymInt) else value
+
+
+def has_identity(module: nn.Module, input_size: tuple[int, int, int]) -> bool:
+    """Whether an identity leads around the layers of a module, for inputs [C, H, W].
+
+    Known at sight for most; the graph decides on a user's own, as an operation of a space may be any module.
+    """
+    if isinstance(module, Residual) or next(module.parameters(), None) is None:
+        return True
+    children = list(module.children())
+    if not children:
+        return False  # a layer
+    if type(module) is nn.Sequential and any(not list(c.children()) and list(c.parameters()) for c in children):
+        return False
+    graph = graph_of_network(module, input_size)
+    return graph.passes(graph.layers_of(""))
