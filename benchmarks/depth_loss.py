@@ -22,8 +22,8 @@ import torch
 from common import CIFAR10, write
 from hiernas.methods.hdas import PRESETS, hdas_stages
 from hiernas.randomness import numpy_generator
-from hiernas.run import Request, prepare
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import Request, prepare
 from hiernas.spaces import hdas_stages as space_of
 
 CELLS, CHANNELS = 14, 8  # of the network that is derived, as in the preset

@@ -20,7 +20,7 @@ from hiernas import spaces
 from hiernas.budget import Limit
 from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
 from hiernas.search.evolution import Effort, evolve
 from hiernas.search.ranking import operation_frequency
 from hiernas.space import Architecture

@@ -26,8 +26,8 @@ from hiernas.data import load_data
 from hiernas.data.batches import normalise
 from hiernas.methods.hdas.depth import computation_loss, depth_loss
 from hiernas.randomness import numpy_generator, seeded
-from hiernas.run import make_problem
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.search.alphas import AlphaSettings, by_strength
 from hiernas.search.differentiable import SearchSettings, learn, sum_of_losses
 from hiernas.space import SearchSpace

@@ -24,7 +24,7 @@ from common import CIFAR10, ratio, side_by_side, write
 from hiernas.errors import SpaceError
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.randomness import numpy_generator
-from hiernas.run import Request, resume, search
+from hiernas.run.search import Request, resume, search
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts
 from hiernas.subsets import subsets

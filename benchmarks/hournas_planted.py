@@ -35,8 +35,8 @@ from hiernas.methods import hournas as module
 from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.methods.hournas.architect import Learned, ProposalArchitect
 from hiernas.methods.hournas.proposals import fresh_parameters, option_mask
-from hiernas.run import make_problem
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.search.bilevel import shares
 from hiernas.space import SearchSpace
 from hiernas.train.loop import fit, frozen

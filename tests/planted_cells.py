@@ -22,8 +22,8 @@ from hiernas.methods.hdas import HDASConfig, hdas_stages
 from hiernas.methods.hmnas import HMNASConfig, hmnas
 from hiernas.methods.hmnas.masks import MaskSettings
 from hiernas.problem import Found, Problem
-from hiernas.run import make_problem
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
 from hiernas.space import SearchSpace

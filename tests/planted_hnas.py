@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from hiernas.methods.hnas import HNASConfig, hnas
-from hiernas.run import make_problem
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.train.recipes import Recipe
 from planted import RIGHT, right_sites, textures, vital_chain
 from toy import RUN

@@ -14,7 +14,7 @@ AT_MOST = {  # files and lines; to be lowered, never raised. A method's: what it
     "hnas": (37, 6711), "baselines": (37, 6611), "darts": (49, 8603),  # in the end 18 and 2,500
     "hournas": (43, 7744), "hdas": (62, 9711),  # 20 and 2,700
     "hmnas": (53, 9612),  # 22 and 3,400
-    "the package": (141, 21213),  # 100 and 15,500
+    "the package": (131, 19900),  # 100 and 15,500
 }  # fmt: skip
 LARGEST = 411  # lines of a file; in the end 400
 CIRCLES = [9, 6, 2, 2, 2, 2]  # files in each circle of imports; in the end none
@@ -26,18 +26,16 @@ LAYERS = [  # each imports only from itself and from those before it
     {"cells"},
     {"supernet"},
     {"spaces"},
-    {"costs", "runfolder", "settings", "progress"},
+    {"costs"},
     {"latency"},
     {"data"},
     {"train"},
     {"search"},
     {"methods"},
     {"vital", "export", "report"},
-    {"catalogue", "compare"},
-    {"finish"},
     {"run"},
-    {"estimate", "costing", "exporting", "training", "trust", "latency.command", "vital.command", "commands", "api"},
-    {"terminal", "cli"},
+    {"commands", "api"},
+    {"cli"},
 ]
 BARE = 5  # lines of an __init__.py that nobody needs to open
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from hiernas.errors import RunError
 from hiernas.problem import Candidate
-from hiernas.run import Request, search
-from hiernas.run import resume as _resume
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import Request, search
+from hiernas.run.search import resume as _resume
 from hiernas.space import Architecture, SearchSpace
 
 

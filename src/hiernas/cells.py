@@ -270,7 +270,7 @@ class Cell(nn.Module):
         self.edges = nn.ModuleDict({f"{source}_{node}": module for (source, node), module in edges.items()})
         self.drop = DropPath()
         self.sources = tuple(tuple(s for s, n in edges if n == node) for node in range(2, 2 + nodes))
-        self.reduction = reduction
+        self.nodes, self.reduction = nodes, reduction
 
     def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
         states = [self.preprocess0(s0), self.preprocess1(s1)]

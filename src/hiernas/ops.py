@@ -7,7 +7,7 @@ such a class; nothing else needs to know it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -28,6 +28,28 @@ class Op(Protocol):
     def name(self) -> str: ...  # unique among the options of a site, such as "k3_e6"
     def describe(self) -> str: ...  # unique among all operations: it is part of a latency table's keys
     def build(self, cin: int, cout: int, stride: int) -> nn.Module: ...
+
+
+class Origin(NamedTuple):
+    """What a module of a network was made from."""
+
+    op: Op
+    cin: int
+    cout: int
+    stride: int
+
+
+def built(op: Op, cin: int, cout: int, stride: int) -> nn.Module:
+    """The module of an operation. It keeps its `origin`, for those who write a network down."""
+    module = op.build(cin, cout, stride)
+    module.__dict__["origin"] = Origin(op, cin, cout, stride)
+    return module
+
+
+def origin_of(thing: object) -> Origin | None:
+    """What a module was made from, where it is one operation's."""
+    origin = getattr(thing, "origin", None)
+    return origin if isinstance(origin, Origin) else None
 
 
 def conv_bn(cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, act: str | None = None) -> list[nn.Module]:
@@ -86,8 +108,7 @@ class MBConv:
 
     Residual where the shape is kept. The expansion is left out at ratio 1, unless `keep_1x1` (FBNet keeps it). `se`:
     squeeze-and-excite after the depthwise convolution, reduced to a quarter of the block's input channels. `groups`:
-    of both 1x1 convolutions; the channels are shuffled behind the first. Raises `SpaceError` for sizes that no
-    convolution has, and in `build` for channels that `groups` does not divide.
+    of both 1x1 convolutions; the channels are shuffled behind the first.
     """
 
     kernel: int
@@ -98,6 +119,7 @@ class MBConv:
     keep_1x1: bool = False
 
     def __post_init__(self) -> None:
+        """Raises `SpaceError` for sizes that no convolution has; `build` does for channels that `groups` does not divide."""
         if min(self.kernel, self.expand, self.groups) < 1 or self.kernel % 2 == 0:
             raise SpaceError(f"{self!r} cannot be built: the kernel is an odd number, expand and groups are at least 1")
         _check_act(str(self.act))

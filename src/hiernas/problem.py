@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -31,7 +32,12 @@ Frequency = dict[str, dict[str, float]]  # site -> option -> share
 class Journal(Protocol):
     """What a search writes down: it survives a kill, and is read again by the process that goes on."""
 
+    @property
+    def path(self) -> Path: ...  # where it is kept
+    @property
+    def checkpoint_seconds(self) -> float: ...  # at most between two checkpoints of a training
     def event(self, event: str, **fields: Any) -> None: ...
+    def tell(self, event: str, **fields: Any) -> None: ...  # what is not worth keeping, to whoever listens
     def timed(self, phase: str) -> AbstractContextManager[None]: ...  # counts the time spent inside
     def read_json(self, name: str) -> Any | None: ...  # None where it was not written yet
     def write_json(self, name: str, value: Any) -> Any: ...

@@ -14,11 +14,20 @@ import pytest
 import torch
 from torch import nn
 
-from hiernas.catalogue import make_runtime
 from hiernas.errors import LatencyError
 from hiernas.latency import runtimes as runtimes_module
 from hiernas.latency.runner import by_turns, load_onnx, load_onnxruntime
-from hiernas.latency.runtimes import RUNTIMES, CompiledTorch, Loaded, OnnxRuntime, Runtime, difference, example, to_onnx
+from hiernas.latency.runtimes import (
+    RUNTIMES,
+    CompiledTorch,
+    Loaded,
+    OnnxRuntime,
+    Runtime,
+    difference,
+    example,
+    make_runtime,
+    to_onnx,
+)
 from hiernas.latency.table import Entry
 from hiernas.ops import MBConv
 from toy import toy_space

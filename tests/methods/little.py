@@ -16,8 +16,8 @@ from hiernas.data.split import Split, Subset
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.problem import Found, Problem
-from hiernas.run import make_problem
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.recipes import Recipe

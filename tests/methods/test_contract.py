@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 import hiernas
 from hiernas import spaces
-from hiernas.catalogue import METHODS
 from hiernas.costs.count import parts_of_space
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
@@ -24,8 +23,9 @@ from hiernas.errors import SpaceError
 from hiernas.export import formats
 from hiernas.genotype import Genotype
 from hiernas.latency.table import Entry, LatencyTable
-from hiernas.run import Request, prepare, resume, search
-from hiernas.settings import keys, with_settings
+from hiernas.methods import METHODS
+from hiernas.run.search import Request, prepare, resume, search
+from hiernas.run.settings import keys, with_settings
 from hiernas.space import Architecture, SearchSpace
 
 SIZE, CLASSES = (1, 8, 8), 3

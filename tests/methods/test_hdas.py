@@ -13,17 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 import hiernas
-from hiernas.catalogue import METHODS
 from hiernas.costs.limits import parse_limits
 from hiernas.data import ImageData, load_data
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, LimitError
 from hiernas.genotype import read_genotype
+from hiernas.methods import METHODS
 from hiernas.methods.darts import DARTSConfig, darts
 from hiernas.methods.hdas import HDASConfig, hdas, hdas_distribution, hdas_stages
 from hiernas.problem import Found, Problem
-from hiernas.run import make_problem
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.search import differentiable
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings

@@ -19,24 +19,24 @@ from torch import Tensor, nn
 
 import hiernas
 from hiernas.budget import Limit
-from hiernas.catalogue import METHODS
 from hiernas.costs import limits as limits_module
 from hiernas.costs.limits import parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, LimitError
 from hiernas.export import formats
-from hiernas.finish import train_network
 from hiernas.gates import Gates
 from hiernas.latency.table import LatencyTable
+from hiernas.methods import METHODS
 from hiernas.methods.hmnas import HMNASConfig, hmnas, searched
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.methods.hmnas.kept import candidate_of, start_of, within_limits
 from hiernas.methods.hmnas.masks import MaskArchitect, MaskSettings
 from hiernas.problem import Problem
 from hiernas.randomness import seeded
-from hiernas.run import Request, make_problem, resume, search
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import train_network
+from hiernas.run.search import Request, make_problem, resume, search
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
 from hiernas.search.pressure import Pressure

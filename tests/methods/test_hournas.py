@@ -28,7 +28,7 @@ from hiernas.methods.hournas import fix_vital, minimal_space
 from hiernas.methods.hournas.proposals import aims_of, make_targets, optimise_proposals, option_mask
 from hiernas.methods.hournas.vital import vital_sites
 from hiernas.problem import Problem
-from hiernas.run import Request, make_problem, prepare
+from hiernas.run.search import Request, make_problem, prepare
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.supernet.chain import ChainSupernet

@@ -17,8 +17,8 @@ from hiernas.gates import Gates
 from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.methods.hournas.vital import vital_sites
 from hiernas.ops import MBConv, Residual
-from hiernas.run import make_problem
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.recipes import Recipe

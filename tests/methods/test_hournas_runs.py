@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from hiernas.costs.limits import parse_limits, satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
-from hiernas.finish import train_network
 from hiernas.methods import hournas as module
 from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.methods.hournas.architect import ProposalArchitect
 from hiernas.methods.hournas.proposals import make_targets, probabilities, resources
 from hiernas.problem import Found
-from hiernas.run import Request, resume, search
-from hiernas.runfolder import RunFolder
-from hiernas.settings import from_file
+from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import train_network
+from hiernas.run.search import Request, resume, search
+from hiernas.run.settings import from_file
 from hiernas.spaces import Stage, chain_space
 from hiernas.supernet.chain import ChainSupernet
 from hiernas.train.recipes import Phase

@@ -13,18 +13,18 @@ import pytest
 from little import few_of, latency_file, little
 from safetensors.torch import load_file
 
-from hiernas import architecture as architecture_module
-from hiernas import run as run_module
-from hiernas import trust
-from hiernas.catalogue import METHODS
-from hiernas.commands import trust_rows
+from hiernas import space as architecture_module
+from hiernas.commands import rank as trust
+from hiernas.commands.lists import trust_rows
 from hiernas.costs.count import cost
 from hiernas.data import ImageData
 from hiernas.export import formats
-from hiernas.finish import inherited_weights, last_supernet
-from hiernas.run import Request, search
-from hiernas.runfolder import RunFolder
-from hiernas.settings import with_settings
+from hiernas.methods import METHODS
+from hiernas.run import search as run_module
+from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import inherited_weights, last_supernet
+from hiernas.run.search import Request, search
+from hiernas.run.settings import with_settings
 from hiernas.space import Architecture
 from hiernas.train.loop import accuracy
 

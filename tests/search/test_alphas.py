@@ -22,7 +22,7 @@ from hiernas.data.split import Split, Subset
 from hiernas.errors import LimitError
 from hiernas.gates import softmax
 from hiernas.methods.hdas.depth import StageSoftmax
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Softmax, by_strength, strengths
 from hiernas.search.pressure import cost_penalty
 from hiernas.space import SearchSpace

@@ -15,20 +15,20 @@ import pytest
 import torch
 
 import hiernas
-from hiernas.catalogue import METHODS
 from hiernas.costs.limits import best_within, parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError
 from hiernas.export import formats
+from hiernas.methods import METHODS
 from hiernas.methods import darts as of_darts
 from hiernas.problem import Found, Problem
-from hiernas.run import Request, make_problem, search
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import Request, make_problem, search
+from hiernas.run.settings import for_images, keys
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.decided import Verdict, regular, separation
 from hiernas.search.differentiable import QUICK, SearchSettings, search_work
-from hiernas.settings import for_images, keys
 from hiernas.space import SearchSpace
 from methods.test_contract import CHAIN
 from planted_cells import SETTINGS, cells, images

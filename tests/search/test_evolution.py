@@ -16,8 +16,8 @@ from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError
 from hiernas.problem import Candidate, Problem
-from hiernas.run import make_problem
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.search.evolution import Effort, evolve, start
 from hiernas.search.nsga2 import ConstrainedNSGA2
 from hiernas.space import Architecture

@@ -21,6 +21,7 @@ from export.generated import computes, written
 from hiernas import spaces
 from hiernas.budget import Limit
 from hiernas.cells import operation
+from hiernas.commands.train import transfer
 from hiernas.costs.count import Cost, cost, parts_of_space
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
@@ -35,13 +36,12 @@ from hiernas.methods.hmnas.filter_masks import FilterArchitect, check_counted, f
 from hiernas.methods.hmnas.masks import MaskSettings
 from hiernas.ops import MBConv
 from hiernas.problem import Start
-from hiernas.report import masks as told
-from hiernas.run import Request, resume, search
-from hiernas.runfolder import RunFolder
-from hiernas.settings import with_settings
+from hiernas.report import words
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import Request, resume, search
+from hiernas.run.settings import with_settings
 from hiernas.space import Architecture, SearchSpace
 from hiernas.supernet.filters import masked, outputs_of, tails_of
-from hiernas.training import transfer
 from methods.test_contract import SPACES, binding_limits, latency_file, tiny_config
 from toy import budget
 
@@ -442,7 +442,7 @@ def test_a_search_with_the_third_level_even_when_stopped_within_it(
     assert {path: kept for path, (kept, of) in told_of["operations"].items() if kept < of} == {
         path: len(kept) for path, kept in architecture.filters
     }
-    said = told.words(result)
+    said = words(result)
     assert sum("output filters of" in line and "were kept" in line for line in said) == 1
     page = (run.path / "report.html").read_text()
     assert "Masks of filters" in page

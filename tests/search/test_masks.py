@@ -25,7 +25,7 @@ from hiernas.errors import ConfigError, TrainingError
 from hiernas.gates import Gates, single_path
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.methods.hmnas.masks import MaskArchitect, MaskSettings
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
 from hiernas.search.alphas import by_strength
 from hiernas.search.pressure import Pressure
 from hiernas.space import SearchSpace

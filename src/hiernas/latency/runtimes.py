@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiernas.errors import LatencyError
+from hiernas.errors import LatencyError, did_you_mean
 from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime, timed
 from hiernas.latency.table import Entry
+from hiernas.machine import usable_cores
 from hiernas.quiet import quiet
 
 if TYPE_CHECKING:
@@ -368,3 +369,17 @@ class CudaRuntime(Runtime):
 RUNTIMES: dict[str, type[Runtime]] = {
     runtime.name: runtime for runtime in (OnnxRuntime, OpenVino, LiteRt, ExecuTorch, TorchRuntime, CompiledTorch, CudaRuntime)
 }
+
+RUNTIME = "onnxruntime"  # where none is named
+
+
+def make_runtime(name: str, threads: int) -> Any:
+    """A runtime by name."""
+    if name not in RUNTIMES:
+        raise LatencyError(f"unknown runtime '{name}'; {did_you_mean(name, RUNTIMES)}")
+    if not 1 <= threads <= usable_cores():
+        raise LatencyError(
+            f"threads is {threads}, and this process may use {usable_cores()} cores: more threads than cores wait for each "
+            f"other, and such a latency says nothing; give 1 to {usable_cores()}"
+        )
+    return RUNTIMES[name](threads=threads)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from hiernas.search.decided import wilson as wilson  # of accuracies, on the page, too
@@ -88,6 +89,28 @@ def limit_text(limit: Mapping[str, Any], named: bool = True) -> str:
     if low is not None and high is not None:
         return f"{said}{asked(metric, low)} to {asked(metric, high)}"
     return f"{said}≤{SPACE}{asked(metric, high)}" if low is None else f"{said}≥{SPACE}{asked(metric, low)}"
+
+
+def compact(options: Sequence[object]) -> str:
+    """Options with repeats counted: 'k3_e3 2×skip k5_e6'."""
+    runs = [(option, len(list(same))) for option, same in groupby(map(str, options))]
+    return " ".join(f"{n}×{option}" if n > 1 else option for option, n in runs)
+
+
+def number(n: int, what: str) -> str:
+    """3, 'block' -> '3 blocks'."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def sentence(said: str) -> str:
+    """'as it is' -> 'As it is.'; nothing of nothing."""
+    return f"{said[0].upper()}{said[1:]}." if said else ""
+
+
+def evaluated(result: Mapping[str, Any]) -> str:
+    """How much of the space a search looked at."""
+    n, space = count(result.get("evaluated")), result["space"]
+    return f"The search evaluated {n} of the {size(space['size'])} architectures of the space {space['name']}."
 
 
 def latency(network: Mapping[str, Any], kind: str) -> float | None:

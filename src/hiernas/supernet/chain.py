@@ -19,7 +19,7 @@ from hiernas.cells import Sum
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
-from hiernas.ops import Op, initialise
+from hiernas.ops import Op, built, initialise
 from hiernas.space import Architecture, Choice, SearchSpace
 from hiernas.supernet.graph import has_identity
 
@@ -42,7 +42,7 @@ class Site:
         return next(op for op in self.ops if op.name == option)
 
     def build(self, option: str) -> nn.Module:
-        return self.op(option).build(self.cin, self.cout, self.stride)
+        return built(self.op(option), self.cin, self.cout, self.stride)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Part:
         return self.op.name in ("skip", "skip_connect") and self.site.stride == 1 and self.site.cin == self.site.cout
 
     def build(self) -> nn.Module:
-        return self.op.build(self.site.cin, self.site.cout, self.site.stride)
+        return built(self.op, self.site.cin, self.site.cout, self.site.stride)
 
 
 Mixed = tuple[list[Part], list[dict[str, tuple[Part, ...]]], Callable[[Part], bool]]
@@ -233,7 +233,7 @@ def _block(site: Site, choice: Choice) -> nn.Module:
 
 
 def _fixed(sites: Sequence[Site]) -> nn.Sequential:
-    return nn.Sequential(*(site.ops[0].build(site.cin, site.cout, site.stride) for site in sites))
+    return nn.Sequential(*(site.build(site.ops[0].name) for site in sites))
 
 
 class ChainSupernet(nn.Module):

@@ -163,7 +163,7 @@ def narrow(network: nn.Module, filters: Mapping[str, Sequence[int]]) -> None:
             raise SpaceError(f"filters of '{path}': the network has no operation there that has output filters{example}")
         _check(path, kept, tails[path].conv.out_channels)
     for path, kept in filters.items():
-        _leave(tails[path], list(kept))
+        leave(tails[path], kept)
 
 
 def _check(path: str, kept: Sequence[int], width: int) -> None:
@@ -175,7 +175,8 @@ def _check(path: str, kept: Sequence[int], width: int) -> None:
 
 
 @torch.no_grad()
-def _leave(tail: Tail, kept: list[int]) -> None:
+def leave(tail: Tail, kept: Sequence[int]) -> None:
+    """Leave only these output filters of an operation, in place."""
     conv, norm = tail.conv, tail.norm
     rows, there = torch.tensor(kept, device=conv.weight.device), set(kept)
     tail.layers.append(Spread("".join(str(int(i in there)) for i in range(conv.out_channels))).to(rows.device))

@@ -22,9 +22,8 @@ from hiernas.data.batches import Augment, at_once, augment, epoch_order, in_orde
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError
 from hiernas.gates import Gates
-from hiernas.problem import Architect, DrawGates, Validate
+from hiernas.problem import Architect, DrawGates, Journal, Validate
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
-from hiernas.runfolder import RunFolder
 from hiernas.train.average import Average
 from hiernas.train.recipes import Phase, Recipe
 
@@ -68,7 +67,7 @@ def fit(
     recipe: Recipe,
     *,
     seed: int,
-    run: RunFolder,
+    run: Journal,
     draw_gates: DrawGates | None = None,
     architect: Architect | None = None,
     validate: Validate | None = None,
@@ -284,7 +283,7 @@ def _optimizer(model: nn.Module, phase: Phase, recipe: Recipe) -> torch.optim.SG
 
 
 def _save(
-    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, position: Position,
+    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: Journal, position: Position,
     architect: Architect | None, average: Average | None,
 ) -> None:  # fmt: skip
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -301,7 +300,7 @@ def _save(
 
 
 def _restore(
-    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, architect: Architect | None,
+    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: Journal, architect: Architect | None,
     average: Average | None,
 ) -> Position:  # fmt: skip
     saved = run.load_tensors(phase.name)

@@ -9,7 +9,7 @@ from torch import nn
 
 from hiernas.data.split import ImageData, Split
 from hiernas.gates import Gates
-from hiernas.runfolder import RunFolder
+from hiernas.problem import Journal
 from hiernas.train.evaluate import Evaluator, batch_for
 from hiernas.train.loop import accuracy, fit, make_fabric
 from hiernas.train.recipes import Phase, Recipe
@@ -20,7 +20,7 @@ class RunTrainer:
     """Trains on the data of a run, and saves to its folder."""
 
     data: ImageData
-    run: RunFolder
+    run: Journal
     seed: int
 
     def fit(self, model: nn.Module, images: Split, phase: Phase, recipe: Recipe, **how: Any) -> None:

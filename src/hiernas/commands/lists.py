@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 
 import hiernas.spaces
-from hiernas.catalogue import METHODS
+from hiernas.cli.progress import number, quantity
+from hiernas.commands.rank import OWN, Order, Trust
 from hiernas.costs.count import cost as count_cost
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, did_you_mean
 from hiernas.latency.runtimes import RUNTIMES
+from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
-from hiernas.progress import number, quantity
-from hiernas.report import cells, hournas, masks
-from hiernas.report.graphs import is_cells
-from hiernas.settings import keys
+from hiernas.report import words
+from hiernas.run.settings import keys
 from hiernas.spaces import known
 from hiernas.train.recipes import RECIPES, SCALES
-from hiernas.trust import OWN, Order, Trust
 
 
 def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -45,15 +44,7 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         )
     elif result["device"] and latency["measured"] is None:
         lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
-    if result["method"] == "hmnas":
-        lines += masks.words(result)
-        found = cells.found_words(result, []) if is_cells(result) else ["chosen: " + " ".join(chosen["options"])]
-        return [*lines, *found], rows
-    if result["method"] == "hournas":
-        lines += hournas.words(result)
-    elif not is_cells(result) or len(result["front"]) > 1:
-        lines.append(f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations")
-    return [*lines, *(cells.words(result) if is_cells(result) else ["chosen: " + " ".join(chosen["options"])])], rows
+    return [*lines, *words(result)], rows
 
 
 def trust_rows(found: Trust) -> dict[str, str]:

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.catalogue import METHODS
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
@@ -28,8 +27,9 @@ from hiernas.data.split import Subset
 from hiernas.gates import Gates, single_path, softmax
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runtimes import RUNTIMES
+from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
-from hiernas.run import Prepared
+from hiernas.run.search import Prepared
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Recipe

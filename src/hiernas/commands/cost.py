@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiernas.catalogue import RUNTIME, make_runtime
+from hiernas.cli.progress import quantity
 from hiernas.combinatorics import Decision
 from hiernas.costs.count import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.phone import load_table
-from hiernas.progress import quantity
-from hiernas.runfolder import Listener, RunFolder
+from hiernas.latency.runtimes import RUNTIME, make_runtime
+from hiernas.run.folder import Listener, RunFolder
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import KNOWN, Known, known
 from hiernas.subsets import subsets

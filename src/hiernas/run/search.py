@@ -12,22 +12,24 @@ import numpy as np
 
 import hiernas.spaces
 from hiernas.budget import Limit
-from hiernas.catalogue import METHODS, RUNTIME, make_runtime, make_space, space_function
 from hiernas.costs.budget import TableBudget
 from hiernas.costs.limits import check_reachable, median_limit, parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
-from hiernas.finish import complete, train_only
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.phone import load_table
+from hiernas.latency.runtimes import RUNTIME, make_runtime
+from hiernas.methods import METHODS
 from hiernas.problem import Problem
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.report.doubts import of_limits
-from hiernas.runfolder import Listener, RunFolder, next_free, refuse_existing
-from hiernas.settings import differences, for_images, from_file, names_of, to_dict, with_settings
+from hiernas.run.folder import Listener, RunFolder, next_free, refuse_existing
+from hiernas.run.outcome import complete, train_only
+from hiernas.run.settings import differences, for_images, from_file, names_of, to_dict, with_settings
 from hiernas.space import SearchSpace
+from hiernas.spaces.named import make_space, space_function
 from hiernas.train.loop import make_fabric
 from hiernas.train.trainer import RunTrainer
 from hiernas.version import VERSION

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hiernas.catalogue import METHODS
-from hiernas.costing import Source, architecture_file
+from hiernas.commands.cost import Source, architecture_file
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, SpaceError, did_you_mean
-from hiernas.finish import inherited_weights, train_only
+from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
-from hiernas.run import reload_data
-from hiernas.runfolder import Listener, RunFolder, next_free
-from hiernas.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
+from hiernas.run.folder import Listener, RunFolder, next_free
+from hiernas.run.outcome import inherited_weights, train_only
+from hiernas.run.search import reload_data
+from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
 from hiernas.space import Architecture, known_space
 from hiernas.spaces import KNOWN, known
 from hiernas.train.recipes import Recipe, retraining

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiernas.catalogue import RUNTIME, make_runtime, space_function
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
 from hiernas.latency.measure import Progress, cached_table_path, doubts, measure_table, plan_of, title
 from hiernas.latency.pack import import_measurement, write_pack
-from hiernas.latency.runtimes import RUNTIMES
+from hiernas.latency.runtimes import RUNTIME, RUNTIMES, make_runtime
 from hiernas.latency.table import LatencyTable, merge
 from hiernas.randomness import numpy_generator
 from hiernas.report.units import milliseconds
-from hiernas.runfolder import Listener
+from hiernas.run.folder import Listener
 from hiernas.space import SearchSpace
+from hiernas.spaces.named import space_function
 
 SHOWN = 5  # doubts that are shown
 BUSY = 0.75  # load per core from which a measurement is warned of
@@ -212,7 +212,7 @@ def scatter(found: Calibration, where: str) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from hiernas.report.svg import BLUE, INK, MUTED, ORANGE, STYLE
+    from hiernas.report.kit import BLUE, INK, MUTED, ORANGE, STYLE
 
     style: Any = {**STYLE, "svg.hashsalt": "calibration"}
     measured, c = found.measured_ms, found.correction

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from hiernas.problem import Found, Problem, Rival
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase
 

@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiernas.catalogue import METHODS, make_runtime
-from hiernas.compare import compare
 from hiernas.data import ImageData
 from hiernas.data.batches import at_once, normalise
 from hiernas.data.split import Split
 from hiernas.errors import LatencyError, RunError
 from hiernas.export import export
+from hiernas.latency.runtimes import make_runtime
+from hiernas.methods import METHODS
 from hiernas.problem import Candidate, Found, Problem
 from hiernas.randomness import seeded, torch_generator
 from hiernas.report import write_report
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
-from hiernas.runfolder import RunFolder
-from hiernas.settings import from_dict
+from hiernas.run.compare import compare
+from hiernas.run.folder import RunFolder
+from hiernas.run.settings import from_dict
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.calibrate import calibrate
 from hiernas.train.evaluate import batch_for, calibration_indices
@@ -81,7 +82,7 @@ def complete(
     outputs = write_network(network, architecture, data, run)
     measured = measure_front(data, run, latency, found)
     chosen = _member(found.chosen, measured)
-    of_search = [*of_ranking(found.chosen.val_accuracy, data.val.labels.numpy()), *found.doubts]
+    of_search = found.doubts or of_ranking(found.chosen.val_accuracy, data.val.labels.numpy())
     compared = compare(problem, run, config, found, test_accuracy, measured, train_network)
     result = {
         **_header(run),

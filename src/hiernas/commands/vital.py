@@ -12,20 +12,20 @@ import torch
 from torch import nn
 
 import hiernas.spaces
-from hiernas.catalogue import space_function
-from hiernas.costing import Source, architecture_file
+from hiernas.commands.cost import Source, architecture_file
+from hiernas.commands.export import load_network
 from hiernas.costs.count import Count
 from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
-from hiernas.exporting import load_network
 from hiernas.quiet import quiet
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
 from hiernas.report.hournas import reset_picture
-from hiernas.run import reload_data
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import reload_data
 from hiernas.space import Architecture
 from hiernas.spaces import KNOWN
+from hiernas.spaces.named import space_function
 from hiernas.supernet.chain import Chain
 from hiernas.supernet.graph import graph_of_program
 from hiernas.train.loop import accuracy

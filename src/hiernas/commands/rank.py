@@ -19,10 +19,10 @@ import numpy as np
 from hiernas.costs.limits import sample_feasible
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LimitError, RunError
-from hiernas.finish import last_supernet, train_network
 from hiernas.randomness import numpy_generator
-from hiernas.run import Prepared, reload_prepared
-from hiernas.runfolder import Listener, RunFolder
+from hiernas.run.folder import Listener, RunFolder
+from hiernas.run.outcome import last_supernet, train_network
+from hiernas.run.search import Prepared, reload_prepared
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hiernas.costing import architecture_file
+from hiernas.commands.cost import architecture_file
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, ExportError, RunError, did_you_mean
 from hiernas.export import FORMATS, SUFFIXES, export, timm_network
 from hiernas.randomness import torch_generator
-from hiernas.run import reload_data
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import reload_data
 from hiernas.space import Architecture
 
 

@@ -13,14 +13,14 @@ from rich.table import Table
 from hiernas.errors import RunError
 
 if TYPE_CHECKING:
-    from hiernas.run import Prepared
+    from hiernas.run.search import Prepared
 
 out = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def display() -> Any:
     """A listener that shows a run's progress."""
-    from hiernas.progress import Display
+    from hiernas.cli.progress import Display
 
     return Display(out)
 
@@ -60,7 +60,7 @@ def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
 
 def print_estimate(prepared: Prepared, e: Any) -> None:
     """What `hiernas check` found."""
-    from hiernas.progress import duration, number, quantity
+    from hiernas.cli.progress import duration, number, quantity
 
     rows = {"space": f"{prepared.space.name}, {number(e.space_size)} architectures"}
     for metric, (smallest, typical, largest) in e.costs.items():
@@ -87,8 +87,8 @@ def print_estimate(prepared: Prepared, e: Any) -> None:
 
 def print_summary(run: Path) -> None:
     """The result of a finished run; raises `RunError` for others."""
-    from hiernas.commands import summary
-    from hiernas.runfolder import RunFolder
+    from hiernas.commands.lists import summary
+    from hiernas.run.folder import RunFolder
 
     result = RunFolder.open(run).read_json("result.json")
     if result is None:

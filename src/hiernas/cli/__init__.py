@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from hiernas.cli.terminal import display, interruptible, out, print_estimate, print_pairs, print_summary, print_table
 from hiernas.errors import ConfigError, HiernasError
-from hiernas.terminal import display, interruptible, out, print_estimate, print_pairs, print_summary, print_table
 from hiernas.version import VERSION
 
 if TYPE_CHECKING:
-    from hiernas.run import Request
+    from hiernas.run.search import Request
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -105,14 +105,14 @@ def search(
 ) -> None:
     """Search, train, measure and export a network; with no arguments, for the digits data set on this CPU."""
     if out_folder is not None:
-        from hiernas.runfolder import refuse_existing
+        from hiernas.run.folder import refuse_existing
 
         refuse_existing(out_folder)
     request = _request(
         method, space, data, limit, latency_table, preset, cells, settings, seed, image_size, val_per_class, skip_bad_images,
         runtime, threads,
     )  # fmt: skip
-    from hiernas.run import search as run_search
+    from hiernas.run.search import search as run_search
 
     with display() as listener:
         run = interruptible(lambda: run_search(request, out_folder, listener), listener)
@@ -141,8 +141,8 @@ def check(
         method, space, data, limit, latency_table, preset, cells, settings, seed, image_size, val_per_class, skip_bad_images,
         runtime, threads,
     )  # fmt: skip
-    from hiernas.estimate import estimate
-    from hiernas.run import prepare
+    from hiernas.commands.check import estimate
+    from hiernas.run.search import prepare
 
     with display() as listener:
         prepared = prepare(request, listener)
@@ -154,12 +154,12 @@ def _request(
     cells: str | None, settings: list[str] | None, seed: int, image_size: int | None, val_per_class: int | None,
     skip_bad_images: bool, runtime: str | None, threads: int | None,
 ) -> Request:  # fmt: skip
-    from hiernas.run import Request
+    from hiernas.run.search import Request
 
     texts = settings or []
     arguments = _space_arguments(texts)
     if cells is not None:
-        from hiernas.costing import cells_named
+        from hiernas.commands.cost import cells_named
 
         arguments["cell"] = cells_named(cells)
     request = Request(
@@ -192,7 +192,7 @@ def _value(text: str) -> Any:
 @app.command()
 def resume(run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")]) -> None:
     """Go on with an interrupted run; it ends as if it had never been interrupted."""
-    from hiernas.run import resume as run_resume
+    from hiernas.run.search import resume as run_resume
 
     with display() as listener:
         interruptible(lambda: run_resume(run, listener), listener)
@@ -218,8 +218,8 @@ def measure(
     store_correction: Annotated[bool, typer.Option("--store-correction", help="the table then predicts corrected")] = False,
 ) -> None:
     """Measure the latency table of a space on this device; what was measured before is kept."""
-    from hiernas.latency.command import Asked
-    from hiernas.latency.command import measure as run_measure
+    from hiernas.commands.measure import Asked
+    from hiernas.commands.measure import measure as run_measure
 
     for text in settings or []:
         if not text.strip().startswith("space."):
@@ -261,7 +261,7 @@ def cost(
     settings: Settings = None,
 ) -> None:
     """Parameters, MACs and latency of a network: counted, published, predicted from the table and measured here."""
-    from hiernas.costing import Source, cost_of
+    from hiernas.commands.cost import Source, cost_of
 
     for text in settings or []:
         if not text.strip().startswith("space."):
@@ -285,7 +285,7 @@ def vital(
     settings: Settings = None,
 ) -> None:
     """Blocks that every path through a network takes (HourNAS), what they cost, and what they are worth."""
-    from hiernas.vital.command import Subject, reset_of, reset_table
+    from hiernas.commands.vital import Subject, reset_of, reset_table
 
     for text in settings or []:
         if not text.strip().startswith("space."):
@@ -325,7 +325,7 @@ def train(
     skip_bad_images: SkipBad = False,
 ) -> None:
     """Train the stand-alone network of a run or an architecture file, from scratch or with inherited weights."""
-    from hiernas.training import start_training
+    from hiernas.commands.train import start_training
 
     with display() as listener:
         started = start_training(
@@ -347,7 +347,7 @@ def export_command(
     weights: Annotated[Path | None, typer.Option(help="safetensors file; default: the one beside the source")] = None,
 ) -> None:
     """Write the trained network for use without HierNAS, after a check that it computes the same."""
-    from hiernas.exporting import export_network
+    from hiernas.commands.export import export_network
 
     report = export_network(source, to, out_file, weights)
     print_pairs("Exported", report)
@@ -363,8 +363,8 @@ def rank(
     epochs: Annotated[int | None, typer.Option(help="of each training; default: the run's final_epochs", min=1)] = None,
 ) -> None:
     """Say how far a search can be trusted: its network against random ones that are trained alike."""
-    from hiernas.commands import trust_rows
-    from hiernas.trust import rank as run_rank
+    from hiernas.commands.lists import trust_rows
+    from hiernas.commands.rank import rank as run_rank
 
     if against != "random":
         raise ConfigError(f"--against {against}: there is 'random' only")
@@ -386,7 +386,7 @@ def list_command(
     kind: Annotated[str, typer.Argument(help="methods, spaces, networks, recipes, data, runtimes or presets")],
 ) -> None:
     """Show what there is."""
-    from hiernas.commands import listing
+    from hiernas.commands.lists import listing
 
     print_table(*listing(kind))
 

@@ -1,4 +1,4 @@
-"""Spaces and runtimes by name."""
+"""Spaces by name, made for the data at hand."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import hiernas.spaces
-from hiernas.data import ImageData
-from hiernas.errors import LatencyError, SpaceError, did_you_mean
-from hiernas.latency.runtimes import RUNTIMES
-from hiernas.machine import usable_cores
-from hiernas.methods import METHODS as METHODS
+from hiernas import spaces
+from hiernas.data.split import ImageData
+from hiernas.errors import SpaceError, did_you_mean
 from hiernas.space import SearchSpace
 
 
 def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., SearchSpace]:
-    if name not in hiernas.spaces.NAMES:
-        raise SpaceError(f"unknown space '{name}'; {did_you_mean(name, hiernas.spaces.NAMES)}")
-    function: Callable[..., SearchSpace] = getattr(hiernas.spaces, name)
+    if name not in spaces.NAMES:
+        raise SpaceError(f"unknown space '{name}'; {did_you_mean(name, spaces.NAMES)}")
+    function: Callable[..., SearchSpace] = getattr(spaces, name)
     known = [p for p in inspect.signature(function).parameters if p not in ("input_size", "num_classes")]
     for key in arguments:
         if key not in known:
@@ -40,18 +37,3 @@ def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapp
             f"num_classes={data.num_classes}"
         )
     return space
-
-
-RUNTIME = "onnxruntime"  # where none is named
-
-
-def make_runtime(name: str, threads: int) -> Any:
-    """A runtime by name."""
-    if name not in RUNTIMES:
-        raise LatencyError(f"unknown runtime '{name}'; {did_you_mean(name, RUNTIMES)}")
-    if not 1 <= threads <= usable_cores():
-        raise LatencyError(
-            f"threads is {threads}, and this process may use {usable_cores()} cores: more threads than cores wait for each "
-            f"other, and such a latency says nothing; give 1 to {usable_cores()}"
-        )
-    return RUNTIMES[name](threads=threads)
