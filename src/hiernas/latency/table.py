@@ -154,6 +154,17 @@ def predict_ms(table: AnyTable, architecture: Architecture) -> float:
     return total
 
 
+def check_asked(path: str | Path, table: object, asked: Mapping[str, Any]) -> None:
+    """Refuse a table that was measured with another device, runtime, ... than what is asked for, by its field names."""
+    for name, value in asked.items():
+        found = getattr(table, name)
+        if found != value:
+            raise LatencyError(
+                f"the latency table {path} was measured with {name} '{found}', but '{value}' is asked for; name another "
+                "table, or ask for what this one was measured with"
+            )
+
+
 def read_text(path: str | Path) -> str:
     """The text of a table's file; raises `LatencyError`."""
     try:
