@@ -42,9 +42,9 @@ def _in_timm(architecture: Architecture) -> str:
         found = timm_network(architecture)
     except ExportError as error:
         return f"timm cannot build this network: {error}"
-    stages = [list(stage) for stage in found.arch_def]
     return (
-        f"arch_def={stages}, stem_size={found.stem_size}, num_features={found.num_features}, activation {found.act}, "
+        f"arch_def={found.arch_def}, stem_size={found.arguments['stem_size']}, "
+        f"num_features={found.arguments['num_features']}, activation {found.act}, "
         f"batch-norm eps {found.bn_eps:g}" + ", then conv_stem.stride = (1, 1)" * (found.stem_stride == 1)
     )
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from hiernas.architecture import Architecture
 from hiernas.errors import ExportError
-from hiernas.export.source import layers_of, literal
+from hiernas.export.source import layers_of
 from hiernas.ops import ACTIVATIONS, Classifier, Conv, MBConv, Origin, Skip
 
 ACT_SUFFIX = {"relu": "re", "relu6": "r6", "silu": "sw", "hswish": "hs"}
@@ -30,13 +30,16 @@ SE_RATIO = 0.25
 class TimmNetwork:
     """What timm's EfficientNet needs to build a network."""
 
-    arch_def: tuple[tuple[str, ...], ...]  # per stage its blocks
-    stem_size: int
+    arch_def: list[list[str]]  # per stage its blocks
+    arguments: dict[str, float]  # those that are numbers
     stem_stride: int  # no argument of timm's, which takes 2
-    num_features: int  # channels of the head
     act: str
     bn_eps: float
-    drop_rate: float
+
+    @property
+    def layer(self) -> str:
+        """The class of the activation, in torch.nn."""
+        return ACTIVATIONS[self.act].__name__
 
 
 def timm_network(architecture: Architecture) -> TimmNetwork:
@@ -66,11 +69,15 @@ def timm_network(architecture: Architecture) -> TimmNetwork:
     stages = []
     for _, stage in groupby(blocks, key=lambda block: block[0].rpartition("_")[0]):
         strings = [string for name, origin in stage if (string := _block(name, origin, act))]
-        stages += [tuple(_merged(strings))] if strings else []
+        stages += [list(_merged(strings))] if strings else []
     if not stages:
         raise ExportError("no block is left between its stem and its head")
+    arguments = {
+        "num_classes": architecture.skeleton.num_classes, "in_chans": architecture.skeleton.input_size[0],
+        "stem_size": stem_size, "num_features": features, "drop_rate": dropout,
+    }  # fmt: skip
     eps = next(m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    return TimmNetwork(tuple(stages), stem_size, stem_stride, features, act, eps, dropout)
+    return TimmNetwork(stages, arguments, stem_stride, act, eps)
 
 
 def _check_channels(name: str, channels: int) -> None:
@@ -109,43 +116,3 @@ def _merged(blocks: list[str]) -> Iterator[str]:
     for _, same in groupby(blocks, key=lambda block: re.sub(r"_s\d_", "_", block)):
         equal = list(same)
         yield equal[0].replace("_r1_", f"_r{len(equal)}_", 1)
-
-
-# -- as source ---------------------------------------------------------------------------------------------------
-
-
-def timm_source(architecture: Architecture) -> str:
-    """The constant ARCH_DEF and, where timm can build the network, a function that makes it do so."""
-    try:
-        found = timm_network(architecture)
-    except ExportError as error:
-        return f"# timm cannot build this network: {error}.\nARCH_DEF = None"
-    arguments = {
-        "num_classes": architecture.skeleton.num_classes, "in_chans": architecture.skeleton.input_size[0],
-        "stem_size": found.stem_size, "num_features": found.num_features, "drop_rate": found.drop_rate,
-    }  # fmt: skip
-    stride = "" if found.stem_stride == 2 else STEM_STRIDE.format(found.stem_stride)
-    stages = [list(stage) for stage in found.arch_def]
-    act = ACTIVATIONS[found.act].__name__
-    return TIMM.format(literal(stages), literal(arguments), act=act, eps=found.bn_eps, stem_stride=stride)
-
-
-TIMM = '''\
-# The network in timm's block strings, per stage, with the arguments of its EfficientNet.
-ARCH_DEF = {}
-TIMM = {}
-
-
-def to_timm(network: nn.Module) -> nn.Module:
-    """timm's module (1.0.31) with the weights of `network`, whose layers stand in the same order."""
-    from functools import partial
-
-    from timm.models._efficientnet_builder import decode_arch_def
-    from timm.models.efficientnet import EfficientNet
-
-    norm = partial(nn.BatchNorm2d, eps={eps})
-    made = EfficientNet(decode_arch_def(ARCH_DEF), act_layer=nn.{act}, norm_layer=norm, fix_stem=True, **TIMM)
-{stem_stride}    made.load_state_dict(dict(zip(made.state_dict(), network.state_dict().values(), strict=True)))
-    return made.train(network.training)'''
-
-STEM_STRIDE = "    made.conv_stem.stride = ({0}, {0})  # timm's stem has 2\n"

@@ -18,7 +18,7 @@ import pprint
 import sys
 import textwrap
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -30,8 +30,13 @@ from hiernas.errors import ExportError
 from hiernas.ops import Origin, origin_of
 
 ALLOWED = frozenset(sys.stdlib_module_names) | {"torch"}  # what a generated file may import
+RESERVED = ("ARCH_DEF", "FILTERS", "LAYERS", "METADATA", "TIMM", "WEIGHTS", "build", "load", "to_timm")  # names of the frame
 WIDTH = 120  # characters of a line of plain data
 ROOM = 100  # characters of a call that stays on one line
+
+
+def is_allowed(module: str) -> bool:
+    return module.split(".")[0] in ALLOWED
 
 
 def layers_of(module: nn.Module, name: str = "") -> Iterator[tuple[str, Origin | None]]:
@@ -73,7 +78,7 @@ class Writer:
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
-        self._edges: dict[str, str] = {}  # functions by their bodies
+        self.functions: dict[str, str] = {}  # what the functions for edges return, by name
         self._channels = 0  # the number that is called `c` in the body that is being written
 
     def value(self, value: Any) -> str:
@@ -90,7 +95,7 @@ class Writer:
             return self.sources.refer(value)
         if isinstance(value, tuple) and not all(isinstance(v, int | float | str) for v in value):
             return bracketed("(", [self.value(v) for v in value], ",)" if len(value) == 1 else ")")
-        if isinstance(value, nn.Module) or type(value).__module__.split(".")[0] not in ALLOWED:
+        if isinstance(value, nn.Module) or not is_allowed(type(value).__module__):
             return self._call(value)
         return literal(value)
 
@@ -140,32 +145,23 @@ class Writer:
         if name != "edges":
             return text
         self._channels = 0
-        return f"{self._edges.setdefault(text, f'edges{len(self._edges) + 1}')}({channels})"
+        function = next((f for f, same in self.functions.items() if same == text), f"edges{len(self.functions) + 1}")
+        self.functions[function] = text
+        return f"{function}({channels})"
 
-    def functions(self) -> list[str]:
-        """The functions of the number of channels that the expressions call."""
-        return [EDGES.format(name, textwrap.indent(body, "    ").lstrip()) for body, name in self._edges.items()]
-
-    def table(self, layers: Mapping[str, Origin], input_size: tuple[int, ...]) -> str:
+    def table(self, layers: Mapping[str, Origin | None], input_size: tuple[int, ...]) -> list[str]:
         """A row per layer of a chain: its name, its operation, channels in and out, stride, and the size of its output."""
-        rows, sizes, pixels = [["# name", "operation", "in", "out", "stride"]], [""], input_size[1:]
-        for name, (_, cin, cout, stride) in layers.items():
-            rows.append([f'("{name}",', f"{self._operation(layers[name])},", f"{cin},", f"{cout},", f"{stride}),"])
-            pixels = tuple(-(-n // stride) for n in pixels)
-            sizes.append(f"  # {cout} x {pixels[0]} x {pixels[1]}")
+        rows, sizes, (height, width) = [["# name", "operation", "in", "out", "stride"]], [""], input_size[1:]
+        for name, origin in layers.items():
+            assert origin is not None
+            _, cin, cout, stride = origin
+            rows.append([f'("{name}",', f"{self._operation(origin)},", f"{cin},", f"{cout},", f"{stride}),"])
+            height, width = -(-height // stride), -(-width // stride)
+            sizes.append(f"  # {cout} x {height} x {width}")
         sizes[-1] = "  # classes"
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["LAYERS = ("]
-        for row, size in zip(rows, sizes, strict=True):
-            texts = [*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])]
-            lines.append(f"    {' '.join(texts)}{size}")
-        return "\n".join([*lines, ")  # fmt: skip"])
-
-
-EDGES = '''\
-def {0}(c: int) -> dict[tuple[int, int], nn.Module]:
-    """By (source, node), for `c` channels."""
-    return {1}'''
+        padded = [[*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])] for row in rows]
+        return [" ".join(row) + size for row, size in zip(padded, sizes, strict=True)]
 
 
 # -- definitions -------------------------------------------------------------------------------------------------
@@ -178,18 +174,16 @@ class Import(NamedTuple):
     name: str = ""
     alias: str = ""
 
-    @property
-    def is_allowed(self) -> bool:
-        return self.module.split(".")[0] in ALLOWED
-
 
 class Sources:
     """The imports and definitions of one generated file, collected by name, each behind those it uses."""
 
-    def __init__(self, reserved: Iterable[str], imports: Iterable[Import] = ()) -> None:
+    def __init__(self) -> None:
         self.definitions: dict[str, str] = {}
-        self._imports = set(imports)
-        self._homes = dict.fromkeys(reserved, "the file itself")  # the module that each name comes from
+        self._imports: dict[str, set[str]] = {}  # what is imported, by the line's head
+        self._homes = dict.fromkeys(RESERVED, "the file itself")  # the module that each name comes from
+        for needed in (Import("pathlib", "Path"), Import("torch"), Import("torch", "nn")):
+            self._add(needed)
 
     def refer(self, thing: Any) -> str:
         """The expression that names a class or function in the file, which then defines or imports it.
@@ -202,14 +196,16 @@ class Sources:
         if not name.isidentifier():
             raise ExportError(f"'{name}' cannot be written into a file: it is not defined at the top of a module")
         if getattr(builtins, name, None) is not thing:
-            self._add(Import(thing.__module__, name), name)
-        return name
+            self._add(Import(thing.__module__, name))
+        return str(name)
 
-    def _add(self, wanted: Import, user: str) -> None:
+    def _add(self, wanted: Import, user: str = "") -> None:
         """Import a name where the file may, else define it and all that it uses."""
         module, name, alias = wanted
-        if wanted.is_allowed:
-            self._imports.add(wanted)
+        renamed = f" as {alias}" if alias else ""
+        if is_allowed(module):
+            head = f"from {module} import" if name else f"import {module}{renamed}"
+            self._imports.setdefault(head, set()).update([name + renamed] if name else [])
         elif alias or not name:
             raise ExportError(f"'{user}' imports '{module}', which a file that needs PyTorch only cannot do")
         elif (home := self._homes.setdefault(name, module)) != module:
@@ -231,8 +227,8 @@ class Sources:
         for node in ast.walk(statement):
             if isinstance(node, ast.Import | ast.ImportFrom):  # within a function, where it stays
                 for found in _imported(module, node).values():
-                    if not found.is_allowed:
-                        raise ExportError(f"'{name}' imports '{found.module}', which a file that needs PyTorch only cannot do")
+                    if not is_allowed(found.module):
+                        self._add(Import(found.module), name)  # refuses
             elif isinstance(node, ast.Name) and node.id in names and node.id != name:
                 used = names[node.id]
                 self._add(used if isinstance(used, Import) else Import(module, node.id), name)
@@ -241,19 +237,11 @@ class Sources:
 
     def imports(self) -> str:
         """The lines that import, as isort orders them: the standard library, then torch."""
-        sections = []
-        for third in (False, True):
-            section = sorted(i for i in self._imports if (i.module.split(".")[0] == "torch") is third)
-            lines = ["import " + _renamed(i.module, i.alias) for i in section if not i.name]
-            for module in dict.fromkeys(i.module for i in section if i.name):
-                members = ", ".join(_renamed(i.name, i.alias) for i in section if i.module == module and i.name)
-                lines.append(f"from {module} import {members}")
-            sections += ["\n".join(lines)] if lines else []
-        return "\n\n".join(sections)
-
-
-def _renamed(name: str, alias: str) -> str:
-    return f"{name} as {alias}" if alias else name
+        sections: dict[bool, list[str]] = {False: [], True: []}
+        for head in sorted(self._imports, key=lambda head: (head.startswith("from"), head)):
+            line = f"{head} {', '.join(sorted(self._imports[head]))}".rstrip()
+            sections[head.split()[1].split(".")[0] == "torch"].append(line)
+        return "\n\n".join("\n".join(lines) for lines in sections.values())
 
 
 @cache
