@@ -44,18 +44,8 @@ class TimmNetwork:
 
 def timm_network(architecture: Architecture) -> TimmNetwork:
     """The timm description of an architecture; raises `ExportError` with the reason where timm cannot build it."""
-    with torch.device("meta"):
-        network = architecture.build()
-    if not isinstance(network, nn.Sequential):
-        raise ExportError(f"'{architecture.skeleton.name}' is no chain of blocks")
-    if architecture.filters:
-        raise ExportError("some of its operations keep only a part of their output filters")
-    layers = {}
-    for name, origin in layers_of(network):
-        if origin is None:
-            raise ExportError(f"'{name}' is a weighted sum of operations")
-        layers[name] = origin
-    match list(layers.items()):
+    network, layers = _chain(architecture)
+    match layers:
         case [
             ("stem.0", Origin(Conv(3, str(act)), _, stem_size, stem_stride)), *blocks,
             ("head.0", Origin(Conv(1, head_act), _, features, 1)), ("head.1", Origin(Classifier(dropout)))
@@ -78,6 +68,21 @@ def timm_network(architecture: Architecture) -> TimmNetwork:
     }  # fmt: skip
     eps = next(m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d))
     return TimmNetwork(stages, arguments, stem_stride, act, eps)
+
+
+def _chain(architecture: Architecture) -> tuple[nn.Module, list[tuple[str, Origin]]]:
+    """The network and its layers by name; refuses one whose layers are not single, whole operations."""
+    with torch.device("meta"):
+        network = architecture.build()
+    if not isinstance(network, nn.Sequential):
+        raise ExportError(f"'{architecture.skeleton.name}' is no chain of blocks")
+    if architecture.filters:
+        raise ExportError("some of its operations keep only a part of their output filters")
+    layers = [(name, origin) for name, origin in layers_of(network) if origin]
+    mixed = {name for name, _ in layers_of(network)}.difference(name for name, _ in layers)
+    if mixed:
+        raise ExportError(f"'{min(mixed)}' is a weighted sum of operations")
+    return network, layers
 
 
 def _check_channels(name: str, channels: int) -> None:
