@@ -29,14 +29,14 @@ from hiernas.cells import Cell, StageGraph
 from hiernas.errors import ExportError
 from hiernas.ops import Origin, origin_of
 
-ALLOWED = frozenset(sys.stdlib_module_names) | {"torch"}  # what a generated file may import
 RESERVED = ("ARCH_DEF", "FILTERS", "LAYERS", "METADATA", "TIMM", "WEIGHTS", "build", "load", "to_timm")  # names of the frame
 WIDTH = 120  # characters of a line of plain data
 ROOM = 100  # characters of a call that stays on one line
 
 
 def is_allowed(module: str) -> bool:
-    return module.split(".")[0] in ALLOWED
+    """Whether a generated file may import a module."""
+    return module.split(".")[0] in sys.stdlib_module_names | {"torch"}
 
 
 def layers_of(module: nn.Module, name: str = "") -> Iterator[tuple[str, Origin | None]]:
@@ -129,24 +129,26 @@ class Writer:
             if name == "bias" and isinstance(argument, Tensor | None):
                 argument = argument is not None
             if isinstance(argument, nn.Module | Tensor) or argument not in (default, (default, default)):
-                text = self._edges_or_cells(name, argument) if isinstance(value, Cell | StageGraph) else self.value(argument)
                 is_named = default is not parameter.empty or parameter.kind is parameter.KEYWORD_ONLY
-                items.append(f"{name}={text}" if is_named else text)
+                items.append(f"{name}=" * is_named + self._argument(value, name, argument))
         return bracketed(f"{self.sources.refer(kind)}(", items, ")")
 
-    def _edges_or_cells(self, name: str, value: object) -> str:
-        """An argument of `Cell` or `StageGraph`: edges by (source, node), cells by node, or another."""
-        if not isinstance(value, nn.ModuleDict):
+    def _argument(self, owner: object, name: str, value: object) -> str:
+        """An argument of a constructor. `Cell` and `StageGraph` take edges by (source, node), and cells by node.
+
+        Edges become a call of a function of their number of channels: cells of one kind share it.
+        """
+        if not isinstance(owner, Cell | StageGraph) or not isinstance(value, nn.ModuleDict):
             return self.value(value)
-        if name == "edges":
-            self._channels = next(origin.cin for m in value.modules() if (origin := origin_of(m)))
-        by_node = [f"{ast.literal_eval(key.replace('_', ','))}: {self.value(m)}" for key, m in value.items()]
-        text, channels = bracketed("{", by_node, "}"), self._channels
-        if name != "edges":
-            return text
+        channels = next((origin.cin for m in value.modules() if (origin := origin_of(m))), 0) if name == "edges" else 0
+        self._channels = channels
+        items = [f"{ast.literal_eval(key.replace('_', ','))}: {self.value(m)}" for key, m in value.items()]
+        body = bracketed("{", items, "}")
         self._channels = 0
-        function = next((f for f, same in self.functions.items() if same == text), f"edges{len(self.functions) + 1}")
-        self.functions[function] = text
+        if not channels:
+            return body
+        function = next((f for f, same in self.functions.items() if same == body), f"edges{len(self.functions) + 1}")
+        self.functions[function] = body
         return f"{function}({channels})"
 
     def table(self, layers: Mapping[str, Origin | None], input_size: tuple[int, ...]) -> list[str]:
