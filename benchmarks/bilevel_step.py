@@ -28,10 +28,9 @@ from torch import Tensor, nn
 from common import side_by_side, write
 from hiernas import spaces
 from hiernas.cells import FactorizedReduce
-from hiernas.data.images import Subset
-from hiernas.data.split import Split
+from hiernas.data.split import Split, Subset
 from hiernas.gates import softmax
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Softmax
 from hiernas.space import SearchSpace
 from hiernas.supernet import cell_mixed
 from hiernas.supernet.cell_mixed import Source
@@ -144,7 +143,7 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
 
 
 def architect_of(space: SearchSpace) -> AlphaArchitect:
-    return AlphaArchitect(space, NO_IMAGES, AlphaSettings(), torch.Generator().manual_seed(0))
+    return AlphaArchitect(Softmax(space), NO_IMAGES, AlphaSettings(), torch.Generator().manual_seed(0))
 
 
 def both(kind: type[Ours] = Ours, layout: torch.memory_format = torch.channels_last) -> tuple[Plain, Ours]:

@@ -11,17 +11,17 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from hiernas.architecture import Architecture
 from hiernas.cli import app
+from hiernas.commands.vital import Subject, reset_of, reset_table
 from hiernas.costs.count import cost
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError, HiernasError, RunError, SpaceError
 from hiernas.export import export
 from hiernas.randomness import seeded
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.space import Architecture
 from hiernas.spaces import known, tiny
 from hiernas.train.loop import accuracy
-from hiernas.vitality import Subject, reset_of, reset_table
 
 SITES = ("k3_e3", "skip", "k5_e3", "skip", "k3_e6", "k3_e3", "k5_e6", "skip")
 LISTED = ["stem", "stage1.block1", "stage2.block1", "stage3.block1", "stage3.block2", "stage4.block1", "head", "classifier"]

@@ -11,7 +11,7 @@ from typing import Any
 from hiernas.version import VERSION as __version__
 
 _HOMES = {
-    "Architecture": "hiernas.architecture",
+    "Architecture": "hiernas.space",
     "ConfigError": "hiernas.errors",
     "DARTSConfig": "hiernas.methods.darts",
     "DataError": "hiernas.errors",
@@ -23,7 +23,7 @@ _HOMES = {
     "HiernasError": "hiernas.errors",
     "ImageData": "hiernas.data",
     "LatencyError": "hiernas.errors",
-    "LatencyTable": "hiernas.costs.latency",
+    "LatencyTable": "hiernas.latency.table",
     "LimitError": "hiernas.errors",
     "MBConv": "hiernas.ops",
     "Recipe": "hiernas.train.recipes",

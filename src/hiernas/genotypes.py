@@ -104,5 +104,10 @@ def genotype(value: str | Mapping[str, Any] | Genotype) -> Genotype:
     return by_name[_plain(value)]
 
 
+def name_of(value: Genotype) -> str:
+    """The published name of a genotype, else its text: what `genotype` reads."""
+    return next((name for name, known in GENOTYPES.items() if known == value), value.to_text())
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")

@@ -19,11 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hiernas import spaces
-from hiernas.architecture import Architecture
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export, formats
 from hiernas.ops import ChannelShuffle, MBConv, Op, Residual, Skip, SqueezeExcite
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.supernet.chain import Mixture
 from toy import toy_space

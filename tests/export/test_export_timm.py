@@ -13,10 +13,10 @@ import torch
 from generated import computes, noise, trained, written
 
 from hiernas import spaces
-from hiernas.architecture import Architecture
 from hiernas.errors import ExportError
 from hiernas.export import timm_network
 from hiernas.ops import ACTIVATIONS, Conv, MBConv, Op, Skip
+from hiernas.space import Architecture
 from hiernas.spaces import Stage, chain_space, known
 
 PUBLISHED = {  # timm/models/efficientnet.py; "noskip" left out where the shape changes anyway

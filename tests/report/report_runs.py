@@ -249,9 +249,13 @@ def cells(method: str, architecture: Any, *, moved: Sequence[str] = (), **detail
     return {
         **value, "method": method, "chosen": chosen, "front": [{**value["front"][0], "options": chosen["options"]}],
         "space": {"name": written["space"], "arguments": written["arguments"], "size": space.size()}, "evaluated": 1,
-        "details": {"moved": list(moved), "weights": weights, **details},
+        "details": {"decided": {"train1": DECIDED}, "moved": list(moved), "weights": weights, **details},
         "seconds": {"train1": 3.5, "evolve2": 0.5, "final": 7.0},
     }  # fmt: skip
+
+
+DECIDED = {"what": "cells", "decided": True}
+LEVELS = {"train1": DECIDED, "train2": {**DECIDED, "what": "numbers"}, "train3": {**DECIDED, "what": "graphs"}}
 
 
 def search_events(phases: Mapping[str, int], alarms: Mapping[str, Sequence[int]] | None = None) -> list[Entry]:

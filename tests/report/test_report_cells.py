@@ -7,21 +7,25 @@ import html
 import json
 import re
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import report_runs as runs
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 from report_runs import Page
 
 import hiernas
-from hiernas.commands import summary
+from hiernas.cells import OPERATIONS
+from hiernas.commands.lists import summary
 from hiernas.errors import SpaceError
 from hiernas.genotype import Genotype, read_genotype
 from hiernas.genotypes import GENOTYPES
-from hiernas.report import cells, figures, graph_figures, graphs, write_report
-from hiernas.search.depth import shapes
+from hiernas.report import cells, figures, graphs, write_report
+from hiernas.report.kit import Run, Told
 from hiernas.spaces import darts, hdas_stages
 
 SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}
@@ -79,7 +83,7 @@ def test_the_page_of_cells(tmp_path: Path, value: dict[str, Any]) -> None:
     assert headings(text) == SECTIONS  # no front of one network, no prunings, no boxes of 28 sites
     assert "went through the 1.08×10¹⁸ architectures of the space darts, all at once, by gradients." in page.text
     assert f"{RULE} meets the limits." in page.text
-    assert len(page.figures) == 8  # two cells, the search and the training, for a wide and a narrow screen
+    assert len(page.figures) == 6  # two cells, and for a wide and a narrow screen the search and the training
     ids = [a["id"] for _, a in page.attributes if "id" in a]
     assert len(ids) == len(set(ids))
     assert not re.findall(r"#[0-9a-fA-F]{6}", " ".join(a.get("style", "") for _, a in page.attributes))
@@ -88,7 +92,7 @@ def test_the_page_of_cells(tmp_path: Path, value: dict[str, Any]) -> None:
     assert [line.split("=")[0].strip() for line in genotype.splitlines()[1:-1]] == ["normal", "reduce"]
     assert "Evaluated 1 architecture " in page.text
     times = [row[0] for row in page.rows["times"]]
-    assert times[:2] == ["train1 weights and logits by turns", "evolve2 evaluating what was found"]
+    assert times[:2] == ["train1 cells", "evolve2 evaluating what was found"]
     words = [a["aria-label"] for a in page.figures]
     assert words[0] == (
         "Cell normal: 2 is skip of 0 plus dil 3×3 of 1; 3 is skip of 0 plus sep 3×3 of 1; 4 is sep 3×3 of 1 plus sep 3×3 of "
@@ -96,26 +100,80 @@ def test_the_page_of_cells(tmp_path: Path, value: dict[str, Any]) -> None:
     )
 
 
-def test_every_edge_is_drawn_with_its_operation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")  # without dot
+def drawn() -> dict[str, graphs.Part]:
+    """Every published cell, the published stages, random ones with eight cells, and a cell that keeps all its edges."""
+    found = {f"{name} {p.name}": p for name in GENOTYPES for p in graphs.cells_of({"space": {"arguments": {"cell": name}}})}
+    rng = np.random.default_rng(3)
+    for name, sites in {
+        "published": hiernas.known("hdas-stages").to_json()["sites"],
+        "random": hdas_stages(cells=26).sample(rng).to_json()["sites"],
+        "all": {f"normal.{s}->{n}": {"sep_conv_3x3": 0.7, "skip": 0.2, "a": 0.1} for n in range(2, 6) for s in range(n)},
+        "few": {"normal.0->2": {"max": 0.5}, "normal.1->4": {"max": 0.2}},  # node 3 reads nothing
+    }.items():
+        found |= {f"{name} {p.name}": p for p in graphs.parts_of({"chosen": {"sites": sites}})}
+    return found
+
+
+DRAWN = drawn()
+
+
+def test_every_edge_is_drawn_with_its_operation() -> None:
     for name, found in GENOTYPES.items():
         for part in graphs.cells_of({"space": {"arguments": {"cell": name}}}):
-            edges = [graphs.short(op) for node in found.graph(part.name) for op, _ in node]
-            for width in (856, 350):
-                shown = texts(graph_figures.graph(part, "g", width))
-                assert sorted(shown) == sorted([*edges, "0", "1", "2", "3", "4", "5", "out"])
+            nodes = enumerate(found.graph(part.name), 2)
+            edges = {(graphs.short(op), source, n) for n, node in nodes for op, source in node}
+            figure = graphs.drawing(part)
+            assert [box.text for box in figure.boxes] == ["0", "1", "2", "3", "4", "5", "out"]
+            ends = [ends_of(figure, line) for line in figure.lines]
+            assert {(line.text, *at) for line, at in zip(figure.lines, ends, strict=True) if line.text} == edges
+            assert {at for line, at in zip(figure.lines, ends, strict=True) if not line.text} == {(n, 6) for n in range(2, 6)}
+
+
+def ends_of(figure: graphs.Drawing, line: graphs.Line) -> tuple[int, int]:
+    """The states that a line leads from and to, by where it starts and ends."""
+    x, y = (int(n) for n in re.findall(r"[\d.]+", line.path)[:2])
+    (source,) = (i for i, b in enumerate(figure.boxes) if b.x < x < b.x + b.width and b.y + b.height == y)
+    (target,) = (i for i, b in enumerate(figure.boxes) if b.x == line.x and b.y < line.y < b.y + b.height)
+    return source, target
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_nothing_stands_in_the_way_of_anything_else(name: str) -> None:
+    """Boxes, texts, and the two straight pieces of every edge, as rectangles."""
+    figure = graphs.drawing(DRAWN[name])
+    boxes = [(b.x, b.y, b.x + b.width, b.y + b.height) for b in figure.boxes]
+    words = [(line.at, line.y - 6, line.at + graphs.text_width(line.text), line.y + 6) for line in figure.lines if line.text]
+    for a, b in combinations([*boxes, *words], 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+    assert all(x0 >= 0 and y0 >= 0 and x1 <= figure.width and y1 <= figure.height for x0, y0, x1, y1 in [*boxes, *words])
+    for line in figure.lines:
+        source, target = ends_of(figure, line)
+        assert source < target
+        x, y = figure.boxes[source].x + figure.boxes[source].width // 2, figure.boxes[source].y + figure.boxes[source].height
+        for x0, y0, x1, y1 in ((x, y, x, line.y), (x, line.y, line.x, line.y)):
+            for i, (left, top, right, bottom) in enumerate([*boxes, *words]):
+                assert i in (source, target) or x1 <= left or right <= x0 or y1 <= top or bottom <= y0
+
+
+def test_texts_fit() -> None:
+    """Widths of the widest of the page's fonts, from its outlines."""
+    font = FontProperties(family="DejaVu Sans")
+    for text in [*map(graphs.short, OPERATIONS), "sep 3×3 12, max 8, +5"]:
+        assert TextPath((0, 0), text, size=11, prop=font).get_extents().width <= graphs.text_width(text)
 
 
 def test_the_weights_by_which_it_was_chosen(tmp_path: Path, value: dict[str, Any]) -> None:
     changed = copy.deepcopy(value)
     changed["details"]["moved"] = ["normal.0->2", "reduce.4->5"]
     page, text = made(tmp_path, changed)
-    head, *rows = page.rows["weights"]
+    head, *rows = page.rows["heat"]
+    names = {graphs.short(op): op for op in changed["details"]["weights"]["normal.0->2"]}
     sites, weights = changed["chosen"]["sites"], changed["details"]["weights"]
     assert [row[0] for row in rows] == [f"{s} *" if s in changed["details"]["moved"] else s for s in sites]
     for row, site in zip(rows, sites, strict=True):
-        assert [float(x) / 100 for x in row[1:]] == pytest.approx([weights[site][o] for o in head[1:]], abs=1e-6)
-    assert re.findall(r"<b>([\d.]+)</b>", text) == [f"{100 * weights[s][o]:.2f}" for s, o in sites.items()]
+        assert [float(x) / 100 for x in row[1:]] == pytest.approx([weights[site][names[o]] for o in head[1:]], abs=6e-4)
+    framed = re.findall(r'class="kept[^"]*"><i>([\d.]+)</i>', text)
+    assert framed == [f"{100 * weights[s][o]:.1f}" for s, o in sites.items()]
     assert f"To meet the limits, 2 of 28 sites differ from {RULE}." in page.text
     assert text.index("<details>") < text.index("normal.0-&gt;2 *") < text.index("</details>")
 
@@ -143,7 +201,7 @@ def test_a_front_is_shown_where_there_is_one(tmp_path: Path, value: dict[str, An
     assert "Pareto front" in headings(text)
     assert "The front in numbers" in headings(text)
     assert "evaluated 57 of the" in page.text
-    assert "weights" not in page.rows
+    assert "heat" not in page.rows
     assert "Pareto front of 2 networks out of 57 evaluations" in summary(several)[0]
 
 
@@ -167,7 +225,7 @@ def test_the_page_of_stages(tmp_path: Path, staged: dict[str, Any]) -> None:
     assert "Grey cells are dead" in page.text
     assert "2 of 33 sites differ" in page.text
     assert "over cells that were given" in page.text
-    figure = page.figures[2]["aria-label"]
+    figure = page.figures[1]["aria-label"]
     assert figure.startswith("Stage 2: 2 is max of 0 plus max of 1; 3 (dead) is skip of 0 plus skip of 1;")
 
 
@@ -197,7 +255,7 @@ def test_depth_and_dead_cells_are_those_of_the_search() -> None:
             architecture = space.sample(rng)
             parts = graphs.parts_of({"chosen": {"sites": architecture.to_json()["sites"]}})
             found = [(p.nodes, p.depth, len(p.dead)) for p in parts]
-            assert found == [(s.cells, s.depth, s.dead) for s in shapes(architecture)]
+            assert found == [(s.cells, s.depth, s.dead) for s in architecture.skeleton.shapes(architecture.choices)]
             dead += sum(len(p.dead) for p in parts)
     assert dead > 20
 
@@ -206,7 +264,7 @@ def test_one_graph_of_all_stages_is_shown_once_and_written_thrice() -> None:
     space = hdas_stages(**SMALL, cells=14, shared=True)
     architecture = space.sample(np.random.default_rng(0))
     (part,) = graphs.parts_of({"chosen": {"sites": architecture.to_json()["sites"]}})
-    found = shapes(architecture)
+    found = architecture.skeleton.shapes(architecture.choices)
     assert [(part.nodes, part.depth, len(part.dead))] * 3 == [(s.cells, s.depth, s.dead) for s in found]
     assert (part.label, part.is_stage) == ("all stages", True)
     assert space.architecture(json.loads("\n".join(graphs.stage_lines([part], "DARTS_V2")))) == architecture
@@ -222,9 +280,8 @@ def test_cells_beyond_the_number_found_are_left_out(tmp_path: Path) -> None:
     read = hdas_stages(**SMALL, cells=(5, 8, 4), cell="DARTS_V2").architecture(json.loads(copied(text)[0]))
     kept = {name: sites[name] for name in read.to_json()["sites"]}
     assert read.to_json()["sites"] == kept
-    tables = text.count('<table class="weights">')
-    assert tables == 2  # edges, and the numbers of cells
-    assert ["", "4", "5", "6", "7", "8"] in page.rows["weights"]
+    assert text.count('<table class="heat">') == 2  # edges, and the numbers of cells
+    assert ["", "4", "5", "6", "7", "8"] in page.rows["heat"]
 
 
 def test_equal_cells_are_drawn_once() -> None:
@@ -242,14 +299,11 @@ def test_weights_are_widths_and_have_no_genotype(tmp_path: Path, value: dict[str
     mixed["chosen"]["sites"]["normal.0->2"] = {"sep_conv_3x3": 0.5, "skip_connect": 0.25, "none": 0.0}
     mixed["chosen"]["sites"]["normal.1->2"] = {"sep_conv_5x5": 2.0}
     part = graphs.parts_of(mixed)[0]
-    weights = [(e.label, e.weight) for e in part.graph().edges[:3]]
-    assert weights == [("sep 3×3", 0.25), ("skip", 0.125), ("sep 5×5", 1.0)]  # relative to the greatest
-    svg = graph_figures.graph(part, "g", 856)
-    widths = sorted(float(w) for w in re.findall(r"fill: none; stroke: var\(--ink\); stroke-width: ([\d.]+)", svg))
-    expected = sorted(0.6 + 3.4 * e.weight for e in part.graph().edges if e.weight is not None)
-    assert widths == pytest.approx(expected, abs=1e-6)
+    lines = [line for line in graphs.drawing(part).lines if line.text]
+    assert [line.text for line in lines[:2]] == ["sep 3×3 50, skip 25", "sep 5×5 200"]
+    assert [line.wide for line in lines[:2]] == pytest.approx([0.6 + 3.4 * 0.75 / 2, 0.6 + 3.4])  # relative to the greatest
     page, text = made(tmp_path, mixed)
-    assert "The wider a line, the more its operation weighs" in page.text
+    assert "The wider a line, the more it weighs" in page.text
     assert "normal=[('sep_conv_3x3', 0, 2, 0.5), ('skip_connect', 0, 2, 0.25), " in copied(text)[0]
     with pytest.raises(SpaceError, match="not a genotype"):
         read_genotype(copied(text)[0])
@@ -269,9 +323,9 @@ def test_names_are_escaped(tmp_path: Path, value: dict[str, Any]) -> None:
 # -- how the search went ---------------------------------------------------------------------------------------------
 
 
-def test_the_search_is_drawn_by_epoch(value: dict[str, Any]) -> None:
+def test_the_search_is_drawn_by_epoch() -> None:
     events = runs.search_events({"train1": 8, "final": 2}, {"train1": [6, 7]})
-    svg = graph_figures.search(value, events, 856)
+    svg = cells.search(events, (), 856)
     lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--blue\)', svg)
     points = [np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", line), dtype=float) for line in lines[:2]]
     for found, key in zip(points, ("entropy", "skips"), strict=True):
@@ -280,21 +334,23 @@ def test_the_search_is_drawn_by_epoch(value: dict[str, Any]) -> None:
         np.testing.assert_allclose(rise / rise[-1], (expected - expected[0]) / (expected[-1] - expected[0]), atol=1e-3)
     assert texts(svg).count("alarm") == 2
     assert "entropy from 1.96 to 1.08" in svg
-    assert graph_figures.search(value, runs.events({"train1": 3}), 856) == ""
+    assert cells.search(runs.events({"train1": 3}), (), 856) == ""
 
 
 def test_levels_are_apart(staged: dict[str, Any]) -> None:
     """Between two levels of the hierarchy, each a search of its own, no line is drawn."""
-    levels = {**staged, "method": "hdas"}
     events = runs.search_events({"train1": 3, "train2": 3, "train3": 3, "final": 2})
-    svg = graph_figures.search(levels, events, 856)
+    told = cells.tell(Run(Path(), {**staged, "details": {"decided": runs.LEVELS}}, events))
+    assert told.lead.startswith("The search went by gradients from level to level: cells, then numbers, then graphs. The last")
+    assert told.phases["train2"] == "numbers"
+    svg = cells.search(events, told.marks, 856)
     assert texts(svg).count("cells found") == texts(svg).count("numbers found") == 2
     lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--blue\)', svg)
     assert [line.count("M") for line in lines[:2]] == [3, 3]
-    training = figures.training(levels, events, 856)
+    training = figures.training(events, told, 856)
     dashed = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke-dasharray[^"]*--muted', training)
     assert [line.count("M") for line in dashed] == [3, 1]
-    joined = figures.training({**levels, "method": "hnas", "stages": []}, events, 856)
+    joined = figures.training(events, Told(""), 856)
     dashed = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke-dasharray[^"]*--muted', joined)
     assert [line.count("M") for line in dashed] == [1, 1]
 

@@ -10,7 +10,8 @@ import pytest
 import report_runs as runs
 
 from hiernas.ops import MBConv
-from hiernas.report import drawing, figures, tables, units
+from hiernas.report import figures, units
+from hiernas.report.kit import Told, probabilities
 from hiernas.spaces import Stage, chain_space, nasbench_macro, tiny
 
 
@@ -59,18 +60,21 @@ def test_limits_within_reach_are_shaded(low: float | None, high: float | None, s
 
 def test_every_probability_is_a_cell() -> None:
     value = runs.result(tiny())
-    svg = figures.operations(value, 856)
-    strengths, crosses, numbers = [], 0, []
     for s in value["stages"]:
-        for site, probabilities in s["sites"].items():
-            strengths += [p for p in probabilities.values() if p > 0]
-            crosses += sum(o not in s["kept"][site] for o in probabilities)
-            numbers += [f"{100 * p:.0f}" for o, p in probabilities.items() if o in s["kept"][site]]
-    fills = re.findall(r"fill: var\(--blue\)(?:; (?:fill-)?opacity: ([\d.]+))?; stroke: var\(--rule\)", svg)
-    assert sorted(float(f or 1) for f in fills) == pytest.approx(sorted(strengths))
-    assert sorted(t for t in texts(svg) if t.isdigit()) == sorted(numbers)
-    assert len(re.findall(r'<use href="[^"]*" [^>]*style="fill: var\(--muted\)', svg)) == crosses
-    assert f"Stage 2: 200,000 → {value['stages'][0]['size_after']:,} architectures" in texts(svg)
+        sites = list(s["sites"])
+        markup = probabilities(s, sites, stages=value["stages"])
+        rows = dict(re.findall(r'<tr><th scope="row">([^<]*)</th>(.*?)</tr>', markup, flags=re.DOTALL))
+        assert list(rows)[-1] == "skip"
+        for option, row in rows.items():
+            cells = re.findall(r"<td([^>]*)>(.*?)</td>", row)
+            for site, (shown, text) in zip(sites, cells, strict=True):
+                p = s["sites"][site].get(option)
+                if p is None:
+                    assert (shown, text) == ("", "")
+                else:
+                    assert f"--p:{100 * p:.1f}%" in shown
+                    assert (" full" in shown) == (p > 0.75)
+                    assert text == (f"<i>{100 * p:.0f}</i>" if option in s["kept"][site] else "<s>×</s>")
 
 
 def test_curves_of_phases_in_order_and_last_word() -> None:
@@ -83,17 +87,17 @@ def test_curves_of_phases_in_order_and_last_word() -> None:
     accuracies = [(c.phase, [e["val_accuracy"] for e in c.epochs]) for c in supernet]
     assert accuracies == [("train1", [0.1, 0.2]), ("train2", [0.3])]
     assert [[e["val_accuracy"] for e in c.epochs] for c in final] == [[0.6]]
-    svg = figures.training({"stages": [{"size_after": 1234}]}, log, 856)
+    svg = figures.training(log, Told("", marks=["pruned to 1,234"]), 856)
     assert "pruned to 1,234" in texts(svg)
     assert "training" not in texts(svg)  # no such values
     assert "60.00\xa0% in the last epoch" in svg
-    assert figures.training({"stages": []}, [], 856) == ""
+    assert figures.training([], Told(""), 856) == ""
 
 
-def blocks(space: Any, options: list[str]) -> tuple[list[drawing.Block], bool]:
+def blocks(space: Any, options: list[str]) -> tuple[list[figures.Block], bool]:
     sites = dict(zip((d.name for d in space.decisions), options, strict=True))
     described = {"name": space.name, "arguments": dict(space.skeleton.arguments)}
-    return drawing.blocks_of({"space": described, "chosen": {"sites": sites}})
+    return figures.blocks_of({"space": described, "chosen": {"sites": sites}})
 
 
 def test_network_is_drawn_with_the_sizes_it_has() -> None:
@@ -125,22 +129,36 @@ def test_unknown_spaces_are_drawn_by_their_options() -> None:
         ("skip", 0, True, ("stage1.block2",)),
     ]
     several = {"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {"a": {"conv": 0.6, "<pool>": 0.4}}}}
-    assert drawing.blocks_of(several)[0][0].label == "conv\n<pool>"
-    assert {"conv", "&lt;pool&gt;", "a"} <= set(re.findall(r">([^<>]+)</t", drawing.architecture(several, 350)))
-    assert drawing.about(several) == drawing.OPTIONS
+    assert figures.blocks_of(several)[0][0].label == "conv\n<pool>"
+    drawn, about = figures.network(several)
+    assert "conv\n&lt;pool&gt;</div>" in drawn
+    assert about == figures.OPTIONS
     changed = {"space": {"name": "tiny", "arguments": {"colour": 1}}, "chosen": {"sites": {"a": "skip"}}}
-    assert drawing.blocks_of(changed)[1] is False
-    assert drawing.architecture({"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {}}}, 350) == ""
+    assert figures.blocks_of(changed)[1] is False
+    assert figures.network({"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {}}})[0] == ""
 
 
-def test_lines_break_between_stages_and_lose_nothing() -> None:
-    found, _ = blocks(tiny(), ["k3_e3"] * 8)
-    for most in (1, 3, 5, 12, 40):
-        lines = drawing._lines(found, most)
-        assert [b for line in lines for b in line] == found
-        assert max(map(len, lines)) <= most
-    assert [len(line) for line in drawing._lines(found, 5)] == [4, 4, 4]
-    assert [{b.group for b in line} for line in drawing._lines(found, 5)][1] == {"stage2", "stage3"}
+def test_blocks_stand_in_stages_and_their_sizes_say_what_they_are() -> None:
+    space = tiny()
+    sites = dict(zip((d.name for d in space.decisions), ["k3_e3", "skip", "k5_e6", "skip", *["k5_e3"] * 4], strict=True))
+    described = {"name": space.name, "arguments": dict(space.skeleton.arguments)}
+    markup, about = figures.network({"space": described, "chosen": {"sites": sites}})
+    assert about == figures.CHAIN
+    groups = markup.split('<div class="group">')[1:]
+    assert [group.count('<div class="block ') for group in groups] == [1, 1, 2, 2, 2, 2, 1, 1]
+    assert [re.findall(r"<span>([^<]*)</span>", group)[0] for group in groups] == [
+        "input", "stem", "stage1", "stage2", "stage3", "stage4", "head", "classes"
+    ]  # fmt: skip
+    drawn = [found.split() for found in re.findall(r'<div class="block ([^"]*)"', markup)]
+    assert [kind for kind, *_ in drawn[2:5]] == ["searched", "identity", "searched"]
+    widths, heights = (
+        [int(n) for n in re.findall(pattern, "".join(groups[2:5]))] for pattern in (r"min-width:(\d+)px", r";height:(\d+)px")
+    )
+    assert widths[0] < widths[2] == widths[4]  # by the kernel
+    assert heights[0] == heights[4] < heights[2]  # by the expansion
+    alt = re.search(r'aria-label="([^"]*)"', markup)
+    assert alt is not None
+    assert alt[1].startswith("The chosen network: stem conv 3×3, stage1 3×3 e3, stage1 skip, stage2 5×5 e6, stage2 skip, ")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +178,7 @@ def test_lines_break_between_stages_and_lose_nothing() -> None:
         (units.seconds(99.96), "2 min"),
         (units.seconds(3723), "1 h 02 min"),
         (units.percent(None), "–"),
-        (tables.compact(["a", "a", "b", "a"]), "2×a b a"),
+        (units.compact(["a", "a", "b", "a"]), "2×a b a"),
     ],
 )
 def test_numbers_as_written(written: str, expected: str) -> None:

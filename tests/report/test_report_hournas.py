@@ -13,10 +13,11 @@ import pytest
 import report_runs as runs
 from report_runs import Page
 
-from hiernas.commands import summary
+from hiernas.commands.lists import summary
 from hiernas.errors import RunError
-from hiernas.report import drawing, figures, hournas, hournas_figures, write_report
-from hiernas.spaces import fbnet, tiny
+from hiernas.report import figures, hournas, write_report
+from hiernas.report.kit import Run
+from hiernas.spaces import tiny
 
 VITAL = ("stage2.block1", "stage3.block1", "stage4.block1")
 PHASES = {"train1": 3, "train2": 5, "final": 4}
@@ -35,6 +36,10 @@ def made(folder: Path, value: dict[str, Any]) -> Page:
 
 def texts(svg: str) -> list[str]:
     return [t.replace("\xa0", " ") for t in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+
+
+def sections(value: dict[str, Any]) -> str:
+    return "".join(hournas.tell(Run(Path(), value, ())).found)
 
 
 def headings(folder: Path) -> list[str]:
@@ -59,7 +64,7 @@ def test_sections_are_those_of_the_method(tmp_path: Path, value: dict[str, Any])
     }  # fmt: skip
     ids = [a["id"] for _, a in page.attributes if "id" in a]
     assert len(ids) == len(set(ids))
-    assert len(page.figures) == 8
+    assert len(page.figures) == 4
     assert not re.findall(r"#[0-9a-fA-F]{6}", " ".join(a.get("style", "") for _, a in page.attributes))
 
 
@@ -84,14 +89,14 @@ def test_every_proposal_is_a_row(tmp_path: Path, value: dict[str, Any]) -> None:
     assert [row[3] for row in rows] == ["–", "–", f"{chosen['params']:,}", "–"]
 
 
-def test_vital_probabilities_are_numbers_and_the_fixed_are_framed(value: dict[str, Any]) -> None:
-    svg = hournas_figures.vital(value, 856)
-    shares = {site: value["stages"][0]["sites"][site] for site in VITAL}
-    numbers = [f"{100 * p:.0f}" for layer in shares.values() for p in layer.values()]
-    assert sorted(t for t in texts(svg) if t.isdigit()) == sorted(numbers)
-    assert [t for t in texts(svg) if "block" in t] == list(VITAL)  # not the skipped ones beside them
-    assert len(re.findall(r"fill: none; stroke: var\(--ink\); stroke-width: 2", svg)) == len(VITAL)
-    assert "Heat map of the operation probabilities of 3 vital blocks" in svg
+def test_vital_probabilities_are_numbers_and_the_fixed_are_framed(tmp_path: Path, value: dict[str, Any]) -> None:
+    page = made(tmp_path, value)
+    head, *rows = page.rows["heat"]
+    assert head[1:] == list(VITAL)  # not the skipped ones beside them
+    for option, *numbers in rows:
+        shares = [value["stages"][0]["sites"][site].get(option) for site in VITAL]
+        assert numbers == ["" if p is None else f"{100 * p:.0f}" for p in shares]
+    assert len([a for tag, a in page.attributes if tag == "td" and "kept" in a.get("class", "")]) == len(VITAL)
 
 
 def test_a_vital_block_that_gave_way_to_the_limits_is_named(value: dict[str, Any]) -> None:
@@ -101,14 +106,14 @@ def test_a_vital_block_that_gave_way_to_the_limits_is_named(value: dict[str, Any
     p = stage["sites"]["stage3.block1"]
     stage["kept"]["stage3.block1"] = [min(p, key=p.__getitem__)]
     assert hournas.changed_vital(changed) == ["stage3.block1"]
-    assert "no network would meet the limits: see stage3.block1" in "".join(hournas.sections(changed))
+    assert "no network would meet the limits: see stage3.block1" in sections(changed)
     assert "to meet the limits, not the most probable operation in stage3.block1" in hournas.words(changed)
 
 
 def test_points_lie_where_the_costs_are(value: dict[str, Any]) -> None:
     """Pixel distances of the first panel's points are in the ratio of their costs; every temperature has its own panel."""
     spread = value["details"]["spread"]
-    svg = hournas_figures.spread(spread, 856)
+    svg = hournas.spread(spread, 856)
     found = re.findall(r'<use href="#spread856-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--blue\)', svg)
     points = np.array(found, dtype=float)[:50]
     costs = np.array([spread[0]["relative"]["params"], [-c for c in spread[0]["relative"]["macs"]]]).T
@@ -125,18 +130,18 @@ def test_points_lie_where_the_costs_are(value: dict[str, Any]) -> None:
 def test_one_target_is_a_strip_and_three_are_pairs(metrics: tuple[str, ...], panels: int) -> None:
     value = runs.hournas(tiny(), VITAL, metrics)
     for width in (856, 350):
-        svg = hournas_figures.spread(value["details"]["spread"], width)
+        svg = hournas.spread(value["details"]["spread"], width)
         assert len([t for t in texts(svg) if t.startswith("τ")]) == 3 * panels
         assert len(re.findall(r'<use href="[^"]*" x="[\d.]+" y="[\d.]+" style="fill: var\(--blue\)', svg)) == 150 * panels
         names = [t for t in texts(svg) if "(% of target)" in t]
         assert len(names) == (1 if panels == 1 else 2 * panels)
     target = "relative to the target: 0.125 ms latency" if panels == 1 else "of all targets at once"
-    assert target in "".join(hournas.sections(value)).replace("\xa0", " ")
+    assert target in sections(value).replace("\xa0", " ")
 
 
 def test_strips_keep_to_their_values() -> None:
     found = runs.hournas(tiny(), VITAL, ("latency_ms",))["details"]["spread"]
-    svg = hournas_figures.spread(found, 856)
+    svg = hournas.spread(found, 856)
     markers = re.findall(r'<use href="[^"]*" x="([\d.]+)" y="[\d.]+" style="fill: var\(--blue\)', svg)
     pixels = np.array(markers, dtype=float)
     costs = np.concatenate([s["relative"]["latency_ms"] for s in found])
@@ -146,15 +151,17 @@ def test_strips_keep_to_their_values() -> None:
 
 
 def test_the_vital_blocks_have_thick_frames(value: dict[str, Any]) -> None:
-    blocks, _ = drawing.blocks_of(value)
+    blocks, _ = figures.blocks_of(value)
     inner = ["stage2", "stage3", "stage4"]
     assert [b.group for b in blocks if b.vital] == ["stem", *inner, "head", "classes"]
-    assert len(re.findall(r"stroke-width: 3", drawing.architecture(value, 856))) == 2 * 6  # each over a ground of paper
+    drawn, about = figures.network(value)
+    assert drawn.count(" vital") == 6
+    assert about == figures.CHAIN + figures.VITAL
     unknown = {**value, "space": {"name": "mine", "arguments": {}}}
-    assert [b.notes for b in drawing.blocks_of(unknown)[0] if b.vital] == [(name,) for name in VITAL]
+    assert [b.notes for b in figures.blocks_of(unknown)[0] if b.vital] == [(name,) for name in VITAL]
     plain = {**value, "details": {}}
-    assert not any(b.vital for b in drawing.blocks_of(plain)[0])
-    assert drawing.about(plain) == drawing.CHAIN
+    assert not any(b.vital for b in figures.blocks_of(plain)[0])
+    assert figures.network(plain)[1] == figures.CHAIN
 
 
 def test_without_a_search_of_the_vital_blocks(tmp_path: Path) -> None:
@@ -164,9 +171,9 @@ def test_without_a_search_of_the_vital_blocks(tmp_path: Path) -> None:
     assert "They were searched together with the others." in page.text
     assert "The search went through the 200,000 architectures of the space tiny in 4 proposals." in page.text
     assert "train1 all blocks" in {row[0] for row in page.rows["times"]}
-    assert len(page.figures) == 6  # no probabilities
+    assert "heat" not in page.rows  # no probabilities
     none = runs.hournas(tiny(), (), ("macs",), searched=False)
-    assert "in this space only stem and head are" in "".join(hournas.sections(none))
+    assert "in this space only stem and head are" in sections(none)
     assert hournas.words(none)[0].endswith("none but stem and head")
 
 
@@ -190,7 +197,7 @@ BLOCKS = {"stem": True, "stage1.block1": False, "stage2.block1": True}
 
 
 def test_bars_are_as_long_as_what_is_lost() -> None:
-    svg = hournas_figures.reset(runs.reset(BLOCKS), 856)
+    svg = hournas.reset(runs.reset(BLOCKS), 856)
     bars = re.findall(r'<path d="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*" clip-path="[^"]*" style="fill: var\(--blue\)', svg)
     lengths = np.array(bars, dtype=float) @ [-1, 1]
     lost = np.array([10, 30, 80, 0, 0, 1, 10, 30, 80])
@@ -227,13 +234,3 @@ def test_a_picture_of_its_own() -> None:
     assert named <= set(re.findall(r"(--[\w-]+):", picture))  # every colour has its value in the file
     assert picture.count("<svg") == picture.count("</svg>") == 1
     assert "http" not in picture.replace("http://www.w3.org/", "")
-
-
-def test_a_large_space_on_a_narrow_screen() -> None:
-    vital = tuple(f"stage{i}.block1" for i in range(2, 8))
-    value = runs.hournas(fbnet(), vital, ("params", "macs"))
-    for width in (856, 350):
-        svg = hournas_figures.vital(value, width)
-        assert [t for t in texts(svg) if "block" in t] == list(vital)
-        assert figures.options_of([value["stages"][0]])[-1] == "skip"
-        assert f'width="{width}"' in svg

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from hiernas.methods.hdas.depth import computation_loss, depth_loss
 from hiernas.search.alphas import by_strength, strengths
-from hiernas.search.depth import StageShape, computation_loss, depth_loss, shape, shapes
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_stages
+from hiernas.supernet.stage import StageShape, shape
 
 Edges = Sequence[tuple[int, int]]
 
@@ -210,7 +211,8 @@ def test_descending_the_losses_makes_deep_and_short_stages() -> None:
             optimizer.zero_grad()
             (depth_loss(space)(alphas) + gamma * computation_loss(space)(alphas)).backward()
             optimizer.step()
-        assert shapes(space.architecture(by_strength(space, strengths(space, alphas)))) == [StageShape(cells, cells, 0)] * 3
+        found = space.architecture(by_strength(space, strengths(space, alphas)))
+        assert space.skeleton.shapes(found.choices) == [StageShape(cells, cells, 0)] * 3
 
 
 @pytest.mark.parametrize("form", ["paper", "release"])
@@ -301,10 +303,11 @@ def test_dead_cells_are_those_that_the_network_does_not_have(least: int | None) 
     seen = 0
     for _ in range(6):
         architecture = space.sample(rng)
-        for found, stage in zip(shapes(architecture), architecture.build().stages, strict=True):
+        for found, stage in zip(architecture.skeleton.shapes(architecture.choices), architecture.build().stages, strict=True):
             assert len(stage.cells) == found.cells - found.dead
             seen += found.dead
     assert seen > 0
     chosen = dict(zip(space.skeleton.site_names, architecture.options, strict=True))
     if least is not None:
-        assert [str(s.cells) for s in shapes(architecture)] == [chosen[f"stage{k}.cells"] for k in (1, 2, 3)]
+        shapes = architecture.skeleton.shapes(architecture.choices)
+        assert [str(s.cells) for s in shapes] == [chosen[f"stage{k}.cells"] for k in (1, 2, 3)]

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
-from hiernas.data.images import Subset
-from hiernas.data.split import Split
+from hiernas.budget import CostTable, Limit
+from hiernas.data.split import Split, Subset
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
+from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings
-from hiernas.search.encoding import Encoding, costs_of
-from hiernas.space import SearchSpace
+from hiernas.search.pressure import Pressure
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_stages
 from toy import toy_space
 
@@ -175,7 +175,7 @@ def test_strengths_and_gates_name_the_same_options() -> None:
         np.testing.assert_allclose(row[real], share, rtol=1e-12)
         assert row.sum() == pytest.approx(share.sum())  # `none` has nothing
     shares = encoding.shares(tensors(alphas), tensors(betas))
-    assert encoding.gates(shares).indices == tuple(map(tuple, options_of(space)))
+    assert encoding.gates_of(shares).indices == tuple(map(tuple, options_of(space)))
     computed = [[j % 2 == 1 for j in range(len(real))] for real in options_of(space)]
     some = encoding.kept_gates(shares, computed)
     for real, share, indices, weights in zip(options_of(space), shares, some.indices, some.weights, strict=True):
@@ -200,7 +200,8 @@ def test_what_must_remain_of_a_restricted_space() -> None:
 def test_costs_are_those_of_the_options_but_none() -> None:
     space = restricted()
     rows = [np.arange(len(d.options), dtype=float) * 3 for d in space.decisions]
-    found = costs_of(Encoding(space), rows)
+    tables = {"params": CostTable("params", 0.0, tuple(rows), space)}
+    ((_, _, found),) = Pressure.of(tables, [Limit("params", high=1.0)], Encoding(space).options).tables
     assert [r.tolist() for r in found] == [row[real].tolist() for row, real in zip(rows, options_of(space), strict=True)]
 
 
@@ -243,7 +244,7 @@ def test_a_file_gives_the_same_weights_to_the_last_bit(tmp_path: Path) -> None:
 
 def architect(space: SearchSpace, seed: int = 0, scale: float = 500.0) -> AlphaArchitect:
     generator = torch.Generator().manual_seed(seed)
-    made = AlphaArchitect(space, NO_IMAGES, AlphaSettings(lr=0.02, weight_decay=0.1), generator, None, Encoding(space))
+    made = AlphaArchitect(Encoding(space), NO_IMAGES, AlphaSettings(lr=0.02, weight_decay=0.1), generator)
     for x in (*made.alphas, *made.betas):
         x.data = x.data.double() * scale  # far from equal
     return made

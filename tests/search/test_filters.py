@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,10 @@ from torch import Tensor, nn
 
 from export.generated import computes, written
 from hiernas import spaces
-from hiernas.architecture import Architecture
+from hiernas.budget import Limit
 from hiernas.cells import operation
+from hiernas.commands.train import transfer
 from hiernas.costs.count import Cost, cost, parts_of_space
-from hiernas.costs.latency import Entry, LatencyTable
-from hiernas.costs.limits import Limit
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import InMemory
@@ -30,19 +30,20 @@ from hiernas.data.split import Split
 from hiernas.errors import ConfigError, ExportError, LimitError, SpaceError
 from hiernas.export import export, formats, timm_network
 from hiernas.genotypes import genotype
+from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods.hmnas import PRESETS, _filtered, plan
+from hiernas.methods.hmnas.filter_masks import FilterArchitect, check_counted, filters_within, with_fewer_filters
+from hiernas.methods.hmnas.masks import MaskSettings
 from hiernas.ops import MBConv
-from hiernas.report import masks as told
-from hiernas.run import Request, resume, search
-from hiernas.runfolder import RunFolder
-from hiernas.search.filter_masks import FilterArchitect, check_counted, filters_within, with_fewer_filters
-from hiernas.search.masks import MaskSettings
-from hiernas.search.problem import Start
-from hiernas.settings import with_settings
-from hiernas.space import SearchSpace
+from hiernas.problem import Start
+from hiernas.report import words
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import Request, resume, search
+from hiernas.run.settings import with_settings
+from hiernas.space import Architecture, SearchSpace
 from hiernas.supernet.filters import masked, outputs_of, tails_of
-from hiernas.training import transfer
 from methods.test_contract import SPACES, binding_limits, latency_file, tiny_config
+from toy import budget
 
 SIZE = (1, 8, 8)
 NO_IMAGES = Split(InMemory(torch.zeros(0, *SIZE, dtype=torch.uint8)), torch.zeros(0, dtype=torch.int64))
@@ -244,7 +245,7 @@ def architect(
 ) -> FilterArchitect:
     network = network or architecture.build()
     outputs = outputs_of(architecture.build, SIZE)
-    return FilterArchitect(network, outputs, cost(architecture), NO_IMAGES, MaskSettings(**more), limits, 10)
+    return FilterArchitect(network, outputs, asdict(cost(architecture)), NO_IMAGES, MaskSettings(**more), limits, 10)
 
 
 def test_gradients_are_those_of_the_masked_outputs() -> None:
@@ -333,8 +334,8 @@ def test_the_exact_choice_is_the_best_of_all(asked: str) -> None:
     for seed in range(3):
         a = architect(architecture, limits)
         a.mask.data = 0.005 + 0.01 * (torch.rand(len(a.mask), generator=torch.Generator().manual_seed(seed)) - 0.4)
-        found = filters_within(a, architecture)
-        check_counted(found, limits)
+        found = filters_within(a, architecture, budget(()))
+        check_counted(found, budget(limits))
         kept = dict(found.filters)
         rows = torch.split(a.mask.detach().double() - 0.005, a.sizes)
         pairs = zip(a.outputs, rows, strict=True)
@@ -354,10 +355,10 @@ def test_limits_that_no_choice_of_filters_meets() -> None:
     least = full.params - sum(o.params * (o.channels - 1) for o in outputs)
     a = architect(architecture, (Limit("params", high=least - 1),))
     with pytest.raises(LimitError, match=f"params from {least:,} to {full.params:,}; search again with") as caught:
-        filters_within(a, architecture)
+        filters_within(a, architecture, budget(()))
     assert "\n" not in str(caught.value)
     with pytest.raises(LimitError, match=f"has params {full.params:,}, and params <= {least} was asked"):
-        check_counted(architecture, (Limit("params", high=least),))
+        check_counted(architecture, budget((Limit("params", high=least),)))
 
 
 def all_parts(space: SearchSpace) -> list[Any]:
@@ -441,7 +442,7 @@ def test_a_search_with_the_third_level_even_when_stopped_within_it(
     assert {path: kept for path, (kept, of) in told_of["operations"].items() if kept < of} == {
         path: len(kept) for path, kept in architecture.filters
     }
-    said = told.words(result)
+    said = words(result)
     assert sum("output filters of" in line and "were kept" in line for line in said) == 1
     page = (run.path / "report.html").read_text()
     assert "Masks of filters" in page

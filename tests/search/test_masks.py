@@ -16,17 +16,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiernas.costs.limits import Limit
-from hiernas.costs.tables import CostTable, cost_tables
+from hiernas.budget import CostTable, Limit
+from hiernas.combinatorics import Decision, Group
+from hiernas.costs.tables import cost_tables
 from hiernas.data.images import InMemory
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, TrainingError
 from hiernas.gates import Gates, single_path
-from hiernas.runfolder import RunFolder
+from hiernas.methods.hmnas.encoding import Encoding
+from hiernas.methods.hmnas.masks import MaskArchitect, MaskSettings
+from hiernas.run.folder import RunFolder
 from hiernas.search.alphas import by_strength
-from hiernas.search.encoding import Encoding
-from hiernas.search.masks import MaskArchitect, MaskSettings, Pressure
-from hiernas.space import Decision, Group, SearchSpace
+from hiernas.search.pressure import Pressure
+from hiernas.space import SearchSpace
 from hiernas.train.loop import fit
 from hiernas.train.recipes import Phase, Recipe
 from search.test_encoding import (
@@ -161,7 +163,7 @@ def test_a_mask_learns_by_the_slope_of_the_loss_in_the_binary_mask(name: str, le
         rng = np.random.default_rng(seed)
         logits = random_logits(space, rng)
         edges = random_edges(space, rng) if level == "operations" and name != "chain" else None
-        a = architect(space, level, logits, Pressure.of(Encoding(space), tables, limits), edges, cost_weight=0.7)
+        a = architect(space, level, logits, Pressure.of(tables, limits, Encoding(space).options), edges, cost_weight=0.7)
         values = random_values(a, rng, 0.6)
         if level == "edges":
             binary = np.concatenate(kept_edges(space, values))
@@ -341,7 +343,7 @@ def test_the_summary_and_the_record_leave_out_what_decides_nothing() -> None:
     logits, tables = random_logits(space, rng), cost_tables(space, None)
     edges = [np.array([1.0, 0.0]), np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.0, 0.0, 0.0])]
     limits = [Limit("params", high=tables["params"].constant)]
-    a = architect(space, "operations", logits, Pressure.of(Encoding(space), tables, limits), edges)
+    a = architect(space, "operations", logits, Pressure.of(tables, limits, Encoding(space).options), edges)
     kept = [d.name for d, there in zip(space.decisions, present(space, edges), strict=True) if there]
     assert kept == ["normal.0->2", "normal.1->3", "normal.2->3", "normal.0->4"]
     a.mask.data[3 * 3] = 0.0  # of normal.1->3, its first operation
@@ -370,7 +372,7 @@ def test_costs_of_what_is_kept_are_those_of_the_network_once_operations_are_chos
     params = sum(p.numel() for p in network.parameters())
     for limit, wanted in ((Limit("params", high=params), 0.0), (Limit("params", high=params / 3), 2.0),
                           (Limit("params", low=params * 4), 0.75), (Limit("params", params / 2, params * 2), 0.0)):  # fmt: skip
-        assert Pressure.of(a.encoding, tables, [limit])(a.kept()).item() == pytest.approx(wanted, abs=1e-5)
+        assert Pressure.of(tables, [limit], a.encoding.options)(a.kept()).item() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_what_was_saved_goes_on_with_the_same_bits(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from hiernas import spaces
-from hiernas.costs.limits import Limit, every, satisfied
-from hiernas.costs.tables import CostTable, cost_tables
+from hiernas.budget import CostTable, Limit
+from hiernas.costs.limits import satisfied
+from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError
-from hiernas.search.proposals import (
+from hiernas.methods.hournas.proposals import (
     NEAR,
     Adam,
     Targets,
@@ -30,12 +31,12 @@ from hiernas.search.proposals import (
     spread,
     temperature,
 )
-from toy import toy_space
+from toy import budget, toy_space
 
 TAU = (5.0, 0.01)
 SPACE = toy_space()
 TABLES = cost_tables(SPACE, None)
-GENES = every(SPACE)
+GENES = SPACE.all_encoded()
 
 
 # -- Eqs. 5 to 7 -------------------------------------------------------------------------------------------------
@@ -243,9 +244,9 @@ def test_aims_are_within_the_limits_and_near_their_bounds() -> None:
         if not len(feasible):
             kinds["none"] += 1
             with pytest.raises(LimitError, match="no architecture of 'toy'"):
-                aims_of(SPACE, TABLES, limits)
+                aims_of(SPACE, budget(limits))
             continue
-        aims = aims_of(SPACE, TABLES, limits)
+        aims = aims_of(SPACE, budget(limits))
         values = np.stack([TABLES[m.metric].of(feasible) for m in limits], axis=1)
         inside = [all(low <= v <= high for v, (low, high) in zip(row, spans(limits), strict=True)) for row in values]
         if any(inside):
@@ -266,5 +267,5 @@ def test_what_is_just_above_a_limit_is_not_aimed_at() -> None:
     for below, above in itertools.pairwise(values):  # `above` is nearer to the bound than `below`
         if below < NEAR * (above - 1):
             taken += 1
-            assert aims_of(SPACE, TABLES, [Limit("params", high=above - 1)]) == {"params": below}
+            assert aims_of(SPACE, budget([Limit("params", high=above - 1)])) == {"params": below}
     assert taken >= 5

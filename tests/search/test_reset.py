@@ -18,9 +18,9 @@ from hiernas.data.split import Split
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.ops import Residual
 from hiernas.randomness import numpy_generator, seeded
-from hiernas.search.graph import graph_of_network, regions
-from hiernas.search.reset import output_modules, reset_blocks
+from hiernas.supernet.graph import graph_of_network, regions
 from hiernas.train.loop import accuracy
+from hiernas.vital.reset import output_modules, reset_blocks
 
 SHARE = 0.3  # of the dark images, class 0
 

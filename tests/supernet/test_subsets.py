@@ -14,17 +14,17 @@ import torch
 from torch import nn
 
 import hiernas
-from hiernas.architecture import Choice
+from hiernas.budget import Limit
 from hiernas.cells import Cell, StageGraph, Sum
 from hiernas.costs import limits as limits_module
-from hiernas.costs.limits import Limit, best_within, check_reachable, nearest
+from hiernas.costs.limits import best_within, check_reachable, nearest
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError, SpaceError
-from hiernas.space import SearchSpace
+from hiernas.space import Choice, SearchSpace
 from hiernas.spaces import Stage, chain_space, darts, hdas_stages, tiny
+from hiernas.subsets import subsets
 from hiernas.supernet.chain import Mixture, Part
 from hiernas.supernet.stage import StageNetwork
-from hiernas.supernet.subsets import subsets
 
 Kept = frozenset[tuple[str, str]]  # (site, option) pairs
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hiernas import cells, gates
-from hiernas.architecture import Architecture
 from hiernas.cells import Cell, DropPath
 from hiernas.costs.count import cost
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import SpaceError
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
 from hiernas.supernet.cell_mixed import CellSupernet
 from hiernas.supernet.stage import live_nodes

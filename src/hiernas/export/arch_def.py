@@ -16,10 +16,10 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from hiernas.architecture import Architecture
 from hiernas.errors import ExportError
 from hiernas.export.source import layers_of
 from hiernas.ops import ACTIVATIONS, Classifier, Conv, MBConv, Origin, Skip
+from hiernas.space import Architecture
 
 ACT_SUFFIX = {"relu": "re", "relu6": "r6", "silu": "sw", "hswish": "hs"}
 LARGEST_STRIDE = 16  # of all blocks together: timm turns further strides into dilation

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
-from hiernas.costs.runner import load_onnxruntime
 from hiernas.errors import ConfigError, ExportError, did_you_mean
 from hiernas.export.python import python_files
+from hiernas.latency.runner import load_onnxruntime
 from hiernas.quiet import quiet
+from hiernas.space import Architecture
 
 SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "python": ".py"}
 FORMATS = tuple(SUFFIXES)

@@ -21,11 +21,11 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
 from hiernas.costs.count import count
 from hiernas.errors import ExportError
 from hiernas.export.arch_def import TimmNetwork, timm_network
 from hiernas.export.source import WIDTH, Sources, Writer, layers_of, literal
+from hiernas.space import Architecture
 from hiernas.supernet.filters import Spread, leave, tail_of
 from hiernas.version import VERSION
 

@@ -1,5 +1,5 @@
 """The report of a run: one HTML page that needs no network, with the figures drawn inside."""
 
-from hiernas.report.page import write_report
+from hiernas.report.page import words, write_report
 
-__all__ = ["write_report"]
+__all__ = ["words", "write_report"]

@@ -1,16 +1,23 @@
-"""What is said of a search in cells: the cells and stage graphs it found, how it went, and what the limits changed."""
+"""What is said of a search in cells by gradients: the cells and stage graphs it found, how it went, what the limits changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hiernas.architecture import FORMAT, Architecture
+import numpy as np
+from markupsafe import Markup
+
 from hiernas.costs.count import cost
 from hiernas.errors import SpaceError
-from hiernas.report import units
-from hiernas.report.graphs import Part, alike, cells_of, genotype_lines, parts_of, stage_lines
-from hiernas.report.tables import Html, Values, escape, folded, picture, section, table, text_to_copy
+from hiernas.report import figures, kit, units
+from hiernas.report.graphs import Part, alike, cells_of, drawing, genotype_lines, in_words, parts_of, short, stage_lines
+from hiernas.report.kit import Values
+from hiernas.space import FORMAT, Architecture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ABOUT_CELLS = "0 and 1 are the inputs, the outputs of the two cells before. "
 ABOUT_INNER = "0 and 1 are the inputs, two projections of what the cell reads. "
@@ -22,60 +29,49 @@ ABOUT_STAGES = (
 )
 ABOUT_LABELS = "sep and dil are separable and dilated convolutions, max and avg 3×3 pooling, skip the identity."
 ABOUT_EDGES = "max and avg are 3×3 pooling, skip the identity."
-ABOUT_WIDTHS = " The wider a line, the more its operation weighs."
+ABOUT_WIDTHS = " The wider a line, the more it weighs; numbers are importances (%), the two greatest of each edge."
 ABOUT_DEAD = " Grey cells are dead: no path leads from them to the output, and the network is built without them."
 ABOUT_DEPTH = "Depth is the number of cells on the longest path from the stage's input to its output."
 ABOUT_TABLE = (
-    "The softmax weights (%) at the end of the search, by which the edges and operations were chosen; what was chosen is "
-    "bold. Of each node the two edges stay whose best operation other than none weighs most."
+    "The softmax weights (%) at the end of the search, by which the edges and operations were chosen; what was chosen has "
+    "a frame. Of each node the two edges stay whose best operation other than none weighs most."
 )
 ABOUT_SEARCH = (
     "Entropy is the mean over all edges: ln n where n operations weigh the same (2.08 for eight, 1.39 for four), 0 where "
     "one has all the weight. Identities are the share of the edges that would be kept at that epoch, none is the mean "
     "weight of no edge at all."
 )
-ABOUT_TRAINING = "Accuracy by epoch. While searching, it is that of all operations mixed by their weights, on training images."
-TIMES = {
-    "darts": {"train1": "weights and logits by turns"},
-    "hdas": {"train1": "cells", "train2": "numbers of cells", "train3": "graphs between the cells"},
-    "hdas-cells": {"train1": "cells"},
-    "hdas-distribution": {"train1": "numbers of cells, and the graphs between them"},
-    "hdas-stages": {"train1": "graphs between the cells"},
-}
-EVALUATED = {"evolve2": "evaluating what was found"}
+ABOUT_TRAINING = "While searching, it is that of all operations mixed by their weights, on training images."
+FOUND = {"train1": "cells found", "train2": "numbers found"}  # by the phases of a search on several levels
 
 # -- in words --------------------------------------------------------------------------------------------------------
 
 
-def lead(result: Values) -> str:
-    """What was done, in a sentence."""
-    size, space = units.size(result["space"]["size"]), result["space"]["name"]
-    given = "" if found_cells(result) or not _is_stages(result) else ", over cells that were given"
-    return f"The search went through the {size} architectures of the space {space}{given}, all at once, by gradients."
-
-
-def words(result: Mapping[str, Any]) -> list[str]:
+def words(result: Values) -> list[str]:
     """Lines for the terminal: what the limits changed, and what was found in the papers' own forms."""
-    return found_words(result, [moved(result)] if moved(result) else [])
+    said = moved(result)
+    return [said] * bool(said) + found_words(result)
 
 
-def found_words(result: Mapping[str, Any], lines: list[str]) -> list[str]:
-    """These lines, and what was found in the papers' own forms."""
+def found_words(result: Values) -> list[str]:
+    """What was found in the papers' own forms."""
     parts = parts_of(result)
-    if not _is_stages(result):
-        return [*lines, "cells:", *_genotype(parts)]
-    cells = cells_of(result)
-    if found_cells(result):
-        lines += ["cells:", *_genotype(cells)]
+    if not _is_stages(parts):
+        return ["cells:", *_as_text(parts)]
+    cells, lines = cells_of(result), []
+    if _found_cells(result):
+        lines = ["cells:", *_as_text(cells)]
     else:
         name = str(result["space"]["arguments"].get("cell", "of your own"))
-        lines += ["cells, as given:", *_genotype(cells)] if "(" in name else [f"cells, as given: {name}"]
+        lines = ["cells, as given:", *_as_text(cells)] if "(" in name else [f"cells, as given: {name}"]
     for part in parts:
-        lines += [f"{part.label}: {part.nodes} cells, depth {part.depth}, {_dead(part)}", *_edges(part)]
+        which = f"{units.number(len(part.dead), 'dead cell')} ({', '.join(map(str, part.dead))})"
+        dead = which if part.dead else "no dead cells"
+        lines += [f"{part.label}: {part.nodes} cells, depth {part.depth}, {dead}", *_edges(part)]
     return [*lines, *_without_dead(result, parts)]
 
 
-def _genotype(parts: list[Part]) -> list[str]:
+def _as_text(parts: Sequence[Part]) -> list[str]:
     return genotype_lines(parts) or [line for part in parts for line in _edges(part)]
 
 
@@ -87,7 +83,7 @@ def _edges(part: Part) -> list[str]:
     return [f"    {part.name}={[pair for node in pairs for pair in node]}"]
 
 
-def _without_dead(result: Mapping[str, Any], parts: Sequence[Part]) -> list[str]:
+def _without_dead(result: Values, parts: Sequence[Part]) -> list[str]:
     """What the network costs that is built without its dead cells; empty where there are none, or it is not known."""
     if not any(part.dead for part in parts):
         return []
@@ -105,156 +101,186 @@ def _without_dead(result: Mapping[str, Any], parts: Sequence[Part]) -> list[str]
     ]
 
 
-def _dead(part: Part) -> str:
-    dead = part.dead
-    if not dead:
-        return "no dead cells"
-    return f"{len(dead)} dead cell{'s' if len(dead) > 1 else ''} ({', '.join(map(str, dead))})"
-
-
-def moved(result: Mapping[str, Any]) -> str:
+def moved(result: Values) -> str:
     """Where the limits led away from DARTS' rule; "" where that is not known."""
     details = result.get("details") or {}
     if "moved" not in details or not result["limits"]:
         return ""
-    inner = _moved_in_cells(details.get("moved_in_cells"))
-    return _moved_sites(details["moved"], len(result["chosen"]["sites"])) + (f"; {inner}" if inner else "")
-
-
-def _moved_in_cells(sites: Sequence[str] | None) -> str:
-    """The same of the cells that `hdas` searched before the graphs between them."""
-    if sites is None:
-        return ""
-    if not sites:
-        return "within the cells the rule meets them"
-    return f"within the cells, {len(sites)} {'edge differs' if len(sites) == 1 else 'edges differ'} from it: {', '.join(sites)}"
-
-
-def _moved_sites(sites: Sequence[str], of: int) -> str:
+    sites, of, inner = details["moved"], len(result["chosen"]["sites"]), details.get("moved_in_cells")
     rule = "DARTS' rule (the two strongest edges of each node, with their strongest operations)"
-    if not sites:
-        return f"{rule} meets the limits"
-    return f"to meet the limits, {len(sites)} of {of} sites {'differs' if len(sites) == 1 else 'differ'} from {rule}"
+    said = f"{rule} meets the limits"
+    if sites:
+        said = f"to meet the limits, {len(sites)} of {of} sites {'differs' if len(sites) == 1 else 'differ'} from {rule}"
+    if inner is None:  # no cells were searched before the graphs between them
+        return said
+    if not inner:
+        return f"{said}; so it does within the cells" if not sites else f"{said}; within the cells the rule meets them"
+    differ = "edge differs" if len(inner) == 1 else "edges differ"
+    return f"{said}; within the cells, {len(inner)} {differ} from it: {', '.join(inner)}"
 
 
-def found_cells(result: Mapping[str, Any]) -> bool:
+def _found_cells(result: Values) -> bool:
     """Whether the cells were searched, too, and not only the graphs between them."""
-    return not _is_stages(result) or "genotype" in (result.get("details") or {})
+    return not _is_stages(parts_of(result)) or "genotype" in (result.get("details") or {})
 
 
-def _is_stages(result: Mapping[str, Any]) -> bool:
-    return any(part.is_stage for part in parts_of(result))
-
-
-def times(result: Values) -> dict[str, str]:
-    """What the phases do whose names do not say it."""
-    return {**TIMES.get(result["method"], {}), **EVALUATED}
+def _is_stages(parts: Sequence[Part]) -> bool:
+    return any(part.is_stage for part in parts)
 
 
 # -- on the page -----------------------------------------------------------------------------------------------------
 
 
-def sections(result: Values, events: Sequence[Values]) -> list[Html]:
-    """What was found: the graphs between the cells, the cells, and how the search went."""
-    return [*pictures(result, _moved(result), _weights(result)), how_it_went(result, events)]
-
-
-def pictures(result: Values, *more: Html) -> list[Html]:
-    """The cells, or the graphs between them and then the cells; `more` stands over and under the first of these."""
-    parts = parts_of(result)
-    if not _is_stages(result):
-        return [_cells(parts, "The cells", ABOUT_CELLS, *more)]
-    cells = _cells(cells_of(result), "The cells" if found_cells(result) else "The cells, as given", ABOUT_INNER)
-    return [_stages(parts, result, *more), cells]
-
-
-def _moved(result: Values) -> Html:
-    said = moved(result)
-    return Html(f"<p>{escape(_sentence(said))}</p>") if said else Html()
-
-
-def _sentence(said: str) -> str:
-    return f"{said[0].upper()}{said[1:]}."
-
-
-def _cells(parts: list[Part], title: str, about: str, *more: Html) -> Html:
-    if not parts:
-        return Html()
-    pictures = [_picture(part, names, i) for i, (names, part) in enumerate(alike(parts))]
-    reduction = ABOUT_REDUCTION if any(part.name.startswith("reduce") for part in parts) else ""
-    caption = _caption(parts, about + ABOUT_NODES + reduction + ABOUT_LABELS)
-    return section(title, *more[:1], *pictures, caption, _text(parts, _genotype(parts)), *more[1:])
-
-
-def _stages(parts: list[Part], result: Values, *more: Html) -> Html:
-    rows = [[p.label.capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
-    head = ["", "Cells", "Depth", "Dead", "Which"]
-    text = stage_lines(parts, result["space"]["arguments"].get("cell"))
-    text = text or [line for part in parts for line in _edges(part)]
-    dead = any(p.dead for p in parts)
-    depth = " ".join([ABOUT_DEPTH, *map(_sentence, _without_dead(result, parts))])
-    return section(
-        "The graphs between the cells",
-        *more[:1],
-        *(_picture(part, part.label.capitalize(), f"stage{i}") for i, part in enumerate(parts)),
-        _caption(parts, ABOUT_STAGES + ABOUT_EDGES + (ABOUT_DEAD if dead else "")),
-        table(head, rows, "stages", numbers=(1, 2, 3)),
-        Html(f'<p class="small">{escape(depth)}</p>'),
-        _text(parts, text),
-        *more[1:],
+def tell(run: kit.Run) -> kit.Told:
+    """What was found: the graphs between the cells, the cells, and how the search went; a front where there is one."""
+    result = run.result
+    several = len(result["front"]) > 1
+    said = units.sentence(moved(result))
+    found = pictures(result, kit.PARTS.words(said) if said else "", _weights(result))
+    searched = {phase: verdict["what"] for phase, verdict in ((result.get("details") or {}).get("decided") or {}).items()}
+    return kit.Told(
+        lead=units.evaluated(result) if several else _lead(result, list(searched.values())),
+        found=[*found, how_it_went(run)],
+        training=ABOUT_TRAINING,
+        phases=searched | {"evolve2": "evaluating what was found"},
+        marks=[FOUND.get(phase, phase) for phase in list(searched)[:-1]],
+        levels=len(searched) > 1,
+        front=several,
     )
 
 
-def _text(parts: list[Part], lines: Sequence[str]) -> Html:
-    """The text to copy; folded where nodes keep many edges, since it is long then."""
-    text = text_to_copy(lines)
-    return folded("As text: (operation, source, node, importance)", text) if any(p.is_weighted for p in parts) else text
+def _lead(result: Values, searched: Sequence[str]) -> str:
+    size, space = units.size(result["space"]["size"]), result["space"]["name"]
+    if len(searched) > 1:
+        levels = f"{', then '.join(searched)}. The last of these {len(searched)} levels alone, the space {space}, has"
+        return f"The search went by gradients from level to level: {levels} {size} architectures."
+    given = "" if _found_cells(result) else ", over cells that were given"
+    return f"The search went through the {size} architectures of the space {space}{given}, all at once, by gradients."
 
 
-def _picture(part: Part, title: str, name: object) -> Html:
-    from hiernas.report.graph_figures import graph  # matplotlib is loaded only where a page is made
-
-    return picture(lambda width: graph(part, f"graph{name}", width), title=title)
-
-
-def _caption(parts: list[Part], said: str) -> Html:
-    widths = ABOUT_WIDTHS if any(part.is_weighted for part in parts) else ""
-    return Html(f'<p class="small">{escape(said + widths)}</p>')
+def pictures(result: Values, above: Markup | str = "", below: Markup | str = "") -> list[Markup]:
+    """The cells, or the graphs between them and then the cells; `above` and `below` frame the first of these."""
+    parts = parts_of(result)
+    if not _is_stages(parts):
+        return [_cells(parts, "The cells", ABOUT_CELLS, above, below)] if parts else []
+    inner = _cells(cells_of(result), "The cells" if _found_cells(result) else "The cells, as given", ABOUT_INNER)
+    return [_stages(parts, result, above, below), inner]
 
 
-def _weights(result: Values) -> Html:
-    """The table of softmax weights, folded: one for each set of options."""
+def _cells(parts: list[Part], title: str, about: str, above: Markup | str = "", below: Markup | str = "") -> Markup:
+    if not parts:
+        return Markup()
+    reduction = ABOUT_REDUCTION if any(part.name.startswith("reduce") for part in parts) else ""
+    caption = about + ABOUT_NODES + reduction + ABOUT_LABELS
+    return kit.section(title, above, _drawn(alike(parts), caption), _to_copy(parts, _as_text(parts)), below)
+
+
+def _stages(parts: list[Part], result: Values, above: Markup | str, below: Markup | str) -> Markup:
+    rows = [[p.label.capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
+    text = stage_lines(parts, result["space"]["arguments"].get("cell"))
+    caption = ABOUT_STAGES + ABOUT_EDGES + ABOUT_DEAD * any(p.dead for p in parts)
+    depth = " ".join([ABOUT_DEPTH, *map(units.sentence, _without_dead(result, parts))])
+    return kit.section(
+        "The graphs between the cells",
+        above,
+        _drawn([(p.label.capitalize(), p) for p in parts], caption),
+        kit.table(["", "Cells", "Depth", "Dead", "Which"], rows, "stages", numbers=(1, 2, 3)),
+        kit.PARTS.words(depth, small=True),
+        _to_copy(parts, text or [line for part in parts for line in _edges(part)]),
+        below,
+    )
+
+
+def _drawn(named: Sequence[tuple[str, Part]], caption: str) -> Markup:
+    """The graphs side by side, and what is to be known to read them."""
+    graphs = [(name, drawing(part), in_words(part)) for name, part in named if part.kept]
+    return kit.PARTS.graphs(graphs, caption + (ABOUT_WIDTHS if any(part.is_weighted for _, part in named) else ""))
+
+
+def _to_copy(parts: Sequence[Part], lines: Sequence[str]) -> Markup:
+    kind = "operation, source, node, importance" if any(p.is_weighted for p in parts) else "operation, source"
+    return kit.PARTS.to_copy(f"As text: ({kind})", lines)
+
+
+def _weights(result: Values) -> Markup:
+    """The softmax weights, folded: a table for each set of options."""
     details = result.get("details") or {}
-    found: Mapping[str, Mapping[str, float]] = details.get("weights") or {}
-    by_options: dict[tuple[str, ...], list[str]] = {}
-    for site, row in found.items():
-        by_options.setdefault(tuple(row), []).append(site)
+    by_options: dict[tuple[str, ...], dict[str, Mapping[str, float]]] = {}
+    for site, row in (details.get("weights") or {}).items():
+        by_options.setdefault(tuple(row), {})[site] = row
     sites, changed = result["chosen"]["sites"], set(details.get("moved") or ())
-    tables = [
-        table(["", *options], [_row(site, found[site], sites.get(site), site in changed) for site in names], "weights",
-              numbers=range(1, 1 + len(options)))
-        for options, names in by_options.items()
-    ]  # fmt: skip
-    if not tables:
-        return Html()
+    tables = []
+    for options, rows in by_options.items():
+        shown = {
+            f"{site} *" if site in changed else site: [
+                kit.Cell(p, f"{100 * p:.1f}", option in _options(sites.get(site))) for option, p in row.items()
+            ]
+            for site, row in rows.items()
+        }
+        tables.append(kit.heat_map([short(option) for option in options], shown, framed=True))
     marked = " The limits moved the choice where a name is followed by *." if changed else ""
-    return folded("Weights of all operations", Html(f'<p class="small">{escape(ABOUT_TABLE + marked)}</p>'), *tables)
+    about = kit.PARTS.words(ABOUT_TABLE + marked, small=True)
+    return kit.PARTS.folded("Weights of all operations", [about, *tables]) if tables else Markup()
 
 
-def _row(site: str, weights: Mapping[str, float], chosen: Any, changed: bool) -> list[object]:
-    kept = {chosen} if isinstance(chosen, str) else set(chosen or ())
-    values = [(f"{100 * p:.2f}", option in kept) for option, p in weights.items()]
-    return [f"{site} *" if changed else site, *(Html(f"<b>{v}</b>") if bold else v for v, bold in values)]
+def _options(chosen: Any) -> tuple[str, ...]:
+    return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
 
 
-def how_it_went(result: Values, events: Sequence[Values]) -> Html:
+# -- how the search went ---------------------------------------------------------------------------------------------
+
+Line = tuple[str, str, str, str]  # key of the event, label, style, colour
+SHOWN: tuple[tuple[Line, ...], ...] = (
+    (("entropy", "entropy of the weights (nats)", "-", kit.BLUE),),
+    (("skips", "identities (%)", "-", kit.BLUE), ("none", "none (%)", "--", kit.MUTED)),
+)
+
+
+def how_it_went(run: kit.Run) -> Markup:
     """Entropy, identities and `none` by epoch, with the alarms."""
-    from hiernas.report.graph_figures import search
+    phases = list((run.result.get("details") or {}).get("decided") or {})
+    marks = [FOUND.get(phase, phase) for phase in phases[:-1]]
+    drawn = kit.picture(lambda width: search(run.events, marks, width), ABOUT_SEARCH)
+    return kit.section("How the search went", drawn, kit.PARTS.listed(alarms_of(run.events), "alarms")) if drawn else Markup()
 
-    drawn = picture(lambda width: search(result, events, width), ABOUT_SEARCH)
-    alarms = "".join(f"<li>{escape(said)}</li>" for said in alarms_of(events))
-    listed = Html(f'<ul class="notes">{alarms}</ul>' if alarms else "")
-    return section("How the search went", drawn, listed) if drawn else Html()
+
+def search(events: Sequence[Values], marks: Sequence[str], width: float) -> str:
+    """By epoch: the entropy of the sites, and the shares of identities and of `none`; an alarm where there was one."""
+    curves = [c for c in figures.curves_of(events)[0] if all("entropy" in e for e in c.epochs)]
+    if not curves:
+        return ""
+    each = 290.0 if width > 500 else 250.0
+    height = each if width > 500 else 2 * each
+
+    def paint(figure: Figure) -> None:
+        for i, lines in enumerate(SHOWN):
+            if width > 500:
+                ax = kit.axes(figure, 56 + i * width / 2, 12, (1 - i) * width / 2 + 10, 72)
+            else:
+                ax = kit.axes(figure, 56, 12 + each * i, 12, each * (1 - i) + 72)
+            _panel(ax, curves, lines)
+            figures.epochs(ax, curves, marks)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / (each - 84)), ncols=3, columnspacing=1.2)
+
+    first, last = curves[0].epochs[0], curves[-1].epochs[-1]
+    alt = (
+        f"The search by epoch: entropy from {first['entropy']:.2f} to {last['entropy']:.2f}, share of identities from "
+        f"{100 * first['skips']:.0f} % to {100 * last['skips']:.0f} %, of none from {100 * first['none']:.0f} % to "
+        f"{100 * last['none']:.0f} %."
+    )
+    return kit.draw(f"search{width:.0f}", alt, width, height, paint)
+
+
+def _panel(ax: Axes, curves: Sequence[figures.Curve], lines: Sequence[Line]) -> None:
+    epochs = [e for c in curves for e in c.epochs]
+    for key, label, style, colour in lines:
+        x, y = np.array(figures.points_of(curves, key, joined=False)).T
+        ax.plot(x, y / 100 if key == "entropy" else y, style, color=colour, marker="o" if len(epochs) <= 20 else "",
+                markersize=4, label=label)  # fmt: skip
+    alarm = next((x for x, e in enumerate(epochs, 1) if e.get("alarm")), None)
+    if alarm is not None:
+        ax.axvline(alarm, color=kit.ORANGE, linewidth=1.2, label="alarm")
+    ax.set_ylim(0, 1.05 * max(e["entropy"] for e in epochs) if lines[0][0] == "entropy" else 100)
 
 
 def alarms_of(events: Sequence[Values]) -> list[str]:
@@ -268,7 +294,7 @@ def alarms_of(events: Sequence[Values]) -> list[str]:
         raised = [epoch for epoch, alarm in sorted(by_epoch.items()) if alarm]
         if raised:
             where = f" of {phase}" if len(phases) > 1 else ""
-            until = "" if raised[-1] == max(by_epoch) else f" to {raised[-1]}"
-            since = f"Epochs {raised[0]}{until}" if until else f"Since epoch {raised[0]}"
+            ended = raised[-1] != max(by_epoch)
+            since = f"Epochs {raised[0]} to {raised[-1]}" if ended else f"Since epoch {raised[0]}"
             said.append(f"{since}{where}: {by_epoch[raised[-1]]}")
     return said

@@ -1,24 +1,28 @@
-"""The figures of a report that show numbers: the Pareto front, the operation probabilities, the accuracy curves.
+"""What every method's page shows: the Pareto front, the accuracy curves, the chosen network.
 
-Each returns inline SVG of a given width in pixels, and "" where the run has nothing to show.
+Figures with axes are inline SVG of a given width in pixels, and "" where the run has nothing to show.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from markupsafe import Markup
 
+from hiernas.errors import SpaceError
 from hiernas.report import units
-from hiernas.report.svg import BLUE, INK, MUTED, ON_BLUE, ORANGE, RULE, axes, draw
+from hiernas.report.kit import BLUE, INK, MUTED, ORANGE, PAPER, PARTS, Told, Values, axes, draw
+from hiernas.space import FORMAT, Architecture
+from hiernas.supernet.chain import Chain, Part
 
-Values = Mapping[str, Any]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # -- the Pareto front --------------------------------------------------------------------------------------------
 
@@ -118,82 +122,6 @@ def _shade(ax: Axes, limits: Sequence[Values], factor: float) -> None:
             ax.annotate(said, (x, 1), (0, 5), ("data", "axes fraction"), "offset points", ha=flush, color=INK)
 
 
-# -- operation probabilities ---------------------------------------------------------------------------------------
-
-
-def operations(result: Values, width: float) -> str:
-    """One panel per pruning: layers on x, operations on y, the probability as colour; crosses mark what was dropped."""
-    stages = [s for s in result["stages"] if s["sites"]]
-    if not stages:
-        return ""
-    sites = list(dict.fromkeys(site for s in stages for site in s["sites"]))
-    options = options_of(stages)
-    left = 14 + 6.6 * max(map(len, options))
-    cell = min(100.0, (width - left - 8) / len(sites))
-    longest = 6.4 * max(map(len, sites))  # of the layers' names
-    upright = longest + 8 > cell
-    names = 12 + longest if upright else 24.0
-    row, gap = 22.0, 34.0
-    panel = row * len(options)
-    height = len(stages) * (panel + gap) + names
-
-    def paint(figure: Figure) -> None:
-        right = width - left - cell * len(sites)
-        for i, stage in enumerate(stages):
-            top = i * (panel + gap) + gap
-            ax = axes(figure, left, top, right, height - top - panel)
-            heat_map(ax, stage, sites, options, numbers=cell >= 24)
-            ax.set_title(_pruning(stage, short=width < 500), loc="left", fontsize=12, pad=7)
-            if i == len(stages) - 1:
-                ax.set_xticks([x + 0.5 for x in range(len(sites))], sites, rotation=90 if upright else 0, fontsize=11)
-
-    alt = (
-        f"Heat map of operation probabilities: {len(stages)} prunings, {len(sites)} layers, {len(options)} operations. "
-        + " ".join(f"{_pruning(s)}." for s in stages)
-    )
-    return draw(f"operations{width:.0f}", alt, width, height, paint)
-
-
-def options_of(stages: Sequence[Values]) -> list[str]:
-    """All options in the order of the layer that has most of them, `skip` last."""
-    layers = [probabilities for s in stages for probabilities in s["sites"].values()]
-    found = dict.fromkeys(o for layer in sorted(layers, key=len, reverse=True) for o in layer)
-    return sorted(found, key=lambda o: o == "skip")
-
-
-def _pruning(stage: Values, short: bool = False) -> str:
-    sizes = f"{units.size(stage['size_before'])} → {units.size(stage['size_after'])}"
-    return f"Stage {stage['stage']}: {sizes}" + ("" if short else " architectures")
-
-
-def heat_map(
-    ax: Axes, stage: Values, sites: Sequence[str], options: Sequence[str], numbers: bool, framed: bool = False
-) -> None:
-    """Layers on x, operations on y, probability as colour; what was not kept is crossed out, or else what was is framed."""
-    ax.set(xlim=(0, len(sites)), ylim=(len(options), 0))
-    ax.grid(False)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    ax.set_xticks([])
-    ax.set_yticks([y + 0.5 for y in range(len(options))], options, fontsize=11)
-    for x, site in enumerate(sites):
-        kept = stage["kept"].get(site, ())
-        for y, option in enumerate(options):
-            if option in stage["sites"].get(site, {}):
-                _cell(ax, x, y, float(stage["sites"][site][option]), option in kept, numbers, framed)
-
-
-def _cell(ax: Axes, x: int, y: int, p: float, kept: bool, numbers: bool, framed: bool) -> None:
-    ax.add_patch(Rectangle((x, y), 1, 1, facecolor=(BLUE, min(1.0, p)), edgecolor=RULE))
-    if framed and kept:
-        ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor=INK, linewidth=2.0, zorder=3, clip_on=False))
-    if not framed and not kept:
-        ax.plot([x + 0.5], [y + 0.5], "x", color=MUTED, markersize=6, markeredgewidth=1.1, clip_on=False)
-    elif numbers:
-        colour = ON_BLUE if p > 0.75 else INK
-        ax.text(x + 0.5, y + 0.54, f"{100 * p:.0f}", ha="center", va="center", fontsize=10.5, color=colour)
-
-
 # -- accuracy curves -----------------------------------------------------------------------------------------------
 
 
@@ -216,23 +144,28 @@ def curves_of(events: Sequence[Values]) -> tuple[list[Curve], list[Curve]]:
     return supernet, [c for c in found if c.phase == "final"]
 
 
-def training(result: Values, events: Sequence[Values], width: float) -> str:
-    """Accuracy by epoch: the supernet over all its phases, with the prunings, and the chosen network."""
+def training(events: Sequence[Values], told: Told, width: float) -> str:
+    """Accuracy by epoch: the supernet over all its phases, with what happened between them, and the chosen network."""
     supernet, final = curves_of(events)
     panels = [(t, c) for t, c in (("Supernet", supernet), ("Chosen network", final)) if c]
     if not panels:
         return ""
-    beside = width > 500
-    height = 330.0 if beside else 290.0 * len(panels)
+    height = 330.0 if width > 500 else 290.0 * len(panels)
 
     def paint(figure: Figure) -> None:
         shares = [0.0, 1.0] if len(panels) == 1 else [0.0, 0.56, 1.0]
         for i, (title, curves) in enumerate(panels):
-            if beside:
+            if width > 500:
                 ax = axes(figure, 56 + shares[i] * width, 30, (1 - shares[i + 1]) * width + 10, 72)
             else:
                 ax = axes(figure, 56, 30 + 290 * i, 12, height - 290 * (i + 1) + 72)
-            _curves(ax, curves, marks(result, curves) if curves is supernet else [], joined=result.get("method") != "hdas")
+            for key, label, style in (("train_accuracy", "training", "--"), ("val_accuracy", "validation", "-")):
+                points = points_of(curves, key, joined=not told.levels)
+                marker = "o" if len(points) == 1 or (key == "val_accuracy" and len(points) <= 40) else ""
+                colour = MUTED if key == "train_accuracy" else BLUE
+                if points:
+                    ax.plot(*zip(*points, strict=True), style, color=colour, marker=marker, markersize=4, label=label)
+            epochs(ax, curves, told.marks if curves is supernet else ())
             ax.set_title(title, loc="left", fontsize=12, pad=9)
             ax.set_ylabel("Accuracy (%)")
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / 228), ncols=2)
@@ -246,35 +179,8 @@ def training(result: Values, events: Sequence[Values], width: float) -> str:
     return draw(f"training{width:.0f}", alt, width, height, paint)
 
 
-FOUND = {"train1": "cells found", "train2": "numbers found"}  # by the phases of H-DAS
-
-
-def marks(result: Values, curves: Sequence[Curve]) -> list[str]:
-    """What happened between two trainings of the supernet."""
-    if result.get("method") == "hournas":
-        return ["vital blocks fixed" for _ in result["stages"]]
-    if result.get("method") == "hdas":
-        return [FOUND.get(c.phase, c.phase) for c in curves[:-1]]
-    return [f"pruned to {units.size(s['size_after'])}" for s in result["stages"]]
-
-
-def _curves(ax: Axes, curves: Sequence[Curve], said: Sequence[str], joined: bool) -> None:
-    """One line per kind of accuracy over all phases; dotted verticals between them, with what was done there."""
-    epochs = sum(len(curve.epochs) for curve in curves)
-    for key, label, style in (("train_accuracy", "training", "--"), ("val_accuracy", "validation", "-")):
-        points = points_of(curves, key, joined)
-        if points:
-            colour = MUTED if key == "train_accuracy" else BLUE
-            marker = "o" if len(points) == 1 or (key == "val_accuracy" and len(points) <= 40) else ""
-            ax.plot(*zip(*points, strict=True), style, color=colour, marker=marker, markersize=4, label=label)
-    verticals(ax, curves, said)
-    ax.set_xlabel("Epoch")
-    ax.set_xlim(0.5, epochs + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-
-
 def points_of(curves: Sequence[Curve], key: str, joined: bool) -> list[tuple[float, float]]:
-    """(epoch over all phases, percent) where the value is known; without `joined`, a gap between two phases."""
+    """(epoch over all phases, percent) where the value is known; unless `joined`, a gap between two phases."""
     points: list[tuple[float, float]] = []
     start = 0
     for curve in curves:
@@ -284,12 +190,145 @@ def points_of(curves: Sequence[Curve], key: str, joined: bool) -> list[tuple[flo
     return points
 
 
-def verticals(ax: Axes, curves: Sequence[Curve], said: Sequence[str]) -> None:
-    """A dotted line between two phases, and what happened there."""
-    start = 0
-    for i, curve in enumerate(curves[:-1]):
-        start += len(curve.epochs)
-        ax.axvline(start + 0.5, color=INK, linewidth=1.0, linestyle=":")
-        text = said[i] if i < len(said) else curves[i + 1].phase
-        ax.annotate(text, (start + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points",
-                    rotation=90, va="bottom", fontsize=11, color=INK)  # fmt: skip
+def epochs(ax: Axes, curves: Sequence[Curve], marks: Sequence[str]) -> None:
+    """The axis of epochs; a dotted line between two phases, and what happened there."""
+    ends = list(accumulate(len(curve.epochs) for curve in curves))
+    for i, end in enumerate(ends[:-1]):
+        ax.axvline(end + 0.5, color=INK, linewidth=1.0, linestyle=":")
+        text = marks[i] if i < len(marks) else curves[i + 1].phase
+        ax.annotate(text, (end + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points", rotation=90, va="bottom",
+                    fontsize=11, color=INK, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
+    ax.set_xlabel("Epoch")
+    ax.set_xlim(0.5, ends[-1] + 0.5)
+    ax.locator_params(axis="x", nbins=8, integer=True, min_n_ticks=1)
+
+
+# -- the chosen network --------------------------------------------------------------------------------------------
+
+CHAIN = (
+    "Blocks in the order an image passes them. Height shows the expansion ratio (e), width and colour the kernel size; "
+    "grey frames were not searched, a dashed frame is a layer left out."
+)
+VITAL = " A thick frame marks a vital block."
+OPTIONS = "The operation chosen at each site; a dashed frame is a place left out."
+
+
+@dataclass(frozen=True)
+class Block:
+    """A box of the drawing; those of one `group` (a stage) stand over one bracket with the notes."""
+
+    group: str
+    label: str
+    kernel: int = 0  # 0: none, or not known
+    expand: int = 1
+    plain: bool = False  # stem, head and classifier, which were not searched
+    identity: bool = False
+    stride: int = 1
+    vital: bool = False
+    notes: tuple[str, ...] = ()  # channels and resolution of what leaves the block
+
+    @property
+    def kind(self) -> str:
+        """How it is drawn."""
+        if not self.label or self.identity:
+            return "identity" if self.label else "input"
+        return "plain" if self.plain or not self.kernel else "full" if self.kernel > 5 else "searched"
+
+    @property
+    def strength(self) -> int:
+        """Of its colour, by the kernel, in percent."""
+        return {1: 8, 3: 15, 5: 42}.get(self.kernel, 100) if self.kind in ("searched", "full") else 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Least width and height in pixels: by kernel and expansion where it was searched."""
+        if self.kind in ("searched", "full"):
+            return 29 + 3 * min(self.kernel, 7), 34 + 12 * min(self.expand, 6)
+        return {"input": (6, 52), "identity": (42, 24)}.get(self.kind, (42, 28 + 16 * self.label.count("\n")))
+
+
+def network(result: Values) -> tuple[Markup, str]:
+    """The chosen network and what is to be said of the drawing.
+
+    Of a chain of ours the blocks are drawn in the order the image passes them, with their sizes; of any other space only
+    what was chosen at each site, for a site's place in the network is not known here.
+    """
+    blocks, chain = blocks_of(result)
+    groups = [list(same) for _, same in groupby(blocks, key=lambda b: b.group)]
+    about = (CHAIN if chain else OPTIONS) + (VITAL if any(b.vital for b in blocks) else "")
+    return (PARTS.network(groups, _in_words(blocks), chain) if blocks else Markup()), about
+
+
+def blocks_of(result: Mapping[str, Any]) -> tuple[list[Block], bool]:
+    """The chosen network's blocks, and whether they are a chain of ours; else there is one per site, without sizes."""
+    chosen = result["chosen"]["sites"]
+    space = result["space"]
+    value = {"format": FORMAT, "space": space["name"], "arguments": space["arguments"], "sites": chosen}
+    vital = (result.get("details") or {}).get("vital", ())
+    try:
+        found = Architecture.from_json(value)
+    except (SpaceError, TypeError):  # a space of the user's own, or of another version
+        return _by_name(chosen, vital), False
+    blocks = _chain_blocks(found, vital)
+    return (blocks, True) if blocks else (_by_name(chosen, vital), False)
+
+
+def _by_name(sites: Mapping[str, Any], vital: Collection[str]) -> list[Block]:
+    texts = {site: option if isinstance(option, str) else "\n".join(option) for site, option in sites.items()}
+    return [replace(_named(site, text), vital=site in vital) for site, text in texts.items()]
+
+
+def _named(group: str, option: str) -> Block:
+    found = re.fullmatch(r"k(\d+)_e(\d+)(_\w+)?", option)
+    if found is None:
+        return Block(group, option, identity=option in ("skip", "none"), notes=(group,))
+    kernel, expand = int(found[1]), int(found[2])
+    extra = (found[3] or "").replace("_", "\n")
+    return Block(group, f"{kernel}×{kernel}\ne{expand}{extra}", kernel, expand, notes=(group,))
+
+
+def _chain_blocks(found: Architecture, vital: Collection[str]) -> list[Block]:
+    skeleton = found.skeleton
+    if not isinstance(skeleton, Chain) or any(len(choice) != 1 for choice in found.choices):
+        return []
+    fixed, options = skeleton.parts()
+    stem, head = fixed[: len(skeleton.stem)], fixed[len(skeleton.stem) :]
+    channels, h, w = skeleton.input_size
+    blocks = [Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}"))]
+    blocks += [replace(_fixed(part), vital=bool(vital)) for part in stem]
+    chosen = [parts[option][0] for parts, option in zip(options, found.options, strict=True)]
+    blocks += [replace(_searched(part), vital=part.site.name in vital) for part in chosen]
+    return blocks + [replace(_fixed(part), vital=bool(vital)) for part in head]
+
+
+def _fixed(part: Part) -> Block:
+    name = part.site.name
+    if part.op.name == "classifier":
+        return Block("classes", "pool\nfc", plain=True, notes=("classes", str(part.site.cout)))
+    kernel = int(getattr(part.op, "kernel", 1))
+    label = f"conv\n{kernel}×{kernel}"
+    return Block(name, label, kernel, plain=True, stride=part.site.stride, notes=_notes(part, name))
+
+
+def _searched(part: Part) -> Block:
+    named = _named(part.site.name.partition(".")[0], part.op.name)
+    notes = _notes(part, named.group)
+    identity = part.is_identity
+    label = "1×1" if named.identity and not identity else named.label  # a skip that changes the shape
+    return Block(named.group, label, named.kernel, named.expand, False, identity, part.site.stride, notes=notes)
+
+
+def _notes(part: Part, name: str) -> tuple[str, ...]:
+    h, w = (-(-n // part.site.stride) for n in part.size)
+    return (name, f"{part.site.cout} ch", f"{h}×{w}")
+
+
+def _in_words(blocks: Sequence[Block]) -> str:
+    words = []
+    for b in blocks:
+        if b.label:
+            stride = f" stride {b.stride}" if b.stride != 1 else ""
+            words.append(f"{b.group} {b.label}".replace("\n", " ") + stride + " (vital)" * b.vital)
+    return "The chosen network: " + ", ".join(words) + "."
+
+

@@ -1,4 +1,4 @@
-"""Cells and stage graphs of a result: what is in them, in words and as JSON, and as graphs to draw.
+"""Cells and stage graphs of a result: what is in them, drawn, in words, and as text to copy.
 
 All is read from the names of the sites (`normal.0->2`, `stage1.3->5`, `stage1.cells`), so that spaces of a user's own
 are shown, too.
@@ -7,21 +7,23 @@ are shown, too.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from hiernas.errors import SpaceError
 from hiernas.genotype import INPUTS, Genotype
 from hiernas.genotypes import genotype as genotype_of
-from hiernas.report.layout import Edge, Graph, Node
+from hiernas.report.kit import Values
 from hiernas.supernet.stage import JSON_STAGE, STAGES, live_nodes
 
-Values = Mapping[str, Any]
 SHORT = {"skip_connect": "skip", "max_pool_3x3": "max", "avg_pool_3x3": "avg"}
 SITE = re.compile(r"(.+)\.(\d+)->(\d+)")
 STAGE = re.compile(r"stages|stage\d+")  # one graph for all stages, or that of one
+# -- what is in them ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Part:
     outputs: tuple[int, ...]  # the states that are concatenated
 
     @property
+    def states(self) -> range:
+        """The nodes, as states of the graph."""
+        return range(INPUTS, INPUTS + self.nodes)
+
+    @property
     def is_stage(self) -> bool:
         return STAGE.fullmatch(self.name) is not None
 
@@ -62,32 +69,27 @@ class Part:
     def dead(self) -> tuple[int, ...]:
         """The nodes from which no path leads to the output."""
         alive = live_nodes(((k.source, k.node) for k in self.kept), self.outputs)
-        return tuple(n for n in range(INPUTS, INPUTS + self.nodes) if n not in alive)
+        return tuple(n for n in self.states if n not in alive)
 
     @property
     def depth(self) -> int:
         """Nodes on the longest path to the output."""
-        layers = self.graph().layers()
-        return max(layers[n] for n in self.outputs)
+        found = [0] * INPUTS
+        for n in self.states:
+            found.append(max((1 + found[k.source] for k in self.kept if k.node == n), default=0))
+        return max(found[n] for n in self.outputs)
 
     @property
     def pairs(self) -> list[list[tuple[str, int]]] | None:
         """(operation, source) of each node's edges, as genotypes have them; None where an edge has several operations."""
         if len({(k.source, k.node) for k in self.kept}) < len(self.kept) or self.is_weighted:
             return None
-        return [[(k.op, k.source) for k in self.kept if k.node == n] for n in range(INPUTS, INPUTS + self.nodes)]
+        return [[(k.op, k.source) for k in self.kept if k.node == n] for n in self.states]
 
-    def graph(self) -> Graph:
-        """The graph to draw: inputs, nodes, and the output, to which the concatenated nodes lead."""
-        dead = set(self.dead)
-        states = [Node(str(i), "input") for i in range(INPUTS)]
-        states += [Node(str(n), "node", n in dead) for n in range(INPUTS, INPUTS + self.nodes)]
-        most = max((k.weight for k in self.kept), default=1.0) if self.is_weighted else None
-        edges = [
-            Edge(k.source, k.node, short(k.op), k.weight / most if most else None, k.node in dead) for k in self.kept
-        ]
-        out = len(states)
-        return Graph((*states, Node("out", "output")), (*edges, *(Edge(n, out) for n in self.outputs)))
+    def edges_into(self, node: int) -> dict[int, list[Kept]]:
+        """By source, the strongest operation of each edge first."""
+        kept = sorted((k for k in self.kept if k.node == node), key=lambda k: (k.source, -k.weight))
+        return {source: list(ops) for source, ops in groupby(kept, key=lambda k: k.source)}
 
 
 def short(op: str) -> str:
@@ -146,10 +148,111 @@ def alike(parts: list[Part]) -> list[tuple[str, Part]]:
     return [(" and ".join(names[kept]), part) for kept, part in first.items()]
 
 
+# -- drawn -----------------------------------------------------------------------------------------------------------
+
+BOX, COLUMN, ROW, GAP, ROUND = 24, 31, 19, 9, 6  # pixels
+
+
+@dataclass(frozen=True)
+class Line:
+    """An edge: down from its source's box, round to the right, to (x, y) at its target's; the text stands beyond, at `at`."""
+
+    kind: str  # edge, dead, or output
+    path: str
+    x: int
+    y: int
+    at: int
+    text: str = ""
+    wide: float = 0.0
+
+
+@dataclass(frozen=True)
+class Box:
+    """A state's box by its left upper corner."""
+
+    kind: str  # input, node, dead or output
+    text: str
+    x: int
+    y: int
+    height: int
+    width: int = BOX
+
+    @property
+    def round(self) -> int:
+        return 2 if self.kind in ("input", "output") else 7
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Each state has a column of its own, and each edge a row, so that nothing stands in the way of anything else."""
+
+    lines: tuple[Line, ...]
+    boxes: tuple[Box, ...]
+
+    @property
+    def width(self) -> int:
+        return max(*(b.x + b.width for b in self.boxes), *(line.at + text_width(line.text) for line in self.lines)) + 4
+
+    @property
+    def height(self) -> int:
+        return max(b.y + b.height for b in self.boxes) + 4
+
+
+def text_width(text: str) -> int:
+    """Pixels that a text of 11 pixels' height takes, at most."""
+    return math.ceil(4 + 6.6 * len(text))
+
+
+def drawing(part: Part) -> Drawing:
+    """The inputs side by side; every other state a column to the right, below the edges of those before it."""
+    dead, weighted = set(part.dead), part.is_weighted
+    boxes = [Box("input", str(i), 4 + COLUMN * i, 4, BOX) for i in range(INPUTS)]
+    lines: list[Line] = []
+
+    def enter(kind: str, text: str, edges: Sequence[tuple[int, str, str, float]], row: int, wide: int = BOX) -> None:
+        """A box with a row for each edge into it: source, kind, text and width."""
+        x, y = 4 + COLUMN * len(boxes), boxes[-1].y + boxes[-1].height + GAP
+        height = max(BOX, row * len(edges))
+        for i, (source, of, said, width) in enumerate(edges):
+            start, at = boxes[source], y + height // 2 + int(row * (i - (len(edges) - 1) / 2))
+            bus = start.x + BOX // 2
+            path = f"M {bus} {start.y + start.height} V {at - ROUND} q 0 {ROUND} {ROUND} {ROUND} H {x - 5}"
+            lines.append(Line(of, path, x, at, x + wide + 6, said, width))
+        boxes.append(Box(kind, text, x, y, height, wide))
+
+    most = max((sum(k.weight for k in ops) for n in part.states for ops in part.edges_into(n).values()), default=1.0)
+    for n in part.states:
+        kind = "dead" if n in dead else "edge"
+        edges = [
+            (source, kind, _label(ops, weighted), 0.6 + 3.4 * sum(k.weight for k in ops) / most if weighted else 0.0)
+            for source, ops in part.edges_into(n).items()
+        ]
+        enter("dead" if n in dead else "node", str(n), edges, ROW)
+    enter("output", "out", [(n, "output", "", 0.0) for n in part.outputs], 9, BOX + 8)
+    return Drawing(tuple(sorted(lines, key=lambda line: line.kind == "edge")), tuple(boxes))
+
+
+def _label(ops: Sequence[Kept], weighted: bool) -> str:
+    """An edge's operations, the strongest first: two where they have weights, and how many more there are."""
+    shown = [f"{short(k.op)} {100 * k.weight:.0f}" if weighted else short(k.op) for k in ops]
+    return ", ".join(shown[:2] if weighted else shown) + (f", +{len(shown) - 2}" if weighted and len(shown) > 2 else "")
+
+
+def in_words(part: Part) -> str:
+    """What the drawing shows, for those who do not see it."""
+    said = []
+    for n in part.states:
+        edges = [f"{short(k.op)} of {source}" for source, ops in part.edges_into(n).items() for k in ops]
+        if edges:
+            said.append(f"{n}{' (dead)' if n in part.dead else ''} is {' plus '.join(edges)}")
+    joined = ", ".join(map(str, part.outputs))
+    return f"{part.label.capitalize() if part.is_stage else f'Cell {part.name}'}: {'; '.join(said)}. Output: {joined}."
+
+
 # -- as text ---------------------------------------------------------------------------------------------------------
 
 
-def genotype_lines(parts: list[Part]) -> list[str]:
+def genotype_lines(parts: Sequence[Part]) -> list[str]:
     """DARTS' printed form, a line for each cell; empty where an edge has several operations."""
     found = [(part.name, part.pairs) for part in parts]
     cells = [(name, tuple(map(tuple, pairs))) for name, pairs in found if pairs is not None]

@@ -1,16 +1,26 @@
-"""What a report says of a HourNAS run: its vital blocks, its proposals, and how well these meet the targets."""
+"""What is said of a HourNAS run: its vital blocks, its proposals, how well these meet the targets, and reset blocks.
+
+Figures: costs at falling temperatures (Fig. 3 of the paper), and what is lost with reset blocks (Fig. 2).
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from hiernas.report import units
-from hiernas.report.tables import WIDE, Html, Values, compact, escape, figure, note, section, style, table
+import numpy as np
+from markupsafe import Markup
+
+from hiernas.report import kit, units
+from hiernas.report.kit import Values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ABOUT_PROPOSALS = (
     "A proposal is a table with a probability for every operation of every layer, made such that the networks drawn from "
@@ -32,42 +42,14 @@ ABOUT_RESET = (
     "block is as good as removed. Of any other the whole output is. ● marks the vital blocks."
 )
 
-
-# -- the run ---------------------------------------------------------------------------------------------------------
-
-
-def with_costs(result: Values, run_folder: Path) -> Values:
-    """The result, each proposal with what its network costs, as far as the run folder still knows it."""
-    costs = _evaluated(run_folder / "candidates.sqlite")
-    known = {tuple(n["options"]): n for n in (*result["front"], result["chosen"])}
-    rows = []
-    for row in result["details"]["proposals"]:
-        key = tuple(row["options"])
-        params, macs, latency = costs.get(",".join(key), (None, None, None))
-        costed = {"params": params, "macs": macs, "latency_ms": {"predicted": latency}}
-        rows.append({**costed, **{k: v for k, v in known.get(key, {}).items() if k in costed}, **row})
-    return {**result, "details": {**result["details"], "proposals": rows}}
-
-
-def _evaluated(path: Path) -> dict[str, tuple[Any, ...]]:
-    """Params, MACs and latency by options of every evaluated network; empty where the file is gone or damaged."""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)) as db:
-            rows = db.execute("SELECT options, params, macs, latency_ms FROM candidates").fetchall()
-    except sqlite3.Error:
-        return {}
-    return {options: costs for options, *costs in rows}
+ABOUT_TRAINING = (
+    "Left of the dotted line the vital blocks are trained with as little else as possible, right of it all blocks, the "
+    "vital ones fixed. Training accuracy is that of the networks drawn while training; there is no other until the end."
+)
+WITHIN = 2.0  # percent of a target
 
 
 # -- in words --------------------------------------------------------------------------------------------------------
-
-
-def lead(result: Values) -> str:
-    """What was done, in a sentence."""
-    vital, proposals = result["details"]["vital"], result["details"]["proposals"]
-    where = f"the {units.size(result['space']['size'])} architectures of the space {result['space']['name']}"
-    first = f": first the operations of the {_number(len(vital), 'vital block')}, then the others,"
-    return f"The search went through {where}{first if result['stages'] else ''} in {_number(len(proposals), 'proposal')}."
 
 
 def words(result: Mapping[str, Any]) -> list[str]:
@@ -80,7 +62,7 @@ def words(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"to meet the limits, not the most probable operation in {', '.join(changed)}")
     best = details["proposals"][details["best"]]
     chosen = f"proposal {details['best'] + 1} of {len(details['proposals'])} is the best, weight {best['weight']:.0%}"
-    of = f"{best['moved']} of {_number(len(best['options']), 'layer')}"
+    of = f"{best['moved']} of {units.number(len(best['options']), 'layer')}"
     met = f"had to be changed in {of} to meet the limits" if best["moved"] else "meets the limits as it is"
     return [*lines, f"{chosen}; its most probable network {met}"]
 
@@ -94,24 +76,38 @@ def changed_vital(result: Mapping[str, Any]) -> list[str]:
     return [site for site, p in shares.items() if p[stage["kept"][site][0]] < max(p.values())]
 
 
-def _number(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
-
-
 # -- on the page -----------------------------------------------------------------------------------------------------
 
 
-def sections(result: Values) -> list[Html]:
+def tell(run: kit.Run) -> kit.Told:
     """What was found: vital blocks, proposals, and how well these meet the targets."""
-    from hiernas.report import hournas_figures as figures  # matplotlib is loaded only where a page is made
+    result, spread_of = run.result, run.result["details"].get("spread") or []
+    first = "vital blocks" if result["stages"] else "all blocks"
+    return kit.Told(
+        lead=_lead(result),
+        found=[
+            kit.section("Vital blocks", _vital(result), kit.PARTS.words(_about_vital(result), small=bool(result["stages"]))),
+            kit.section("The proposals", kit.PARTS.words(ABOUT_PROPOSALS), _proposals(run)),
+            kit.figure("From proposals to targets", lambda width: spread(spread_of, width), _about_spread(result)),
+        ],
+        training=ABOUT_TRAINING if result["stages"] else "",
+        phases={"train1": first, "train2": "the other blocks", "evolve2": "evaluating the proposals"},
+        marks=["vital blocks fixed" for _ in result["stages"]],
+        front=False,  # the choice is among proposals
+    )
 
-    spread = result["details"].get("spread") or []
-    return [
-        figure("Vital blocks", lambda width: figures.vital(result, width), _about_vital(result))
-        or section("Vital blocks", Html(f"<p>{escape(_about_vital(result))}</p>")),
-        section("The proposals", Html(f"<p>{escape(ABOUT_PROPOSALS)}</p>"), _proposals(result)),
-        figure("From proposals to targets", lambda width: figures.spread(spread, width), _about_spread(result)),
-    ]
+
+def _lead(result: Values) -> str:
+    vital, proposals = result["details"]["vital"], result["details"]["proposals"]
+    where = f"the {units.size(result['space']['size'])} architectures of the space {result['space']['name']}"
+    first = f": first the operations of the {units.number(len(vital), 'vital block')}, then the others,"
+    return f"The search went through {where}{first if result['stages'] else ''} in {units.number(len(proposals), 'proposal')}."
+
+
+def _vital(result: Values) -> Markup:
+    """Vital blocks on x, operations on y, the probability as colour and number, what was fixed in a frame."""
+    stage, names = next(iter(result["stages"]), None), result["details"]["vital"]
+    return kit.probabilities(stage, names, framed=True) if stage and names else Markup()
 
 
 def _about_vital(result: Values) -> str:
@@ -133,25 +129,39 @@ def _about_vital(result: Values) -> str:
     return " ".join(said)
 
 
-def _proposals(result: Values) -> Html:
-    rows: list[list[object]] = []
-    best = result["details"]["best"]
-    found = result["details"]["proposals"]
+def _proposals(run: kit.Run) -> Markup:
+    details, best, rows = run.result["details"], run.result["details"]["best"], []
+    found = [_costs(run, row["options"]) | dict(row) for row in details["proposals"]]
     like = max((t for row in found if (t := units.latency(row, "predicted"))), default=None)
     for i, row in enumerate(found):
         rows.append([
-            note(str(i + 1), "chosen") if i == best else i + 1,
+            kit.PARTS.note(i + 1, "chosen") if i == best else i + 1,
             f"{100 * row['weight']:.1f}{units.SPACE}%",
             units.percent(row["val_accuracy"]),
             units.count(row.get("params")),
             units.count(row.get("macs")),
             units.milliseconds(units.latency(row, "predicted"), like),
-            f"{row['moved']} layers" if row["moved"] > 1 else "1 layer" if row["moved"] else "none",
-            Html(f"<code>{escape(compact(row['options']))}</code>"),
+            units.number(row["moved"], "layer") if row["moved"] else "none",
+            kit.PARTS.code(units.compact(row["options"])),
         ])  # fmt: skip
     costs = ["Parameters", "Multiply-adds", "Latency, predicted"]
     head = ["", "Weight", "Accuracy", *costs, "Changed", "Operations, layer by layer"]
-    return table(head, rows, "front", numbers=range(1, 7), marked=best)
+    return kit.table(head, rows, "front", numbers=range(1, 7), marked=best)
+
+
+def _costs(run: kit.Run, options: Sequence[str]) -> dict[str, Any]:
+    """What a proposal's network costs, as far as the result or the run folder still knows it."""
+    for network in (run.result["chosen"], *run.result["front"]):
+        if network["options"] == options:
+            return {key: network.get(key) for key in ("params", "macs", "latency_ms")}
+    path, text = run.folder / "candidates.sqlite", ",".join(options)
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)) as db:
+            row = db.execute("SELECT params, macs, latency_ms FROM candidates WHERE options = ?", (text,)).fetchone()
+    except sqlite3.Error:  # gone or damaged
+        row = None
+    params, macs, latency = row or (None, None, None)
+    return {"params": params, "macs": macs, "latency_ms": {"predicted": latency}}
 
 
 def _about_spread(result: Values) -> str:
@@ -171,30 +181,159 @@ def _about_spread(result: Values) -> str:
     return f"{said} Shown are the first {units.count(shown)} of each."
 
 
-TIMES = {"train1": "vital blocks", "train2": "the other blocks", "evolve2": "evaluating the proposals"}
+# -- costs at falling temperatures ---------------------------------------------------------------------------------
 
 
-def times(result: Values) -> dict[str, str]:
-    """What the phases do whose names do not say it."""
-    return TIMES if result["stages"] else {**TIMES, "train1": "all blocks"}
+def spread(found: Sequence[Values], width: float) -> str:
+    """A panel per temperature: for one target the costs in a strip, for two against each other, for more every two."""
+    if not found:
+        return ""
+    metrics = list(found[0]["relative"])
+    alt = "Costs of networks drawn from the proposals. " + " ".join(f"{_within(s)} within 2 % of every target." for s in found)
+    if len(metrics) == 1:
+        height = 46.0 * len(found) + 46
+        return kit.draw(f"spread{width:.0f}", alt, width, height, lambda figure: _strips(figure, found, metrics[0]))
+    pairs = list(combinations(metrics, 2))
+    grid = _Grid(len(found), 4 if width > 500 else 2, width)
+
+    def paint(figure: Figure) -> None:
+        for i, pair in enumerate(pairs):
+            _scatters(figure, found, pair, grid, i * grid.height)
+
+    return kit.draw(f"spread{width:.0f}", alt, width, grid.height * len(pairs), paint)
 
 
-# -- without a block -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Grid:
+    """Where the panels of one pair of targets stand, in pixels."""
+
+    panels: int
+    columns: int
+    width: float
+    left: float = 66.0
+    gap: float = 16.0
+    title: float = 24.0  # over each panel
+    below: float = 56.0  # for the numbers and the name of the axis
+
+    @property
+    def side(self) -> float:
+        return (self.width - self.left - self.gap * self.columns) / self.columns
+
+    @property
+    def rows(self) -> int:
+        return -(-self.panels // self.columns)
+
+    @property
+    def height(self) -> float:
+        return self.rows * (self.title + self.side) + self.below
+
+    def corner(self, i: int) -> tuple[float, float]:
+        """Left and top of a panel."""
+        row, column = divmod(i, self.columns)
+        return self.left + column * (self.side + self.gap), self.title + row * (self.title + self.side)
 
 
-def without_blocks(found: Values) -> Html:
+def _within(s: Values) -> str:
+    return f"τ = {s['tau']:.2g}: {100 * s['within']:.1f}{units.SPACE}%"
+
+
+def _percent(s: Values, metric: str) -> np.ndarray:
+    return 100.0 * np.array(s["relative"][metric])
+
+
+def _span(found: Sequence[Values], metric: str) -> tuple[float, float]:
+    """An axis for all temperatures: the targets' surroundings are always on it."""
+    low = min(90.0, *(float(_percent(s, metric).min()) for s in found))
+    high = max(110.0, *(float(_percent(s, metric).max()) for s in found))
+    return low - 0.04 * (high - low), high + 0.04 * (high - low)
+
+
+def _strips(figure: Figure, found: Sequence[Values], metric: str) -> None:
+    ax = kit.axes(figure, 132, 6, 16, 40)
+    ax.axvspan(100 - WITHIN, 100 + WITHIN, color=kit.ORANGE, alpha=0.25, linewidth=0)
+    for y, s in enumerate(found):
+        x = _percent(s, metric)
+        ax.plot(x, y + _fan(len(x)), "o", color=kit.BLUE, alpha=0.25, markersize=3, markeredgewidth=0)
+    ax.set_yticks(range(len(found)), [_within(s) for s in found])
+    ax.set(ylim=(len(found) - 0.5, -0.5), xlim=_span(found, metric), xlabel=_label(metric))
+    ax.grid(axis="y", visible=False)
+
+
+def _fan(n: int) -> np.ndarray:
+    """Heights within a strip that keep neighbours apart: the golden ratio's sequence, in -0.35..0.35."""
+    return 0.7 * (np.arange(n) * 0.6180339887 % 1.0) - 0.35
+
+
+def _scatters(figure: Figure, found: Sequence[Values], pair: tuple[str, str], grid: _Grid, top: float) -> None:
+    width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
+    spans = _span(found, pair[0]), _span(found, pair[1])
+    for i, s in enumerate(found):
+        left, above = grid.corner(i)
+        ax = kit.axes(figure, left, top + above, width - left - grid.side, height - top - above - grid.side)
+        near, far = 100 - WITHIN, 100 + WITHIN
+        ax.fill([near, far, far, near], [near, near, far, far], facecolor="none", edgecolor=kit.ORANGE, zorder=4)
+        ax.axvline(100, color=kit.ORANGE, linewidth=0.8)
+        ax.axhline(100, color=kit.ORANGE, linewidth=0.8)
+        ax.plot(*(_percent(s, m) for m in pair), "o", color=kit.BLUE, alpha=0.3, markersize=3, markeredgewidth=0, zorder=3)
+        ax.set(xlim=spans[0], ylim=spans[1])
+        ax.locator_params(nbins=3)
+        ax.tick_params(labelleft=i % grid.columns == 0, labelbottom=i + grid.columns >= grid.panels)
+        ax.set_title(_within(s), loc="left", fontsize=12, pad=5)
+    middle = top + (grid.title + grid.rows * (grid.title + grid.side)) / 2
+    figure.text(12 / width, 1 - middle / height, _label(pair[1]), rotation=90, va="center", ha="center")
+    under = top + grid.height - 18
+    figure.text((grid.left + width) / 2 / width, 1 - under / height, _label(pair[0]), va="center", ha="center")
+
+
+def _label(metric: str) -> str:
+    return f"{units.name(metric)} (% of target)"
+
+
+# -- reset blocks --------------------------------------------------------------------------------------------------
+
+
+def without_blocks(found: Values) -> Markup:
     """The section of `hiernas vital RUN --reset`."""
-    from hiernas.report import hournas_figures as figures
-
-    said = ABOUT_RESET.format(
-        images=units.count(found["images"]), accuracy=units.percent(found["accuracy"]), draws=_number(found["draws"], "draw")
-    )
-    return figure("What each block is worth", lambda width: figures.reset(found, width), said)
+    images, accuracy = units.count(found["images"]), units.percent(found["accuracy"])
+    said = ABOUT_RESET.format(images=images, accuracy=accuracy, draws=units.number(found["draws"], "draw"))
+    return kit.figure("What each block is worth", lambda width: reset(found, width), said)
 
 
 def reset_picture(found: Values) -> str:
     """The same figure as a file of its own."""
-    from hiernas.report import hournas_figures as figures
-    from hiernas.report.svg import alone
+    return kit.alone(reset(found, kit.WIDE))
 
-    return alone(figures.reset(found, WIDE), style())
+
+def reset(found: Values, width: float) -> str:
+    """A bar per block and probability: what the network loses of its accuracy, in percentage points."""
+    blocks, chances = found["blocks"], found["probabilities"]
+    if not blocks:
+        return ""
+    left = 30 + 6.6 * max(len(b["name"]) for b in blocks)
+    slot = 10.0 * len(chances) + 8
+
+    def paint(figure: Figure) -> None:
+        ax = kit.axes(figure, left, 30, 16, 40)
+        for y, block in enumerate(blocks):
+            if block["vital"]:
+                ax.axhspan(y - 0.5, y + 0.5, color=kit.MUTED, alpha=0.12, linewidth=0, zorder=0)
+            for i, accuracies in enumerate(block["accuracies"]):
+                lost, at = [100 * (found["accuracy"] - a) for a in accuracies], y + (i - (len(chances) - 1) / 2) * 0.26
+                ax.barh(at, float(np.mean(lost)), height=0.26, color=(kit.BLUE, (i + 1) / len(chances)), zorder=2,
+                        label="" if y else f"p = {chances[i]:g}")  # fmt: skip
+                if len(lost) > 1:
+                    ax.plot([min(lost), max(lost)], [at, at], color=kit.INK, linewidth=0.8, zorder=3)
+        ax.axvline(0, color=kit.INK, linewidth=0.8)
+        ax.set_yticks(range(len(blocks)), [b["name"] + ("  ●" if b["vital"] else "      ") for b in blocks], fontsize=11)
+        ax.set(ylim=(len(blocks) - 0.5, -0.5), xlabel="Accuracy lost (percentage points)")
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(chances), columnspacing=1.2, handlelength=1.2)
+
+    alt = "Accuracy lost when a block's channels are reset. " + " ".join(_in_words(found, b) for b in blocks)
+    return kit.draw(f"reset{width:.0f}", alt, width, 70 + slot * len(blocks), paint)
+
+
+def _in_words(found: Values, block: Values) -> str:
+    lost = ", ".join(f"{100 * (found['accuracy'] - float(np.mean(each))):.1f}" for each in block["accuracies"])
+    return f"{block['name']}{' (vital)' if block['vital'] else ''}: {lost} points."

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from markupsafe import Markup
+
 from hiernas.errors import RunError
-from hiernas.report import cells, graphs, hournas, masks, tables, units
-from hiernas.report.tables import Html, Values, escape, figure, section
+from hiernas.report import cells, figures, hmnas, hournas, units
+from hiernas.report.graphs import is_cells
+from hiernas.report.kit import PARTS, TEMPLATES, Run, Told, Values, figure, probabilities, section, style, table
 
 FORMAT = 1
 NEEDED = ("chosen", "data", "front", "limits", "method", "objective", "space", "stages")
+TELLERS: Mapping[str, ModuleType] = {  # by what a method left in the result's details; the first that is there tells
+    "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
+}  # fmt: skip
 
 ABOUT_OPERATIONS = (
     "Probability (%) of each operation in each layer, among the best architectures found before a pruning: the "
     "stronger the colour, the more frequent. A cross marks an operation that was dropped there; an empty place, one "
     "that the layer does not have."
 )
-ABOUT_TRAINING = "Accuracy by epoch."
-ABOUT_PRUNING = " Dotted lines mark the prunings: the supernet goes on with the weights of what survives."
-ABOUT_VITAL = (
-    " Left of the dotted line the vital blocks are trained with as little else as possible, right of it all blocks, the "
-    "vital ones fixed. Training accuracy is that of the networks drawn while training; there is no other until the end."
-)
+ABOUT_PRUNING = "Dotted lines mark the prunings: the supernet goes on with the weights of what survives."
+
+
+def words(result: Values) -> list[str]:
+    """Lines for the terminal: what was found."""
+    teller = _teller(result)
+    lines = teller.words(result) if teller else []
+    if not teller or (teller is cells and len(result["front"]) > 1):
+        lines = [f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations", *lines]
+    return lines if is_cells(result) else [*lines, "chosen: " + " ".join(result["chosen"]["options"])]
 
 
 def write_report(run_folder: Path) -> Path:
@@ -36,9 +47,7 @@ def write_report(run_folder: Path) -> Path:
     """
     run_folder = Path(run_folder)
     result, reset = _result(run_folder), run_folder / "vital.json"
-    if _is_hournas(result):
-        result = hournas.with_costs(result, run_folder)
-    text = page(result, _events(run_folder), _json(reset) if reset.exists() else None)
+    text = page(Run(run_folder, result, _events(run_folder)), _json(reset) if reset.exists() else None)
     path = run_folder / "report.html"
     partial = path.with_name(path.name + ".partial")
     try:
@@ -74,7 +83,7 @@ def _json(path: Path) -> Any:
         raise RunError(f"{path} is damaged ({error}); delete it, and `{again}` writes it again") from error
 
 
-def _result(run_folder: Path) -> Values:
+def _result(run_folder: Path) -> dict[str, Any]:
     path = run_folder / "result.json"
     result = _json(path)
     found = result.get("format") if isinstance(result, dict) else None
@@ -105,71 +114,60 @@ def _events(run_folder: Path) -> list[Values]:
 # -- the page ------------------------------------------------------------------------------------------------------
 
 
-def page(result: Values, events: Sequence[Values], reset: Values | None = None) -> str:
+def page(run: Run, reset: Values | None = None) -> str:
     """The whole page as text; `reset` is what `hiernas vital --reset` found."""
-    from hiernas.report import figures  # matplotlib is loaded only where a page is made
-
-    seconds = result.get("seconds")
-    about_training, words, found = _of_method(result, events)
-    body = [
-        _header(result, events),
-        section("Asked, predicted, measured", tables.asked(result), tables.precision(result)),
-        *found,
-        *([] if graphs.is_cells(result) else [_network(result)]),
-        hournas.without_blocks(reset) if reset else Html(),
-        figure("Training", lambda width: figures.training(result, events, width), about_training),
-        section("The front in numbers", tables.front(result)) if _has_front(result) else Html(),
-        section("Data", tables.data(result)),
-        section("Settings", tables.settings(result)),
-        section("Time", tables.times(seconds, words)) if seconds else Html(),
-        Html(f"<footer>HierNAS {escape(result.get('hiernas', ''))}. This page is complete in itself.</footer>"),
+    result, teller = run.result, _teller(run.result)
+    told: Told = teller.tell(run) if teller else _evaluated(run)
+    sections = [
+        section("Asked, predicted, measured", table(ASKED, _asked(result), "asked"), _precision(result)),
+        *told.found,
+        *_front(result, told),
+        *([] if is_cells(result) else [_network(result)]),
+        hournas.without_blocks(reset) if reset else "",
+        figure("Training", lambda w: figures.training(run.events, told, w), f"Accuracy by epoch. {told.training}".strip()),
+        section("The front in numbers", _members(result)) if told.front else "",
+        section("Data", table([], _data(result["data"]), "pairs"), PARTS.listed(result["data"].get("notes") or [], "notes")),
+        section("Settings", table([], _settings(result), "pairs")),
+        section("Time", _times(result["seconds"], told.phases)) if result.get("seconds") else "",
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>HierNAS: {escape(_title(result))}</title>\n<style>\n{tables.style()}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, body))
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
+    template = TEMPLATES.get_template("page.html")
+    return template.render(
+        over=["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")],
+        title=_title(result), lead=_lead(result, told), tiles=_tiles(result["chosen"]),
+        result=result, sections=sections, style=style(),
+    )  # fmt: skip
 
 
-def _is_hournas(result: Values) -> bool:
-    return bool(result["method"] == "hournas")
+def _teller(result: Values) -> ModuleType | None:
+    """Who tells of a result, by what is in it; None for a search that evaluated networks of a chain one by one."""
+    details = result.get("details") or {}
+    return next((teller for key, teller in TELLERS.items() if key in details), cells if is_cells(result) else None)
 
 
-def _has_front(result: Values) -> bool:
-    """Whether there is a choice to show: HourNAS' is among proposals, and a search by gradients finds one network."""
-    least = 2 if graphs.is_cells(result) or masks.is_masked(result) else 1
-    return not _is_hournas(result) and len(result["front"]) >= least
+def _evaluated(run: Run) -> Told:
+    pruned = bool(run.result["stages"])
+    marks = [f"pruned to {units.size(s['size_after'])}" for s in run.result["stages"]]
+    return Told(units.evaluated(run.result), training=ABOUT_PRUNING if pruned else "", marks=marks)
 
 
-def _network(result: Values) -> Html:
-    from hiernas.report import drawing
-
-    return figure("The chosen network", lambda width: drawing.architecture(result, width), drawing.about(result))
-
-
-def _of_method(result: Values, events: Sequence[Values]) -> tuple[str, Mapping[str, str], list[Html]]:
-    """What differs between the methods: words on the training and its phases, and the sections on what was found."""
-    if _is_hournas(result):
-        fixed = ABOUT_VITAL if result["stages"] else ""
-        return ABOUT_TRAINING + fixed, hournas.times(result), hournas.sections(result)
-    front = _front(result) if _has_front(result) else []
-    if masks.is_masked(result):
-        found = cells.pictures(result) if graphs.is_cells(result) else []
-        return masks.ABOUT_TRAINING, masks.TIMES, [*found, *masks.sections(result), cells.how_it_went(result, events)]
-    if graphs.is_cells(result):
-        return cells.ABOUT_TRAINING, cells.times(result), [*cells.sections(result, events), *front]
-    return ABOUT_TRAINING + (ABOUT_PRUNING if result["stages"] else ""), {}, front
-
-
-def _front(result: Values) -> list[Html]:
-    from hiernas.report import figures
-
-    about = _about_front(result, figures.front_metric(result))
+def _front(result: Values, told: Told) -> list[Markup]:
+    """The front, and what each pruning on the way to it kept."""
+    if not told.front:
+        return []
+    stages = [s for s in result["stages"] if s["sites"]]
+    sites = list(dict.fromkeys(site for s in stages for site in s["sites"]))
+    maps = [
+        (
+            f"Stage {s['stage']}: {units.size(s['size_before'])} → {units.size(s['size_after'])} architectures",
+            probabilities(s, sites, stages=stages),
+        )
+        for s in stages
+    ]
+    about = PARTS.words(ABOUT_OPERATIONS, small=True)
     return [
-        figure("Pareto front", lambda width: figures.front(result, width), about),
-        figure("What each pruning kept", lambda width: figures.operations(result, width), ABOUT_OPERATIONS),
+        figure("Pareto front", lambda width: figures.front(result, width), _about_front(result, figures.front_metric(result))),
+        section("What each pruning kept", PARTS.beside(maps), about) if maps else Markup(),
     ]
 
 
@@ -188,6 +186,11 @@ def _about_front(result: Values, metric: str) -> str:
     return " ".join(said)
 
 
+def _network(result: Values) -> Markup:
+    drawn, about = figures.network(result)
+    return section("The chosen network", drawn, PARTS.words(about, small=True)) if drawn else Markup()
+
+
 # -- headline ------------------------------------------------------------------------------------------------------
 
 
@@ -204,61 +207,194 @@ def _title(result: Values) -> str:
     return f"{units.percent(accuracy)} {where} accuracy on {result['data']['name']}"
 
 
-def _header(result: Values, events: Sequence[Values]) -> Html:
-    data = result["data"]
-    last = next((str(e["time"]) for e in reversed(events) if "time" in e), "")
-    over = ["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")]
-    limits = " and ".join(units.limit_text(limit) for limit in result["limits"])
+def _lead(result: Values, told: Told) -> str:
+    """What the page is about: where a search has decided nothing, what is handed over is no network that it found."""
+    data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result["limits"])
     size = "×".join(map(str, data["input_size"]))
-    lead = (
-        f"{_what(result)} for {data['name']} ({len(data['classes'])} classes, {size} images) "
-        f"{f'with {limits}' if limits else 'without limits'}. "
-    )
-    lead += _done(result)
-    return Html(
-        f'<header>\n<p class="over">{escape(" · ".join(filter(None, over)))}</p>\n<h1>{escape(_title(result))}</h1>\n'
-        f"<p>{escape(lead)}</p>\n{_doubts(result)}{_tiles(result['chosen'])}\n</header>"
-    )
+    where = f"{data['name']} ({len(data['classes'])} classes, {size} images)"
+    return f"{_what(result)} for {where} {f'with {limits}' if limits else 'without limits'}. {told.lead}"
 
 
 def _what(result: Values) -> str:
-    """What the page is about: where a search in cells has decided nothing, what is handed over is no network that it found."""
-    decided = [verdict["decided"] for verdict in result.get("details", {}).get("decided", {}).values()]
+    decided = [verdict["decided"] for verdict in (result.get("details") or {}).get("decided", {}).values()]
     if all(decided):
         return "The best network found"
     return "A network of which a part was found" if any(decided) else "A regular network, which no search has found,"
 
 
-def _doubts(result: Values) -> Html:
-    """What is doubtful, on top; nothing where nothing is."""
-    lines = "\n".join(f"<li>{escape(doubt)}</li>" for doubt in result.get("doubts", ()))
-    shown = f'<aside class="doubts" aria-label="Doubtful">\n<p>Doubtful</p>\n<ul>\n{lines}\n</ul>\n</aside>\n'
-    return Html(shown if lines else "")
-
-
-def _done(result: Values) -> str:
-    """What the search did, in a sentence."""
-    if _is_hournas(result):
-        return hournas.lead(result)
-    if masks.is_masked(result):
-        return masks.lead(result)
-    if graphs.is_cells(result) and len(result["front"]) == 1:
-        return cells.lead(result)
-    return (
-        f"The search evaluated {units.count(result.get('evaluated'))} of the {units.size(result['space']['size'])} "
-        f"architectures of the space {result['space']['name']}."
-    )
-
-
-def _tiles(chosen: Values) -> Html:
+def _tiles(chosen: Values) -> list[tuple[str, str, str]]:
+    """Name, value and source of the numbers in large print."""
     accuracy, where = _accuracy(chosen)
     predicted, measured = units.latency(chosen, "predicted"), units.latency(chosen, "measured")
     latency, source = (predicted, "predicted") if measured is None else (measured, "measured")
-    tiles = [
+    return [
         ("Accuracy", units.percent(accuracy), where),
         ("Latency", units.milliseconds(latency), source if latency is not None else "not measured"),
         ("Parameters", units.short(chosen["params"]), "counted"),
         ("Multiply-adds", units.short(chosen["macs"]), "counted"),
     ]
-    cells = (f"<div><dt>{escape(n)}</dt><dd>{escape(v)} <small>{escape(s)}</small></dd></div>" for n, v, s in tiles)
-    return Html(f'<dl class="tiles">{"".join(cells)}</dl>')
+
+
+# -- asked, predicted, measured ------------------------------------------------------------------------------------
+
+
+ASKED = ["", "Asked", "Predicted", "Measured", "Limit"]
+
+
+def _asked(result: Values) -> list[list[object]]:
+    """What was asked of the chosen network, what was predicted for it and what it turned out to be."""
+    chosen = result["chosen"]
+    predicted, measured = units.latency(chosen, "predicted"), units.latency(chosen, "measured")
+    supernet = PARTS.note(units.percent(chosen["val_accuracy"]), "validation, supernet's weights")
+    rows: list[list[object]] = [["Accuracy", "as high as possible", supernet, _accuracies(chosen, result["data"]), ""]]
+    verdict = _verdict(result, "latency_ms", measured, predicted)
+    rows.append(["Latency", _asks(result, "latency_ms"), units.milliseconds(predicted), _measured(chosen), verdict])
+    for metric in ("params", "macs"):
+        n = units.count(chosen[metric])
+        verdict = _verdict(result, metric, chosen[metric], None)
+        rows.append([units.name(metric), _asks(result, metric), n, PARTS.note(n, "counted"), verdict])
+    return rows
+
+
+def _asks(result: Values, metric: str) -> str:
+    limits = [units.limit_text(limit, named=False) for limit in result["limits"] if limit["metric"] == metric]
+    if limits:
+        return ", ".join(limits)
+    return "as low as possible" if metric == result["objective"] else units.NONE
+
+
+def _accuracies(chosen: Values, data: Values) -> str:
+    """Test accuracy with its 95 % interval, and the trained network's validation accuracy."""
+    found = []
+    if chosen.get("test_accuracy") is not None:
+        remark = "test"
+        if data.get("test"):
+            low, high = units.wilson(chosen["test_accuracy"], data["test"])
+            remark += f"; 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+        found.append(PARTS.note(units.percent(chosen["test_accuracy"]), remark))
+    if chosen.get("trained_val_accuracy") is not None:
+        found.append(PARTS.note(units.percent(chosen["trained_val_accuracy"]), "validation, trained"))
+    return Markup(" ").join(found) or units.NONE
+
+
+def _measured(network: Values) -> str:
+    measured, low, high = (units.latency(network, kind) for kind in ("measured", "p10", "p90"))
+    said = units.milliseconds(measured)
+    if low is None or high is None:
+        return said
+    return PARTS.note(said, f"10–90 %: {units.milliseconds(low, measured)} to {units.milliseconds(high, measured)}")
+
+
+def _verdict(result: Values, metric: str, found: float | None, predicted: float | None) -> Markup | str:
+    """Whether the limits on a metric are met by its final value, or by the predicted one where there is no other."""
+    limits = [limit for limit in result["limits"] if limit["metric"] == metric]
+    by = " (predicted)" if found is None and predicted is not None else ""
+    final = predicted if found is None else found
+    if not limits or final is None:
+        return "not measured" if limits else ""
+    miss = max(_miss(limit, final) for limit in limits)
+    return PARTS.verdict(miss <= 0, f"met{by}" if miss <= 0 else f"missed by {100 * miss:.1f} %{by}")
+
+
+def _miss(limit: Values, found: float) -> float:
+    """By which fraction of the limit a value lies outside it; 0 inside."""
+    low, high = limit["low"], limit["high"]
+    above = (found - high) / high if high else 0.0
+    below = (low - found) / low if low else 0.0
+    return max(0.0, above, below)
+
+
+def _precision(result: Values) -> Markup:
+    """Where latency was measured, and how far its predictions were off."""
+    device, error = result.get("device"), result.get("latency_error")
+    said = []
+    if device:
+        threads = f"{device['threads']} thread{'s' if device['threads'] != 1 else ''}"
+        runtime = f"{device['runtime']} {device['version']}"
+        said.append(f"Latency on {device['device']}, {runtime}, {threads}, batch {device['batch']}.")
+    if error:
+        side = "too high" if error["bias_percent"] >= 0 else "too low"
+        said.append(
+            f"Predictions were off by {error['mean_absolute_percent']:.1f} % on average, and "
+            f"{abs(error['bias_percent']):.1f} % {side} as a whole, over {error['networks']} measured networks."
+        )
+    return PARTS.words(" ".join(said)) if said else Markup()
+
+
+# -- the front -----------------------------------------------------------------------------------------------------
+
+
+def _members(result: Values) -> Markup:
+    """Every network of the front, the chosen one marked."""
+    members = units.front(result)
+    like = max((t for m in members if (t := units.latency(m, "predicted"))), default=None)
+    rows: list[list[object]] = []
+    for i, m in enumerate(members, 1):
+        rows.append([
+            PARTS.note(i, "chosen") if m is result["chosen"] else i,
+            units.percent(m["val_accuracy"]),
+            units.milliseconds(units.latency(m, "predicted"), like),
+            units.milliseconds(units.latency(m, "measured"), like),
+            units.count(m["params"]),
+            units.count(m["macs"]),
+            PARTS.code(units.compact(m["options"])),
+        ])  # fmt: skip
+    marked = next((i for i, m in enumerate(members) if m is result["chosen"]), -1)
+    head = ["", "Accuracy", "Predicted", "Measured", "Parameters", "Multiply-adds", "Operations, layer by layer"]
+    return table(head, rows, "front", numbers=range(1, 6), marked=marked)
+
+
+# -- data, settings, time ------------------------------------------------------------------------------------------
+
+
+PARTS_OF_DATA = (("train", "for training"), ("val", "for validation"), ("test", "for the test"))
+
+
+def _data(found: Values) -> list[tuple[str, object]]:
+    classes = list(map(str, found["classes"]))
+    names = ", ".join(classes[:40]) + (f" and {len(classes) - 40} more" if len(classes) > 40 else "")
+    parts = [f"{units.count(found[part])} {use}" for part, use in PARTS_OF_DATA if found.get(part) is not None]
+    size = "×".join(map(str, found["input_size"]))
+    return [
+        ("Name", found["name"]),
+        ("Images", ", ".join(parts)),
+        ("Size", f"{size} (channels, height, width)"),
+        (f"{len(classes)} classes", names),
+    ]
+
+
+def _settings(result: Values) -> list[tuple[str, object]]:
+    """What is needed to repeat the run, and the files it wrote."""
+    space = result["space"]
+    arguments = ", ".join(f"{k}={_short(json.dumps(v, ensure_ascii=False))}" for k, v in space["arguments"].items())
+    rows: list[tuple[str, object]] = [
+        ("Method", result["method"]),
+        ("Preset", result.get("preset") or units.NONE),
+        ("Seed", result.get("seed", units.NONE)),
+        ("Space", f"{space['name']}({arguments}), {units.size(space['size'])} architectures"),
+        ("Objective", units.name(result["objective"])),
+        ("Limits", ", ".join(limit["text"] for limit in result["limits"]) or "none"),
+        ("Evaluated", f"{units.count(result.get('evaluated'))} architecture{'' if result.get('evaluated') == 1 else 's'}"),
+    ]
+    if result.get("fitted"):
+        rows.insert(2, ("For so few images", result["fitted"]))
+    for kind, output in (result.get("outputs") or {}).items():
+        difference = output.get("largest_difference")
+        check = "" if difference is None else f", outputs within {difference:.1e} of PyTorch's"
+        rows.append((f"File ({kind})", f"{output['file']}{check}"))
+    return rows
+
+
+def _short(text: str) -> str:
+    """A genotype among the settings stands in full with the cells, and in result.json."""
+    return text if len(text) <= 120 else f"{text[:60]}…"
+
+
+def _times(seconds: Mapping[str, float], phases: Mapping[str, str]) -> Markup:
+    """Seconds by phase, with bars, and their sum; `phases`: what these do."""
+    most = max(seconds.values()) or 1.0
+    rows = [
+        [PARTS.note(phase, phases[phase]) if phase in phases else phase, units.seconds(s), PARTS.bar(100 * s / most)]
+        for phase, s in seconds.items()
+    ]
+    return table([], [*rows, ["Total", units.seconds(sum(seconds.values())), ""]], "times", numbers=(1,))

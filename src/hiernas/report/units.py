@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
+
+from hiernas.search.decided import wilson as wilson  # of accuracies, on the page, too
 
 NONE = "–"
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit
@@ -88,12 +91,26 @@ def limit_text(limit: Mapping[str, Any], named: bool = True) -> str:
     return f"{said}≤{SPACE}{asked(metric, high)}" if low is None else f"{said}≥{SPACE}{asked(metric, low)}"
 
 
-def wilson(fraction: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion seen in n trials (Wilson 1927)."""
-    z = 1.959964
-    centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+def compact(options: Sequence[object]) -> str:
+    """Options with repeats counted: 'k3_e3 2×skip k5_e6'."""
+    runs = [(option, len(list(same))) for option, same in groupby(map(str, options))]
+    return " ".join(f"{n}×{option}" if n > 1 else option for option, n in runs)
+
+
+def number(n: int, what: str) -> str:
+    """3, 'block' -> '3 blocks'."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def sentence(said: str) -> str:
+    """'as it is' -> 'As it is.'; nothing of nothing."""
+    return f"{said[0].upper()}{said[1:]}." if said else ""
+
+
+def evaluated(result: Mapping[str, Any]) -> str:
+    """How much of the space a search looked at."""
+    n, space = count(result.get("evaluated")), result["space"]
+    return f"The search evaluated {n} of the {size(space['size'])} architectures of the space {space['name']}."
 
 
 def latency(network: Mapping[str, Any], kind: str) -> float | None:

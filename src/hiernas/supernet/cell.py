@@ -7,24 +7,22 @@ All cells of one kind share their choices, not their weights. Exactly two edges 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hiernas.architecture import Architecture, Choice
 from hiernas.cells import OPERATIONS, AuxiliaryHead, Cell, CellNet, Concat, Preprocess, ReLUConv, Sum, operation
-from hiernas.errors import SpaceError
+from hiernas.combinatorics import Decision, Group
+from hiernas.errors import ConfigError, SpaceError
 from hiernas.genotype import INPUTS, Edge, Genotype, check_operations, read_genotype
 from hiernas.ops import Classifier, Conv, Op
-from hiernas.space import Decision, Group, SearchSpace
-from hiernas.supernet.chain import Mixture, Part, Site
+from hiernas.space import Architecture, Choice, SearchSpace
+from hiernas.supernet.chain import SEARCHED, Mixed, Mixture, Part, Site, Size, halved, mixed_parts, part_of
 
 if TYPE_CHECKING:
     from hiernas.supernet.cell_mixed import CellSupernet
 
-Size = tuple[int, int]
-SEARCHED = "node"  # name of the sums of nodes whose edges are searched
 EdgeChoices = Mapping[tuple[int, int], Choice]  # by (source, node)
 
 
@@ -65,11 +63,6 @@ def edges_of(nodes: int) -> Iterator[tuple[int, int]]:
     return ((source, node) for node in range(INPUTS, INPUTS + nodes) for source in range(node))
 
 
-def halved(size: Size) -> Size:
-    """The size after a stride of 2."""
-    return (-(-size[0] // 2), -(-size[1] // 2))
-
-
 @dataclass(frozen=True)
 class CellNetwork:
     """Skeleton of a cell space: a stem, a row of cells of given kinds, a classifier.
@@ -89,6 +82,8 @@ class CellNetwork:
     search: bool = False
     pool_bn: bool = False
     nodes: int = 4
+    stages: Any = None  # the stage graphs whose cells these are (H-DAS): costs are those of their network
+    searched = "cells"
 
     @property
     def cell_kinds(self) -> tuple[str, ...]:
@@ -110,6 +105,26 @@ class CellNetwork:
     def space(self) -> SearchSpace:
         """The search space over all operations of all edges."""
         return SearchSpace(self, tuple(Decision(name, OPERATIONS) for name in self.site_names))
+
+    @property
+    def same_operations(self) -> bool:
+        """Whether the network that is searched in has the operations of the others: batch norm behind pooling, too."""
+        return self.pool_bn or self.search
+
+    def proxy(self, channels: int | None = None, cells: int | None = None) -> CellNetwork:
+        """The smaller network that is searched in, with the same kinds of cells, and batch norms as DARTS has them there."""
+        kinds = self.kinds if cells is None else row_of_cells(self.cell_kinds, cells)
+        if tuple(dict.fromkeys(kinds)) != self.cell_kinds:
+            raise ConfigError(
+                f"a search network of {cells} cells (--set cells={cells}) does not have the same kinds of cells as this space, "
+                f"{', '.join(self.cell_kinds)}; both it and the final network (--set space.cells=...) need at least 5 cells"
+            )
+        channels = channels or self.channels
+        return replace(self, channels=channels, kinds=kinds, search=True, auxiliary=False, stages=None)
+
+    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
+        """The same: every node is part of the output."""
+        return tuple(choices)
 
     def operation(self, name: str) -> Op:
         return operation(name, affine=not self.search, pool_bn=self.search or self.pool_bn)
@@ -175,6 +190,9 @@ class CellNetwork:
 
     def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
         """All operations with their input sizes: those of every network, and per site those of each option."""
+        if self.stages is not None:
+            found: tuple[list[Part], list[dict[str, tuple[Part, ...]]]] = self.stages.parts_by_cells(self)
+            return found
         places = self.places()
         fixed = [part for stem in self.stems() for part in stem]
         fixed += [part for p in places for part in (*p.preprocess, *joins(p, self.nodes, SEARCHED))]
@@ -185,6 +203,10 @@ class CellNetwork:
             for s, _ in edges_of(self.nodes)
         ]
         return [*fixed, self._classifier(places)], options
+
+    def mixed_parts(self) -> Mixed:
+        """As `parts`, for networks that keep several options."""
+        return mixed_parts(self.parts())
 
     def _classifier(self, places: Sequence[Place]) -> Part:
         last = places[-1]
@@ -217,6 +239,18 @@ class CellNetwork:
         return CellSupernet(self, decisions)
 
 
+def row_of_cells(kinds: Sequence[str], cells: int) -> tuple[str, ...]:
+    """The kinds of a row of cells: reductions after one and two thirds; `kinds`: normal and reduce, or one per stage."""
+    reductions = [kind for kind in kinds if kind.startswith("reduce")]
+    normals = [kind for kind in kinds if kind.startswith("normal")]
+    at = (cells // 3, 2 * cells // 3)
+    found = []
+    for i in range(cells):
+        of = reductions if i in at else normals
+        found.append(of[min(at.index(i) if i in at else sum(i > j for j in at), len(of) - 1)])
+    return tuple(found)
+
+
 def _two_or_more(edges: Sequence[Edge]) -> tuple[Edge, ...]:
     """The edges of a node that are not `none`; where one or two are lacking, the first that are `none` beside them."""
     kept = [edge for edge in edges if edge[0] != "none"]
@@ -231,11 +265,6 @@ def edge_name(kind: str, source: int, node: int) -> str:
 
 def _general(kinds: Sequence[str]) -> set[str]:
     return {kind.rstrip("0123456789") for kind in kinds}
-
-
-def part_of(name: str, cin: int, cout: int, stride: int, op: Op, size: Size) -> Part:
-    """One operation at one place."""
-    return Part(Site(name, cin, cout, stride, (op,)), op, size)
 
 
 def output_of(parts: Sequence[Part]) -> tuple[int, Size]:

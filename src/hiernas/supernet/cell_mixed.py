@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
 from hiernas.cells import FactorizedReduce, nothing, sum_of
+from hiernas.combinatorics import Decision
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.genotype import INPUTS
-from hiernas.space import Decision, SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.supernet.cell import CellNetwork, EdgeChoices, Place, build_parts, edges_of
 from hiernas.supernet.chain import Mixture
 from hiernas.supernet.depthwise import convolve

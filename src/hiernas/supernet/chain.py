@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture, Choice
+from hiernas.cells import Sum
+from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.ops import Op, built, initialise
-from hiernas.space import Decision, Group, SearchSpace
+from hiernas.space import Architecture, Choice, SearchSpace
+from hiernas.supernet.graph import has_identity
+
+Size = tuple[int, int]
+SEARCHED = "node"  # name of the sums of nodes whose edges are searched
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,15 @@ class Part:
         return built(self.op, self.site.cin, self.site.cout, self.site.stride)
 
 
+Mixed = tuple[list[Part], list[dict[str, tuple[Part, ...]]], Callable[[Part], bool]]
+
+
+def output_size(part: Part) -> tuple[int, int, int]:
+    """Channels, height and width of what a part returns, pooled or not."""
+    s = part.site
+    return (s.cout, -(-part.size[0] // s.stride), -(-part.size[1] // s.stride))
+
+
 @dataclass(frozen=True)
 class Chain:
     """Skeleton of a chain space: fixed stem, sites with options, fixed head (the last site is the classifier)."""
@@ -79,6 +93,16 @@ class Chain:
     head: tuple[Site, ...]
     bn_eps: float = 1e-5
     published: tuple[int, ...] | None = None  # blocks per stage of the published network, where it has fewer
+    searched = "blocks"
+    same_operations = True
+
+    def proxy(self, channels: int | None = None, cells: int | None = None) -> Chain:
+        """A chain is searched in its own supernet."""
+        return self
+
+    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
+        """The same: no layer is dead."""
+        return tuple(choices)
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -120,6 +144,18 @@ class Chain:
             size = (-(-size[0] // site.stride), -(-size[1] // site.stride))
         return fixed, options
 
+    def ways_around(self, decisions: Sequence[Decision]) -> list[bool]:
+        """Per site whether there is a way around it: it can be skipped, or an identity leads around its every option."""
+        _, sites = self.parts()
+        return [
+            any(part.is_identity for part in options.get("skip", ())) or all(_leads_around(options[o]) for o in d.options)
+            for d, options in zip(decisions, sites, strict=True)
+        ]
+
+    def mixed_parts(self) -> Mixed:
+        """As `parts`, for networks that keep several options."""
+        return mixed_parts(self.parts())
+
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network of the chosen options: [B, C, H, W] -> [B, classes]."""
         layers = [_fixed(self.stem), *map(_block, self.sites, choices), _fixed(self.head)]
@@ -138,6 +174,41 @@ class Chain:
         for m in module.modules():
             if isinstance(m, nn.BatchNorm2d):
                 m.eps = self.bn_eps
+
+
+def halved(size: Size) -> Size:
+    """The size after a stride of 2."""
+    return (-(-size[0] // 2), -(-size[1] // 2))
+
+
+def part_of(name: str, cin: int, cout: int, stride: int, op: Op, size: Size) -> Part:
+    """One operation at one place."""
+    return Part(Site(name, cin, cout, stride, (op,)), op, size)
+
+
+def mixed_parts(parts: tuple[list[Part], list[dict[str, tuple[Part, ...]]]]) -> Mixed:
+    """Parts of networks that keep any number of a site's options, each followed by the weighted sum that takes it up.
+
+    The sums of nodes whose edges are searched are left out of what every network has. The last: which parts are sums.
+    """
+    fixed, options = parts
+    kept = [part for part in fixed if not (isinstance(part.op, Sum) and part.site.name == SEARCHED)]
+    summed = [{option: with_sums(of) for option, of in site.items()} for site in options]
+    return kept, summed, lambda part: isinstance(part.op, Sum)
+
+
+def with_sums(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Operations, each followed by the weighted sum that takes up its output."""
+    found: list[Part] = []
+    for part in parts:
+        size = halved(part.size) if part.site.stride == 2 else part.size
+        found += [part, part_of("sum", part.site.cout, part.site.cout, 1, Sum(weighted=True), size)]
+    return tuple(found)
+
+
+def _leads_around(parts: Sequence[Part]) -> bool:
+    with torch.device("meta"):
+        return all(has_identity(part.build(), part.input_size) for part in parts)
 
 
 class Mixture(nn.Module):

@@ -18,10 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiernas.cells import Cell, StageGraph
 from hiernas.errors import SpaceError
-from hiernas.ops import Residual
-from hiernas.supernet.chain import Mixture
 
 ENDS = ("stem", "head")  # of a chain: what is no operation of a site
 
@@ -65,7 +62,7 @@ class Output:
 
 def tail_of(operation: nn.Module) -> Tail | None:
     """The end of an operation that has output filters, else None."""
-    layers = operation.body if isinstance(operation, Residual) else operation
+    layers = getattr(operation, "body", operation)  # of a residual block
     if not isinstance(layers, nn.Sequential) or len(layers) < 2:
         return None
     conv, norm = layers[-2], layers[-1]
@@ -91,11 +88,13 @@ def _operations(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(network, nn.Sequential):
         holders = [(name, block) for name, block in network.named_children() if name not in ENDS]
     for prefix, module in network.named_modules():
-        if isinstance(module, Cell | StageGraph):
-            holders += [(f"{prefix}.edges.{name}", edge) for name, edge in module.edges.named_children()]
+        edges = getattr(module, "edges", None)
+        if isinstance(edges, nn.ModuleDict):
+            holders += [(f"{prefix}.edges.{name}", edge) for name, edge in edges.named_children()]
     for path, module in holders:
-        if isinstance(module, Mixture):
-            yield from ((f"{path}.ops.{i}", operation) for i, operation in module.ops.named_children())
+        several = getattr(module, "ops", None)
+        if isinstance(several, nn.ModuleList):
+            yield from ((f"{path}.ops.{i}", operation) for i, operation in several.named_children())
         else:
             yield path, module
 

@@ -9,39 +9,61 @@ sites are the same, and each has weights of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from hiernas.architecture import Architecture, Choice
-from hiernas.cells import FREE, AuxiliaryHead, Cell, Concat, Preprocess, ReLUConv, StageGraph, StageNet, Sum, operation
+from hiernas.cells import (
+    FREE,
+    OPERATIONS,
+    AuxiliaryHead,
+    Cell,
+    Concat,
+    Preprocess,
+    ReLUConv,
+    StageGraph,
+    StageNet,
+    Sum,
+    operation,
+)
+from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.genotype import INPUTS, Genotype, check_concat, check_operations, read_graph
-from hiernas.genotypes import genotype
+from hiernas.genotypes import genotype, name_of
 from hiernas.ops import Classifier, Conv, Op
-from hiernas.space import Decision, Group, SearchSpace
+from hiernas.space import Architecture, Choice, SearchSpace
 from hiernas.supernet.cell import (
-    SEARCHED,
+    CellNetwork,
     EdgeChoices,
     Place,
     build_cell,
     build_edge,
     build_parts,
     edge_name,
+    edges_of,
     joins,
     output_of,
-    part_of,
     place,
+    row_of_cells,
 )
-from hiernas.supernet.chain import Part
+from hiernas.supernet.chain import SEARCHED, Mixed, Part, mixed_parts, part_of
 
 if TYPE_CHECKING:
     from hiernas.supernet.stage_mixed import StageSupernet
 
-STAGES = 3
+STAGES, WINDOW = 3, 3
+CELLS = ("normal1", "reduce1", "normal2", "reduce2", "normal3")  # each stage's own
 JSON_STAGE = "DAG{}"  # H-DAS' own names of the stage graphs
+
+
+class StageShape(NamedTuple):
+    """One stage of a derived network: cells on the longest path to its output, and cells that no path joins to it."""
+
+    cells: int
+    depth: int
+    dead: int
 
 
 @dataclass(frozen=True)
@@ -78,11 +100,21 @@ class StageNetwork:
     cells: tuple[int, ...]  # per stage
     stem: str  # cifar or imagenet
     genotype: Genotype
-    window: int = 3
+    window: int = WINDOW
     least: int | None = None
     auxiliary: bool = False
     shared: bool = False
     nodes: int = 4  # of a cell
+    same_operations = True
+
+    @property
+    def searched(self) -> str:
+        """The graphs between the cells, or their numbers, too."""
+        return "graphs" if self.least is None else "numbers"
+
+    def proxy(self, channels: int | None = None, cells: int | None = None) -> StageNetwork:
+        """The same stages with fewer channels: the network that is searched in."""
+        return replace(self, channels=channels or self.channels, auxiliary=False)
 
     @property
     def graphs(self) -> range:
@@ -141,6 +173,42 @@ class StageNetwork:
 
     def operation(self, name: str) -> Op:
         return operation(name, pool_bn=True)
+
+    # -- the levels of H-DAS --------------------------------------------------------------------------------------
+
+    def cell_space(self) -> SearchSpace:
+        """The five cells that the stages' networks are made of, in a network of as many cells."""
+        cells = sum(self.cells) + 2
+        network = CellNetwork(
+            name="hdas_cells", arguments=(), input_size=self.input_size, num_classes=self.num_classes,
+            channels=self.channels, kinds=row_of_cells(CELLS, cells), stem=self.stem, pool_bn=True, stages=self,
+        )  # fmt: skip
+        return network.space()
+
+    def over(self, genotype: Genotype, cells: tuple[int, ...] | None = None, least: int | None = None) -> SearchSpace:
+        """The space of stage graphs over other cells, or over another number of them, searched from `least` on or given."""
+        numbers = cells or self.cells
+        given: dict[str, Any] = {
+            "input_size": tuple(self.input_size), "num_classes": self.num_classes, "channels": self.channels, "cells": numbers,
+            "stem": self.stem, "auxiliary": self.auxiliary, "cell": name_of(genotype),
+            "window": self.window if self.window != WINDOW else 0, "least": least, "shared": self.shared,
+        }  # fmt: skip
+        arguments = tuple((key, value) for key, value in given.items() if value)
+        return replace(self, arguments=arguments, genotype=genotype, cells=numbers, least=least).space()
+
+    def parts_by_cells(self, network: CellNetwork) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+        """As `parts`, by the choices of the cells (`cell_space`), without the edges between them.
+
+        These have no multiply-adds and, behind pooling, the few parameters of a batch norm: costs are lower bounds.
+        """
+        places = [cell for stage in self.places() for cell in (*stage.cells, *([stage.reduction] if stage.reduction else []))]
+        ops = [network.operation(name) for name in OPERATIONS]
+        options = [
+            {op.name: tuple(p.part(s, op) for p in places if p.kind == kind and op.name != "none") for op in ops}
+            for kind in network.cell_kinds
+            for s, _ in edges_of(network.nodes)
+        ]
+        return self._fixed(lambda cell: [*cell.preprocess, *joins(cell, self.nodes, cell.kind)]), options
 
     # -- published encodings -------------------------------------------------------------------------------------
 
@@ -221,13 +289,7 @@ class StageNetwork:
         All cells are counted, those of a searched number with that number: costs by table are upper bounds for graphs
         with dead cells.
         """
-        places, fixed = self.places(), self.stem_parts()
-        for p in places:
-            inner = [*p.cells[: self.least], *([p.reduction] if p.reduction else [])]
-            fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in self._cell_parts(cell))]
-            size = p.preprocess.size  # of the states; each cell reads a sum, and the output is two of them
-            fixed += [part_of(SEARCHED, p.width, p.width, 1, Sum(), size)] * len(p.cells[: self.least])
-            fixed.append(part_of("stage", p.width, 2 * p.width, 1, Concat(2), size))
+        places = self.places()
         ops = [self.operation(name) for name in FREE]
         options: list[dict[str, tuple[Part, ...]]] = []
         for k, p in enumerate(places):
@@ -238,12 +300,27 @@ class StageNetwork:
         if self.shared:  # an option is there in every stage
             each = [options[i :: len(options) // STAGES] for i in range(len(options) // STAGES)]
             options = [{o: tuple(part for site in of for part in site[o]) for o in of[0]} for of in each]
-        return [*fixed, self._classifier(places)], options
+        return self._fixed(self._cell_parts), options
+
+    def _fixed(self, of_cell: Callable[[Place], list[Part]]) -> list[Part]:
+        """What every network has, with these parts of each cell."""
+        places, fixed = self.places(), self.stem_parts()
+        for p in places:
+            inner = [*p.cells[: self.least], *([p.reduction] if p.reduction else [])]
+            fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in of_cell(cell))]
+            size = p.preprocess.size  # of the states; each cell reads a sum, and the output is two of them
+            fixed += [part_of(SEARCHED, p.width, p.width, 1, Sum(), size)] * len(p.cells[: self.least])
+            fixed.append(part_of("stage", p.width, 2 * p.width, 1, Concat(2), size))
+        return [*fixed, self._classifier(places)]
 
     def _cell_parts(self, cell: Place) -> list[Part]:
         edges = [edge for node in self.genotype.graph(cell.kind) for edge in node]
         operations = [cell.part(source, self.operation(op)) for op, source in edges if op != "none"]
         return [*cell.preprocess, *operations, *joins(cell, self.nodes, cell.kind)]
+
+    def mixed_parts(self) -> Mixed:
+        """As `parts`, for networks that keep several options."""
+        return mixed_parts(self.parts())
 
     def _classifier(self, places: Sequence[StagePlace]) -> Part:
         last = places[-1]
@@ -280,6 +357,15 @@ class StageNetwork:
             found += [choices[len(found)]] if self.numbers(k) else []
         return tuple(found)
 
+    def shapes(self, choices: Sequence[Choice]) -> list[StageShape]:
+        """Depth and dead cells of each stage."""
+        found = []
+        for k in range(STAGES):
+            edges, outputs = self.stage_choices(k, choices)
+            kept = [edge for edge, choice in edges.items() if any(option != "none" for option, _ in choice)]
+            found.append(shape(kept, outputs, outputs[-1] - INPUTS + 1))
+        return found
+
     def _build_stage(self, k: int, p: StagePlace, choices: EdgeChoices, outputs: tuple[int, int]) -> StageGraph:
         active = {e: [(o, w) for o, w in choice if o != "none"] for e, choice in choices.items()}
         alive = live_nodes((e for e, kept in active.items() if kept), outputs)
@@ -308,6 +394,16 @@ class StageNetwork:
         from hiernas.supernet.stage_mixed import StageSupernet
 
         return StageSupernet(self, decisions)
+
+
+def shape(edges: Sequence[tuple[int, int]], outputs: Sequence[int], cells: int) -> StageShape:
+    """Depth and dead cells of a graph of (source, node) edges, with states 0 and 1 as inputs."""
+    alive = live_nodes(edges, outputs)
+    depth = {0: 0, 1: 0}
+    for node in range(INPUTS, INPUTS + cells):
+        depth[node] = 1 + max((depth[s] for s, n in edges if n == node), default=0)
+    dead = sum(node not in alive for node in range(INPUTS, INPUTS + cells))
+    return StageShape(cells, max(depth[node] for node in outputs), dead)
 
 
 def live_nodes(edges: Iterable[tuple[int, int]], outputs: Sequence[int]) -> set[int]:

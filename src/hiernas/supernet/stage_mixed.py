@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
 from hiernas.cells import sum_of
+from hiernas.combinatorics import Decision
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.genotype import INPUTS
-from hiernas.space import Decision, SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.supernet.cell import build_parts
 from hiernas.supernet.cell_mixed import Edge, SiteGates, Source, edge_key, inherit_edges
 from hiernas.supernet.stage import STAGES, StageNetwork, live_nodes

@@ -1,0 +1,237 @@
+"""What is said of a search by masks (HM-NAS): what they kept, how that compares with DARTS' rule, and the masks over time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from hiernas.report import kit, units
+from hiernas.report.cells import ABOUT_TRAINING, found_words, how_it_went, pictures
+from hiernas.report.graphs import is_cells, short
+from hiernas.report.kit import Values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ABOUT_COMPARED = (
+    "Both networks come from the same supernet: what the masks kept, and what DARTS' rule keeps (of each node the two edges "
+    "whose best operation weighs most, with that operation; of a chain's block its strongest operation). Accuracy without "
+    "training is on validation images with the supernet's weights, the others are on test images; both trainings have the "
+    "same number of epochs. One seed, so small differences mean little."
+)
+ABOUT_TIME = (
+    "Each line is a mask, by step. What lies above the dashed threshold is kept. A mask that falls below it goes on "
+    "learning, and can come back. Blue lines are kept at the end, grey ones dropped."
+)
+ABOUT_MERGING = (
+    "Operations that stand side by side could be joined into one without changing the network's output. Nothing is joined yet: "
+    "the numbers on this page are those of the network as it is."
+)
+ABOUT_FILTERS = (
+    "A filter that was dropped is gone from its operation's last convolution and batch norm; its channel of the output is 0. "
+    "Parameters and multiply-adds are counted without it. The predicted latency is that of the operations with all their "
+    "filters, since a table has no others. Do not expect time to be saved: to put the channels back at their places takes "
+    "about as long as the dropped filters did, in small operations longer."
+)
+PHASES = {"train1": "supernet with its logits", "mask1": "masks of edges", "mask2": "masks of operations",
+          "mask3": "masks of filters"} | {f"compare{i}": f"training for comparison {i}" for i in (1, 2, 3)}  # fmt: skip
+ABOUT_IMPORTANCE = "Importances, in % of what enters the same node or block; an empty place was dropped."
+HEIGHT = 280.0  # of a figure, in pixels
+LEVELS = {"edges": "Masks of edges", "operations": "Masks of operations", "filters": "Masks of filters"}
+
+
+# -- in words --------------------------------------------------------------------------------------------------------
+
+
+def words(result: Mapping[str, Any]) -> list[str]:
+    """Lines for the terminal: the comparison, what the limits changed, and what could be merged."""
+    lines = []
+    for row in result.get("compared") or ():
+        lines.append(
+            f"{row['name']}: {row['untrained']:.2%} without training (validation), {row['fine_tuned']:.2%} fine-tuned, "
+            f"{row['from_scratch']:.2%} from scratch; {units.short(row['params'])} parameters, {units.short(row['macs'])} MACs"
+        )
+    lines += [said for said in (moved(result), filters(result)) if said]
+    count = len(mergeable(result["chosen"]["sites"]))
+    lines += [f"at {count} sites operations could be merged without loss: see the report"] * bool(count)
+    return lines + (found_words(result) if is_cells(result) else [])
+
+
+def moved(result: Mapping[str, Any]) -> str:
+    """What the limits changed of what the masks kept."""
+    details = result.get("details") or {}
+    if "moved" not in details:
+        return ""
+    changed, of = len(details["moved"]), len(details.get("pairs") or ())
+    if not changed:
+        return "what the masks keep meets the limits"
+    return f"to meet the limits, {changed} of {of} pairs of site and operation were changed from what the masks keep"
+
+
+def filters(result: Mapping[str, Any]) -> str:
+    """How many output filters were kept, and what dropping the others did to the network as the supernet has it."""
+    found = (result.get("details") or {}).get("filters")
+    if not found:
+        return ""
+    kept, of = (sum(row[i] for row in found["operations"].values()) for i in (0, 1))
+    before, after = found["accuracy_before"], result["chosen"]["val_accuracy"]
+    unlike = f" ({found['moved']:,} changed from what the masks keep, to meet the limits)" if found["moved"] else ""
+    return (
+        f"{kept:,} of {of:,} output filters of {len(found['operations'])} operations were kept{unlike}; without training the "
+        f"network had {before:.2%} with all of them and has {after:.2%} without the others (validation)"
+    )
+
+
+# -- on the page -----------------------------------------------------------------------------------------------------
+
+
+def tell(run: kit.Run) -> kit.Told:
+    """What was kept, the comparison, the masks over time, filters, and what could be merged."""
+    result = run.result
+    return kit.Told(
+        lead=_lead(result),
+        found=[
+            *(pictures(result) if is_cells(result) else []),
+            _importance(result),
+            _compared(result),
+            kit.section("The masks over time", *_over_time(result)),
+            _filters(result),
+            _merging(result),
+            how_it_went(run),
+        ],
+        training=ABOUT_TRAINING,
+        phases=PHASES,
+        front=False,
+    )
+
+
+def _lead(result: Values) -> str:
+    size, space = units.size(result["space"]["size"]), result["space"]["name"]
+    levels = [level for level in LEVELS if level in result["details"]["masks"]]
+    return (
+        f"One supernet held all {size} architectures of the space {space} that keep one operation per site, and all those "
+        f"that keep several; masks learned which {', '.join(levels[:-1])}{' and ' if levels[:-1] else ''}{levels[-1]} remain."
+    )
+
+
+def _importance(result: Values) -> Markup:
+    """Per site the importances of what was kept."""
+    kept = {site: {c: 1.0} if isinstance(c, str) else c for site, c in result["chosen"]["sites"].items()}
+    options = list(dict.fromkeys(op for choice in kept.values() for op in choice if op != "none"))
+    most = max((w for choice in kept.values() for w in choice.values()), default=1.0)
+    rows = {
+        site: [kit.Cell(choice[op] / most, f"{100 * choice[op]:.1f}", True) if choice.get(op) else None for op in options]
+        for site, choice in kept.items()
+    }
+    kept_map = kit.heat_map([short(op) for op in options], rows)
+    return kit.section("What each site keeps", kept_map, kit.PARTS.words(ABOUT_IMPORTANCE, small=True))
+
+
+def _compared(result: Values) -> Markup:
+    rows = []
+    for row in result.get("compared") or ():
+        latency = row["latency_ms"]
+        rows.append([
+            row["name"], units.percent(row["untrained"]), units.percent(row["fine_tuned"]), units.percent(row["from_scratch"]),
+            units.count(row["params"]), units.count(row["macs"]), units.milliseconds(latency["predicted"]),
+            units.milliseconds(latency["measured"]),
+        ])  # fmt: skip
+    head = ["", "Without training", "Fine-tuned", "From scratch", "Parameters", "Multiply-adds", "Predicted", "Measured"]
+    if not rows:
+        return Markup()
+    listed = kit.table(head, rows, "compared", numbers=range(1, len(head)), marked=0)
+    return kit.section("Masks against a rule", listed, kit.PARTS.words(ABOUT_COMPARED, small=True))
+
+
+def _over_time(result: Values) -> list[Markup]:
+    drawn = []
+    for level, record in result["details"]["masks"].items():
+        shown = len(record["names"])
+        some = f" ({shown} of {record['of']:,} are drawn, spread evenly)" if record.get("of", shown) > shown else ""
+        drawn.append(kit.picture(partial(masks, level, record), title=LEVELS[level] + some))
+    said = units.sentence(moved(result))
+    return [kit.PARTS.words(said) if said else Markup(), *drawn, kit.PARTS.words(ABOUT_TIME, small=True)] if any(drawn) else []
+
+
+def _filters(result: Values) -> Markup:
+    """Per operation how many of its output filters were kept."""
+    said = units.sentence(filters(result))
+    if not said:
+        return Markup()
+    operations = result["details"]["filters"]["operations"]
+    listed = kit.table(["Operation", "Kept", "Of"], [[path, *kept] for path, kept in operations.items()], "filters", (1, 2))
+    folded = kit.PARTS.folded(f"All {len(operations)} operations, by their modules' names", [listed])
+    return kit.section("Output filters", kit.PARTS.words(said), kit.PARTS.words(ABOUT_FILTERS, small=True), folded)
+
+
+
+def masks(level: str, record: Mapping[str, Any], width: float) -> str:
+    """Masks by step, and how many of them are above the threshold, as inline SVG; "" where there are none."""
+    values, steps = np.array(record["values"], dtype=float), [0, *record["steps"]]
+    if not values.size:
+        return ""
+    values = np.concatenate([np.full((1, values.shape[1]), record["initial"]), values])
+    kept = values > record["threshold"]
+    of = record.get("of", values.shape[1])  # more than are drawn, where there are thousands
+    above = np.array([of, *record["kept"]]) if "kept" in record else kept.sum(1)
+    beside = width > 500
+    height = HEIGHT if beside else 2 * HEIGHT
+
+    def paint(figure: Figure) -> None:
+        left = kit.axes(figure, 66, 12, width * 0.4 + 10, 44) if beside else kit.axes(figure, 66, 12, 12, HEIGHT + 44)
+        right = kit.axes(figure, 66 + width * 0.6, 12, 10, 44) if beside else kit.axes(figure, 66, HEIGHT + 12, 12, 44)
+        for line, stays in sorted(zip(values.T, kept[-1], strict=True), key=lambda pair: bool(pair[1])):
+            left.plot(steps, line, color=kit.BLUE if stays else kit.MUTED, linewidth=0.8, alpha=0.6)
+        left.axhline(record["threshold"], color=kit.INK, linestyle=(0, (4, 3)), linewidth=1.1)
+        left.set_ylabel("Mask")
+        right.plot(steps, above, color=kit.BLUE, drawstyle="steps-post")
+        right.set_ylabel(f"Of {of} above the threshold")
+        right.set_ylim(0, of * 1.03)
+        for ax in (left, right):
+            ax.set_xlabel("Step")
+            ax.set_xlim(0, steps[-1])
+            ax.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
+        right.locator_params(axis="y", nbins=6, integer=True)
+
+    first, last = int(above[0]), int(above[-1])
+    alt = f"Masks of {level} over {steps[-1]} steps: {first} above the threshold at first, {last} at last."
+    return kit.draw(f"masks-{level}{width:.0f}", alt, width, height, paint)
+
+
+# -- merging ---------------------------------------------------------------------------------------------------------
+
+Family = tuple[str, str]  # pattern of option names, and how those that fit are merged
+FAMILIES: tuple[Family, ...] = (
+    (r"dil_conv_\d+x\d+", "their depthwise convolutions become one over twice the channels, their 1×1 convolutions one"),
+    (r"sep_conv_\d+x\d+", "one of twice the inner channels, whose first 1×1 convolution has two groups"),
+    (r"k\d+_e\d+", "one block whose inner channels are those of all together, the smaller kernels padded by zeros"),
+)
+
+
+def mergeable(sites: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...], str]]:
+    """(site, operations, how) where kept operations could be joined into one with the same output, once trained.
+
+    They read the same input, differ at most in kernel size and inner channels, and end in a sum behind batch norm, which
+    is folded into the last convolution.
+    """
+    found = []
+    for site, choice in sites.items():
+        for pattern, how in FAMILIES:
+            alike = tuple(op for op in choice if re.fullmatch(pattern, op)) if not isinstance(choice, str) else ()
+            if len(alike) > 1:
+                found.append((site, alike, how))
+    return found
+
+
+def _merging(result: Values) -> Markup:
+    found = mergeable(result["chosen"]["sites"])
+    if not found:
+        return Markup()
+    rows = [[site, " and ".join(alike), how] for site, alike, how in found]
+    parts = [kit.PARTS.words(ABOUT_MERGING, small=True), kit.table(["Site", "Operations", "Into"], rows, "merge")]
+    return kit.section("What could be merged", kit.PARTS.folded(units.number(len(found), "place"), parts))

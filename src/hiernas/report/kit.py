@@ -1,0 +1,207 @@
+"""What sections of a report are made of: markup from the templates, figures from matplotlib, and what a method tells.
+
+A figure is SVG that lives inside the page: text stays text, colours and font are the page's. It is drawn in CSS pixels.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from hiernas.report import units
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Values = Mapping[str, Any]
+WIDE, NARROW = 856, 350  # pixels; figures with axes are drawn for both, and the page shows the one that fits
+HERE = Path(__file__).parent
+FULL = 0.75  # share of the strongest colour from which text on it is light
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(HERE / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.globals |= {"units": units, "FULL": FULL}
+PARTS: Any = TEMPLATES.get_template("parts.html").module  # macros: tables, notes, folds, heat maps
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds, as far as the page tells of it."""
+
+    folder: Path
+    result: Values
+    events: Sequence[Values]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a method says of its result. `found`: sections; `phases`: what those do whose names do not say it."""
+
+    lead: str  # what the search did, in a sentence
+    found: Sequence[Markup] = ()
+    training: str = ""  # on the accuracy curves
+    phases: Mapping[str, str] = field(default_factory=dict)
+    marks: Sequence[str] = ()  # what happened between two trainings of the supernet
+    levels: bool = False  # whether each of these is a search of its own, so that no curve goes from one to the next
+    front: bool = True  # whether there is a front to show
+
+
+def style() -> str:
+    """The style sheet of a page."""
+    return (HERE / "style.css").read_text(encoding="utf-8")
+
+
+def section(title: str, *parts: Markup | str) -> Markup:
+    """A heading and what belongs under it; nothing where there is nothing."""
+    found = [part for part in parts if part]
+    return PARTS.section(title, found) if found else Markup()
+
+
+def picture(draw: Callable[[float], str], caption: str = "", title: str = "") -> Markup:
+    """A figure, drawn for a wide and for a narrow screen; nothing where there is nothing to draw."""
+    wide = draw(WIDE)
+    return PARTS.picture(wide, draw(NARROW), caption, title) if wide else Markup()
+
+
+def figure(title: str, draw: Callable[[float], str], caption: str) -> Markup:
+    """A section with a figure."""
+    return section(title, picture(draw, caption))
+
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[object]], kind: str, numbers: Sequence[int] = (), marked: int = -1
+) -> Markup:
+    """A table that scrolls where it is too wide: columns `numbers` flush right, row `marked` stands out.
+
+    A column in which no row has a value is left out.
+    """
+    shown = [i for i in range(len(rows[0])) if any(row[i] != units.NONE for row in rows)] if head else range(len(rows[0]))
+    right = [k for k, i in enumerate(shown) if i in numbers]
+    return PARTS.table([head[i] for i in shown] if head else [], [[row[i] for i in shown] for row in rows], kind, right, marked)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place of a heat map: its share of the strongest colour, what is written in it, and whether it was kept."""
+
+    share: float
+    text: str
+    kept: bool
+
+
+def heat_map(columns: Sequence[str], rows: Mapping[str, Sequence[Cell | None]], framed: bool = False) -> Markup:
+    """Rows by name; what was not kept is crossed out, or else what was is framed. None: no such place."""
+    upright = len(columns) * max(map(len, columns), default=0) > 100
+    return PARTS.heat_map(columns, rows, framed, upright)
+
+
+def probabilities(stage: Values, sites: Sequence[str], framed: bool = False, stages: Sequence[Values] = ()) -> Markup:
+    """A heat map of a pruning's probabilities: layers on x, on y all operations of the `stages`, `skip` last."""
+    layers = sorted((layer for s in stages or [stage] for layer in (s["sites"][x] for x in s["sites"] if x in sites)), key=len)
+    options = sorted(dict.fromkeys(o for layer in reversed(layers) for o in layer), key=lambda o: o == "skip")
+    rows: dict[str, list[Cell | None]] = {option: [] for option in options}
+    for option, row in rows.items():
+        for site in sites:
+            p = stage["sites"].get(site, {}).get(option)
+            row.append(None if p is None else Cell(min(1.0, p), f"{100 * p:.0f}", option in stage["kept"].get(site, ())))
+    return heat_map(sites, rows, framed)
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+# Names of colours: in the page each becomes a CSS variable, so that one drawing serves light, dark and print.
+INK, MUTED, RULE, PAPER = "#1b1f24", "#5b6471", "#d9dde3", "#fffffe"
+BLUE, ORANGE, ON_BLUE = "#0072b2", "#d55e00", "#fffffd"  # Okabe and Ito's palette, safe for the colour-blind
+VARIABLES = {
+    INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", BLUE: "blue", ORANGE: "orange", ON_BLUE: "on-blue"
+}  # fmt: skip
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text, not outlines
+    "savefig.bbox": "standard",  # the size that was asked for
+    "font.family": "sans-serif",
+    "text.parse_math": False,  # a $ in a name is a $
+    "font.size": 12.0,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "legend.frameon": False,
+    "legend.fontsize": 12.0,
+    "lines.linewidth": 1.8,
+    "patch.linewidth": 0.8,
+}
+
+
+def draw(name: str, alt: str, width: float, height: float, paint: Callable[[Figure], None]) -> Markup:
+    """An inline SVG of width x height pixels. `name` keeps its ids apart from the page's other figures'."""
+    import matplotlib  # only where something is drawn
+    from matplotlib.figure import Figure
+
+    settings: Any = {**STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as a letter the fonts of this machine lack: the reader's has it
+        figure = Figure(figsize=(width / 72, height / 72))  # at 72 dpi a point is a pixel
+        figure.patch.set_visible(False)
+        paint(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
+    return Markup(_inline(buffer.getvalue(), name, alt, width, height))
+
+
+def alone(inline: str) -> str:
+    """An inline SVG as a file of its own, with the variables of the page's style sheet."""
+    rules = style().split("* {")[0]  # the variables, for light and dark
+    head, rest = str(inline).split(">", 1)
+    ground = '<rect width="100%" height="100%" style="fill: var(--paper)"/>'
+    named = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ')
+    return f"{named}>\n<style>\n{rules}svg {{ fill: var(--ink); stroke-linejoin: round; }}\n</style>\n{ground}{rest}"
+
+
+def axes(figure: Figure, left: float, top: float, right: float, bottom: float) -> Axes:
+    """Axes with these margins, in pixels from the figure's edges."""
+    width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
+    box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
+    added = figure.add_axes(box)
+    added.patch.set_visible(False)
+    return added
+
+
+def _inline(svg: str, name: str, alt: str, width: float, height: float) -> str:
+    body = svg[svg.index("<defs>") :]
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*">', "<g>", body)
+    body = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
+    body = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", body)
+    body = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", body)
+    for colour, variable in VARIABLES.items():
+        body = body.replace(colour, f"var(--{variable})")
+    body = re.sub(r"\n\s*", "\n", body)
+    head = f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
+    return f"{head}>\n{body}"
