@@ -44,8 +44,13 @@ class TimmNetwork:
 
 def timm_network(architecture: Architecture) -> TimmNetwork:
     """The timm description of an architecture; raises `ExportError` with the reason where timm cannot build it."""
-    network, layers = _chain(architecture)
-    match layers:
+    with torch.device("meta"):
+        network = architecture.build()
+    if not isinstance(network, nn.Sequential):
+        raise ExportError(f"'{architecture.skeleton.name}' is no chain of blocks")
+    if architecture.filters:
+        raise ExportError("some of its operations keep only a part of their output filters")
+    match list(layers_of(network)):
         case [
             ("stem.0", Origin(Conv(3, str(act)), _, stem_size, stem_stride)), *blocks,
             ("head.0", Origin(Conv(1, head_act), _, features, 1)), ("head.1", Origin(Classifier(dropout)))
@@ -53,7 +58,17 @@ def timm_network(architecture: Architecture) -> TimmNetwork:
             _check_channels("stem", stem_size)
         case _:
             raise ExportError("it has not timm's stem (a 3x3 convolution) and head (1x1, as activated as the stem; linear)")
-    total = math.prod(origin.stride for _, origin in blocks)
+    arguments = {
+        "num_classes": architecture.skeleton.num_classes, "in_chans": architecture.skeleton.input_size[0],
+        "stem_size": stem_size, "num_features": features, "drop_rate": dropout,
+    }  # fmt: skip
+    eps = next(m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    return TimmNetwork(_stages(blocks, act), arguments, stem_stride, act, eps)
+
+
+def _stages(blocks: list[tuple[str, Origin | None]], act: str) -> list[list[str]]:
+    """The strings of all blocks, stage by stage."""
+    total = math.prod(origin.stride for _, origin in blocks if origin)
     if total > LARGEST_STRIDE:
         raise ExportError(f"its blocks reduce the image {total} times, and timm's at most {LARGEST_STRIDE} times")
     stages = []
@@ -62,27 +77,7 @@ def timm_network(architecture: Architecture) -> TimmNetwork:
         stages += [list(_merged(strings))] if strings else []
     if not stages:
         raise ExportError("no block is left between its stem and its head")
-    arguments = {
-        "num_classes": architecture.skeleton.num_classes, "in_chans": architecture.skeleton.input_size[0],
-        "stem_size": stem_size, "num_features": features, "drop_rate": dropout,
-    }  # fmt: skip
-    eps = next(m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    return TimmNetwork(stages, arguments, stem_stride, act, eps)
-
-
-def _chain(architecture: Architecture) -> tuple[nn.Module, list[tuple[str, Origin]]]:
-    """The network and its layers by name; refuses one whose layers are not single, whole operations."""
-    with torch.device("meta"):
-        network = architecture.build()
-    if not isinstance(network, nn.Sequential):
-        raise ExportError(f"'{architecture.skeleton.name}' is no chain of blocks")
-    if architecture.filters:
-        raise ExportError("some of its operations keep only a part of their output filters")
-    layers = [(name, origin) for name, origin in layers_of(network) if origin]
-    mixed = {name for name, _ in layers_of(network)}.difference(name for name, _ in layers)
-    if mixed:
-        raise ExportError(f"'{min(mixed)}' is a weighted sum of operations")
-    return network, layers
+    return stages
 
 
 def _check_channels(name: str, channels: int) -> None:
@@ -90,8 +85,10 @@ def _check_channels(name: str, channels: int) -> None:
         raise ExportError(f"'{name}' has {channels} channels, which timm rounds to a multiple of 8")
 
 
-def _block(name: str, block: Origin, common_act: str) -> str:
+def _block(name: str, block: Origin | None, common_act: str) -> str:
     """The string of one block; "" for the identity."""
+    if block is None:
+        raise ExportError(f"'{name}' is a weighted sum of operations")
     op, cin, cout, stride = block
     _check_channels(name, cout)
     if stride not in (1, 2):
