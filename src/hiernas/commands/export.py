@@ -33,13 +33,13 @@ def export_network(source: Path, to: str, out: Path | None, weights: Path | None
     written = export(network, images, path, to, metadata, architecture)
     shown = {"file": str(written.path), "weights": str(written.weights)} if written.weights else {"file": str(written.path)}
     shown["parity"] = f"largest relative difference {written.largest_difference:.1e} on {what}"
-    return {**shown, "timm": _in_timm(architecture)} if to == "python" else shown
+    return {**shown, "timm": _in_timm(architecture, network)} if to == "python" else shown
 
 
-def _in_timm(architecture: Architecture) -> str:
+def _in_timm(architecture: Architecture, network: nn.Module) -> str:
     """The arguments with which timm builds the network, or why it cannot."""
     try:
-        found = timm_network(architecture)
+        found = timm_network(architecture, network)
     except ExportError as error:
         return f"timm cannot build this network: {error}"
     return (

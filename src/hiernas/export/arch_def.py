@@ -42,10 +42,14 @@ class TimmNetwork:
         return ACTIVATIONS[self.act].__name__
 
 
-def timm_network(architecture: Architecture) -> TimmNetwork:
-    """The timm description of an architecture; raises `ExportError` with the reason where timm cannot build it."""
-    with torch.device("meta"):
-        network = architecture.build()
+def timm_network(architecture: Architecture, network: nn.Module | None = None) -> TimmNetwork:
+    """The timm description of an architecture; raises `ExportError` with the reason where timm cannot build it.
+
+    `network`: the architecture's, where it was built already.
+    """
+    if network is None:
+        with torch.device("meta"):
+            network = architecture.build()
     if not isinstance(network, nn.Sequential):
         raise ExportError(f"'{architecture.skeleton.name}' is no chain of blocks")
     if architecture.filters:

@@ -50,7 +50,7 @@ def python_files(
     frame = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
     text = frame.from_string(FRAME.read_text()).render(
         version=VERSION, about=_about(deployed, size, values, architecture), **_parts(deployed, size),
-        train_only=len(state) < len(network.state_dict()), timm=_timm(architecture), metadata=values, literal=literal,
+        train_only=len(state) < len(network.state_dict()), timm=_timm(deployed, architecture), metadata=values, literal=literal,
         input_size=(1, *size),
     )  # fmt: skip
     buffer = io.BytesIO()
@@ -97,10 +97,10 @@ def _parts(network: nn.Module, input_size: tuple[int, ...]) -> dict[str, Any]:
         ) from error
 
 
-def _timm(architecture: Architecture | None) -> TimmNetwork | str | None:
+def _timm(network: nn.Module, architecture: Architecture | None) -> TimmNetwork | str | None:
     """The network in timm's words, or why it has none."""
     try:
-        return None if architecture is None else timm_network(architecture)
+        return None if architecture is None else timm_network(architecture, network)
     except ExportError as error:
         return str(error)
 
