@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from hiernas import spaces
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export, formats
-from hiernas.ops import ChannelShuffle, MBConv, Op, Residual, Skip, SqueezeExcite
+from hiernas.networks.chain import Mixture
+from hiernas.networks.ops import ChannelShuffle, MBConv, Op, Residual, Skip, SqueezeExcite
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import Stage, chain_space
-from hiernas.supernet.chain import Mixture
 from toy import toy_space
 
 METADATA = {"classes": json.dumps(['<b>"""', "né\\", "x" * 60]), "mean": "[0.3]", "std": "[0.25]", "note": "plain text"}

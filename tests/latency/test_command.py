@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import pytest
 from known import Known
 
+from hiernas.commands import measure as command
 from hiernas.commands.measure import Asked, measure
 from hiernas.errors import ConfigError, LatencyError
-from hiernas.latency import command
 from hiernas.latency.measure import cached_table_path, fingerprint, identity, plan_of
 from hiernas.latency.runner import RESULT_KIND
 from hiernas.latency.table import Entry, LatencyTable, merge

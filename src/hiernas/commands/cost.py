@@ -14,12 +14,12 @@ from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.phone import load_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
+from hiernas.networks.cell import CellNetwork
+from hiernas.networks.stage import StageNetwork
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import KNOWN, Known, known
 from hiernas.subsets import subsets
-from hiernas.supernet.cell import CellNetwork
-from hiernas.supernet.stage import StageNetwork
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from hiernas.commands.export import load_network
 from hiernas.costs.count import Count
 from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
+from hiernas.networks.chain import Chain
+from hiernas.networks.graph import graph_of_program
 from hiernas.quiet import quiet
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
@@ -26,8 +28,6 @@ from hiernas.run.search import reload_data
 from hiernas.space import Architecture
 from hiernas.spaces import KNOWN
 from hiernas.spaces.named import space_function
-from hiernas.supernet.chain import Chain
-from hiernas.supernet.graph import graph_of_program
 from hiernas.train.loop import accuracy
 from hiernas.vital.blocks import Block, blocks_of_graph, blocks_of_network, blocks_of_space
 from hiernas.vital.reset import DRAWS, PROBABILITIES, Progress, reset_blocks

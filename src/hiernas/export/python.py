@@ -25,8 +25,8 @@ from hiernas.costs.count import count
 from hiernas.errors import ExportError
 from hiernas.export.arch_def import TimmNetwork, timm_network
 from hiernas.export.source import WIDTH, Sources, Writer, layers_of, literal
+from hiernas.networks.filters import Spread, leave, tail_of
 from hiernas.space import Architecture
-from hiernas.supernet.filters import Spread, leave, tail_of
 from hiernas.version import VERSION
 
 FRAME = Path(__file__).with_name("network.py.jinja")
