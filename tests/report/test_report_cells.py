@@ -84,7 +84,7 @@ def test_the_page_of_cells(tmp_path: Path, value: dict[str, Any]) -> None:
     assert headings(text) == SECTIONS  # no front of one network, no prunings, no boxes of 28 sites
     assert "went through the 1.08×10¹⁸ architectures of the space darts, all at once, by gradients." in page.text
     assert f"{RULE} meets the limits." in page.text
-    assert len(page.figures) == 6  # two cells, and for a wide and a narrow screen the search and the training
+    assert len(page.figures) == 6  # two cells, two of the search, two trainings
     ids = [a["id"] for _, a in page.attributes if "id" in a]
     assert len(ids) == len(set(ids))
     assert not re.findall(r"#[0-9a-fA-F]{6}", " ".join(a.get("style", "") for _, a in page.attributes))
@@ -220,9 +220,6 @@ def test_the_page_of_stages(tmp_path: Path, staged: dict[str, Any]) -> None:
     space = hdas_stages(**SMALL, cells=14, cell="PDARTS")
     assert space.architecture(json.loads(graph)) == architecture
     assert read_genotype(cell) == GENOTYPES["PDARTS"]
-    network = architecture.build()
-    params = sum(p.numel() for p in network.parameters())
-    assert f"Without its dead cells the network has {params:,} parameters" in page.text
     assert "Grey cells are dead" in page.text
     assert "2 of 33 sites differ" in page.text
     assert "over cells that were given" in page.text
@@ -236,7 +233,6 @@ def test_the_terminal_prints_the_stages(staged: dict[str, Any]) -> None:
     assert lines[at + 1] == "stage 1: 4 cells, depth 4, no dead cells"
     assert lines[at + 2].startswith("    stage1=[('skip_connect', 0), ('skip_connect', 1), ('skip_connect', 1), ")
     assert lines[at + 3] == "stage 2: 4 cells, depth 3, 1 dead cell (3)"
-    assert lines[-1].startswith("without its dead cells the network has ")
     found = {**staged, "method": "hdas", "details": {**staged["details"], "genotype": "Genotype(...)"}}
     lines, _ = summary(found)
     at = lines.index("cells:")
@@ -244,7 +240,6 @@ def test_the_terminal_prints_the_stages(staged: dict[str, Any]) -> None:
     own = copy.deepcopy(staged)
     own["space"] = {"name": "mine", "arguments": {}, "size": 10}
     assert "cells, as given: of your own" in summary(own)[0]
-    assert not any("without" in line for line in summary(own)[0])
 
 
 def test_depth_and_dead_cells_are_those_of_the_search() -> None:
@@ -326,7 +321,7 @@ def test_names_are_escaped(tmp_path: Path, value: dict[str, Any]) -> None:
 
 def test_the_search_is_drawn_by_epoch() -> None:
     events = runs.search_events({"train1": 8, "final": 2}, {"train1": [6, 7]})
-    svg = cells.search(events, (), 856)
+    svg = cells.how_it_went(Run(Path(), {}, events))
     lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--blue\)', svg)
     points = [np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", line), dtype=float) for line in lines[:2]]
     for found, key in zip(points, ("entropy", "skips"), strict=True):
@@ -334,8 +329,8 @@ def test_the_search_is_drawn_by_epoch() -> None:
         rise = -(found[:, 1] - found[0, 1])
         np.testing.assert_allclose(rise / rise[-1], (expected - expected[0]) / (expected[-1] - expected[0]), atol=1e-3)
     assert texts(svg).count("alarm") == 2
-    assert "entropy from 1.96 to 1.08" in svg
-    assert cells.search(runs.events({"train1": 3}), (), 856) == ""
+    assert "entropy of the weights (nats) from 1.96 to 1.08" in svg
+    assert cells.how_it_went(Run(Path(), {}, runs.events({"train1": 3}))) == ""
 
 
 def test_levels_are_apart(staged: dict[str, Any]) -> None:
@@ -344,14 +339,14 @@ def test_levels_are_apart(staged: dict[str, Any]) -> None:
     told = cells.tell(Run(Path(), {**staged, "details": {"decided": runs.LEVELS}}, events))
     assert told.lead.startswith("The search went by gradients from level to level: cells, then numbers, then graphs. The last")
     assert told.phases["train2"] == "numbers"
-    svg = cells.search(events, told.marks, 856)
+    svg = cells.how_it_went(Run(Path(), {}, events), told.marks)
     assert texts(svg).count("cells found") == texts(svg).count("numbers found") == 2
     lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--blue\)', svg)
     assert [line.count("M") for line in lines[:2]] == [3, 3]
-    training = figures.training(events, told, 856)
+    training = figures.training(events, told)
     dashed = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke-dasharray[^"]*--muted', training)
     assert [line.count("M") for line in dashed] == [3, 1]
-    joined = figures.training(events, Told(""), 856)
+    joined = figures.training(events, Told(""))
     dashed = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke-dasharray[^"]*--muted', joined)
     assert [line.count("M") for line in dashed] == [1, 1]
 
@@ -372,7 +367,6 @@ def test_a_space_of_ones_own_is_shown(tmp_path: Path, staged: dict[str, Any]) ->
     page, text = made(tmp_path, own)
     assert headings(text)[1:3] == ["The graphs between the cells", "How the search went"]
     assert [row[3] for row in page.rows["stages"][1:]] == ["0", "1", "0"]
-    assert "Without its dead cells" not in page.text
     skeleton = replace(darts(**SMALL, cells=5).skeleton, name="mine")
     mine = runs.cells("darts", skeleton.space().architecture(GENOTYPES["DARTS_V2"]))
     page, text = made(tmp_path / "cells", mine)

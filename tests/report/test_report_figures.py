@@ -87,11 +87,11 @@ def test_curves_of_phases_in_order_and_last_word() -> None:
     accuracies = [(c.phase, [e["val_accuracy"] for e in c.epochs]) for c in supernet]
     assert accuracies == [("train1", [0.1, 0.2]), ("train2", [0.3])]
     assert [[e["val_accuracy"] for e in c.epochs] for c in final] == [[0.6]]
-    svg = figures.training(log, Told("", marks=["pruned to 1,234"]), 856)
+    svg = figures.training(log, Told("", marks=["pruned to 1,234"]))
     assert "pruned to 1,234" in texts(svg)
     assert "training" not in texts(svg)  # no such values
-    assert "60.00\xa0% in the last epoch" in svg
-    assert figures.training([], Told(""), 856) == ""
+    assert "Chosen network by epoch: validation from 60.00 to 60.00." in svg
+    assert figures.training([], Told("")) == ""
 
 
 def blocks(space: Any, options: list[str]) -> tuple[list[figures.Block], bool]:

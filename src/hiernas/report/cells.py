@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
-from hiernas.architecture import FORMAT, Architecture
-from hiernas.costs.count import cost
-from hiernas.errors import SpaceError
 from hiernas.report import figures, kit, units
 from hiernas.report.graphs import Part, alike, cells_of, drawing, genotype_lines, in_words, parts_of, short, stage_lines
 from hiernas.report.kit import Values
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 ABOUT_CELLS = "0 and 1 are the inputs, the outputs of the two cells before. "
 ABOUT_INNER = "0 and 1 are the inputs, two projections of what the cell reads. "
@@ -68,7 +60,7 @@ def found_words(result: Values) -> list[str]:
         which = f"{units.number(len(part.dead), 'dead cell')} ({', '.join(map(str, part.dead))})"
         dead = which if part.dead else "no dead cells"
         lines += [f"{part.label}: {part.nodes} cells, depth {part.depth}, {dead}", *_edges(part)]
-    return [*lines, *_without_dead(result, parts)]
+    return lines
 
 
 def _as_text(parts: Sequence[Part]) -> list[str]:
@@ -81,24 +73,6 @@ def _edges(part: Part) -> list[str]:
     if pairs is None:
         return [f"    {part.name}={[(k.op, k.source, k.node, round(k.weight, 4)) for k in part.kept]}"]
     return [f"    {part.name}={[pair for node in pairs for pair in node]}"]
-
-
-def _without_dead(result: Values, parts: Sequence[Part]) -> list[str]:
-    """What the network costs that is built without its dead cells; empty where there are none, or it is not known."""
-    if not any(part.dead for part in parts):
-        return []
-    space = result["space"]
-    value = {"format": FORMAT, "space": space["name"], "arguments": space["arguments"], "sites": result["chosen"]["sites"]}
-    try:
-        counted = cost(Architecture.from_json(value))
-    except (SpaceError, TypeError):  # a space of the user's own, or of another version
-        return []
-    if counted.params == result["chosen"].get("params"):
-        return []  # a result of this version: its numbers are those of the network without them
-    return [
-        f"without its dead cells the network has {units.count(counted.params)} parameters and {units.count(counted.macs)} "
-        "multiply-adds; the numbers that the limits were met by count them"
-    ]
 
 
 def moved(result: Values) -> str:
@@ -138,12 +112,13 @@ def tell(run: kit.Run) -> kit.Told:
     said = units.sentence(moved(result))
     found = pictures(result, kit.PARTS.words(said) if said else "", _weights(result))
     searched = {phase: verdict["what"] for phase, verdict in ((result.get("details") or {}).get("decided") or {}).items()}
+    marks = [FOUND.get(phase, phase) for phase in list(searched)[:-1]]
     return kit.Told(
         lead=units.evaluated(result) if several else _lead(result, list(searched.values())),
-        found=[*found, how_it_went(run)],
+        found=[*found, how_it_went(run, marks)],
         training=ABOUT_TRAINING,
         phases=searched | {"evolve2": "evaluating what was found"},
-        marks=[FOUND.get(phase, phase) for phase in list(searched)[:-1]],
+        marks=marks,
         levels=len(searched) > 1,
         front=several,
     )
@@ -179,13 +154,12 @@ def _stages(parts: list[Part], result: Values, above: Markup | str, below: Marku
     rows = [[p.label.capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
     text = stage_lines(parts, result["space"]["arguments"].get("cell"))
     caption = ABOUT_STAGES + ABOUT_EDGES + ABOUT_DEAD * any(p.dead for p in parts)
-    depth = " ".join([ABOUT_DEPTH, *map(units.sentence, _without_dead(result, parts))])
     return kit.section(
         "The graphs between the cells",
         above,
         _drawn([(p.label.capitalize(), p) for p in parts], caption),
         kit.table(["", "Cells", "Depth", "Dead", "Which"], rows, "stages", numbers=(1, 2, 3)),
-        kit.PARTS.words(depth, small=True),
+        kit.PARTS.words(ABOUT_DEPTH, small=True),
         _to_copy(parts, text or [line for part in parts for line in _edges(part)]),
         below,
     )
@@ -193,8 +167,8 @@ def _stages(parts: list[Part], result: Values, above: Markup | str, below: Marku
 
 def _drawn(named: Sequence[tuple[str, Part]], caption: str) -> Markup:
     """The graphs side by side, and what is to be known to read them."""
-    graphs = [(name, drawing(part), in_words(part)) for name, part in named if part.kept]
-    return kit.PARTS.graphs(graphs, caption + (ABOUT_WIDTHS if any(part.is_weighted for _, part in named) else ""))
+    graphs = [(name, kit.PARTS.graph(drawing(part), in_words(part))) for name, part in named if part.kept]
+    return kit.beside(graphs, caption + (ABOUT_WIDTHS if any(part.is_weighted for _, part in named) else ""))
 
 
 def _to_copy(parts: Sequence[Part], lines: Sequence[str]) -> Markup:
@@ -229,58 +203,24 @@ def _options(chosen: Any) -> tuple[str, ...]:
 
 # -- how the search went ---------------------------------------------------------------------------------------------
 
-Line = tuple[str, str, str, str]  # key of the event, label, style, colour
-SHOWN: tuple[tuple[Line, ...], ...] = (
-    (("entropy", "entropy of the weights (nats)", "-", kit.BLUE),),
-    (("skips", "identities (%)", "-", kit.BLUE), ("none", "none (%)", "--", kit.MUTED)),
-)
+ENTROPY = figures.Line("entropy", "entropy of the weights (nats)", "-", kit.BLUE, 1.0)
+SHARES = [figures.Line("skips", "identities (%)", "-", kit.BLUE), figures.Line("none", "none (%)", "--", kit.MUTED)]
 
 
-def how_it_went(run: kit.Run) -> Markup:
+def how_it_went(run: kit.Run, marks: Sequence[str] = ()) -> Markup:
     """Entropy, identities and `none` by epoch, with the alarms."""
-    phases = list((run.result.get("details") or {}).get("decided") or {})
-    marks = [FOUND.get(phase, phase) for phase in phases[:-1]]
-    drawn = kit.picture(lambda width: search(run.events, marks, width), ABOUT_SEARCH)
-    return kit.section("How the search went", drawn, kit.PARTS.listed(alarms_of(run.events), "alarms")) if drawn else Markup()
-
-
-def search(events: Sequence[Values], marks: Sequence[str], width: float) -> str:
-    """By epoch: the entropy of the sites, and the shares of identities and of `none`; an alarm where there was one."""
-    curves = [c for c in figures.curves_of(events)[0] if all("entropy" in e for e in c.epochs)]
+    curves = [c for c in figures.curves_of(run.events)[0] if all("entropy" in e for e in c.epochs)]
     if not curves:
-        return ""
-    each = 290.0 if width > 500 else 250.0
-    height = each if width > 500 else 2 * each
-
-    def paint(figure: Figure) -> None:
-        for i, lines in enumerate(SHOWN):
-            if width > 500:
-                ax = kit.axes(figure, 56 + i * width / 2, 12, (1 - i) * width / 2 + 10, 72)
-            else:
-                ax = kit.axes(figure, 56, 12 + each * i, 12, each * (1 - i) + 72)
-            _panel(ax, curves, lines)
-            figures.epochs(ax, curves, marks)
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / (each - 84)), ncols=3, columnspacing=1.2)
-
-    first, last = curves[0].epochs[0], curves[-1].epochs[-1]
-    alt = (
-        f"The search by epoch: entropy from {first['entropy']:.2f} to {last['entropy']:.2f}, share of identities from "
-        f"{100 * first['skips']:.0f} % to {100 * last['skips']:.0f} %, of none from {100 * first['none']:.0f} % to "
-        f"{100 * last['none']:.0f} %."
-    )
-    return kit.draw(f"search{width:.0f}", alt, width, height, paint)
-
-
-def _panel(ax: Axes, curves: Sequence[figures.Curve], lines: Sequence[Line]) -> None:
+        return Markup()
     epochs = [e for c in curves for e in c.epochs]
-    for key, label, style, colour in lines:
-        x, y = np.array(figures.points_of(curves, key, joined=False)).T
-        ax.plot(x, y / 100 if key == "entropy" else y, style, color=colour, marker="o" if len(epochs) <= 20 else "",
-                markersize=4, label=label)  # fmt: skip
     alarm = next((x for x, e in enumerate(epochs, 1) if e.get("alarm")), None)
-    if alarm is not None:
-        ax.axvline(alarm, color=kit.ORANGE, linewidth=1.2, label="alarm")
-    ax.set_ylim(0, 1.05 * max(e["entropy"] for e in epochs) if lines[0][0] == "entropy" else 100)
+    most = max(e["entropy"] for e in epochs)
+    panels = [
+        ("Entropy", figures.by_epoch("Entropy", curves, [ENTROPY], marks, top=1.05 * most, alarm=alarm)),
+        ("Operations", figures.by_epoch("Operations", curves, SHARES, marks, top=100, alarm=alarm)),
+    ]
+    alarms = kit.PARTS.listed(alarms_of(run.events), "alarms")
+    return kit.section("How the search went", kit.beside(panels, ABOUT_SEARCH), alarms)
 
 
 def alarms_of(events: Sequence[Values]) -> list[str]:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from hiernas.architecture import FORMAT, Architecture
 from hiernas.errors import SpaceError
 from hiernas.report import units
-from hiernas.report.kit import BLUE, INK, MUTED, ORANGE, PAPER, PARTS, Told, Values, axes, draw
+from hiernas.report.kit import BLUE, INK, MUTED, ORANGE, PAPER, PARTS, Told, Values, axes, beside, draw, panel
 from hiernas.supernet.chain import Chain, Part
 
 if TYPE_CHECKING:
@@ -144,63 +144,67 @@ def curves_of(events: Sequence[Values]) -> tuple[list[Curve], list[Curve]]:
     return supernet, [c for c in found if c.phase == "final"]
 
 
-def training(events: Sequence[Values], told: Told, width: float) -> str:
+def training(events: Sequence[Values], told: Told) -> Markup:
     """Accuracy by epoch: the supernet over all its phases, with what happened between them, and the chosen network."""
     supernet, final = curves_of(events)
-    panels = [(t, c) for t, c in (("Supernet", supernet), ("Chosen network", final)) if c]
-    if not panels:
-        return ""
-    height = 330.0 if width > 500 else 290.0 * len(panels)
-
-    def paint(figure: Figure) -> None:
-        shares = [0.0, 1.0] if len(panels) == 1 else [0.0, 0.56, 1.0]
-        for i, (title, curves) in enumerate(panels):
-            if width > 500:
-                ax = axes(figure, 56 + shares[i] * width, 30, (1 - shares[i + 1]) * width + 10, 72)
-            else:
-                ax = axes(figure, 56, 30 + 290 * i, 12, height - 290 * (i + 1) + 72)
-            for key, label, style in (("train_accuracy", "training", "--"), ("val_accuracy", "validation", "-")):
-                points = points_of(curves, key, joined=not told.levels)
-                marker = "o" if len(points) == 1 or (key == "val_accuracy" and len(points) <= 40) else ""
-                colour = MUTED if key == "train_accuracy" else BLUE
-                if points:
-                    ax.plot(*zip(*points, strict=True), style, color=colour, marker=marker, markersize=4, label=label)
-            epochs(ax, curves, told.marks if curves is supernet else ())
-            ax.set_title(title, loc="left", fontsize=12, pad=9)
-            ax.set_ylabel("Accuracy (%)")
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / 228), ncols=2)
-
-    last = {title: curves[-1].epochs[-1] for title, curves in panels}
-    alt = "Accuracy by epoch. " + " ".join(
-        f"{title}: training accuracy {units.percent(e.get('train_accuracy'))}, validation accuracy "
-        f"{units.percent(e.get('val_accuracy'))} in the last epoch."
-        for title, e in last.items()
-    )
-    return draw(f"training{width:.0f}", alt, width, height, paint)
+    lines = [Line("train_accuracy", "training", "--", MUTED), Line("val_accuracy", "validation", "-", BLUE)]
+    named = [("Supernet", supernet, told.marks), ("Chosen network", final, ())]
+    return beside(
+        [(title, by_epoch(title, curves, lines, marks, joined=not told.levels, label="Accuracy (%)"))
+         for title, curves, marks in named if curves],
+        f"Accuracy by epoch. {told.training}".strip(),
+    )  # fmt: skip
 
 
-def points_of(curves: Sequence[Curve], key: str, joined: bool) -> list[tuple[float, float]]:
-    """(epoch over all phases, percent) where the value is known; unless `joined`, a gap between two phases."""
+@dataclass(frozen=True)
+class Line:
+    """A value of the epochs' events, and how it is drawn."""
+
+    key: str
+    label: str
+    style: str
+    colour: str
+    factor: float = 100.0  # shares are shown in percent
+
+
+def by_epoch(
+    title: str, curves: Sequence[Curve], lines: Sequence[Line], marks: Sequence[str] = (), *, joined: bool = False,
+    label: str = "", top: float | None = None, alarm: int | None = None,
+) -> Markup:  # fmt: skip
+    """Values by epoch over all phases; dotted lines between two phases, with what happened there. `joined`: across them."""
+    points = {line: _points(curves, line, joined) for line in lines}
+    ends = list(accumulate(len(curve.epochs) for curve in curves))
+
+    def paint(ax: Axes) -> None:
+        for line, of in points.items():
+            if of:
+                marker = "o" if (len(of) <= 40 and line.style == "-") or len(of) == 1 else ""
+                ax.plot(*zip(*of, strict=True), line.style, color=line.colour, marker=marker, markersize=4, label=line.label)
+        for end, text in zip(ends, marks, strict=False):
+            ax.axvline(end + 0.5, color=INK, linewidth=1.0, linestyle=":")
+            ax.annotate(text, (end + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points", rotation=90, va="bottom",
+                        fontsize=11, color=INK, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
+        if alarm is not None:
+            ax.axvline(alarm, color=ORANGE, linewidth=1.2, label="alarm")
+        ax.set(xlabel="Epoch", ylabel=label, xlim=(0.5, ends[-1] + 0.5))
+        ax.locator_params(axis="x", nbins=8, integer=True, min_n_ticks=1)
+        if top is not None:
+            ax.set_ylim(0, top)
+
+    said = [f"{line.label} from {of[0][1]:.2f} to {of[-1][1]:.2f}" for line, of in points.items() if of]
+    return panel(title.lower().replace(" ", "-"), f"{title} by epoch: {'; '.join(said)}.", paint)
+
+
+def _points(curves: Sequence[Curve], line: Line, joined: bool) -> list[tuple[float, float]]:
+    """(epoch over all phases, value) where the value is known; unless `joined`, a gap between two phases."""
     points: list[tuple[float, float]] = []
     start = 0
     for curve in curves:
-        found = [(float(start + x), 100 * e[key]) for x, e in enumerate(curve.epochs, 1) if e.get(key) is not None]
+        values = [(float(start + x), e.get(line.key)) for x, e in enumerate(curve.epochs, 1)]
+        found = [(x, line.factor * value) for x, value in values if value is not None]
         points += [(math.nan, math.nan)] * bool(points and found and not joined) + found
         start += len(curve.epochs)
     return points
-
-
-def epochs(ax: Axes, curves: Sequence[Curve], marks: Sequence[str]) -> None:
-    """The axis of epochs; a dotted line between two phases, and what happened there."""
-    ends = list(accumulate(len(curve.epochs) for curve in curves))
-    for i, end in enumerate(ends[:-1]):
-        ax.axvline(end + 0.5, color=INK, linewidth=1.0, linestyle=":")
-        text = marks[i] if i < len(marks) else curves[i + 1].phase
-        ax.annotate(text, (end + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points", rotation=90, va="bottom",
-                    fontsize=11, color=INK, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
-    ax.set_xlabel("Epoch")
-    ax.set_xlim(0.5, ends[-1] + 0.5)
-    ax.locator_params(axis="x", nbins=8, integer=True, min_n_ticks=1)
 
 
 # -- the chosen network --------------------------------------------------------------------------------------------

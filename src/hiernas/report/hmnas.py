@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from hiernas.report.graphs import is_cells, short
 from hiernas.report.kit import Values
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 ABOUT_COMPARED = (
     "Both networks come from the same supernet: what the masks kept, and what DARTS' rule keeps (of each node the two edges "
@@ -41,8 +40,6 @@ ABOUT_FILTERS = (
 PHASES = {"train1": "supernet with its logits", "mask1": "masks of edges", "mask2": "masks of operations",
           "mask3": "masks of filters"} | {f"compare{i}": f"training for comparison {i}" for i in (1, 2, 3)}  # fmt: skip
 ABOUT_IMPORTANCE = "Importances, in % of what enters the same node or block; an empty place was dropped."
-HEIGHT = 280.0  # of a figure, in pixels
-LEVELS = {"edges": "Masks of edges", "operations": "Masks of operations", "filters": "Masks of filters"}
 
 
 # -- in words --------------------------------------------------------------------------------------------------------
@@ -92,14 +89,15 @@ def filters(result: Mapping[str, Any]) -> str:
 
 def tell(run: kit.Run) -> kit.Told:
     """What was kept, the comparison, the masks over time, filters, and what could be merged."""
-    result = run.result
+    result, said = run.result, units.sentence(moved(run.result))
+    drawn = [panel for level, record in result["details"]["masks"].items() for panel in masks(level, record)]
     return kit.Told(
         lead=_lead(result),
         found=[
             *(pictures(result) if is_cells(result) else []),
             _importance(result),
             _compared(result),
-            kit.section("The masks over time", *_over_time(result)),
+            kit.section("The masks over time", kit.PARTS.words(said) if drawn else "", kit.beside(drawn, ABOUT_TIME)),
             _filters(result),
             _merging(result),
             how_it_went(run),
@@ -112,7 +110,7 @@ def tell(run: kit.Run) -> kit.Told:
 
 def _lead(result: Values) -> str:
     size, space = units.size(result["space"]["size"]), result["space"]["name"]
-    levels = [level for level in LEVELS if level in result["details"]["masks"]]
+    levels = list(result["details"]["masks"])
     return (
         f"One supernet held all {size} architectures of the space {space} that keep one operation per site, and all those "
         f"that keep several; masks learned which {', '.join(levels[:-1])}{' and ' if levels[:-1] else ''}{levels[-1]} remain."
@@ -148,16 +146,6 @@ def _compared(result: Values) -> Markup:
     return kit.section("Masks against a rule", listed, kit.PARTS.words(ABOUT_COMPARED, small=True))
 
 
-def _over_time(result: Values) -> list[Markup]:
-    drawn = []
-    for level, record in result["details"]["masks"].items():
-        shown = len(record["names"])
-        some = f" ({shown} of {record['of']:,} are drawn, spread evenly)" if record.get("of", shown) > shown else ""
-        drawn.append(kit.picture(partial(masks, level, record), title=LEVELS[level] + some))
-    said = units.sentence(moved(result))
-    return [kit.PARTS.words(said) if said else Markup(), *drawn, kit.PARTS.words(ABOUT_TIME, small=True)] if any(drawn) else []
-
-
 def _filters(result: Values) -> Markup:
     """Per operation how many of its output filters were kept."""
     said = units.sentence(filters(result))
@@ -170,37 +158,34 @@ def _filters(result: Values) -> Markup:
 
 
 
-def masks(level: str, record: Mapping[str, Any], width: float) -> str:
-    """Masks by step, and how many of them are above the threshold, as inline SVG; "" where there are none."""
+def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
+    """The masks by step, and how many of them are above the threshold; nothing where there are none."""
     values, steps = np.array(record["values"], dtype=float), [0, *record["steps"]]
     if not values.size:
-        return ""
+        return []
     values = np.concatenate([np.full((1, values.shape[1]), record["initial"]), values])
     kept = values > record["threshold"]
-    of = record.get("of", values.shape[1])  # more than are drawn, where there are thousands
+    shown, of = values.shape[1], record.get("of", values.shape[1])  # more than are drawn, where there are thousands
     above = np.array([of, *record["kept"]]) if "kept" in record else kept.sum(1)
-    beside = width > 500
-    height = HEIGHT if beside else 2 * HEIGHT
 
-    def paint(figure: Figure) -> None:
-        left = kit.axes(figure, 66, 12, width * 0.4 + 10, 44) if beside else kit.axes(figure, 66, 12, 12, HEIGHT + 44)
-        right = kit.axes(figure, 66 + width * 0.6, 12, 10, 44) if beside else kit.axes(figure, 66, HEIGHT + 12, 12, 44)
+    def lines(ax: Axes) -> None:
         for line, stays in sorted(zip(values.T, kept[-1], strict=True), key=lambda pair: bool(pair[1])):
-            left.plot(steps, line, color=kit.BLUE if stays else kit.MUTED, linewidth=0.8, alpha=0.6)
-        left.axhline(record["threshold"], color=kit.INK, linestyle=(0, (4, 3)), linewidth=1.1)
-        left.set_ylabel("Mask")
-        right.plot(steps, above, color=kit.BLUE, drawstyle="steps-post")
-        right.set_ylabel(f"Of {of} above the threshold")
-        right.set_ylim(0, of * 1.03)
-        for ax in (left, right):
-            ax.set_xlabel("Step")
-            ax.set_xlim(0, steps[-1])
-            ax.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
-        right.locator_params(axis="y", nbins=6, integer=True)
+            ax.plot(steps, line, color=kit.BLUE if stays else kit.MUTED, linewidth=0.8, alpha=0.6)
+        ax.axhline(record["threshold"], color=kit.INK, linestyle=(0, (4, 3)), linewidth=1.1)
+        ax.set(xlabel="Step", ylabel="Mask", xlim=(0, steps[-1]))
+        ax.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
 
-    first, last = int(above[0]), int(above[-1])
-    alt = f"Masks of {level} over {steps[-1]} steps: {first} above the threshold at first, {last} at last."
-    return kit.draw(f"masks-{level}{width:.0f}", alt, width, height, paint)
+    def counts(ax: Axes) -> None:
+        ax.plot(steps, above, color=kit.BLUE, drawstyle="steps-post")
+        ax.set(xlabel="Step", ylabel="Above the threshold", xlim=(0, steps[-1]), ylim=(0, of * 1.03))
+        ax.locator_params(nbins=6, integer=True, min_n_ticks=1)
+
+    alt = f"Masks of {level} over {steps[-1]} steps: {above[0]} above the threshold at first, {above[-1]} at last."
+    some = f": {shown} of {of:,}, spread evenly" if of > shown else ""
+    return [
+        (f"Masks of {level}{some}", kit.panel(f"masks-{level}", alt, lines)),
+        (f"Of {of:,} above the threshold", kit.panel(f"above-{level}", alt, counts)),
+    ]
 
 
 # -- merging ---------------------------------------------------------------------------------------------------------

@@ -83,6 +83,11 @@ def figure(title: str, draw: Callable[[float], str], caption: str) -> Markup:
     return section(title, picture(draw, caption))
 
 
+def beside(named: Sequence[tuple[str, Markup]], caption: str = "") -> Markup:
+    """Small figures by name, side by side where there is room; nothing where there are none."""
+    return PARTS.beside(named, caption) if named else Markup()
+
+
 def table(
     head: Sequence[str], rows: Sequence[Sequence[object]], kind: str, numbers: Sequence[int] = (), marked: int = -1
 ) -> Markup:
@@ -173,6 +178,19 @@ def draw(name: str, alt: str, width: float, height: float, paint: Callable[[Figu
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     return Markup(_inline(buffer.getvalue(), name, alt, width, height))
+
+
+def panel(name: str, alt: str, paint: Callable[[Axes], None], width: float = 400, height: float = 290) -> Markup:
+    """A small figure: one pair of axes, with room for a legend below where there is one."""
+
+    def all_of_it(figure: Figure) -> None:
+        ax = axes(figure, 56, 8, 12, 46)
+        paint(ax)
+        if ax.get_legend_handles_labels()[1]:
+            ax.set_position((56 / width, 74 / height, 1 - 68 / width, 1 - 82 / height))
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -42 / (height - 82)), ncols=3, columnspacing=1.2)
+
+    return draw(name, alt, width, height, all_of_it)
 
 
 def alone(inline: str) -> str:

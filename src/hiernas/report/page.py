@@ -14,7 +14,7 @@ from markupsafe import Markup
 from hiernas.errors import RunError
 from hiernas.report import cells, figures, hmnas, hournas, units
 from hiernas.report.graphs import is_cells
-from hiernas.report.kit import PARTS, TEMPLATES, Run, Told, Values, figure, probabilities, section, style, table
+from hiernas.report.kit import PARTS, TEMPLATES, Run, Told, Values, beside, figure, probabilities, section, style, table
 
 FORMAT = 1
 NEEDED = ("chosen", "data", "front", "limits", "method", "objective", "space", "stages")
@@ -124,7 +124,7 @@ def page(run: Run, reset: Values | None = None) -> str:
         *_front(result, told),
         *([] if is_cells(result) else [_network(result)]),
         hournas.without_blocks(reset) if reset else "",
-        figure("Training", lambda w: figures.training(run.events, told, w), f"Accuracy by epoch. {told.training}".strip()),
+        section("Training", figures.training(run.events, told)),
         section("The front in numbers", _members(result)) if told.front else "",
         section("Data", table([], _data(result["data"]), "pairs"), PARTS.listed(result["data"].get("notes") or [], "notes")),
         section("Settings", table([], _settings(result), "pairs")),
@@ -164,10 +164,9 @@ def _front(result: Values, told: Told) -> list[Markup]:
         )
         for s in stages
     ]
-    about = PARTS.words(ABOUT_OPERATIONS, small=True)
     return [
         figure("Pareto front", lambda width: figures.front(result, width), _about_front(result, figures.front_metric(result))),
-        section("What each pruning kept", PARTS.beside(maps), about) if maps else Markup(),
+        section("What each pruning kept", beside(maps, ABOUT_OPERATIONS)),
     ]
 
 
