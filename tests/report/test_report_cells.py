@@ -167,16 +167,18 @@ def test_the_weights_by_which_it_was_chosen(tmp_path: Path, value: dict[str, Any
     changed = copy.deepcopy(value)
     changed["details"]["moved"] = ["normal.0->2", "reduce.4->5"]
     page, text = made(tmp_path, changed)
-    head, *rows = page.rows["heat"]
+    head = page.rows["heat"][0]
+    rows = [row for row in page.rows["heat"] if row[0]]  # of two tables, one for each cell
     names = {graphs.short(op): op for op in changed["details"]["weights"]["normal.0->2"]}
     sites, weights = changed["chosen"]["sites"], changed["details"]["weights"]
-    assert [row[0] for row in rows] == [f"{s} *" if s in changed["details"]["moved"] else s for s in sites]
+    edges = [site.split(".")[1].replace("->", " → ") + " *" * (site in changed["details"]["moved"]) for site in sites]
+    assert [row[0] for row in rows] == edges
     for row, site in zip(rows, sites, strict=True):
         assert [float(x) / 100 for x in row[1:]] == pytest.approx([weights[site][names[o]] for o in head[1:]], abs=6e-4)
     framed = re.findall(r'class="kept[^"]*"><i>([\d.]+)</i>', text)
     assert framed == [f"{100 * weights[s][o]:.1f}" for s, o in sites.items()]
     assert f"To meet the limits, 2 of 28 sites differ from {RULE}." in page.text
-    assert text.index("<details>") < text.index("normal.0-&gt;2 *") < text.index("</details>")
+    assert text.index("<details>") < text.index("0 → 2 *") < text.index("</details>")
 
 
 def test_the_terminal_prints_the_genotype(value: dict[str, Any]) -> None:
@@ -276,7 +278,7 @@ def test_cells_beyond_the_number_found_are_left_out(tmp_path: Path) -> None:
     read = hdas_stages(**SMALL, cells=(5, 8, 4), cell="DARTS_V2").architecture(json.loads(copied(text)[0]))
     kept = {name: sites[name] for name in read.to_json()["sites"]}
     assert read.to_json()["sites"] == kept
-    assert text.count('<table class="heat">') == 2  # edges, and the numbers of cells
+    assert text.count('<table class="heat">') == 3 + 1  # edges of the stages, and the numbers of cells
     assert ["", "4", "5", "6", "7", "8"] in page.rows["heat"]
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
 from hiernas.report import figures, kit, units
-from hiernas.report.graphs import Part, alike, cells_of, drawing, genotype_lines, in_words, parts_of, short, stage_lines
+from hiernas.report.graphs import (
+    Part,
+    alike,
+    cells_of,
+    drawing,
+    genotype_lines,
+    in_words,
+    parts_of,
+    short,
+    stage_lines,
+    weights_of,
+)
 from hiernas.report.kit import Values
 
 ABOUT_CELLS = "0 and 1 are the inputs, the outputs of the two cells before. "
@@ -177,28 +187,28 @@ def _to_copy(parts: Sequence[Part], lines: Sequence[str]) -> Markup:
 
 
 def _weights(result: Values) -> Markup:
-    """The softmax weights, folded: a table for each set of options."""
+    """The softmax weights, folded."""
     details = result.get("details") or {}
-    by_options: dict[tuple[str, ...], dict[str, Mapping[str, float]]] = {}
-    for site, row in (details.get("weights") or {}).items():
-        by_options.setdefault(tuple(row), {})[site] = row
     sites, changed = result["chosen"]["sites"], set(details.get("moved") or ())
-    tables = []
-    for options, rows in by_options.items():
-        shown = {
-            f"{site} *" if site in changed else site: [
-                kit.Cell(p, f"{100 * p:.1f}", option in _options(sites.get(site))) for option, p in row.items()
-            ]
-            for site, row in rows.items()
-        }
-        tables.append(kit.heat_map([short(option) for option in options], shown, framed=True))
-    marked = " The limits moved the choice where a name is followed by *." if changed else ""
-    about = kit.PARTS.words(ABOUT_TABLE + marked, small=True)
-    return kit.PARTS.folded("Weights of all operations", [about, *tables]) if tables else Markup()
+    tables: dict[tuple[str, ...], dict[str, list[kit.Cell | None]]] = {}  # one for each set of options
+    for site, row in (details.get("weights") or {}).items():
+        kept = weights_of(sites.get(site, {}))
+        shown = [kit.Cell(p, f"{100 * p:.1f}", option in kept) for option, p in row.items()]
+        tables.setdefault(tuple(row), {})[f"{site} *" if site in changed else site] = [*shown]
+    maps = [named for options, rows in tables.items() for named in by_part(options, rows, framed=True)]
+    about = ABOUT_TABLE + (" The limits moved the choice where a name is followed by *." if changed else "")
+    return kit.PARTS.folded("Weights of all operations", [kit.beside(maps, about)]) if maps else Markup()
 
 
-def _options(chosen: Any) -> tuple[str, ...]:
-    return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
+def by_part(
+    options: Iterable[str], rows: Mapping[str, Sequence[kit.Cell | None]], framed: bool = False
+) -> list[tuple[str, Markup]]:
+    """A heat map for each cell or stage, by edge; one for all sites that are no edges."""
+    parts: dict[str, dict[str, Sequence[kit.Cell | None]]] = {}
+    for site, row in rows.items():
+        part, edge = site.rsplit(".", 1) if "->" in site else ("", site)
+        parts.setdefault(part, {})[edge.replace("->", " → ")] = row
+    return [(part, kit.heat_map([short(option) for option in options], edges, framed)) for part, edges in parts.items()]
 
 
 # -- how the search went ---------------------------------------------------------------------------------------------

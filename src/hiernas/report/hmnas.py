@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import Markup
 
 from hiernas.report import kit, units
-from hiernas.report.cells import ABOUT_TRAINING, found_words, how_it_went, pictures
-from hiernas.report.graphs import is_cells, short
+from hiernas.report.cells import ABOUT_TRAINING, by_part, found_words, how_it_went, pictures
+from hiernas.report.graphs import is_cells, weights_of
 from hiernas.report.kit import Values
 
 if TYPE_CHECKING:
@@ -61,10 +61,7 @@ def words(result: Mapping[str, Any]) -> list[str]:
 
 def moved(result: Mapping[str, Any]) -> str:
     """What the limits changed of what the masks kept."""
-    details = result.get("details") or {}
-    if "moved" not in details:
-        return ""
-    changed, of = len(details["moved"]), len(details.get("pairs") or ())
+    changed, of = len(result["details"]["moved"]), len(result["details"]["pairs"])
     if not changed:
         return "what the masks keep meets the limits"
     return f"to meet the limits, {changed} of {of} pairs of site and operation were changed from what the masks keep"
@@ -72,7 +69,7 @@ def moved(result: Mapping[str, Any]) -> str:
 
 def filters(result: Mapping[str, Any]) -> str:
     """How many output filters were kept, and what dropping the others did to the network as the supernet has it."""
-    found = (result.get("details") or {}).get("filters")
+    found = result["details"].get("filters")
     if not found:
         return ""
     kept, of = (sum(row[i] for row in found["operations"].values()) for i in (0, 1))
@@ -119,29 +116,26 @@ def _lead(result: Values) -> str:
 
 def _importance(result: Values) -> Markup:
     """Per site the importances of what was kept."""
-    kept = {site: {c: 1.0} if isinstance(c, str) else c for site, c in result["chosen"]["sites"].items()}
+    kept = {site: weights_of(choice) for site, choice in result["chosen"]["sites"].items()}
     options = list(dict.fromkeys(op for choice in kept.values() for op in choice if op != "none"))
     most = max((w for choice in kept.values() for w in choice.values()), default=1.0)
     rows = {
         site: [kit.Cell(choice[op] / most, f"{100 * choice[op]:.1f}", True) if choice.get(op) else None for op in options]
         for site, choice in kept.items()
     }
-    kept_map = kit.heat_map([short(op) for op in options], rows)
-    return kit.section("What each site keeps", kept_map, kit.PARTS.words(ABOUT_IMPORTANCE, small=True))
+    return kit.section("What each site keeps", kit.beside(by_part(options, rows), ABOUT_IMPORTANCE))
 
 
 def _compared(result: Values) -> Markup:
-    rows = []
-    for row in result.get("compared") or ():
-        latency = row["latency_ms"]
-        rows.append([
-            row["name"], units.percent(row["untrained"]), units.percent(row["fine_tuned"]), units.percent(row["from_scratch"]),
-            units.count(row["params"]), units.count(row["macs"]), units.milliseconds(latency["predicted"]),
-            units.milliseconds(latency["measured"]),
-        ])  # fmt: skip
-    head = ["", "Without training", "Fine-tuned", "From scratch", "Parameters", "Multiply-adds", "Predicted", "Measured"]
+    rows = [
+        [row["name"], *(units.percent(row[how]) for how in ("untrained", "fine_tuned", "from_scratch")),
+         units.count(row["params"]), units.count(row["macs"]),
+         *(units.milliseconds(units.latency(row, kind)) for kind in ("predicted", "measured"))]
+        for row in result.get("compared") or ()
+    ]  # fmt: skip
     if not rows:
         return Markup()
+    head = ["", "Without training", "Fine-tuned", "From scratch", "Parameters", "Multiply-adds", "Predicted", "Measured"]
     listed = kit.table(head, rows, "compared", numbers=range(1, len(head)), marked=0)
     return kit.section("Masks against a rule", listed, kit.PARTS.words(ABOUT_COMPARED, small=True))
 
@@ -155,7 +149,6 @@ def _filters(result: Values) -> Markup:
     listed = kit.table(["Operation", "Kept", "Of"], [[path, *kept] for path, kept in operations.items()], "filters", (1, 2))
     folded = kit.PARTS.folded(f"All {len(operations)} operations, by their modules' names", [listed])
     return kit.section("Output filters", kit.PARTS.words(said), kit.PARTS.words(ABOUT_FILTERS, small=True), folded)
-
 
 
 def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
@@ -172,12 +165,12 @@ def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
         for line, stays in sorted(zip(values.T, kept[-1], strict=True), key=lambda pair: bool(pair[1])):
             ax.plot(steps, line, color=kit.BLUE if stays else kit.MUTED, linewidth=0.8, alpha=0.6)
         ax.axhline(record["threshold"], color=kit.INK, linestyle=(0, (4, 3)), linewidth=1.1)
-        ax.set(xlabel="Step", ylabel="Mask", xlim=(0, steps[-1]))
+        ax.set(xlabel="Step", xlim=(0, steps[-1]))
         ax.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
 
     def counts(ax: Axes) -> None:
         ax.plot(steps, above, color=kit.BLUE, drawstyle="steps-post")
-        ax.set(xlabel="Step", ylabel="Above the threshold", xlim=(0, steps[-1]), ylim=(0, of * 1.03))
+        ax.set(xlabel="Step", xlim=(0, steps[-1]), ylim=(0, of * 1.03))
         ax.locator_params(nbins=6, integer=True, min_n_ticks=1)
 
     alt = f"Masks of {level} over {steps[-1]} steps: {above[0]} above the threshold at first, {above[-1]} at last."
@@ -190,8 +183,7 @@ def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
 
 # -- merging ---------------------------------------------------------------------------------------------------------
 
-Family = tuple[str, str]  # pattern of option names, and how those that fit are merged
-FAMILIES: tuple[Family, ...] = (
+FAMILIES = (  # patterns of option names, and how those that fit are merged
     (r"dil_conv_\d+x\d+", "their depthwise convolutions become one over twice the channels, their 1×1 convolutions one"),
     (r"sep_conv_\d+x\d+", "one of twice the inner channels, whose first 1×1 convolution has two groups"),
     (r"k\d+_e\d+", "one block whose inner channels are those of all together, the smaller kernels padded by zeros"),
@@ -207,7 +199,7 @@ def mergeable(sites: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...], str]
     found = []
     for site, choice in sites.items():
         for pattern, how in FAMILIES:
-            alike = tuple(op for op in choice if re.fullmatch(pattern, op)) if not isinstance(choice, str) else ()
+            alike = tuple(op for op in weights_of(choice) if re.fullmatch(pattern, op))
             if len(alike) > 1:
                 found.append((site, alike, how))
     return found
