@@ -15,6 +15,10 @@ from hiernas.report.kit import Told, probabilities
 from hiernas.spaces import Stage, chain_space, nasbench_macro, tiny
 
 
+def front(value: dict[str, Any]) -> str:
+    return figures.front_figure(value["front"], value, figures._metric(value), 800)
+
+
 def texts(svg: str) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
 
@@ -22,7 +26,7 @@ def texts(svg: str) -> list[str]:
 def test_front_points_lie_where_the_values_say() -> None:
     """Pixel distances between the markers are in the ratio of the values."""
     value = runs.result(tiny(), members=5)
-    svg = figures.front(value, 800)
+    svg = front(value)
     markers = re.findall(r'<use href="#front800-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--blue\)', svg)
     points = np.array(markers, dtype=float)[:5]
     expected = np.array([[m["latency_ms"]["predicted"], -m["val_accuracy"]] for m in value["front"]])
@@ -35,19 +39,19 @@ def test_front_points_lie_where_the_values_say() -> None:
 
 def test_front_takes_another_axis_where_latency_is_missing() -> None:
     value = runs.result(tiny(), members=3)
-    assert figures.front_metric(value) == "latency_ms"
+    assert figures._metric(value) == "latency_ms"
     value["front"][1]["latency_ms"]["predicted"] = None
-    assert figures.front_metric(value) == "macs"
-    assert "Multiply-adds (thousands)" in texts(figures.front(value, 800))
+    assert figures._metric(value) == "macs"
+    assert "Multiply-adds (thousands)" in texts(front(value))
     value["objective"] = "params"
-    assert "Parameters (thousands)" in texts(figures.front(value, 800))
+    assert "Parameters (thousands)" in texts(front(value))
 
 
 @pytest.mark.parametrize(("low", "high", "shown"), [(0.05, 0.13, 2), (None, 0.12, 1), (None, 99.0, 0), (None, None, 0)])
 def test_limits_within_reach_are_shaded(low: float | None, high: float | None, shown: int) -> None:
     value = runs.result(tiny())
     value["limits"] = [{"metric": "latency_ms", "low": low, "high": high, "text": ""}]
-    svg = figures.front(value, 800)
+    svg = front(value)
     assert len([t for t in texts(svg) if t.startswith("limit")]) == shown
     grounds = re.findall(r'<path d="([^"]*)"[^>]*fill: var\(--muted\); opacity: 0.14', svg)
     lines = re.findall(r'<path d="M ([\d.]+) [^"]*"[^>]*stroke-dasharray[^>]*stroke: var\(--ink\)', svg)

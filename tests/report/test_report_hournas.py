@@ -75,18 +75,20 @@ def test_every_proposal_is_a_row(tmp_path: Path, value: dict[str, Any]) -> None:
     chosen = value["chosen"]
     _, *rows = made(tmp_path, value).rows["front"]
     assert [row[0] for row in rows] == ["1", "2", "3 chosen", "4"]
-    assert [row[1] for row in rows] == ["2.0 %", "8.0 %", "87.6 %", "2.4 %"]
-    assert [row[2] for row in rows] == [f"{100 * p['val_accuracy']:.2f} %" for p in proposals]
-    assert [row[3] for row in rows] == ["60,000", "60,001", f"{chosen['params']:,}", "–"]
-    assert [row[4] for row in rows] == ["2,000,000", "2,000,001", f"{chosen['macs']:,}", "–"]
-    assert [row[5] for row in rows] == ["0.110 ms", "0.120 ms", f"{chosen['latency_ms']['predicted']:.3f} ms", "–"]
-    assert [row[6] for row in rows] == ["none", "1 layer", "2 layers", "3 layers"]
+    assert [row[2] for row in rows] == ["2.0 %", "8.0 %", "87.6 %", "2.4 %"]
+    assert [row[3] for row in rows] == ["none", "1 layer", "2 layers", "3 layers"]
+    assert [row[1] for row in rows] == [f"{100 * p['val_accuracy']:.2f} %" for p in proposals]
+    predicted, measured = (f"{chosen['latency_ms'][kind]:.3f} ms" for kind in ("predicted", "measured"))
+    assert [row[4] for row in rows] == ["0.110 ms", "0.120 ms", predicted, "–"]
+    assert [row[5] for row in rows] == ["–", "–", measured, "–"]
+    assert [row[6] for row in rows] == ["60,000", "60,001", f"{chosen['params']:,}", "–"]
+    assert [row[7] for row in rows] == ["2,000,000", "2,000,001", f"{chosen['macs']:,}", "–"]
     for row, proposal in zip(rows, proposals, strict=True):
-        counted = [word.split("×") if "×" in word else ["1", word] for word in row[7].split()]
+        counted = [word.split("×") if "×" in word else ["1", word] for word in row[8].split()]
         assert [option for n, option in counted for _ in range(int(n))] == proposal["options"]
     (tmp_path / "candidates.sqlite").write_text("damaged")
     _, *rows = made(tmp_path, value).rows["front"]
-    assert [row[3] for row in rows] == ["–", "–", f"{chosen['params']:,}", "–"]
+    assert [row[6] for row in rows] == ["–", "–", f"{chosen['params']:,}", "–"]
 
 
 def test_vital_probabilities_are_numbers_and_the_fixed_are_framed(tmp_path: Path, value: dict[str, Any]) -> None:

@@ -125,12 +125,11 @@ def tell(run: kit.Run) -> kit.Told:
     marks = [FOUND.get(phase, phase) for phase in list(searched)[:-1]]
     return kit.Told(
         lead=units.evaluated(result) if several else _lead(result, list(searched.values())),
-        found=[*found, how_it_went(run, marks)],
+        found=[*found, how_it_went(run, marks), *([figures.front(result)] if several else [])],
         training=ABOUT_TRAINING,
         phases=searched | {"evolve2": "evaluating what was found"},
         marks=marks,
         levels=len(searched) > 1,
-        front=several,
     )
 
 

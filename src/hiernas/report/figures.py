@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from hiernas.architecture import FORMAT, Architecture
 from hiernas.errors import SpaceError
-from hiernas.report import units
-from hiernas.report.kit import BLUE, INK, MUTED, ORANGE, PAPER, PARTS, Told, Values, axes, beside, draw, panel
+from hiernas.report import kit, units
+from hiernas.report.kit import Values
 from hiernas.supernet.chain import Chain, Part
 
 if TYPE_CHECKING:
@@ -27,29 +27,70 @@ if TYPE_CHECKING:
 # -- the Pareto front --------------------------------------------------------------------------------------------
 
 
-def front(result: Values, width: float) -> str:
+ABOUT_OPERATIONS = (
+    "Probability (%) of each operation in each layer, among the best architectures found before a pruning: the "
+    "stronger the colour, the more frequent. A cross marks an operation that was dropped there; an empty place, one "
+    "that the layer does not have."
+)
+
+
+def front(result: Values) -> Markup:
+    """The section on the front: the figure, and every network in numbers."""
+    metric = _metric(result)
+    chosen = result["chosen"]
+    members = [chosen if m["options"] == chosen["options"] else m for m in result["front"]]  # with all that was measured of it
+    at = next((i for i, m in enumerate(members) if m is chosen), -1)
+    drawn = kit.picture(lambda width: front_figure(members, result, metric, width), _about_front(result, metric))
+    return kit.section("Pareto front", drawn, kit.networks(members, at, {}))
+
+
+def prunings(result: Values) -> Markup:
+    """What each pruning on the way to the front kept."""
+    stages = [s for s in result["stages"] if s["sites"]]
+    sites = list(dict.fromkeys(site for s in stages for site in s["sites"]))
+    sizes = [f"{units.size(s['size_before'])} → {units.size(s['size_after'])} architectures" for s in stages]
+    maps = [(f"Stage {s['stage']}: {of}", kit.probabilities(s, sites, stages=stages)) for s, of in zip(stages, sizes, strict=True)]
+    return kit.section("What each pruning kept", kit.beside(maps, ABOUT_OPERATIONS))
+
+
+def _about_front(result: Values, metric: str) -> str:
+    """The front's caption: what is plotted, and what could not be."""
+    n, of = len(result["front"]), units.name(metric).lower()
+    none = "No other network that was found is" if n == 1 else f"{n} networks; none that was found is"
+    said = [f"{none} both more accurate and better in {of}.", "Accuracy is that with the supernet's weights."]
+    if any(limit["metric"] == metric for limit in result["limits"]):
+        said.append("Grey is outside the limits.")
+    others = [units.limit_text(limit) for limit in result["limits"] if limit["metric"] != metric]
+    if others:
+        said.append(f"Also asked: {', '.join(others)}.")
+    if metric != result["objective"]:
+        said.append(f"{units.name(result['objective'])} was not predicted for all of them.")
+    return " ".join(said)
+
+
+def front_figure(members: Sequence[Values], result: Values, metric: str, width: float) -> str:
     """Objective against the supernet's validation accuracy, the chosen network marked, forbidden values shaded."""
-    metric = front_metric(result)
-    members = [m for m in units.front(result) if cost(m, metric) is not None]
+    members = [m for m in members if _cost(m, metric) is not None]
     if not members:
         return ""
     height = 0.42 * width + 100
-    factor, label = units.axis(metric, [cost(m, metric) or 0.0 for m in members])
+    factor, axis = units.axis(metric, [_cost(m, metric) or 0.0 for m in members])
 
     def paint(figure: Figure) -> None:
-        ax = axes(figure, 62, 26, 16, 82)
-        ax.set_xlabel(label)
+        ax = kit.axes(figure, 62, 26, 16, 82)
+        ax.set_xlabel(axis)
         ax.set_ylabel("Supernet validation accuracy (%)" if width > 500 else "Validation accuracy (%)")
-        xs = [(cost(m, metric) or 0.0) / factor for m in members]
+        xs = [(_cost(m, metric) or 0.0) / factor for m in members]
         ys = [100 * m["val_accuracy"] for m in members]
-        ax.plot(xs, ys, "o-", color=BLUE, markersize=6, linewidth=1.2, label=_kind(metric), zorder=3)
+        label = "predicted" if metric == "latency_ms" else "front"
+        ax.plot(xs, ys, "o-", color=kit.BLUE, markersize=6, linewidth=1.2, label=label, zorder=3)
         if metric == "latency_ms":
             _measured(ax, members)
         chosen = result["chosen"]
-        at = cost(chosen, metric)
+        at = _cost(chosen, metric)
         if at is not None:
             y = 100 * chosen["val_accuracy"]
-            ax.plot([at / factor], [y], "o", markersize=14, fillstyle="none", color=INK, label="chosen", zorder=4)
+            ax.plot([at / factor], [y], "o", markersize=14, fillstyle="none", color=kit.INK, label="chosen", zorder=4)
         _room(ax)
         _shade(ax, [limit for limit in result["limits"] if limit["metric"] == metric], factor)
         between, pad, handle = (1.4, 0.8, 2.0) if width > 500 else (0.7, 0.3, 1.4)
@@ -57,29 +98,25 @@ def front(result: Values, width: float) -> str:
                   columnspacing=between, handletextpad=pad, handlelength=handle)  # fmt: skip
 
     alt = (
-        f"Pareto front of {len(members)} networks: {label} against supernet validation accuracy, from "
-        f"{units.value(metric, cost(members[0], metric))} at {units.percent(members[0]['val_accuracy'])} to "
-        f"{units.value(metric, cost(members[-1], metric))} at {units.percent(members[-1]['val_accuracy'])}."
+        f"Pareto front of {len(members)} networks: {axis} against supernet validation accuracy, from "
+        f"{units.value(metric, _cost(members[0], metric))} at {units.percent(members[0]['val_accuracy'])} to "
+        f"{units.value(metric, _cost(members[-1], metric))} at {units.percent(members[-1]['val_accuracy'])}."
     )
-    return draw(f"front{width:.0f}", alt, width, height, paint)
+    return kit.draw(f"front{width:.0f}", alt, width, height, paint)
 
 
-def front_metric(result: Values) -> str:
+def _metric(result: Values) -> str:
     """The objective, or the multiply-adds where the objective has no values (no latency was predicted)."""
     metric = str(result["objective"])
-    return metric if all(cost(m, metric) is not None for m in result["front"]) else "macs"
+    return metric if all(_cost(m, metric) is not None for m in result["front"]) else "macs"
 
 
-def cost(network: Values, metric: str) -> float | None:
+def _cost(network: Values, metric: str) -> float | None:
     """A network's value of a metric before its measurement; None where it has none."""
     if metric == "latency_ms":
         return units.latency(network, "predicted")
     found = network.get(metric)
     return None if found is None else float(found)
-
-
-def _kind(metric: str) -> str:
-    return "predicted" if metric == "latency_ms" else "front"
 
 
 def _measured(ax: Axes, members: Sequence[Values]) -> None:
@@ -91,9 +128,9 @@ def _measured(ax: Axes, members: Sequence[Values]) -> None:
             continue
         low, high = units.latency(m, "p10"), units.latency(m, "p90")
         if low is not None and high is not None:
-            ax.plot([low, high], [y, y], color=ORANGE, linewidth=1.2, zorder=2)
-        ax.plot([units.latency(m, "predicted") or 0.0, measured], [y, y], ":", color=MUTED, linewidth=1.0, zorder=1)
-        ax.plot([measured], [y], "D", color=ORANGE, markersize=5.5, linewidth=1.2, label=label, zorder=2)
+            ax.plot([low, high], [y, y], color=kit.ORANGE, linewidth=1.2, zorder=2)
+        ax.plot([units.latency(m, "predicted") or 0.0, measured], [y, y], ":", color=kit.MUTED, linewidth=1.0, zorder=1)
+        ax.plot([measured], [y], "D", color=kit.ORANGE, markersize=5.5, linewidth=1.2, label=label, zorder=2)
         label = None
 
 
@@ -115,11 +152,11 @@ def _shade(ax: Axes, limits: Sequence[Values], factor: float) -> None:
             if x is None or not left - reach < x < right + reach:
                 continue
             ax.set_xlim(min(ax.get_xlim()[0], x - 0.05 * reach), max(ax.get_xlim()[1], x + 0.05 * reach))
-            ax.axvspan(x, x + side * 10 * reach, color=MUTED, alpha=0.14, linewidth=0, zorder=0)
-            ax.axvline(x, color=INK, linewidth=1.0, linestyle="--", zorder=1)
+            ax.axvspan(x, x + side * 10 * reach, color=kit.MUTED, alpha=0.14, linewidth=0, zorder=0)
+            ax.axvline(x, color=kit.INK, linewidth=1.0, linestyle="--", zorder=1)
             said = f"limit {'≥' if side < 0 else '≤'} {units.asked(limit['metric'], bound)}"
             flush = "right" if x > left + 0.6 * reach else "left"
-            ax.annotate(said, (x, 1), (0, 5), ("data", "axes fraction"), "offset points", ha=flush, color=INK)
+            ax.annotate(said, (x, 1), (0, 5), ("data", "axes fraction"), "offset points", ha=flush, color=kit.INK)
 
 
 # -- accuracy curves -----------------------------------------------------------------------------------------------
@@ -144,12 +181,12 @@ def curves_of(events: Sequence[Values]) -> tuple[list[Curve], list[Curve]]:
     return supernet, [c for c in found if c.phase == "final"]
 
 
-def training(events: Sequence[Values], told: Told) -> Markup:
+def training(events: Sequence[Values], told: kit.Told) -> Markup:
     """Accuracy by epoch: the supernet over all its phases, with what happened between them, and the chosen network."""
     supernet, final = curves_of(events)
-    lines = [Line("train_accuracy", "training", "--", MUTED), Line("val_accuracy", "validation", "-", BLUE)]
+    lines = [Line("train_accuracy", "training", "--", kit.MUTED), Line("val_accuracy", "validation", "-", kit.BLUE)]
     named = [("Supernet", supernet, told.marks), ("Chosen network", final, ())]
-    return beside(
+    return kit.beside(
         [(title, by_epoch(title, curves, lines, marks, joined=not told.levels, label="Accuracy (%)"))
          for title, curves, marks in named if curves],
         f"Accuracy by epoch. {told.training}".strip(),
@@ -181,18 +218,18 @@ def by_epoch(
                 marker = "o" if (len(of) <= 40 and line.style == "-") or len(of) == 1 else ""
                 ax.plot(*zip(*of, strict=True), line.style, color=line.colour, marker=marker, markersize=4, label=line.label)
         for end, text in zip(ends, marks, strict=False):
-            ax.axvline(end + 0.5, color=INK, linewidth=1.0, linestyle=":")
+            ax.axvline(end + 0.5, color=kit.INK, linewidth=1.0, linestyle=":")
             ax.annotate(text, (end + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points", rotation=90, va="bottom",
-                        fontsize=11, color=INK, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
+                        fontsize=11, color=kit.INK, bbox={"facecolor": kit.PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
         if alarm is not None:
-            ax.axvline(alarm, color=ORANGE, linewidth=1.2, label="alarm")
+            ax.axvline(alarm, color=kit.ORANGE, linewidth=1.2, label="alarm")
         ax.set(xlabel="Epoch", ylabel=label, xlim=(0.5, ends[-1] + 0.5))
         ax.locator_params(axis="x", nbins=8, integer=True, min_n_ticks=1)
         if top is not None:
             ax.set_ylim(0, top)
 
     said = [f"{line.label} from {of[0][1]:.2f} to {of[-1][1]:.2f}" for line, of in points.items() if of]
-    return panel(title.lower().replace(" ", "-"), f"{title} by epoch: {'; '.join(said)}.", paint)
+    return kit.panel(title.lower().replace(" ", "-"), f"{title} by epoch: {'; '.join(said)}.", paint)
 
 
 def _points(curves: Sequence[Curve], line: Line, joined: bool) -> list[tuple[float, float]]:
@@ -260,7 +297,7 @@ def network(result: Values) -> tuple[Markup, str]:
     blocks, chain = blocks_of(result)
     groups = [list(same) for _, same in groupby(blocks, key=lambda b: b.group)]
     about = (CHAIN if chain else OPTIONS) + (VITAL if any(b.vital for b in blocks) else "")
-    return (PARTS.network(groups, _in_words(blocks), chain) if blocks else Markup()), about
+    return (kit.PARTS.network(groups, _in_words(blocks), chain) if blocks else Markup()), about
 
 
 def blocks_of(result: Mapping[str, Any]) -> tuple[list[Block], bool]:
@@ -299,32 +336,29 @@ def _chain_blocks(found: Architecture, vital: Collection[str]) -> list[Block]:
     stem, head = fixed[: len(skeleton.stem)], fixed[len(skeleton.stem) :]
     channels, h, w = skeleton.input_size
     blocks = [Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}"))]
-    blocks += [replace(_fixed(part), vital=bool(vital)) for part in stem]
+    blocks += [_fixed(part, bool(vital)) for part in stem]
     chosen = [parts[option][0] for parts, option in zip(options, found.options, strict=True)]
-    blocks += [replace(_searched(part), vital=part.site.name in vital) for part in chosen]
-    return blocks + [replace(_fixed(part), vital=bool(vital)) for part in head]
+    blocks += [_searched(part, part.site.name in vital) for part in chosen]
+    return blocks + [_fixed(part, bool(vital)) for part in head]
 
 
-def _fixed(part: Part) -> Block:
-    name = part.site.name
+def _fixed(part: Part, vital: bool) -> Block:
     if part.op.name == "classifier":
-        return Block("classes", "pool\nfc", plain=True, notes=("classes", str(part.site.cout)))
+        return Block("classes", "pool\nfc", plain=True, vital=vital, notes=("classes", str(part.site.cout)))
     kernel = int(getattr(part.op, "kernel", 1))
-    label = f"conv\n{kernel}×{kernel}"
-    return Block(name, label, kernel, plain=True, stride=part.site.stride, notes=_notes(part, name))
+    return _placed(Block(part.site.name, f"conv\n{kernel}×{kernel}", kernel, plain=True, vital=vital), part)
 
 
-def _searched(part: Part) -> Block:
+def _searched(part: Part, vital: bool) -> Block:
     named = _named(part.site.name.partition(".")[0], part.op.name)
-    notes = _notes(part, named.group)
-    identity = part.is_identity
-    label = "1×1" if named.identity and not identity else named.label  # a skip that changes the shape
-    return Block(named.group, label, named.kernel, named.expand, False, identity, part.site.stride, notes=notes)
+    label = "1×1" if named.identity and not part.is_identity else named.label  # a skip that changes the shape
+    return _placed(replace(named, label=label, identity=part.is_identity, vital=vital), part)
 
 
-def _notes(part: Part, name: str) -> tuple[str, ...]:
+def _placed(block: Block, part: Part) -> Block:
+    """With the stride, and the size of what leaves it."""
     h, w = (-(-n // part.site.stride) for n in part.size)
-    return (name, f"{part.site.cout} ch", f"{h}×{w}")
+    return replace(block, stride=part.site.stride, notes=(block.group, f"{part.site.cout} ch", f"{h}×{w}"))
 
 
 def _in_words(blocks: Sequence[Block]) -> str:

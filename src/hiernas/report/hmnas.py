@@ -101,7 +101,6 @@ def tell(run: kit.Run) -> kit.Told:
         ],
         training=ABOUT_TRAINING,
         phases=PHASES,
-        front=False,
     )
 
 

@@ -93,7 +93,6 @@ def tell(run: kit.Run) -> kit.Told:
         training=ABOUT_TRAINING if result["stages"] else "",
         phases={"train1": first, "train2": "the other blocks", "evolve2": "evaluating the proposals"},
         marks=["vital blocks fixed" for _ in result["stages"]],
-        front=False,  # the choice is among proposals
     )
 
 
@@ -130,23 +129,13 @@ def _about_vital(result: Values) -> str:
 
 
 def _proposals(run: kit.Run) -> Markup:
-    details, best, rows = run.result["details"], run.result["details"]["best"], []
+    details = run.result["details"]
     found = [_costs(run, row["options"]) | dict(row) for row in details["proposals"]]
-    like = max((t for row in found if (t := units.latency(row, "predicted"))), default=None)
-    for i, row in enumerate(found):
-        rows.append([
-            kit.PARTS.note(i + 1, "chosen") if i == best else i + 1,
-            f"{100 * row['weight']:.1f}{units.SPACE}%",
-            units.percent(row["val_accuracy"]),
-            units.count(row.get("params")),
-            units.count(row.get("macs")),
-            units.milliseconds(units.latency(row, "predicted"), like),
-            units.number(row["moved"], "layer") if row["moved"] else "none",
-            kit.PARTS.code(units.compact(row["options"])),
-        ])  # fmt: skip
-    costs = ["Parameters", "Multiply-adds", "Latency, predicted"]
-    head = ["", "Weight", "Accuracy", *costs, "Changed", "Operations, layer by layer"]
-    return kit.table(head, rows, "front", numbers=range(1, 7), marked=best)
+    more = {
+        "Weight": [f"{100 * row['weight']:.1f}{units.SPACE}%" for row in found],
+        "Changed": [units.number(row["moved"], "layer") if row["moved"] else "none" for row in found],
+    }
+    return kit.networks(found, details["best"], more)
 
 
 def _costs(run: kit.Run, options: Sequence[str]) -> dict[str, Any]:
@@ -236,7 +225,7 @@ def without_blocks(found: Values) -> Markup:
     """The section of `hiernas vital RUN --reset`."""
     images, accuracy = units.count(found["images"]), units.percent(found["accuracy"])
     said = ABOUT_RESET.format(images=images, accuracy=accuracy, draws=units.number(found["draws"], "draw"))
-    return kit.figure("What each block is worth", lambda width: reset(found, width), said)
+    return kit.section("What each block is worth", kit.picture(lambda width: reset(found, width), said))
 
 
 def reset_picture(found: Values) -> str:

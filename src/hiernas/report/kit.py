@@ -58,7 +58,6 @@ class Told:
     phases: Mapping[str, str] = field(default_factory=dict)
     marks: Sequence[str] = ()  # what happened between two trainings of the supernet
     levels: bool = False  # whether each of these is a search of its own, so that no curve goes from one to the next
-    front: bool = True  # whether there is a front to show
 
 
 def style() -> str:
@@ -72,15 +71,10 @@ def section(title: str, *parts: Markup | str) -> Markup:
     return PARTS.section(title, found) if found else Markup()
 
 
-def picture(draw: Callable[[float], str], caption: str = "", title: str = "") -> Markup:
+def picture(draw: Callable[[float], str], caption: str) -> Markup:
     """A figure, drawn for a wide and for a narrow screen; nothing where there is nothing to draw."""
     wide = draw(WIDE)
-    return PARTS.picture(wide, draw(NARROW), caption, title) if wide else Markup()
-
-
-def figure(title: str, draw: Callable[[float], str], caption: str) -> Markup:
-    """A section with a figure."""
-    return section(title, picture(draw, caption))
+    return PARTS.picture(wide, draw(NARROW), caption) if wide else Markup()
 
 
 def beside(named: Sequence[tuple[str, Markup]], caption: str = "") -> Markup:
@@ -98,6 +92,23 @@ def table(
     shown = [i for i in range(len(rows[0])) if any(row[i] != units.NONE for row in rows)] if head else range(len(rows[0]))
     right = [k for k, i in enumerate(shown) if i in numbers]
     return PARTS.table([head[i] for i in shown] if head else [], [[row[i] for i in shown] for row in rows], kind, right, marked)
+
+
+def networks(found: Sequence[Values], chosen: int, more: Mapping[str, Sequence[object]]) -> Markup:
+    """A table of networks, the chosen one marked; `more`: columns of a method's own."""
+    like = max((t for n in found if (t := units.latency(n, "predicted"))), default=None)
+    columns: dict[str, Sequence[object]] = {
+        "": [PARTS.note(i + 1, "chosen") if i == chosen else i + 1 for i in range(len(found))],
+        "Accuracy": [units.percent(n["val_accuracy"]) for n in found],
+        **more,
+        "Predicted": [units.milliseconds(units.latency(n, "predicted"), like) for n in found],
+        "Measured": [units.milliseconds(units.latency(n, "measured"), like) for n in found],
+        "Parameters": [units.count(n["params"]) for n in found],
+        "Multiply-adds": [units.count(n["macs"]) for n in found],
+        "Operations, layer by layer": [PARTS.code(units.compact(n["options"])) for n in found],
+    }
+    rows = list(zip(*columns.values(), strict=True))
+    return table(list(columns), rows, "front", numbers=range(1, len(columns) - 1), marked=chosen)
 
 
 @dataclass(frozen=True)

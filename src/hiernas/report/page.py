@@ -14,7 +14,7 @@ from markupsafe import Markup
 from hiernas.errors import RunError
 from hiernas.report import cells, figures, hmnas, hournas, units
 from hiernas.report.graphs import is_cells
-from hiernas.report.kit import PARTS, TEMPLATES, Run, Told, Values, beside, figure, probabilities, section, style, table
+from hiernas.report.kit import PARTS, TEMPLATES, Run, Told, Values, section, style, table
 
 FORMAT = 1
 NEEDED = ("chosen", "data", "front", "limits", "method", "objective", "space", "stages")
@@ -22,11 +22,6 @@ TELLERS: Mapping[str, ModuleType] = {  # by what a method left in the result's d
     "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
 }  # fmt: skip
 
-ABOUT_OPERATIONS = (
-    "Probability (%) of each operation in each layer, among the best architectures found before a pruning: the "
-    "stronger the colour, the more frequent. A cross marks an operation that was dropped there; an empty place, one "
-    "that the layer does not have."
-)
 ABOUT_PRUNING = "Dotted lines mark the prunings: the supernet goes on with the weights of what survives."
 
 
@@ -121,11 +116,9 @@ def page(run: Run, reset: Values | None = None) -> str:
     sections = [
         section("Asked, predicted, measured", table(ASKED, _asked(result), "asked"), _precision(result)),
         *told.found,
-        *_front(result, told),
         *([] if is_cells(result) else [_network(result)]),
         hournas.without_blocks(reset) if reset else "",
         section("Training", figures.training(run.events, told)),
-        section("The front in numbers", _members(result)) if told.front else "",
         section("Data", table([], _data(result["data"]), "pairs"), PARTS.listed(result["data"].get("notes") or [], "notes")),
         section("Settings", table([], _settings(result), "pairs")),
         section("Time", _times(result["seconds"], told.phases)) if result.get("seconds") else "",
@@ -146,43 +139,10 @@ def _teller(result: Values) -> ModuleType | None:
 
 
 def _evaluated(run: Run) -> Told:
-    pruned = bool(run.result["stages"])
-    marks = [f"pruned to {units.size(s['size_after'])}" for s in run.result["stages"]]
-    return Told(units.evaluated(run.result), training=ABOUT_PRUNING if pruned else "", marks=marks)
-
-
-def _front(result: Values, told: Told) -> list[Markup]:
-    """The front, and what each pruning on the way to it kept."""
-    if not told.front:
-        return []
-    stages = [s for s in result["stages"] if s["sites"]]
-    sites = list(dict.fromkeys(site for s in stages for site in s["sites"]))
-    maps = [
-        (
-            f"Stage {s['stage']}: {units.size(s['size_before'])} → {units.size(s['size_after'])} architectures",
-            probabilities(s, sites, stages=stages),
-        )
-        for s in stages
-    ]
-    return [
-        figure("Pareto front", lambda width: figures.front(result, width), _about_front(result, figures.front_metric(result))),
-        section("What each pruning kept", beside(maps, ABOUT_OPERATIONS)),
-    ]
-
-
-def _about_front(result: Values, metric: str) -> str:
-    """The front's caption: what is plotted, and what could not be."""
-    n, of = len(result["front"]), units.name(metric).lower()
-    none = "No other network that was found is" if n == 1 else f"{n} networks; none that was found is"
-    said = [f"{none} both more accurate and better in {of}.", "Accuracy is that with the supernet's weights."]
-    if any(limit["metric"] == metric for limit in result["limits"]):
-        said.append("Grey is outside the limits.")
-    others = [units.limit_text(limit) for limit in result["limits"] if limit["metric"] != metric]
-    if others:
-        said.append(f"Also asked: {', '.join(others)}.")
-    if metric != result["objective"]:
-        said.append(f"{units.name(result['objective'])} was not predicted for all of them.")
-    return " ".join(said)
+    result, stages = run.result, run.result["stages"]
+    marks = [f"pruned to {units.size(s['size_after'])}" for s in stages]
+    found = [figures.front(result), figures.prunings(result)]
+    return Told(units.evaluated(result), found, training=ABOUT_PRUNING if stages else "", marks=marks)
 
 
 def _network(result: Values) -> Markup:
@@ -235,7 +195,6 @@ def _tiles(chosen: Values) -> list[tuple[str, str, str]]:
 
 
 # -- asked, predicted, measured ------------------------------------------------------------------------------------
-
 
 ASKED = ["", "Asked", "Predicted", "Measured", "Limit"]
 
@@ -320,31 +279,7 @@ def _precision(result: Values) -> Markup:
     return PARTS.words(" ".join(said)) if said else Markup()
 
 
-# -- the front -----------------------------------------------------------------------------------------------------
-
-
-def _members(result: Values) -> Markup:
-    """Every network of the front, the chosen one marked."""
-    members = units.front(result)
-    like = max((t for m in members if (t := units.latency(m, "predicted"))), default=None)
-    rows: list[list[object]] = []
-    for i, m in enumerate(members, 1):
-        rows.append([
-            PARTS.note(i, "chosen") if m is result["chosen"] else i,
-            units.percent(m["val_accuracy"]),
-            units.milliseconds(units.latency(m, "predicted"), like),
-            units.milliseconds(units.latency(m, "measured"), like),
-            units.count(m["params"]),
-            units.count(m["macs"]),
-            PARTS.code(units.compact(m["options"])),
-        ])  # fmt: skip
-    marked = next((i for i, m in enumerate(members) if m is result["chosen"]), -1)
-    head = ["", "Accuracy", "Predicted", "Measured", "Parameters", "Multiply-adds", "Operations, layer by layer"]
-    return table(head, rows, "front", numbers=range(1, 6), marked=marked)
-
-
 # -- data, settings, time ------------------------------------------------------------------------------------------
-
 
 PARTS_OF_DATA = (("train", "for training"), ("val", "for validation"), ("test", "for the test"))
 

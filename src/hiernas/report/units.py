@@ -123,9 +123,3 @@ def latency(network: Mapping[str, Any], kind: str) -> float | None:
     """'predicted', 'measured', 'p10' or 'p90' of a network in ms; None where it is not known."""
     found = (network.get("latency_ms") or {}).get(kind)
     return None if found is None else float(found)
-
-
-def front(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The front's networks; the chosen one with all that was measured of it."""
-    chosen = result["chosen"]
-    return [chosen if member["options"] == chosen["options"] else member for member in result["front"]]
