@@ -48,8 +48,10 @@ def prunings(result: Values) -> Markup:
     """What each pruning on the way to the front kept."""
     stages = [s for s in result["stages"] if s["sites"]]
     sites = list(dict.fromkeys(site for s in stages for site in s["sites"]))
-    sizes = [f"{units.size(s['size_before'])} → {units.size(s['size_after'])} architectures" for s in stages]
-    maps = [(f"Stage {s['stage']}: {of}", kit.probabilities(s, sites, stages=stages)) for s, of in zip(stages, sizes, strict=True)]
+    maps = []
+    for s in stages:
+        sizes = f"{units.size(s['size_before'])} → {units.size(s['size_after'])} architectures"
+        maps.append((f"Stage {s['stage']}: {sizes}", kit.probabilities(s, sites, stages=stages)))
     return kit.section("What each pruning kept", kit.beside(maps, ABOUT_OPERATIONS))
 
 
@@ -288,16 +290,17 @@ class Block:
         return {"input": (6, 52), "identity": (42, 24)}.get(self.kind, (42, 28 + 16 * self.label.count("\n")))
 
 
-def network(result: Values) -> tuple[Markup, str]:
-    """The chosen network and what is to be said of the drawing.
+def network(result: Values) -> Markup:
+    """The section on the chosen network.
 
     Of a chain of ours the blocks are drawn in the order the image passes them, with their sizes; of any other space only
     what was chosen at each site, for a site's place in the network is not known here.
     """
     blocks, chain = blocks_of(result)
     groups = [list(same) for _, same in groupby(blocks, key=lambda b: b.group)]
+    drawn = kit.PARTS.network(groups, _in_words(blocks), chain)
     about = (CHAIN if chain else OPTIONS) + (VITAL if any(b.vital for b in blocks) else "")
-    return (kit.PARTS.network(groups, _in_words(blocks), chain) if blocks else Markup()), about
+    return kit.section("The chosen network", drawn, kit.PARTS.words(about, small=True)) if blocks else Markup()
 
 
 def blocks_of(result: Mapping[str, Any]) -> tuple[list[Block], bool]:

@@ -158,13 +158,12 @@ def _about_spread(result: Values) -> str:
     if not found:
         return ""
     limits = {limit["metric"]: units.limit_text(limit, named=False) for limit in result["limits"]}
-    targets = [
-        f"{units.value(metric, aim)}{'' if metric == 'latency_ms' else ' ' + units.name(metric).lower()}"
-        f"{' latency' if metric == 'latency_ms' else ''} (limit {limits.get(metric, units.NONE)})"
-        for metric, aim in aims.items()
-    ]
-    every = {1: "the target", 2: "both targets at once"}.get(len(targets), "all targets at once")
-    what = "the target" if len(targets) == 1 else "the targets"
+    targets = []
+    for metric, aim in aims.items():
+        name = "latency" if metric == "latency_ms" else units.name(metric).lower()
+        targets.append(f"{units.value(metric, aim)} {name} (limit {limits.get(metric, units.NONE)})")
+    what, every = ("the target", "the target") if len(targets) == 1 else ("the targets", "all targets at once")
+    every = "both targets at once" if len(targets) == 2 else every
     said = ABOUT_SPREAD.format(what=what, targets=" and ".join(targets), samples=units.count(found[0]["samples"]), every=every)
     shown = min(len(next(iter(s["relative"].values()))) for s in found)
     return f"{said} Shown are the first {units.count(shown)} of each."

@@ -35,7 +35,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.globals |= {"units": units, "FULL": FULL}
+TEMPLATES.globals["FULL"] = FULL
 PARTS: Any = TEMPLATES.get_template("parts.html").module  # macros: tables, notes, folds, heat maps
 
 
@@ -142,9 +142,9 @@ def probabilities(stage: Values, sites: Sequence[str], framed: bool = False, sta
 
 # Names of colours: in the page each becomes a CSS variable, so that one drawing serves light, dark and print.
 INK, MUTED, RULE, PAPER = "#1b1f24", "#5b6471", "#d9dde3", "#fffffe"
-BLUE, ORANGE, ON_BLUE = "#0072b2", "#d55e00", "#fffffd"  # Okabe and Ito's palette, safe for the colour-blind
+BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's palette, safe for the colour-blind
 VARIABLES = {
-    INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", BLUE: "blue", ORANGE: "orange", ON_BLUE: "on-blue"
+    INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", BLUE: "blue", ORANGE: "orange"
 }  # fmt: skip
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text, not outlines

@@ -116,7 +116,7 @@ def page(run: Run, reset: Values | None = None) -> str:
     sections = [
         section("Asked, predicted, measured", table(ASKED, _asked(result), "asked"), _precision(result)),
         *told.found,
-        *([] if is_cells(result) else [_network(result)]),
+        "" if is_cells(result) else figures.network(result),
         hournas.without_blocks(reset) if reset else "",
         section("Training", figures.training(run.events, told)),
         section("Data", table([], _data(result["data"]), "pairs"), PARTS.listed(result["data"].get("notes") or [], "notes")),
@@ -124,12 +124,16 @@ def page(run: Run, reset: Values | None = None) -> str:
         section("Time", _times(result["seconds"], told.phases)) if result.get("seconds") else "",
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
-    template = TEMPLATES.get_template("page.html")
-    return template.render(
+    accuracy, where = _accuracy(result["chosen"])
+    return TEMPLATES.get_template("page.html").render(
         over=["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")],
-        title=_title(result), lead=_lead(result, told), tiles=_tiles(result["chosen"]),
-        result=result, sections=sections, style=style(),
-    )  # fmt: skip
+        title=f"{units.percent(accuracy)} {where} accuracy on {result['data']['name']}",
+        lead=_lead(result, told),
+        tiles=_tiles(result["chosen"]),
+        result=result,
+        sections=sections,
+        style=style(),
+    )
 
 
 def _teller(result: Values) -> ModuleType | None:
@@ -145,11 +149,6 @@ def _evaluated(run: Run) -> Told:
     return Told(units.evaluated(result), found, training=ABOUT_PRUNING if stages else "", marks=marks)
 
 
-def _network(result: Values) -> Markup:
-    drawn, about = figures.network(result)
-    return section("The chosen network", drawn, PARTS.words(about, small=True)) if drawn else Markup()
-
-
 # -- headline ------------------------------------------------------------------------------------------------------
 
 
@@ -161,24 +160,15 @@ def _accuracy(chosen: Values) -> tuple[float, str]:
     return chosen["val_accuracy"], "supernet validation"
 
 
-def _title(result: Values) -> str:
-    accuracy, where = _accuracy(result["chosen"])
-    return f"{units.percent(accuracy)} {where} accuracy on {result['data']['name']}"
-
-
 def _lead(result: Values, told: Told) -> str:
     """What the page is about: where a search has decided nothing, what is handed over is no network that it found."""
-    data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result["limits"])
-    size = "×".join(map(str, data["input_size"]))
-    where = f"{data['name']} ({len(data['classes'])} classes, {size} images)"
-    return f"{_what(result)} for {where} {f'with {limits}' if limits else 'without limits'}. {told.lead}"
-
-
-def _what(result: Values) -> str:
     decided = [verdict["decided"] for verdict in (result.get("details") or {}).get("decided", {}).values()]
-    if all(decided):
-        return "The best network found"
-    return "A network of which a part was found" if any(decided) else "A regular network, which no search has found,"
+    what = "The best network found"
+    if not all(decided):
+        what = "A network of which a part was found" if any(decided) else "A regular network, which no search has found,"
+    data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result["limits"])
+    where = f"{data['name']} ({len(data['classes'])} classes, {units.image(data)} images)"
+    return f"{what} for {where} {f'with {limits}' if limits else 'without limits'}. {told.lead}"
 
 
 def _tiles(chosen: Values) -> list[tuple[str, str, str]]:
@@ -250,16 +240,10 @@ def _verdict(result: Values, metric: str, found: float | None, predicted: float 
     final = predicted if found is None else found
     if not limits or final is None:
         return "not measured" if limits else ""
-    miss = max(_miss(limit, final) for limit in limits)
+    above = [(final - limit["high"]) / limit["high"] for limit in limits if limit["high"]]
+    below = [(limit["low"] - final) / limit["low"] for limit in limits if limit["low"]]
+    miss = max(0.0, *above, *below)  # as a fraction of the limit
     return PARTS.verdict(miss <= 0, f"met{by}" if miss <= 0 else f"missed by {100 * miss:.1f} %{by}")
-
-
-def _miss(limit: Values, found: float) -> float:
-    """By which fraction of the limit a value lies outside it; 0 inside."""
-    low, high = limit["low"], limit["high"]
-    above = (found - high) / high if high else 0.0
-    below = (low - found) / low if low else 0.0
-    return max(0.0, above, below)
 
 
 def _precision(result: Values) -> Markup:
@@ -267,8 +251,7 @@ def _precision(result: Values) -> Markup:
     device, error = result.get("device"), result.get("latency_error")
     said = []
     if device:
-        threads = f"{device['threads']} thread{'s' if device['threads'] != 1 else ''}"
-        runtime = f"{device['runtime']} {device['version']}"
+        runtime, threads = f"{device['runtime']} {device['version']}", units.number(device["threads"], "thread")
         said.append(f"Latency on {device['device']}, {runtime}, {threads}, batch {device['batch']}.")
     if error:
         side = "too high" if error["bias_percent"] >= 0 else "too low"
@@ -288,11 +271,10 @@ def _data(found: Values) -> list[tuple[str, object]]:
     classes = list(map(str, found["classes"]))
     names = ", ".join(classes[:40]) + (f" and {len(classes) - 40} more" if len(classes) > 40 else "")
     parts = [f"{units.count(found[part])} {use}" for part, use in PARTS_OF_DATA if found.get(part) is not None]
-    size = "×".join(map(str, found["input_size"]))
     return [
         ("Name", found["name"]),
         ("Images", ", ".join(parts)),
-        ("Size", f"{size} (channels, height, width)"),
+        ("Size", f"{units.image(found)} (channels, height, width)"),
         (f"{len(classes)} classes", names),
     ]
 

@@ -89,6 +89,11 @@ def limit_text(limit: Mapping[str, Any], named: bool = True) -> str:
     return f"{said}≤{SPACE}{asked(metric, high)}" if low is None else f"{said}≥{SPACE}{asked(metric, low)}"
 
 
+def image(data: Mapping[str, Any]) -> str:
+    """The size of the images: '1×8×8'."""
+    return "×".join(map(str, data["input_size"]))
+
+
 def compact(options: Sequence[object]) -> str:
     """Options with repeats counted: 'k3_e3 2×skip k5_e6'."""
     runs = [(option, len(list(same))) for option, same in groupby(map(str, options))]
