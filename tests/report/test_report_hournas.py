@@ -125,7 +125,7 @@ def test_points_lie_where_the_costs_are(value: dict[str, Any]) -> None:
             slope, start = np.polyfit(values, pixels, 1)
             assert slope > 0
             np.testing.assert_allclose(start + slope * values, pixels, atol=0.05)
-        assert {"Parameters (% of target)", "Multiply-adds (% of target)"} <= set(texts(svg))
+        assert {"Parameters (%)", "Multiply-adds (%)"} <= set(texts(svg))
 
 
 @pytest.mark.parametrize(("metrics", "panels"), [(("latency_ms",), 1), (("params", "macs", "latency_ms"), 3)])
@@ -135,7 +135,7 @@ def test_one_target_has_a_histogram_and_three_are_pairs(metrics: tuple[str, ...]
     assert len(drawn) == 3 * panels
     points = [len(re.findall(r'<use href="[^"]*" x="[\d.]+" y="[\d.]+" style="fill: var\(--blue\)', svg)) for _, svg in drawn]
     assert points == [0 if panels == 1 else 50] * len(drawn)
-    target = "relative to the target: 0.125 ms latency" if panels == 1 else "of all targets at once"
+    target = "in percent of the target: 0.125 ms latency" if panels == 1 else "of all targets at once"
     assert target in sections(value).replace("\xa0", " ")
 
 

@@ -31,7 +31,7 @@ ABOUT_PROPOSALS = (
     "validation images."
 )
 ABOUT_SPREAD = (
-    "Costs of networks drawn from the proposals before the search, relative to {what}: {targets}. At a high "
+    "Costs of networks drawn from the proposals before the search, in percent of {what}: {targets}. At a high "
     "temperature τ every operation is drawn almost as often as any other; as τ falls, the most probable one is drawn ever "
     "more often. The percentages are the share of {samples} networks within 2 % of {every}; a square or band marks it."
 )
@@ -214,7 +214,7 @@ def _span(found: Sequence[Values], metric: str) -> tuple[float, float]:
 
 
 def _label(metric: str) -> str:
-    return f"{units.name(metric)} (% of target)"
+    return f"{units.name(metric)} (%)"
 
 
 # -- reset blocks --------------------------------------------------------------------------------------------------

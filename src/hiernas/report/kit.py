@@ -191,7 +191,7 @@ def draw(name: str, alt: str, width: float, height: float, paint: Callable[[Figu
     return Markup(_inline(buffer.getvalue(), name, alt, width, height))
 
 
-def panel(name: str, alt: str, paint: Callable[[Axes], None], width: float = 400, height: float = 290) -> Markup:
+def panel(name: str, alt: str, paint: Callable[[Axes], None], width: float = 412, height: float = 290) -> Markup:
     """A small figure: one pair of axes, with room for a legend below where there is one."""
 
     def all_of_it(figure: Figure) -> None:
