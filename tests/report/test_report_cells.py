@@ -27,7 +27,7 @@ from hiernas.genotypes import GENOTYPES
 from hiernas.report import cells, figures, graphs, write_report
 from hiernas.report.kit import Run, Told
 from hiernas.search.depth import shapes
-from hiernas.spaces import darts, hdas_stages
+from hiernas.spaces import darts, hdas_stages, tiny
 
 SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}
 RULE = "DARTS' rule (the two strongest edges of each node, with their strongest operations)"
@@ -361,6 +361,19 @@ def test_alarms_are_said(tmp_path: Path, value: dict[str, Any]) -> None:
         "Epochs 2 to 3 of train1: 50% collapsed <so>", "Since epoch 4 of train2: 100% collapsed <so>"
     ]  # fmt: skip
     assert cells.alarms_of(runs.search_events({"train1": 6})) == []
+
+
+def test_the_control_of_a_search_in_chains(tmp_path: Path) -> None:
+    """What HM-NAS hands over where nothing was decided: no masks, no cells."""
+    chain = runs.result(tiny(), members=1, stages=0)
+    chain |= {"method": "hmnas", "evaluated": 1, "details": {"decided": {"train1": {"what": "blocks", "decided": False}}}}
+    page, text = made(tmp_path, chain)
+    assert headings(text) == [SECTIONS[0], "How the search went", "The chosen network", *SECTIONS[3:]]
+    assert "A regular network, which no search has found, for digits" in page.text
+    assert "went through the 200,000 architectures of the space tiny, all at once, by gradients." in page.text
+    assert "train1 blocks" in {row[0] for row in page.rows["times"]}
+    assert summary(chain)[0][-1] == "chosen: " + " ".join(chain["chosen"]["options"])
+    assert not any("Pareto" in line or "cells" in line for line in summary(chain)[0])
 
 
 def test_a_space_of_ones_own_is_shown(tmp_path: Path, staged: dict[str, Any]) -> None:

@@ -51,15 +51,15 @@ FOUND = {"train1": "cells found", "train2": "numbers found"}  # by the phases of
 
 def words(result: Values) -> list[str]:
     """Lines for the terminal: what the limits changed, and what was found in the papers' own forms."""
-    said = moved(result)
-    return [said] * bool(said) + found_words(result)
+    said, lines = moved(result), figures.words(result) if len(result["front"]) > 1 else []
+    return lines + [said] * bool(said) + found_words(result)
 
 
 def found_words(result: Values) -> list[str]:
     """What was found in the papers' own forms."""
     parts = parts_of(result)
     if not _is_stages(parts):
-        return ["cells:", *_as_text(parts)]
+        return ["cells:", *_as_text(parts)] if parts else []
     cells, lines = cells_of(result), []
     if _found_cells(result):
         lines = ["cells:", *_as_text(cells)]

@@ -27,11 +27,25 @@ if TYPE_CHECKING:
 # -- the Pareto front --------------------------------------------------------------------------------------------
 
 
+ABOUT_PRUNING = "Dotted lines mark the prunings: the supernet goes on with the weights of what survives."
 ABOUT_OPERATIONS = (
     "Probability (%) of each operation in each layer, among the best architectures found before a pruning: the "
     "stronger the colour, the more frequent. A cross marks an operation that was dropped there; an empty place, one "
     "that the layer does not have."
 )
+
+
+def tell(run: kit.Run) -> kit.Told:
+    """What a search found that evaluates networks one by one."""
+    result, stages = run.result, run.result["stages"]
+    marks = [f"pruned to {units.size(s['size_after'])}" for s in stages]
+    found = [front(result), prunings(result)]
+    return kit.Told(units.evaluated(result), found, training=ABOUT_PRUNING if stages else "", marks=marks)
+
+
+def words(result: Values) -> list[str]:
+    """Lines for the terminal."""
+    return [f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations"]
 
 
 def front(result: Values) -> Markup:

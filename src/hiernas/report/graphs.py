@@ -181,10 +181,6 @@ class Box:
     height: int
     width: int = BOX
 
-    @property
-    def round(self) -> int:
-        return 2 if self.kind in ("input", "output") else 7
-
 
 @dataclass(frozen=True)
 class Drawing:

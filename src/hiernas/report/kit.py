@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -58,6 +58,16 @@ class Told:
     phases: Mapping[str, str] = field(default_factory=dict)
     marks: Sequence[str] = ()  # what happened between two trainings of the supernet
     levels: bool = False  # whether each of these is a search of its own, so that no curve goes from one to the next
+
+
+class Teller(Protocol):
+    """A method's part of the report: a module of these two functions."""
+
+    def tell(self, run: Run) -> Told:
+        """What the page says."""
+
+    def words(self, result: Values) -> list[str]:
+        """Lines for the terminal."""
 
 
 def style() -> str:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from markupsafe import Markup
@@ -14,23 +13,18 @@ from markupsafe import Markup
 from hiernas.errors import RunError
 from hiernas.report import cells, figures, hmnas, hournas, units
 from hiernas.report.graphs import is_cells
-from hiernas.report.kit import PARTS, TEMPLATES, Run, Told, Values, section, style, table
+from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, section, style, table
 
 FORMAT = 1
 NEEDED = ("chosen", "data", "front", "limits", "method", "objective", "space", "stages")
-TELLERS: Mapping[str, ModuleType] = {  # by what a method left in the result's details; the first that is there tells
+TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's details; the first that is there tells
     "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
 }  # fmt: skip
-
-ABOUT_PRUNING = "Dotted lines mark the prunings: the supernet goes on with the weights of what survives."
 
 
 def words(result: Values) -> list[str]:
     """Lines for the terminal: what was found."""
-    teller = _teller(result)
-    lines = teller.words(result) if teller else []
-    if not teller or (teller is cells and len(result["front"]) > 1):
-        lines = [f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations", *lines]
+    lines = _teller(result).words(result)
     return lines if is_cells(result) else [*lines, "chosen: " + " ".join(result["chosen"]["options"])]
 
 
@@ -111,8 +105,7 @@ def _events(run_folder: Path) -> list[Values]:
 
 def page(run: Run, reset: Values | None = None) -> str:
     """The whole page as text; `reset` is what `hiernas vital --reset` found."""
-    result, teller = run.result, _teller(run.result)
-    told: Told = teller.tell(run) if teller else _evaluated(run)
+    result, told = run.result, _teller(run.result).tell(run)
     sections = [
         section("Asked, predicted, measured", table(ASKED, _asked(result), "asked"), _precision(result)),
         *told.found,
@@ -136,17 +129,10 @@ def page(run: Run, reset: Values | None = None) -> str:
     )
 
 
-def _teller(result: Values) -> ModuleType | None:
-    """Who tells of a result, by what is in it; None for a search that evaluated networks of a chain one by one."""
+def _teller(result: Values) -> Teller:
+    """Who tells of a result, by what is in it; `figures` of networks of a chain that were evaluated one by one."""
     details = result.get("details") or {}
-    return next((teller for key, teller in TELLERS.items() if key in details), cells if is_cells(result) else None)
-
-
-def _evaluated(run: Run) -> Told:
-    result, stages = run.result, run.result["stages"]
-    marks = [f"pruned to {units.size(s['size_after'])}" for s in stages]
-    found = [figures.front(result), figures.prunings(result)]
-    return Told(units.evaluated(result), found, training=ABOUT_PRUNING if stages else "", marks=marks)
+    return next((teller for key, teller in TELLERS.items() if key in details), cells if is_cells(result) else figures)
 
 
 # -- headline ------------------------------------------------------------------------------------------------------
