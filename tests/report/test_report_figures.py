@@ -123,6 +123,19 @@ def test_network_is_drawn_with_the_sizes_it_has() -> None:
     assert found[-1].notes == ("classes", "10")
 
 
+def test_a_block_of_several_operations_has_its_place_in_the_chain() -> None:
+    space = tiny()
+    sites: dict[str, Any] = dict.fromkeys((d.name for d in space.decisions), "k3_e3")
+    sites["stage1.block2"] = {"k3_e3": 0.6, "skip": 0.4}
+    described = {"name": space.name, "arguments": dict(space.skeleton.arguments)}
+    found, chain = figures.blocks_of({"space": described, "chosen": {"sites": sites}})
+    assert chain
+    assert [b.label for b in found[2:5]] == ["3×3\ne3", "k3_e3\nskip", "3×3\ne3"]
+    assert found[3].notes == found[2].notes
+    assert [b.kind for b in found[1:4]] == ["plain", "searched", "searched"]
+    assert (found[2].strength, found[3].strength) == (15, 0)
+
+
 def test_unknown_spaces_are_drawn_by_their_options() -> None:
     stage = Stage(8, 2, 1, (MBConv(3, 1, se=True),), skip=True)
     mine = chain_space("mine", (3, 8, 8), 2, stem=8, stages=[stage], head=8)
@@ -135,7 +148,7 @@ def test_unknown_spaces_are_drawn_by_their_options() -> None:
     several = {"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {"a": {"conv": 0.6, "<pool>": 0.4}}}}
     assert figures.blocks_of(several)[0][0].label == "conv\n<pool>"
     assert "conv\n&lt;pool&gt;</div>" in figures.network(several)
-    assert figures.OPTIONS in figures.network(several)
+    assert figures.OPTIONS + figures.SEVERAL in figures.network(several)
     changed = {"space": {"name": "tiny", "arguments": {"colour": 1}}, "chosen": {"sites": {"a": "skip"}}}
     assert figures.blocks_of(changed)[1] is False
     assert figures.network({"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {}}}) == ""

@@ -267,6 +267,7 @@ CHAIN = (
     "grey frames were not searched, a dashed frame is a layer left out."
 )
 VITAL = " A thick frame marks a vital block."
+SEVERAL = " A frame with several operations holds their weighted sum."
 OPTIONS = "The operation chosen at each site; a dashed frame is a place left out."
 
 
@@ -289,17 +290,17 @@ class Block:
         """How it is drawn."""
         if not self.label or self.identity:
             return "identity" if self.label else "input"
-        return "plain" if self.plain or not self.kernel else "full" if self.kernel > 5 else "searched"
+        return "plain" if self.plain else "full" if self.kernel > 5 else "searched"
 
     @property
     def strength(self) -> int:
         """Of its colour, by the kernel, in percent."""
-        return {1: 8, 3: 15, 5: 42}.get(self.kernel, 100) if self.kind in ("searched", "full") else 0
+        return {0: 0, 1: 8, 3: 15, 5: 42}.get(self.kernel, 100) if self.kind in ("searched", "full") else 0
 
     @property
     def size(self) -> tuple[int, int]:
         """Least width and height in pixels: by kernel and expansion where it was searched."""
-        if self.kind in ("searched", "full"):
+        if self.strength:
             return 29 + 3 * min(self.kernel, 7), 34 + 12 * min(self.expand, 6)
         return {"input": (6, 52), "identity": (42, 24)}.get(self.kind, (42, 28 + 16 * self.label.count("\n")))
 
@@ -314,6 +315,7 @@ def network(result: Values) -> Markup:
     groups = [list(same) for _, same in groupby(blocks, key=lambda b: b.group)]
     drawn = kit.PARTS.network(groups, _in_words(blocks), chain)
     about = (CHAIN if chain else OPTIONS) + (VITAL if any(b.vital for b in blocks) else "")
+    about += SEVERAL * any(not isinstance(choice, str) for choice in result["chosen"]["sites"].values())
     return kit.section("The chosen network", drawn, kit.PARTS.words(about, small=True)) if blocks else Markup()
 
 
@@ -347,15 +349,18 @@ def _named(group: str, option: str) -> Block:
 
 def _chain_blocks(found: Architecture, vital: Collection[str]) -> list[Block]:
     skeleton = found.skeleton
-    if not isinstance(skeleton, Chain) or any(len(choice) != 1 for choice in found.choices):
+    if not isinstance(skeleton, Chain):
         return []
     fixed, options = skeleton.parts()
     stem, head = fixed[: len(skeleton.stem)], fixed[len(skeleton.stem) :]
     channels, h, w = skeleton.input_size
     blocks = [Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}"))]
     blocks += [_fixed(part, bool(vital)) for part in stem]
-    chosen = [parts[option][0] for parts, option in zip(options, found.options, strict=True)]
-    blocks += [_searched(part, part.site.name in vital) for part in chosen]
+    for parts, choice in zip(options, found.choices, strict=True):
+        kept = [parts[option][0] for option, _ in choice]
+        block = _searched(kept[0], kept[0].site.name in vital)
+        several = replace(block, label="\n".join(part.op.name for part in kept), kernel=0, identity=False)
+        blocks.append(block if len(kept) == 1 else several)
     return blocks + [_fixed(part, bool(vital)) for part in head]
 
 
