@@ -18,16 +18,16 @@ import torch
 from scipy.stats import spearmanr
 
 from common import write
-from hiernas.architecture import Architecture
-from hiernas.catalogue import make_runtime
-from hiernas.cells import Concat, Sum
-from hiernas.costs.latency import LatencyTable, cached_table_path, measure_table, predict_ms
 from hiernas.errors import SpaceError
+from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.runtimes import make_runtime
+from hiernas.latency.table import LatencyTable, predict_ms
+from hiernas.methods.hmnas.encoding import Encoding
+from hiernas.networks.cell_ops import Concat, Sum
 from hiernas.randomness import numpy_generator
-from hiernas.search.encoding import Encoding
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_stages
-from hiernas.supernet.subsets import subsets
+from hiernas.subsets import subsets
 
 SPACES = {"darts": darts(channels=8, cells=5), "stage graphs": hdas_stages(channels=8, cells=14)}
 POOLED = darts(channels=8, cells=5, pool_bn=True)

@@ -22,9 +22,8 @@ import torch
 from common import CIFAR10, write
 from hiernas.methods.hdas import PRESETS, hdas_stages
 from hiernas.randomness import numpy_generator
-from hiernas.run import Request, prepare
-from hiernas.runfolder import RunFolder
-from hiernas.search.depth import shapes
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import Request, prepare
 from hiernas.spaces import hdas_stages as space_of
 
 CELLS, CHANNELS = 14, 8  # of the network that is derived, as in the preset
@@ -60,7 +59,7 @@ def drawn(window: int) -> np.ndarray:
 
 
 def _depth_and_dead(architecture) -> tuple[float, float]:
-    stages = shapes(architecture)
+    stages = architecture.skeleton.shapes(architecture.choices)
     return float(np.mean([s.depth for s in stages])), float(np.mean([s.dead for s in stages]))
 
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from common import write
 from hiernas import spaces
-from hiernas.architecture import Architecture
-from hiernas.costs.limits import Limit, satisfied
+from hiernas.budget import Limit
+from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
 from hiernas.search.evolution import Effort, evolve
 from hiernas.search.ranking import operation_frequency
+from hiernas.space import Architecture
 
 RECORDS = Path(__file__).resolve().parents[2] / "shared" / "data" / "nas-bench-macro" / "nas-bench-macro_cifar10.json"
 SPACE = spaces.nasbench_macro()

@@ -21,15 +21,15 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 
 from common import write
-from hiernas.cells import FREE
 from hiernas.data import load_data
 from hiernas.data.batches import normalise
+from hiernas.methods.hdas.depth import computation_loss, depth_loss
+from hiernas.networks.cell_ops import FREE
 from hiernas.randomness import numpy_generator, seeded
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.search.alphas import AlphaSettings, by_strength
-from hiernas.search.depth import computation_loss, depth_loss, shapes
 from hiernas.search.differentiable import SearchSettings, learn, sum_of_losses
-from hiernas.search.problem import Problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_stages
 from hiernas.train.loop import accuracy, fit
@@ -65,9 +65,9 @@ def searched(what: str, form: Any, delta: float, gamma: float, seed: int) -> dic
     further = {"released" if form == "release" else "extra": sum_of_losses(*losses)}
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "run", {"method": "hdas-stages", "seed": seed, "data": None})
-        supernet, architect, _ = learn(space, Problem(space, data, (), None, run, seed), SEARCH, "train1", **further)
+        supernet, architect, _ = learn(space, make_problem(space, data, (), None, run, seed), SEARCH, "train1", **further)
         found = space.architecture(by_strength(space, architect.strengths()))
-    stages = shapes(found)
+    stages = found.skeleton.shapes(found.choices)
     return {
         "depth": float(np.mean([s.depth for s in stages])), "dead": float(np.mean([s.dead for s in stages])),
         "cells": [s.cells for s in stages], "val": trained(found, data, seed),
@@ -111,7 +111,7 @@ def alone(what: str, form: Any, gamma: float, seed: int) -> tuple[float, float, 
         adam.step()
     rows = [(a.exp() if form == "release" else a.softmax(0)).detach().numpy() for a in alphas]
     rows = [np.where([o == "none" for o in d.options], 0, row) for d, row in zip(space.decisions, rows, strict=True)]
-    stages = shapes(space.architecture(by_strength(space, rows)))
+    stages = space.skeleton.shapes(space.architecture(by_strength(space, rows)).choices)
     largest = max(float(a.detach().softmax(0).max()) for a, d in zip(alphas, space.decisions, strict=True) if "->" in d.name)
     return float(np.mean([s.depth for s in stages])), float(np.mean([s.cells for s in stages])), largest
 

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from common import CIFAR10, ratio, side_by_side, write
 from hiernas.errors import SpaceError
+from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.randomness import numpy_generator
-from hiernas.run import Request, resume, search
-from hiernas.search.encoding import Encoding
+from hiernas.run.search import Request, resume, search
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts
-from hiernas.supernet.subsets import subsets
+from hiernas.subsets import subsets
 
 WAYS = {"untrained": "without training (validation)", "fine_tuned": "fine-tuned (test)", "from_scratch": "from scratch (test)"}
 BATCH, TURNS = 32, 15

@@ -28,8 +28,8 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.data.batches import normalise
 from hiernas.methods.hournas import PAPER
-from hiernas.search.architect import ProposalArchitect, Sampling
-from hiernas.search.proposals import Targets, make_targets, optimise_proposals, spread
+from hiernas.methods.hournas.architect import ProposalArchitect, Sampling
+from hiernas.methods.hournas.proposals import Targets, make_targets, optimise_proposals, spread
 from hiernas.space import SearchSpace
 
 PUBLISHED = {  # the targets of the paper's Table 1: parameters, MACs

@@ -33,11 +33,11 @@ from hiernas.data.batches import normalise
 from hiernas.gates import Gates, single_path, uniform_path
 from hiernas.methods import hournas as module
 from hiernas.methods.hournas import HourNASConfig, hournas
-from hiernas.runfolder import RunFolder
-from hiernas.search.architect import Learned, ProposalArchitect
+from hiernas.methods.hournas.architect import Learned, ProposalArchitect
+from hiernas.methods.hournas.proposals import fresh_parameters, option_mask
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.search.bilevel import shares
-from hiernas.search.problem import Problem
-from hiernas.search.proposals import fresh_parameters, option_mask
 from hiernas.space import SearchSpace
 from hiernas.train.loop import fit, frozen
 from hiernas.train.recipes import Phase, Recipe
@@ -146,7 +146,7 @@ def searched(kind: str, candidate: str, options: int, seed: int) -> tuple[int, i
     space, (architect, more) = SPACES[kind](options=options, seed=seed), CANDIDATES[candidate]
     with tempfile.TemporaryDirectory() as folder, patch.object(module, "ProposalArchitect", architect):
         run = RunFolder.create(Path(folder) / "run", {"method": "hournas", "seed": seed, "data": {}})
-        problem = Problem(space, textures(seed=seed), parse_limits(["macs<=10M"]), None, run, seed)
+        problem = make_problem(space, textures(seed=seed), parse_limits(["macs<=10M"]), None, run, seed)
         found = hournas(problem, replace(CONFIG, **more))
     return right_sites(found.chosen.options), len(space.decisions)
 

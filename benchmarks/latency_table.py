@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hiernas.costs.calibrate import Calibration, Errors, calibrate
-from hiernas.costs.latency import RUNS, WARMUP, measure_table
-from hiernas.costs.runtimes import OnnxRuntime
 from hiernas.costs.tables import cost_tables
-from hiernas.costs.timing import measure_by_turns
+from hiernas.latency.calibrate import Calibration, calibrate
+from hiernas.latency.measure import measure_table
+from hiernas.latency.runner import by_turns
+from hiernas.latency.runtimes import OnnxRuntime
+from hiernas.latency.table import RUNS, WARMUP
 from hiernas.space import SearchSpace
 from hiernas.spaces import hnas_basic, tiny
 
@@ -58,10 +59,10 @@ def run(space: SearchSpace, seed: int, even: bool) -> tuple[list[tuple[str, str]
         ("overhead of a call", f"{table.raw_overhead_ms * 1e3:.1f} us"),
         ("networks", f"{len(measured)} random ones (seed {seed}), {measured.min():.3g} to {measured.max():.3g} ms"),
         ("spread within a network's runs", f"the 90th percentile is typically {spread:.1%} above the tenth"),
-        ("sum, all networks", said(found.all_errors())),
-        ("correction", "none" if c is None else f"{c.constant_ms:+.4f} ms + {c.scale:.4f} x sum, of {c.networks} networks"),
-        ("sum, the other half", said(found.errors(corrected=False))),
-        ("corrected, the other half", said(found.errors(corrected=True))),
+        ("sum, all networks", str(found.all_errors())),
+        ("correction", "none" if c is None else f"{c}, of {c.networks} networks"),
+        ("sum, the other half", str(found.errors(corrected=False))),
+        ("corrected, the other half", str(found.errors(corrected=True))),
         ("fastest and slowest network of the space", " and ".join(extremes(space, runtime, found))),
     ]
     return facts, found
@@ -74,15 +75,11 @@ def extremes(space: SearchSpace, runtime: OnnxRuntime, found: Calibration) -> li
     for pick in (np.argmin, np.argmax):
         architecture = space.decode([int(pick(row)) for row in rows])
         calls = [runtime.prepare(architecture.build(), space.skeleton.input_size)]
-        measured = min(measure_by_turns(calls, RUNS, WARMUP)[0].p10_ms for _ in range(3))
+        measured = min(by_turns(calls, RUNS, WARMUP)[0]["p10_ms"] for _ in range(3))
         total, c = found.table.predict(architecture), found.correction
-        corrected = "" if c is None else f", corrected {c.constant_ms + c.scale * total:.3g}"
+        corrected = "" if c is None else f", corrected {c.of(total):.3g}"
         lines.append(f"sum {total:.3g}{corrected}, measured {measured:.3g} ms")
     return lines
-
-
-def said(e: Errors) -> str:
-    return f"mean absolute error {e.mean_absolute_percent:.2f} %, bias {e.bias_percent:+.2f} %, Spearman {e.spearman:.4f}"
 
 
 def write(name: str, seed: int, facts: list[tuple[str, str]], found: Calibration) -> None:

@@ -19,11 +19,11 @@ import hiernas
 from common import write
 from hiernas.costs.limits import parse_limits, sample_feasible
 from hiernas.costs.tables import cost_tables
-from hiernas.finish import train_network
 from hiernas.methods.hnas import QUICK
 from hiernas.randomness import numpy_generator
-from hiernas.runfolder import RunFolder
-from hiernas.settings import with_settings
+from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import train_network
+from hiernas.run.settings import with_settings
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase
 

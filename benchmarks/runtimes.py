@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from hiernas.costs.calibrate import calibrate
-from hiernas.costs.latency import RUNS, WARMUP, Entry, measure_table
-from hiernas.costs.runner import LOOKS
-from hiernas.costs.runtimes import RUNTIMES, OnnxRuntime
-from hiernas.costs.timing import Loaded, Runtime, difference, example, measure_by_turns
 from hiernas.errors import LatencyError
-from hiernas.ops import Classifier, Conv, MBConv
+from hiernas.latency.calibrate import calibrate
+from hiernas.latency.measure import measure_table
+from hiernas.latency.runner import by_looks
+from hiernas.latency.runtimes import RUNTIMES, Loaded, OnnxRuntime, Runtime, difference, example
+from hiernas.latency.table import RUNS, WARMUP, Entry
+from hiernas.networks.ops import Classifier, Conv, MBConv
 from hiernas.spaces import hnas_basic, nasbench_macro, tiny
 
 Work = tuple[str, nn.Module, tuple[int, int, int]]
@@ -87,8 +87,9 @@ def row(work: Work, runtime: Runtime, base: Runtime) -> list[str]:
 
 def lowest(loaded: list[Loaded]) -> list[Entry]:
     """Latencies one after the other in three passes, twice; the lower of the two."""
-    looks = [measure_by_turns([one.call for one in loaded], RUNS, WARMUP, in_turn=1) for _ in range(LOOKS)]
-    return [min(entries, key=lambda e: e.p10_ms) for entries in zip(*looks, strict=True)]
+    loaders = {str(i): lambda call=one.call: call for i, one in enumerate(loaded)}
+    *_, found = by_looks([(loaders, RUNS, WARMUP)], in_turn=1)
+    return [Entry(**row) for row in found.values()]
 
 
 def table(runtime: Runtime) -> list[str]:
@@ -103,15 +104,12 @@ def table(runtime: Runtime) -> list[str]:
         "sum, the 8 that did not fit": found.errors(corrected=False),
         "corrected, the same 8": found.errors(corrected=True),
     }
-    said = [
-        f"{what}: mean absolute error {e.mean_absolute_percent:.2f} %, bias {e.bias_percent:+.2f} %, Spearman {e.spearman:.3f}"
-        for what, e in errors.items()
-    ]
+    said = [f"{what}: {e}" for what, e in errors.items()]
     return [
         f"Table of tiny at 32x32: {len(made.entries)} entries from nothing in {seconds:.0f} s, call overhead "
         f"{made.raw_overhead_ms * 1e3:.1f} us. Networks take {measured.min():.3g} to {measured.max():.3g} ms.",
         *said,
-        "correction: " + ("none" if c is None else f"{c.constant_ms:+.4f} ms + {c.scale:.3f} x sum"),
+        f"correction: {c or 'none'}",
     ]
 
 

@@ -20,16 +20,17 @@ from hiernas.data import ImageData, load_data
 from hiernas.methods.darts import DARTSConfig, darts
 from hiernas.methods.hdas import HDASConfig, hdas_stages
 from hiernas.methods.hmnas import HMNASConfig, hmnas
-from hiernas.runfolder import RunFolder
+from hiernas.methods.hmnas.masks import MaskSettings
+from hiernas.networks.cell import CellNetwork
+from hiernas.networks.parts import Mixture, edge_name
+from hiernas.networks.stage import StageNetwork
+from hiernas.problem import Found, Problem
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
-from hiernas.search.masks import MaskSettings
-from hiernas.search.problem import Found, Problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_stages as stage_space
-from hiernas.supernet.cell import CellNetwork, edge_name
-from hiernas.supernet.chain import Mixture
-from hiernas.supernet.stage import StageNetwork
 from hiernas.train.recipes import Recipe
 from toy import RUN
 
@@ -162,7 +163,7 @@ def graphs(seed: int, edges: int) -> tuple[SearchSpace, Truth]:
 def searched(method: Callable[[Problem, Any], Found], config: Any, space: SearchSpace, seed: int) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "r", RUN)
-        return method(Problem(space, images(seed), (), None, run, seed), config)
+        return method(make_problem(space, images(seed), (), None, run, seed), config)
 
 
 def share(kept: Mapping[str, Sequence[str]], truth: Truth) -> float:

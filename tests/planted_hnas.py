@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from hiernas.methods.hnas import HNASConfig, hnas
-from hiernas.runfolder import RunFolder
-from hiernas.search.problem import Problem
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.train.recipes import Recipe
 from planted import RIGHT, right_sites, textures, vital_chain
 from toy import RUN
@@ -25,7 +25,7 @@ def of_hnas(seed: int) -> tuple[float, float]:
     space = vital_chain(SITES, OPTIONS, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "r", RUN)
-        found = hnas(Problem(space, textures(seed=seed), (), None, run, seed), CONFIG)
+        found = hnas(make_problem(space, textures(seed=seed), (), None, run, seed), CONFIG)
         run.close()
     kept = [all(RIGHT in d.options for d in p.space.decisions) for p in found.prunings]
     return right_sites(found.architecture.options) / SITES if all(kept) else 0.0, 1 / OPTIONS

@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hiernas.cli import app
-from hiernas.commands import listing
-from hiernas.costing import Source, cost_of
+from hiernas.commands.cost import Source, cost_of
+from hiernas.commands.lists import listing
 from hiernas.costs.count import cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.spaces import KNOWN, darts, known, tiny

@@ -13,22 +13,22 @@ import yaml
 from PIL import Image
 
 import hiernas
-from hiernas import run as run_module
-from hiernas.catalogue import METHODS
-from hiernas.commands import summary
-from hiernas.costing import Source, cost_of
-from hiernas.costs.latency import Entry, LatencyTable, identity
-from hiernas.costs.probes import Plan, plan_of
-from hiernas.costs.runtimes import OnnxRuntime
+from hiernas.commands.check import estimate
+from hiernas.commands.cost import Source, cost_of
+from hiernas.commands.lists import summary
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import WORKERS
 from hiernas.errors import LatencyError, LimitError
-from hiernas.estimate import estimate
 from hiernas.export import formats
-from hiernas.run import Request, prepare, resume, search
-from hiernas.search.evaluate import evaluation_bytes
-from hiernas.settings import with_settings
+from hiernas.latency.measure import Plan, identity, plan_of
+from hiernas.latency.runtimes import OnnxRuntime
+from hiernas.latency.table import Entry, LatencyTable
+from hiernas.methods import METHODS
+from hiernas.run import search as run_module
+from hiernas.run.search import Request, prepare, resume, search
+from hiernas.run.settings import with_settings
 from hiernas.spaces import Stage, chain_space
+from hiernas.train.evaluate import evaluation_bytes
 
 SIZE, CLASSES = (1, 8, 8), 3
 OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))
@@ -150,8 +150,8 @@ def table(path: Path, runtime: str, threads: int) -> Path:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"runtime": "onnxruntime"}, "runtime 'openvino', but --runtime onnxruntime is asked for; leave --runtime out"),
-        ({"runtime": "openvino", "threads": 1}, "threads '2', but --threads 1 is asked for; leave --threads out"),
+        ({"runtime": "onnxruntime"}, "runtime 'openvino', but 'onnxruntime' is asked for; name another table"),
+        ({"runtime": "openvino", "threads": 1}, "threads '2', but '1' is asked for; name another table"),
     ],
 )
 def test_a_table_and_a_runtime_that_disagree(asked: dict[str, Any], message: str, few: ImageData, tmp_path: Path) -> None:

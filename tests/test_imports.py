@@ -1,73 +1,11 @@
-"""Import direction, public names, and what importing costs."""
+"""Public names, and what importing costs."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import hiernas
-
-ROOT = Path(hiernas.__file__).parent
-LAYERS = [  # each imports only from itself and from those before it
-    {"version", "errors", "architecture", "space", "gates", "genotype", "genotypes", "randomness", "quiet"},
-    {"ops"},
-    {"cells"},
-    {"supernet"},
-    {"spaces"},
-    {"runfolder", "data", "costs", "settings", "progress"},
-    {"train", "export", "report"},
-    {"search"},
-    {"methods"},
-    {"finish", "catalogue", "compare"},
-    {"run"},
-    {"estimate", "costing", "exporting", "training", "trust", "measuring", "vitality", "commands", "api"},
-    {"terminal", "cli"},
-]
-
-
-def layer(module: str) -> int:
-    part = module.split(".")[1]
-    return next(i for i, names in enumerate(LAYERS) if part in names)
-
-
-def imported(path: Path) -> list[str]:
-    """Modules of the package that a file imports when it is imported or called (not those for types only)."""
-    found = []
-    tree = ast.parse(path.read_text())
-    types_only = {
-        child
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for child in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in types_only:
-            continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hiernas."):
-            found.append(str(node.module))
-        elif isinstance(node, ast.Import):
-            found += [a.name for a in node.names if a.name.startswith("hiernas.")]
-    return found
-
-
-def test_imports_point_one_way() -> None:
-    checked = 0
-    for path in sorted(ROOT.rglob("*.py")):
-        parts = path.relative_to(ROOT.parent).with_suffix("").parts
-        if parts == ("hiernas", "__init__"):
-            continue
-        module = ".".join(parts)
-        for other in imported(path):
-            assert layer(other) <= layer(module), f"{module} imports {other}"
-            checked += 1
-    assert checked > 100
-
-
-def test_methods_do_not_import_each_other() -> None:
-    for path in (ROOT / "methods").glob("*.py"):
-        assert not [m for m in imported(path) if m.startswith("hiernas.methods")], path.name
 
 
 def test_public_names_are_sorted_and_load() -> None:

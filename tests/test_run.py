@@ -25,7 +25,7 @@ from hiernas.data import ImageData
 from hiernas.data.batches import normalise
 from hiernas.errors import RunError
 from hiernas.methods.hnas import QUICK
-from hiernas.settings import with_settings
+from hiernas.run.settings import with_settings
 
 TINY = [
     "epochs=2,1,1", "population=6", "generations=2", "final_epochs=2", "calibration_images=100", "train.batch_size=128",

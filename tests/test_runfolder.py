@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from hiernas.errors import RunError
-from hiernas.runfolder import RunFolder, next_free
+from hiernas.run.folder import RunFolder, next_free
 from toy import RUN
 
 
@@ -100,7 +100,7 @@ def test_a_full_disk_is_said_and_leaves_the_former_file(tmp_path: Path, monkeypa
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "r", RUN)
-    code = f"from hiernas.runfolder import RunFolder; RunFolder.open({str(run.path)!r}).own()"
+    code = f"from hiernas.run.folder import RunFolder; RunFolder.open({str(run.path)!r}).own()"
     refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "another process is working on" in refused.stderr
     run.close()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hiernas.errors import ConfigError
 from hiernas.methods import darts, hmnas, hournas
 from hiernas.methods.hnas import PAPER, PRESETS, QUICK, HNASConfig
-from hiernas.settings import MADE_FOR, differences, for_images, from_dict, keys, to_dict, with_settings
+from hiernas.run.settings import MADE_FOR, differences, for_images, from_dict, keys, to_dict, with_settings
 
 
 def test_settings_are_applied_with_their_types() -> None:

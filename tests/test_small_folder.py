@@ -10,9 +10,9 @@ import shapes
 import torch
 
 from hiernas.data import ImageData, load_data
-from hiernas.finish import joined, train_network
-from hiernas.run import Request, prepare, search
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import joined, train_network
+from hiernas.run.search import Request, prepare, search
 from hiernas.spaces import tiny
 from hiernas.train.recipes import Phase, Recipe
 from toy import RUN

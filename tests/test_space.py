@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hiernas import spaces
-from hiernas.architecture import Architecture
 from hiernas.errors import SpaceError
-from hiernas.ops import MBConv
-from hiernas.space import SearchSpace
+from hiernas.networks.ops import MBConv
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import Stage, chain_space
 from toy import toy_space
 

@@ -1,6 +1,10 @@
 """A space of 12 architectures: small enough to be listed, built and checked by brute force."""
 
-from hiernas.ops import MBConv
+from collections.abc import Mapping, Sequence
+
+from hiernas.budget import CostTable, Limit
+from hiernas.costs.budget import TableBudget
+from hiernas.networks.ops import MBConv
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 
@@ -15,3 +19,8 @@ def toy_space() -> SearchSpace:
 
 
 RUN = {"method": "hnas", "seed": 0, "data": {}}  # the least that a run's config.yaml must hold
+
+
+def budget(limits: Sequence[Limit], tables: Mapping[str, CostTable] | None = None) -> TableBudget:
+    """Limits, checked by these tables or by those of the space in question."""
+    return TableBudget(tuple(limits), own=None if tables is None else lambda space: tables)

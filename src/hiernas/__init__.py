@@ -11,7 +11,7 @@ from typing import Any
 from hiernas.version import VERSION as __version__
 
 _HOMES = {
-    "Architecture": "hiernas.architecture",
+    "Architecture": "hiernas.space",
     "ConfigError": "hiernas.errors",
     "DARTSConfig": "hiernas.methods.darts",
     "DataError": "hiernas.errors",
@@ -23,14 +23,14 @@ _HOMES = {
     "HiernasError": "hiernas.errors",
     "ImageData": "hiernas.data",
     "LatencyError": "hiernas.errors",
-    "LatencyTable": "hiernas.costs.latency",
+    "LatencyTable": "hiernas.latency.table",
     "LimitError": "hiernas.errors",
-    "MBConv": "hiernas.ops",
+    "MBConv": "hiernas.networks.ops",
     "Recipe": "hiernas.train.recipes",
     "RunError": "hiernas.errors",
     "SearchResult": "hiernas.api",
     "SearchSpace": "hiernas.space",
-    "Skip": "hiernas.ops",
+    "Skip": "hiernas.networks.ops",
     "SpaceError": "hiernas.errors",
     "Stage": "hiernas.spaces",
     "TrainingError": "hiernas.errors",

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hiernas.architecture import Architecture
 from hiernas.errors import RunError
-from hiernas.run import Request, search
-from hiernas.run import resume as _resume
-from hiernas.runfolder import RunFolder
-from hiernas.search.ranking import Candidate
-from hiernas.space import SearchSpace
+from hiernas.problem import Candidate
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import Request, search
+from hiernas.run.search import resume as _resume
+from hiernas.space import Architecture, SearchSpace
 
 
 @dataclass(frozen=True)

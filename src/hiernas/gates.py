@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiernas.architecture import Architecture
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 
 
 class Gates(NamedTuple):
@@ -49,28 +48,6 @@ def softmax(alphas: Sequence[Tensor]) -> Gates:
     return Gates(tuple(tuple(range(len(a))) for a in alphas), tuple(a.softmax(0) for a in alphas))
 
 
-def gumbel_softmax(alphas: Sequence[Tensor], temperature: float, generator: torch.Generator) -> Gates:
-    """All options, weighted by a relaxed sample: softmax((logits + Gumbel noise) / temperature)."""
-    weights = tuple(((a + _gumbel(a, generator)) / temperature).softmax(0) for a in alphas)
-    return Gates(tuple(tuple(range(len(a))) for a in alphas), weights)
-
-
-def gumbel_max(alphas: Sequence[Tensor], generator: torch.Generator) -> Gates:
-    """One sampled option per site; its gate is 1 and carries the gradient of its probability (straight-through)."""
-    indices, weights = [], []
-    for a in alphas:
-        i = int((a.detach() + _gumbel(a, generator)).argmax())
-        p = a.softmax(0)[i]
-        indices.append((i,))
-        weights.append((1.0 + p - p.detach()).reshape(1))
-    return Gates(tuple(indices), tuple(weights))
-
-
-def binary_mask(masks: Sequence[Tensor], threshold: float) -> Gates:
-    """All options, at gate 1 where their real-valued mask exceeds the threshold and else at 0 (see `straight_through`)."""
-    return Gates(tuple(tuple(range(len(m))) for m in masks), tuple(straight_through(m, threshold) for m in masks))
-
-
 def straight_through(mask: Tensor, threshold: float) -> Tensor:
     """1 where a real-valued mask exceeds the threshold, else 0; backwards the identity (Mallya et al. 2018, Piggyback).
 
@@ -78,8 +55,3 @@ def straight_through(mask: Tensor, threshold: float) -> Tensor:
     """
     binary = (mask.detach() > threshold).to(mask.dtype)
     return binary + (mask - mask.detach())  # in this order exactly 0 or 1
-
-
-def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
-    u = torch.rand(like.shape, generator=generator, dtype=like.dtype).clamp_min(torch.finfo(like.dtype).tiny)
-    return -(-u.log()).log().to(like.device)

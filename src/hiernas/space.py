@@ -1,49 +1,27 @@
-"""`SearchSpace`: a frozen value made of a skeleton and ordered decisions. Its one verb is `restrict`."""
+"""`SearchSpace` and `Architecture`: frozen values over a skeleton. A space's one verb is `restrict`."""
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from hiernas.architecture import Architecture, Choice
+from hiernas.combinatorics import AnyOf, Block, Decision, Group, blocks
 from hiernas.errors import SpaceError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
+FORMAT = 1  # of architecture files
+Choice = tuple[tuple[str, float], ...]  # the options kept at one site, each with its weight
 Choices = Mapping[str, "str | Mapping[str, float]"] | Sequence["str | Mapping[str, float]"]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A named site with its options, in a fixed order."""
-
-    name: str
-    options: tuple[str, ...]
-
-    def index(self, option: str) -> int:
-        """Position of an option; raises `SpaceError` with what is allowed."""
-        option = "skip" if option == "identity" else option
-        if option not in self.options:
-            raise SpaceError(f"site '{self.name}' has no option '{option}'; {did_you_mean(option, self.options)}")
-        return self.options.index(option)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Sites of which exactly `keep`, or with `more` at least so many, have an option other than 'none'.
-
-    Such are the edges into one node of a graph.
-    """
-
-    sites: tuple[str, ...]
-    keep: int
-    more: bool = False  # only with keep = 1
 
 
 class Skeleton(Protocol):
@@ -63,6 +41,26 @@ class Skeleton(Protocol):
     def groups(self) -> tuple[Group, ...]: ...  # of consecutive sites, in site order; none in a chain
     def read(self, choices: Any) -> Any:
         """Choices in a published form (a genotype, a shorter list) as choices by site; any other value as it is."""
+        ...
+
+    @property
+    def searched(self) -> str: ...  # blocks (of a chain), cells, graphs (between cells), or numbers (of cells, and graphs)
+    @property
+    def same_operations(self) -> bool: ...  # whether those of `proxy` are the network's own, but for their sizes
+    def parts(self) -> Any:
+        """Operations with their places: a list of those of every network, and per site those of each option, by name."""
+        ...
+
+    def mixed_parts(self) -> Any:
+        """The same for networks that keep any number of options, with the sums these take; and which parts are sums."""
+        ...
+
+    def proxy(self, channels: int | None = None, cells: int | None = None) -> Skeleton:
+        """The same in the size, and with the batch norms, of the network that is searched in."""
+        ...
+
+    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
+        """The same network without choices that lead nowhere."""
         ...
 
     def build(self, choices: Sequence[Choice]) -> nn.Module: ...
@@ -116,16 +114,8 @@ class SearchSpace:
         for choices in itertools.product(*(block.members() for block in self._blocks())):
             yield self.decode([gene for genes in choices for gene in genes])
 
-    def _blocks(self) -> Iterator[_Block | _AnyOf]:
-        """The decisions that depend on each other, group by group; a site outside any group is a block of its own."""
-        starts = {group.sites[0]: group for group in self.skeleton.groups}
-        position = 0
-        while position < len(self.decisions):
-            group = starts.get(self.decisions[position].name)
-            length = len(group.sites) if group else 1
-            decisions = self.decisions[position : position + length]
-            yield _AnyOf(decisions) if group and group.more else _Block(decisions, group.keep if group else None)
-            position += length
+    def _blocks(self) -> Iterator[Block | AnyOf]:
+        return blocks(self.decisions, self.skeleton.groups)
 
     def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> list[float]:
         """The least or greatest sum of one number of each row over all architectures, as its terms by block."""
@@ -210,135 +200,117 @@ class SearchSpace:
         """The stand-alone network of an architecture: [B, C, H, W] -> [B, classes]."""
         return architecture.build()
 
+    def proxy(self, channels: int | None = None, cells: int | None = None) -> SearchSpace:
+        """The same choices in the smaller network that is searched in."""
+        return replace(self, skeleton=self.skeleton.proxy(channels, cells))
+
     def supernet(self) -> nn.Module:
         """A fresh supernet that holds the weights of all options of all sites."""
         return self.skeleton.supernet(self.decisions)
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Decisions that depend on each other: exactly `keep` of them are not 'none' (None: one free decision)."""
+class Architecture:
+    """One network of a space: per site the options kept, each with its weight (one option of weight 1 is the rule).
 
-    decisions: tuple[Decision, ...]
-    keep: int | None
+    `filters`: where operations keep only some of their output filters, the paths of their modules in the network that is
+    built, each with the indices of the filters that it keeps.
+    """
 
-    def size(self) -> int:
-        """Number of members."""
-        return sum(self.ways(kept) for kept in self.subsets())
+    skeleton: Skeleton
+    choices: tuple[Choice, ...]
+    filters: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
-    def subsets(self) -> Iterator[tuple[int, ...]]:
-        """The sets of positions that can be other than 'none'."""
-        if self.keep is None:
-            return iter([(0,)])
-        return itertools.combinations(range(len(self.decisions)), self.keep)
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The chosen option of every site, in site order; an error where a site keeps several."""
+        for name, choice in zip(self.skeleton.site_names, self.choices, strict=True):
+            if len(choice) != 1:
+                raise SpaceError(f"site '{name}' keeps {len(choice)} options; read `choices` for them and their weights")
+        return tuple(choice[0][0] for choice in self.choices)
 
-    def ways(self, kept: tuple[int, ...]) -> int:
-        """Number of members of which exactly these positions are other than 'none'."""
-        return math.prod(len(options) for options in self._choices(kept))
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What every site keeps, in words: the option, or several joined by '+' (without their weights)."""
+        return tuple("+".join(option for option, _ in choice) for choice in self.choices)
 
-    def members(self) -> list[tuple[int, ...]]:
-        """All allowed option indices, in lexicographic order."""
-        return sorted(genes for kept in self.subsets() for genes in itertools.product(*self._choices(kept)))
+    @property
+    def is_single(self) -> bool:
+        """Whether every site has one option, of weight 1."""
+        return all(len(choice) == 1 and choice[0][1] == 1.0 for choice in self.choices)
 
-    def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> float:
-        """The least or greatest sum of one number of each row over the members."""
-        pick = max if largest else min
-        sums = []
-        for kept in self.subsets():
-            choices = self._choices(kept)
-            if all(choices):
-                sums.append(sum(pick(float(row[i]) for i in options) for row, options in zip(rows, choices, strict=True)))
-        return pick(sums)
+    def build(self) -> nn.Module:
+        """The stand-alone network, a plain `nn.Module` without search code: [B, C, H, W] -> [B, classes].
 
-    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Uniform members: int64 [n, decisions]."""
-        if self.keep is None:
-            return rng.integers(len(self.decisions[0].options), size=(n, 1))
-        subsets = list(self.subsets())
-        ways = np.array([self.ways(kept) for kept in subsets], dtype=np.float64)
-        drawn = rng.choice(len(subsets), size=n, p=ways / ways.sum())
-        genes = np.zeros((n, len(self.decisions)), dtype=np.int64)
-        for i, kept in enumerate(subsets):
-            for column, options in enumerate(self._choices(kept)):
-                if options:
-                    genes[drawn == i, column] = rng.choice(options, size=int((drawn == i).sum()))
-        return genes
+        Raises `SpaceError` for filters that it does not have.
+        """
+        network = self.skeleton.build(self.choices)
+        if self.filters:  # looked up only here: the core imports no network code
+            importlib.import_module("hiernas.networks.filters").narrow(network, dict(self.filters))
+        return network
 
-    def check(self, options: Sequence[str]) -> None:
-        """Refuse options of which too many or too few are 'none'."""
-        kept = sum(option != "none" for option in options)
-        if self.keep is not None and kept != self.keep:
-            raise SpaceError(f"{_named(self.decisions)}: {kept} are other than 'none', and exactly {self.keep} must be")
+    def to_json(self) -> dict[str, Any]:
+        """The value as JSON types; `Architecture.from_json` reads it back."""
+        return {
+            "format": FORMAT,
+            "space": self.skeleton.name,
+            "arguments": dict(self.skeleton.arguments),
+            "sites": {
+                name: choice[0][0] if len(choice) == 1 and choice[0][1] == 1.0 else dict(choice)
+                for name, choice in zip(self.skeleton.site_names, self.choices, strict=True)
+            },
+            **({"filters": {path: list(kept) for path, kept in self.filters}} if self.filters else {}),
+        }
 
-    def check_not_empty(self) -> None:
-        """Refuse a restriction that leaves no member."""
-        if not self.size():
-            raise SpaceError(f"{_named(self.decisions)}: these options leave no way to keep exactly {self.keep} of the edges")
+    def save(self, path: str | Path) -> None:
+        """Write the architecture as a JSON file."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n")
 
-    def _choices(self, kept: tuple[int, ...]) -> list[list[int]]:
-        """Per decision the option indices that are allowed where exactly these positions are other than 'none'."""
-        if self.keep is None:
-            return [list(range(len(self.decisions[0].options)))]
-        found = []
-        for position, decision in enumerate(self.decisions):
-            wanted = position in kept
-            found.append([i for i, option in enumerate(decision.options) if (option != "none") == wanted])
-        return found
+    @classmethod
+    def load(cls, path: str | Path, space: SearchSpace | None = None) -> Architecture:
+        """Read an architecture file. `space` is needed where the file names a space that is not one of ours."""
+        try:
+            value = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise SpaceError(f"cannot read the architecture file {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise SpaceError(f"{path} is not an architecture file: {error}") from error
+        return cls.from_json(value, space, source=str(path))
 
-
-@dataclass(frozen=True)
-class _AnyOf:
-    """Decisions of which any number are not 'none', but for no one."""
-
-    decisions: tuple[Decision, ...]
-
-    def size(self) -> int:
-        """Number of members."""
-        return math.prod(len(d.options) for d in self.decisions) - self._excluded()
-
-    def _excluded(self) -> int:
-        return int(all("none" in d.options for d in self.decisions))
-
-    def members(self) -> list[tuple[int, ...]]:
-        """All allowed option indices, in lexicographic order."""
-        everything = itertools.product(*(range(len(d.options)) for d in self.decisions))
-        return [genes for genes in everything if self._kept(genes)]
-
-    def _kept(self, genes: Sequence[int]) -> int:
-        return sum(d.options[gene] != "none" for d, gene in zip(self.decisions, genes, strict=True))
-
-    def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> float:
-        """The least or greatest sum of one number of each row over the members."""
-        pick = max if largest else min
-        best = [pick(map(float, row)) for row in rows]
-        if not self._excluded():
-            return sum(best)
-        regrets = []  # of each decision: what it costs to have it other than 'none'
-        for decision, row, value in zip(self.decisions, rows, best, strict=True):
-            kept = [float(x) for option, x in zip(decision.options, row, strict=True) if option != "none"]
-            if kept:
-                regrets.append(abs(pick(kept) - value))
-        return sum(best) + (-min(regrets) if largest else min(regrets))
-
-    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Uniform members: int64 [n, decisions]."""
-        sizes = np.array([len(d.options) for d in self.decisions])
-        genes = rng.integers(sizes, size=(n, len(sizes)))
-        for row in range(n):
-            while not self._kept(genes[row]):
-                genes[row] = rng.integers(sizes)
-        return genes
-
-    def check(self, options: Sequence[str]) -> None:
-        """Refuse options that are all 'none'."""
-        if all(option == "none" for option in options):
-            raise SpaceError(f"{_named(self.decisions)}: all are 'none', and at least one must be kept")
-
-    def check_not_empty(self) -> None:
-        """Refuse a restriction that leaves no member."""
-        if not self.size():
-            raise SpaceError(f"{_named(self.decisions)}: these options leave nothing but 'none'")
+    @classmethod
+    def from_json(cls, value: Any, space: SearchSpace | None = None, source: str = "value") -> Architecture:
+        """Read the value `to_json` wrote; raises `SpaceError` where it does not fit the space."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("sites"), Mapping) or "space" not in value:
+            raise SpaceError(f"{source} is not an architecture: an object with 'space' and 'sites' is expected")
+        if value.get("format") != FORMAT:
+            raise SpaceError(f"{source} has architecture format {value.get('format')!r}; this version reads {FORMAT}")
+        space = space or known_space(str(value["space"]), value.get("arguments", {}), source)
+        if space.skeleton.name != value["space"]:
+            raise SpaceError(f"{source} belongs to space '{value['space']}', not to '{space.skeleton.name}'")
+        architecture = space.architecture(value["sites"])
+        return _with_filters(architecture, value["filters"], source) if "filters" in value else architecture
 
 
-def _named(decisions: Sequence[Decision]) -> str:
-    return f"sites {', '.join(d.name for d in decisions)}"
+def _with_filters(architecture: Architecture, filters: Any, source: str) -> Architecture:
+    if not isinstance(filters, Mapping) or not all(
+        isinstance(kept, list) and all(type(i) is int for i in kept) for kept in filters.values()
+    ):
+        raise SpaceError(f"{source}: 'filters' must be an object with a list of indices for each path of an operation")
+    found = replace(architecture, filters=tuple((str(path), tuple(kept)) for path, kept in filters.items()))
+    with importlib.import_module("torch").device("meta"):  # without memory
+        found.build()
+    return found
+
+
+def known_space(name: str, arguments: Mapping[str, Any], source: str = "value") -> SearchSpace:
+    """One of our own spaces by name. Looked up only here and at call time: the core imports no space."""
+    spaces = importlib.import_module("hiernas.spaces")
+    if name not in spaces.NAMES:
+        raise SpaceError(
+            f"{source}: unknown space '{name}'; {did_you_mean(name, spaces.NAMES)} For a space of your own, pass it: "
+            "Architecture.load(path, space=...)"
+        )
+    try:
+        return getattr(spaces, name)(**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
+    except TypeError as error:
+        raise SpaceError(f"{source}: space '{name}' does not take these arguments: {error}") from error

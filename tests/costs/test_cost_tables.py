@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hiernas.budget import METRICS
 from hiernas.costs.count import cost, parts_of_space
-from hiernas.costs.latency import Entry, LatencyTable
-from hiernas.costs.tables import METRICS, cost_tables
+from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
+from hiernas.latency.table import Entry, LatencyTable
 from hiernas.space import SearchSpace
 from toy import toy_space
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from hiernas.costs.count import Cost, Count, cost, count, parts_of
 from hiernas.errors import LatencyError, SpaceError
-from hiernas.ops import Classifier, Conv, MBConv, Skip
+from hiernas.networks.ops import Classifier, Conv, MBConv, Skip
 from toy import toy_space
 
 
@@ -83,7 +83,7 @@ def test_a_skeleton_without_parts_is_refused() -> None:
 
 
 def test_cost_needs_the_entries_of_the_latency_table() -> None:
-    from hiernas.costs.latency import LatencyTable
+    from hiernas.latency.table import LatencyTable
 
     architecture = next(iter(toy_space()))
     with pytest.raises(LatencyError, match=r"of 'cpu' .* has no entry 'conv3_relu6 3->8 s2 16x16'; measure the space"):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from hiernas import spaces
+from hiernas.budget import CostTable, Limit
 from hiernas.costs import limits as limits_module
-from hiernas.costs.limits import Limit, best_within, nearest, satisfied, violation
-from hiernas.costs.tables import CostTable, cost_tables
+from hiernas.costs.limits import best_within, nearest, satisfied, violation
+from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError
 from hiernas.space import SearchSpace
 

@@ -12,8 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
 from hiernas.export.python import python_files
+from hiernas.space import Architecture
 
 NUMBER = itertools.count()
 

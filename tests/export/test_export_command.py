@@ -10,8 +10,8 @@ import torch
 from generated import computes, imported, noise, trained
 from safetensors.torch import save_file
 
+from hiernas.commands.export import export_network
 from hiernas.errors import ConfigError, RunError
-from hiernas.exporting import export_network
 from hiernas.spaces import tiny
 
 SITES = ("k3_e3", "skip", "k5_e3", "skip", "k3_e6", "k3_e3", "k5_e6", "skip")

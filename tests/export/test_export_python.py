@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from string import Template
 
 import numpy as np
 import pytest
@@ -18,16 +19,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hiernas import spaces
-from hiernas.architecture import Architecture
 from hiernas.errors import ConfigError, ExportError
-from hiernas.export import blocks, export
+from hiernas.export import export
 from hiernas.export import python as python_format
-from hiernas.ops import ChannelShuffle, MBConv, Residual, SqueezeExcite
-from hiernas.space import SearchSpace
+from hiernas.networks.ops import ChannelShuffle, MBConv, Op, Residual, Skip, SqueezeExcite
+from hiernas.networks.parts import Mixture
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import Stage, chain_space
 from toy import toy_space
 
-METADATA = {"classes": json.dumps(['<b>"""', "né\\", "x" * 300]), "mean": "[0.3]", "std": "[0.25]", "note": "plain text"}
+METADATA = {"classes": json.dumps(['<b>"""', "né\\", "x" * 60]), "mean": "[0.3]", "std": "[0.25]", "note": "plain text"}
 
 
 def se_silu() -> SearchSpace:
@@ -61,7 +62,7 @@ def test_file_computes_what_the_network_computes(name: str, tmp_path: Path) -> N
         assert list(again.state_dict()) == list(network.state_dict())  # so that our safetensors fit
         assert list(module.build().state_dict()) == list(network.state_dict())
         assert "hiernas" not in text.replace("HierNAS", "")
-        assert max(map(len, text.splitlines())) <= 120
+        assert max(map(len, text.splitlines())) <= 128
 
 
 def mixed() -> Architecture:
@@ -77,40 +78,42 @@ def test_sites_that_keep_several_options(tmp_path: Path) -> None:
     text, module = written(network, tmp_path, architecture)
     x = noise((3, 8, 8))
     assert torch.equal(computes(module.load(), x), computes(network, x))
-    table = {row[0]: row for row in module.NETWORK}
-    assert [o[0] for o in table["stage1_block1"][4:]] == [0.1 * i for i in range(1, 14)]
-    assert table["stage1_block3"][4:] == ((0.5, module.mbconv, 5, 6, True),)
-    assert "timm cannot build this network: 'stage1.block1' is a weighted sum" in text
-    assert max(map(len, text.splitlines())) <= 120
+    assert module.build().stage1_block1.weights == tuple(0.1 * i for i in range(1, 14))
+    assert '"stage1_block3": Mixture(nn.ModuleList([MBConv(5, 6, se=True).build(8, 8, 1)]), (0.5,))' in text
+    assert "timm cannot build this network: 'stage1_block1' is a weighted sum" in text
+    assert max(map(len, text.splitlines())) <= 128
 
 
 def test_the_table_says_what_was_chosen(tmp_path: Path) -> None:
     architecture = spaces.mnasnet((3, 64, 64), 10).sample(np.random.default_rng(3))
     _, module = written(trained(architecture.build()), tmp_path, architecture)
-    rows = [row for row in module.NETWORK if row[0].startswith("stage")]
-    for row, (name, option) in zip(rows, architecture.to_json()["sites"].items(), strict=True):
-        assert row[0] == name.replace(".", "_")
+    rows = {name: row for name, *row in module.LAYERS if name.startswith("stage")}
+    widths = [16, *(width for width in (24, 40, 80, 112, 160) for _ in range(4)), 320]
+    for site, option in architecture.to_json()["sites"].items():
+        operation, _, cout, stride = rows.pop(site.replace(".", "_"))
         found = re.fullmatch(r"k(\d)_e(\d)(_se)?", option)
         if found:
-            assert row[1] is module.mbconv
-            assert list(row[4:]) == [int(found[1]), int(found[2]), found[3] is not None]
+            wanted = module.MBConv(int(found[1]), int(found[2]), se=found[3] is not None, act="relu")
         else:
-            assert (option, row[1]) == ("skip", module.skip)
-    widths = [width for width in (24, 40, 80, 112, 160) for _ in range(4)]
-    assert [row[2] for row in module.NETWORK] == [32, 16, *widths, 320, 1280, 10]
+            wanted = module.Skip("relu")
+        assert operation == wanted
+        assert [cout, stride] == [widths.pop(0), 2 if ".block1" in site and site[5] in "2346" else 1]
+    assert not rows
+    assert [name for name, *_ in module.LAYERS if "." in name] == ["stem.0", "head.0", "head.1"]
+    assert [row[2:] for row in module.LAYERS if "." in row[0]] == [(3, 32, 1), (320, 1280, 1), (1280, 10, 1)]
 
 
 def test_only_what_the_network_uses_is_there(tmp_path: Path) -> None:
-    def names(*ops: MBConv) -> set[str]:
+    def names(*ops: Op) -> set[str]:
         space = chain_space("one", (3, 8, 8), 4, stem=8, stages=[Stage(8, len(ops), 1, ops)], head=16)
         architecture = space.architecture([op.name for op in ops])
         text, _ = written(architecture.build(), tmp_path, architecture)
         return set(re.findall(r"^(?:def|class) (\w+)", text, re.M))
 
-    plain = {"conv_bn", "Residual", "conv", "mbconv", "classifier", "build", "load", "to_timm"}
-    assert names(MBConv(3, 3), MBConv(5, 6)) == plain
-    assert names(MBConv(3, 3), MBConv(5, 6, se=True)) == plain | {"SqueezeExcite"}
-    assert names(MBConv(3, 3), MBConv(5, 1, groups=2, keep_1x1=True)) == plain - {"to_timm"} | {"ChannelShuffle"}
+    blocks = {"conv_bn", "Conv", "MBConv", "Residual", "SqueezeExcite", "ChannelShuffle", "Classifier"}
+    assert names(MBConv(3, 3), MBConv(5, 6)) == blocks | {"build", "load", "to_timm"}
+    assert names(MBConv(3, 3), MBConv(5, 1, groups=2)) == blocks | {"build", "load"}
+    assert names(MBConv(3, 3), Skip()) == blocks | {"Skip", "build", "load", "to_timm"}
 
 
 def test_every_setting_of_a_block_is_written(tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_file_runs_from_a_clean_folder_with_its_metadata(tmp_path: Path) -> None
     assert (shown.stdout, shown.stderr) == ("image (1, 3, 16, 16) -> logits (1, 4)\n", "")
 
     module = imported(clean / "net.py")
-    values = {"classes": ['<b>"""', "né\\", "x" * 300], "mean": [0.3], "std": [0.25], "note": "plain text"}
+    values = {"classes": ['<b>"""', "né\\", "x" * 60], "mean": [0.3], "std": [0.25], "note": "plain text"}
     read = module.METADATA
     assert read == {"input_size": [3, 16, 16], **values}
     counted = sum(p.numel() for p in network.parameters())
@@ -170,7 +173,8 @@ def test_file_runs_from_a_clean_folder_with_its_metadata(tmp_path: Path) -> None
     ],
 )
 def test_broken_files_are_not_written(wrong: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "CLASSIFIER", blocks.CLASSIFIER.replace("AdaptiveAvgPool2d(1)", wrong))
+    right = python_format.python_source
+    monkeypatch.setattr(python_format, "python_source", lambda *given: right(*given).replace("AdaptiveAvgPool2d(1)", wrong))
     for name in ("best.py", "best.pt"):
         (tmp_path / name).write_text("an older file")
     architecture = toy_space().architecture(["k3_e2", "skip"])
@@ -185,7 +189,7 @@ def test_names_and_places_that_are_refused(tmp_path: Path, monkeypatch: pytest.M
         export(network, x, tmp_path / "best.pt", "python")
     with pytest.raises(ConfigError, match=r"cannot export to 'pyton'; did you mean 'python'\?"):
         export(network, x, tmp_path / "best.py", "pyton")
-    monkeypatch.setattr(python_format, "LOAD", "")
+    monkeypatch.setattr(python_format, "FILE", Template(python_format.FILE.template.replace("def load", "def other")))
     with pytest.raises(ExportError, match=r"does not run by itself: AttributeError: .* has no attribute 'load'"):
         export(network, x, tmp_path / "best.py", "python")
     assert list(tmp_path.iterdir()) == []
@@ -213,7 +217,7 @@ class Scaled(nn.Module):
 
 
 class Strange:
-    """An operation of a user's own, no dataclass: its modules are written out."""
+    """An operation of a user's own, no dataclass: its arguments are attributes."""
 
     def __init__(self, kernel: int, kind: type[nn.Module] = Scaled) -> None:
         self.name, self.kernel, self.kind = f"strange{kernel}", kernel, kind
@@ -238,8 +242,9 @@ def test_operations_of_a_users_own(tmp_path: Path) -> None:
     x = noise((3, 16, 16))
     assert torch.equal(computes(module.load(), x), computes(network, x))
     assert text.count("class Scaled(nn.Module)") == text.count("def half(") == 1
-    assert text.count("padding_mode") == 2  # one function for those of stride 1
-    assert "'stage1.block1' is a 'strange3', which timm has no block for" in text
+    assert text.count("class Strange:") == text.count("padding_mode") == 1
+    assert '("stage1_block1", Strange(3),' in text
+    assert "'stage1_block1' is a 'strange3', which timm has no block for" in text
 
 
 class NeedsNumpy(Scaled):
@@ -247,26 +252,32 @@ class NeedsNumpy(Scaled):
         return super().forward(x) * float(np.sqrt(2.0))
 
 
-class Opaque(Scaled):
-    def __init__(self, body: nn.Module, channels: int) -> None:
-        super().__init__(body, channels)
+class Secret(Strange):
+    def __init__(self, kernel: int, secret: object = None) -> None:
+        super().__init__(kernel)
         self.secret = object()
 
 
-def test_modules_that_cannot_be_written_name_the_block_and_the_reason(tmp_path: Path) -> None:
+class Forgetful(Strange):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+
+
+def test_operations_that_cannot_be_written_are_named_with_the_reason(tmp_path: Path) -> None:
     x = noise((3, 16, 16))
-    for kind, message in (
-        (NeedsNumpy, r"'strange3': NeedsNumpy: '.*test_export_python' imports 'numpy', which a file that needs PyTorch"),
-        (Opaque, r"'strange3': Opaque: a value of type object, which has no plain form"),
+    for op, message in (
+        (Strange(3, NeedsNumpy), r"'NeedsNumpy' imports 'numpy', which a file that needs PyTorch only cannot do"),
+        (Secret(3), r"a value of type object, which has no plain form"),
+        (Forgetful(3), r"a Forgetful does not say which 'width' it was made with"),
     ):
-        architecture = strange_space(Strange(3, kind)).architecture(["strange3"] * 4)
-        with pytest.raises(ExportError, match=rf"^block 'stage1\.block1' cannot be written .* for its operation {message}"):
+        architecture = strange_space(op).architecture(["strange3"] * 4)
+        with pytest.raises(ExportError, match=rf"^the network cannot be written .* its operation 'strange3': {message}"):
             export(trained(architecture.build()), x, tmp_path / "best.py", "python", {}, architecture)
 
     class Local(nn.Identity):
         pass
 
-    with pytest.raises(ExportError, match=r"^the network cannot be written .*: Local: .*Local.* not defined at the top"):
+    with pytest.raises(ExportError, match=r"^the network cannot be written .*Local.* not defined at the top"):
         export(nn.Sequential(Local(), nn.Flatten()), x, tmp_path / "best.py", "python")
     assert list(tmp_path.iterdir()) == []
 
@@ -274,7 +285,7 @@ def test_modules_that_cannot_be_written_name_the_block_and_the_reason(tmp_path: 
 def test_any_network_without_its_architecture(tmp_path: Path) -> None:
     network = trained(nn.Sequential(
         nn.Conv2d(3, 8, (3, 1), padding=(1, 0), bias=False), nn.BatchNorm2d(8, eps=1e-2), nn.PReLU(8),
-        Residual(nn.Sequential(ChannelShuffle(2), SqueezeExcite(8, 2, "silu"), nn.ZeroPad2d((0, 0, 0, 0)))),
+        Residual(nn.Sequential(ChannelShuffle(2), Mixture([nn.Identity(), nn.ReLU()], [0.5, 2.0]), nn.ZeroPad2d((0, 0, 0, 0)))),
         nn.Upsample(scale_factor=2.0), nn.MaxPool2d(3, stride=2), nn.AdaptiveAvgPool2d((2, 2)), nn.Flatten(),
         nn.LayerNorm((32,)), nn.Linear(32, 5, bias=False),
     ))  # fmt: skip
@@ -282,7 +293,9 @@ def test_any_network_without_its_architecture(tmp_path: Path) -> None:
     assert str(module.build()) == str(network)
     assert torch.equal(computes(module.load(), noise((3, 8, 8))), computes(network, noise((3, 8, 8))))
     assert "nn.Conv2d(3, 8, (3, 1), padding=(1, 0), bias=False)" in text
-    assert re.search(r"Residual\(\s*body=nn\.Sequential\(", text)
+    assert "Mixture(nn.ModuleList([nn.Identity(), nn.ReLU()]), (0.5, 2.0))" in text
+    with pytest.raises(ExportError, match="a SqueezeExcite does not say which 'channels' it was made with; export to onnx"):
+        written(nn.Sequential(SqueezeExcite(3, 2, "silu"), nn.Flatten()), tmp_path)
 
 
 def test_a_cell_network_is_written_as_kinds_of_cells(tmp_path: Path) -> None:
@@ -290,8 +303,8 @@ def test_a_cell_network_is_written_as_kinds_of_cells(tmp_path: Path) -> None:
     architecture = space.sample(np.random.default_rng(0))
     network = trained(architecture.build())
     text, module = written(network, tmp_path, architecture)
-    assert len(re.findall(r"^            cell\d*\(", text, re.M)) == 20  # calls of three kinds of cell
-    assert len(set(re.findall(r"^            (cell\d*)\(", text, re.M))) == 3
+    calls = re.findall(r"^ +Cell\(.+ (edges\d)\(\d+\)", text, re.M)
+    assert (len(calls), sorted(set(calls))) == (20, ["edges1", "edges2"])  # of two kinds
     x = noise((3, 16, 16))
     assert torch.equal(computes(module.load(), x), computes(network, x))
     assert "AuxiliaryHead" not in text  # which only training needs
@@ -308,6 +321,6 @@ def test_written_files_are_clean(tmp_path: Path) -> None:
     for i, architecture in enumerate(networks):
         written(trained(architecture.build()), tmp_path / str(i), architecture, metadata=METADATA)
     rules = "E,F,W,I,B,UP,C4,SIM,RUF,PIE,RET"
-    command = [ruff, "check", "--isolated", "--no-cache", "--line-length", "120", "--select", rules, str(tmp_path)]
+    command = [ruff, "check", "--isolated", "--no-cache", "--line-length", "128", "--select", rules, str(tmp_path)]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout

@@ -13,10 +13,10 @@ import torch
 from generated import computes, noise, trained, written
 
 from hiernas import spaces
-from hiernas.architecture import Architecture
 from hiernas.errors import ExportError
 from hiernas.export import timm_network
-from hiernas.ops import ACTIVATIONS, Conv, MBConv, Op, Skip
+from hiernas.networks.ops import ACTIVATIONS, Conv, MBConv, Op, Skip
+from hiernas.space import Architecture
 from hiernas.spaces import Stage, chain_space, known
 
 PUBLISHED = {  # timm/models/efficientnet.py; "noskip" left out where the shape changes anyway
@@ -60,11 +60,11 @@ def test_blocks_of_other_kinds() -> None:
 @pytest.mark.parametrize(
     ("architecture", "reason"),
     [
-        (chain(Skip(), cin=8), "'stage1.block1' is a convolution without activation"),
-        (chain(MBConv(3, 3, groups=2)), "'stage1.block1' has 1x1 convolutions in groups with a channel shuffle"),
-        (chain(MBConv(3, 3), width=12), "'stage1.block1' has 12 channels, which timm rounds to a multiple of 8"),
+        (chain(Skip(), cin=8), "'stage1_block1' is a convolution without activation"),
+        (chain(MBConv(3, 3, groups=2)), "'stage1_block1' has 1x1 convolutions in groups with a channel shuffle"),
+        (chain(MBConv(3, 3), width=12), "'stage1_block1' has 12 channels, which timm rounds to a multiple of 8"),
         (chain(MBConv(3, 3), cin=12), "'stem' has 12 channels"),
-        (chain(MBConv(3, 3), stride=3), "'stage1.block1' has stride 3, and timm takes 1 and 2"),
+        (chain(MBConv(3, 3), stride=3), "'stage1_block1' has stride 3, and timm takes 1 and 2"),
         (chain(Skip()), "no block is left"),
         (spaces.darts().sample(np.random.default_rng(0)), "'darts' is no chain of blocks"),
     ],

@@ -10,14 +10,14 @@ import torch
 
 import hiernas
 from hiernas.costs.count import parts_of_space
-from hiernas.costs.latency import Entry, LatencyTable
 from hiernas.costs.limits import parse_limits
 from hiernas.data import ImageData
-from hiernas.data.images import Subset
-from hiernas.data.split import Split
+from hiernas.data.split import Split, Subset
+from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods.hournas import HourNASConfig, hournas
-from hiernas.runfolder import RunFolder
-from hiernas.search.problem import Found, Problem
+from hiernas.problem import Found, Problem
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.recipes import Recipe
@@ -49,7 +49,7 @@ def few_of(digits: ImageData) -> ImageData:
 def problem(
     run: RunFolder, data: ImageData, limits: tuple[str, ...] = LIMITS, space: SearchSpace | None = None, seed: int = 0
 ) -> Problem:
-    return Problem(space=space or little(), data=data, limits=parse_limits(limits), latency=None, run=run, seed=seed)
+    return make_problem(space=space or little(), data=data, limits=parse_limits(limits), latency=None, run=run, seed=seed)
 
 
 def found_by(folder: Path, data: ImageData, config: HourNASConfig = CONFIG, **more: Any) -> Found:

@@ -16,18 +16,17 @@ from safetensors.torch import load_file
 
 import hiernas
 from hiernas import spaces
-from hiernas.architecture import Architecture
-from hiernas.catalogue import METHODS
 from hiernas.costs.count import parts_of_space
-from hiernas.costs.latency import Entry, LatencyTable
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import SpaceError
 from hiernas.export import formats
-from hiernas.genotype import Genotype
-from hiernas.run import Request, prepare, resume, search
-from hiernas.settings import keys, with_settings
-from hiernas.space import SearchSpace
+from hiernas.latency.table import Entry, LatencyTable
+from hiernas.methods import METHODS
+from hiernas.networks.genotype import Genotype
+from hiernas.run.search import Request, prepare, resume, search
+from hiernas.run.settings import keys, with_settings
+from hiernas.space import Architecture, SearchSpace
 
 SIZE, CLASSES = (1, 8, 8), 3
 OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))
@@ -102,7 +101,7 @@ def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
 def latency_file(folder: Path, method: str, space: SearchSpace) -> Path:
     """A made-up table of another device, so that nothing is measured."""
     parts = []
-    for needed in (space, *METHODS[method].also(space)):
+    for needed in dict.fromkeys((space, METHODS[method].among(space))):
         fixed, options = parts_of_space(needed)
         parts += [*fixed, *(part for site in options for chosen in site for part in chosen)]
     entries = {key: Entry(0.02, 0.02, 0.02, 9) for key in dict.fromkeys(p.key for p in parts if not p.is_identity)}

@@ -13,19 +13,20 @@ import torch
 from safetensors.torch import load_file
 
 import hiernas
-from hiernas.catalogue import METHODS
 from hiernas.costs.limits import parse_limits
 from hiernas.data import ImageData, load_data
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, LimitError
-from hiernas.genotype import read_genotype
+from hiernas.methods import METHODS
 from hiernas.methods.darts import DARTSConfig, darts
-from hiernas.methods.hdas import HDASConfig, hdas, hdas_distribution, hdas_stages, narrower
-from hiernas.runfolder import RunFolder
+from hiernas.methods.hdas import HDASConfig, hdas, hdas_distribution, hdas_stages
+from hiernas.networks.genotype import read_genotype
+from hiernas.problem import Found, Problem
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.search import differentiable
 from hiernas.search.alphas import AlphaSettings
-from hiernas.search.differentiable import SearchSettings, smaller_network
-from hiernas.search.problem import Found, Problem
+from hiernas.search.differentiable import SearchSettings
 from hiernas.space import SearchSpace
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Recipe
@@ -49,7 +50,7 @@ def few() -> ImageData:
 
 def problem(folder: Path, space: SearchSpace, data: ImageData, *limits: str) -> Problem:
     run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, RUN)
-    return Problem(space, data, parse_limits(limits), None, run, 0)
+    return make_problem(space, data, parse_limits(limits), None, run, 0)
 
 
 def stages(*cells: int, **more: Any) -> SearchSpace:
@@ -171,15 +172,15 @@ def shapes(space: SearchSpace) -> dict[str, tuple[int, ...]]:
 
 def test_the_search_network_is_darts_own() -> None:
     final = hiernas.spaces.darts((3, 32, 32), 10, channels=12, cells=11, auxiliary=True)
-    proxy = smaller_network(final, channels=4, cells=8)
+    proxy = final.proxy(channels=4, cells=8)
     assert shapes(proxy) == shapes(hiernas.spaces.darts((3, 32, 32), 10, channels=4, cells=8, search=True))
     assert proxy.decisions == final.decisions
-    three = smaller_network(hiernas.spaces.hdas_cells((3, 32, 32), 10, cells=20), channels=2, cells=5)
+    three = hiernas.spaces.hdas_cells((3, 32, 32), 10, cells=20).proxy(channels=2, cells=5)
     assert shapes(three) == shapes(hiernas.spaces.hdas_cells((3, 32, 32), 10, channels=2, cells=5, search=True))
     with pytest.raises(ConfigError, match=r"a search network of 4 cells .* normal1, .* need at least 5 cells$"):
-        smaller_network(hiernas.spaces.hdas_cells((3, 32, 32), 10, cells=20), channels=2, cells=4)
+        hiernas.spaces.hdas_cells((3, 32, 32), 10, cells=20).proxy(channels=2, cells=4)
     graphs = hiernas.spaces.hdas_stages((3, 32, 32), 10, channels=6, cells=(3, 2, 2), auxiliary=True)
-    assert shapes(narrower(graphs, 4)) == shapes(hiernas.spaces.hdas_stages((3, 32, 32), 10, channels=4, cells=(3, 2, 2)))
+    assert shapes(graphs.proxy(channels=4)) == shapes(hiernas.spaces.hdas_stages((3, 32, 32), 10, channels=4, cells=(3, 2, 2)))
 
 
 # -- interrupted -------------------------------------------------------------------------------------------------

@@ -18,35 +18,36 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import hiernas
-from hiernas.architecture import Architecture
-from hiernas.catalogue import METHODS
+from hiernas.budget import Limit
 from hiernas.costs import limits as limits_module
-from hiernas.costs.latency import LatencyTable
-from hiernas.costs.limits import Limit, parse_limits
+from hiernas.costs.limits import parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, LimitError
 from hiernas.export import formats
-from hiernas.finish import train_network
 from hiernas.gates import Gates
-from hiernas.methods.hmnas import HMNASConfig, hmnas, searched
+from hiernas.latency.table import LatencyTable
+from hiernas.methods import METHODS
+from hiernas.methods.hmnas import HMNASConfig, hmnas
+from hiernas.methods.hmnas.encoding import Encoding
+from hiernas.methods.hmnas.kept import candidate_of, start_of, within_limits
+from hiernas.methods.hmnas.masks import MaskArchitect, MaskSettings
+from hiernas.problem import Problem
 from hiernas.randomness import seeded
-from hiernas.run import Request, resume, search
-from hiernas.runfolder import RunFolder
+from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import train_network
+from hiernas.run.search import Request, make_problem, resume, search
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
-from hiernas.search.encoding import Encoding
-from hiernas.search.kept import candidate_of, start_of, within_limits
-from hiernas.search.masks import MaskArchitect, MaskSettings, Pressure
-from hiernas.search.problem import Problem
-from hiernas.space import SearchSpace
+from hiernas.search.pressure import Pressure
+from hiernas.space import Architecture, SearchSpace
 from hiernas.train.calibrate import calibrate
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase, Recipe
 from methods.test_contract import CHAIN, SKIPS, latency_file
-from search.test_encoding import NO_IMAGES, nodes_of, options_of, plain_shares, random_logits, tensors
-from search.test_masks import THRESHOLD, kept_edges, kept_operations, present, random_values
-from supernet.test_subsets import listed, two_nodes, with_fixed_edges
+from methods.test_encoding import NO_IMAGES, nodes_of, options_of, plain_shares, random_logits, tensors
+from methods.test_masks import THRESHOLD, kept_edges, kept_operations, present, random_values
+from networks.test_subsets import listed, two_nodes, with_fixed_edges
 from toy import RUN
 
 SIZE, CLASSES = (1, 8, 8), 3
@@ -87,7 +88,7 @@ SPACES = {"cells": cells, "graphs": graphs, "chain": chain}
 
 def problem(folder: Path, space: SearchSpace, data: ImageData, limits: Sequence[Limit] = ()) -> Problem:
     run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, RUN)
-    return Problem(space, data, tuple(limits), None, run, 0)
+    return make_problem(space, data, tuple(limits), None, run, 0)
 
 
 def masks(space: SearchSpace, rng: np.random.Generator, share: float = 0.6) -> tuple[MaskArchitect | None, MaskArchitect]:
@@ -148,7 +149,7 @@ def supernet_of(space: SearchSpace, x: Tensor) -> nn.Module:
                 p.data.uniform_(0.5, 1.5)
     encoding = Encoding(space)
     alphas, betas = random_logits(space, np.random.default_rng(0))
-    gates = encoding.gates(encoding.shares(tensors(alphas, torch.float32), tensors(betas, torch.float32)))
+    gates = encoding.gates_of(encoding.shares(tensors(alphas, torch.float32), tensors(betas, torch.float32)))
     with torch.no_grad():
         for _ in range(3):
             supernet.train()(x, gates)
@@ -158,7 +159,7 @@ def supernet_of(space: SearchSpace, x: Tensor) -> nn.Module:
 @pytest.mark.parametrize("name", [*SPACES, "second classifier"])
 def test_the_network_with_inherited_weights_computes_what_the_masked_supernet_does(name: str) -> None:
     space = second_classifier() if name == "second classifier" else SPACES[name]()
-    proxy, x = searched(space), torch.randn(16, *SIZE, generator=torch.Generator().manual_seed(0))
+    proxy, x = space.proxy(), torch.randn(16, *SIZE, generator=torch.Generator().manual_seed(0))
     supernet, several = supernet_of(proxy, x), 0
     for seed in range(4):
         _, operations = masks(proxy, np.random.default_rng(seed), (0.3, 0.6)[seed % 2])
@@ -190,12 +191,12 @@ def test_the_network_with_inherited_weights_computes_what_the_masked_supernet_do
 
 def test_cells_are_searched_as_darts_does_and_found_with_scales(few: ImageData) -> None:
     final = hiernas.spaces.darts((3, 32, 32), 10, channels=4, cells=5, auxiliary=True, pool_bn=True)
-    own = {key: tuple(p.shape) for key, p in searched(final).supernet().state_dict().items()}
+    own = {key: tuple(p.shape) for key, p in final.proxy().supernet().state_dict().items()}
     darts = hiernas.spaces.darts((3, 32, 32), 10, channels=4, cells=5, search=True).supernet()
     assert own == {key: tuple(p.shape) for key, p in darts.state_dict().items()}
     stages = hiernas.spaces.hdas_stages((3, 32, 32), 10, channels=4, cells=14, auxiliary=True)
-    assert searched(stages).skeleton == replace(stages.skeleton, auxiliary=False)
-    assert searched(chain()) == chain()
+    assert stages.proxy().skeleton == replace(stages.skeleton, auxiliary=False)
+    assert chain().proxy() == chain()
 
 
 # -- the final choice --------------------------------------------------------------------------------------------
@@ -248,7 +249,7 @@ def test_the_choice_within_limits_is_the_best_of_all_sets_of_pairs(space: Search
         bounds = Limit("params", *np.quantile(costs["params"], (low, high))), Limit("macs", high=float(np.quantile(
             costs["macs"], rng.uniform(0.6, 1.0))))  # fmt: skip
         inside = np.logical_and.reduce([(m.low <= costs[m.metric]) & (costs[m.metric] <= m.high) for m in bounds])
-        asked = Problem(space, None, bounds, None, None, 0)  # type: ignore[arg-type] # neither data nor a run are needed
+        asked = make_problem(space, None, bounds, None, None, 0)  # type: ignore[arg-type] # neither data nor a run are needed
         if not inside.any():
             seen["refused"] += 1
             with pytest.raises(LimitError, match=r"^found no architecture of 'darts' that meets .*params.* and macs <= .*"):
@@ -298,7 +299,7 @@ def dead_ends(tmp_path: Path, few: ImageData) -> tuple[MaskArchitect, MaskArchit
     operations.edges = edges.kept_edges()
     operations.mask.data = torch.full_like(operations.mask, 0.01)
     table = LatencyTable.load(latency_file(tmp_path, "hmnas", space))
-    return edges, operations, Problem(space, few, (), table, RunFolder.create(tmp_path / "r", RUN), 0)
+    return edges, operations, make_problem(space, few, (), table, RunFolder.create(tmp_path / "r", RUN), 0)
 
 
 def test_edges_into_dead_cells_go_and_do_not_help_to_meet_a_lower_limit(dead_ends: Any) -> None:
@@ -327,7 +328,7 @@ def test_a_lower_limit_on_the_latency_is_not_met_by_edges_into_dead_cells(dead_e
 def test_the_control_takes_as_long_as_its_own_space_says(name: str, tmp_path: Path, few: ImageData) -> None:
     space = SPACES[name]()
     table = LatencyTable.load(latency_file(tmp_path, "hmnas", space))
-    asked = Problem(space, few, (), table, RunFolder.create(tmp_path / "r", RUN), 0)
+    asked = make_problem(space, few, (), table, RunFolder.create(tmp_path / "r", RUN), 0)
     network = space.decode(space.sample_encoded(np.random.default_rng(0), 1)[0])  # two edges, one operation
     expected = hiernas.cost(network, table)
     found = candidate_of(network, 0.5, asked, "evolve2")
@@ -360,7 +361,7 @@ def test_what_is_found_is_what_the_learned_masks_keep(name: str, tmp_path: Path,
             continue
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-7, err_msg=space.decisions[i].name)
     supernet = load_file(tmp_path / "r" / "checkpoint" / "mask2.safetensors")
-    parameters = {f"model.{key}" for key in searched(space).supernet().state_dict()}
+    parameters = {f"model.{key}" for key in space.proxy().supernet().state_dict()}
     assert {key for key in supernet if key.startswith("model.")} == parameters
     kept = sum(int((w > 0).sum()) for w in weights)
     assert kept < sum(len(o) for o in options_of(space))  # something was dropped

@@ -18,21 +18,22 @@ from safetensors.torch import load_file
 
 import hiernas
 from hiernas import spaces
-from hiernas.costs.limits import Limit, every, nearest, parse_limits, satisfied
+from hiernas.budget import Limit
+from hiernas.costs.limits import nearest, parse_limits, satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, LimitError
-from hiernas.methods import hournas as module
 from hiernas.methods.hournas import fix_vital, minimal_space
-from hiernas.run import Request, prepare
-from hiernas.search.problem import Problem
-from hiernas.search.proposals import aims_of, make_targets, optimise_proposals, option_mask
-from hiernas.search.vital import vital_sites
+from hiernas.methods.hournas.proposals import aims_of, make_targets, optimise_proposals, option_mask
+from hiernas.methods.hournas.vital import vital_sites
+from hiernas.networks.chain import ChainSupernet
+from hiernas.problem import Problem
+from hiernas.run.search import Request, make_problem, prepare
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
-from hiernas.supernet.chain import ChainSupernet
 from hiernas.train.recipes import Recipe
+from hiernas.train.trainer import RunTrainer
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def few(digits: ImageData) -> ImageData:
 
 def paper_problem(space: SearchSpace, limits: tuple[Limit, ...]) -> Problem:
     """For what needs neither images nor a run folder."""
-    return Problem(space=space, data=None, limits=limits, latency=None, run=None, seed=0)  # type: ignore[arg-type]
+    return make_problem(space=space, data=None, limits=limits, latency=None, run=None, seed=0)  # type: ignore[arg-type]
 
 
 # -- vital blocks ------------------------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def test_the_minimal_space_skips_what_is_not_vital() -> None:
 
 def test_vital_blocks_get_their_most_probable_options_with_which_the_limits_stay_reachable() -> None:
     space, rng = little(), np.random.default_rng(0)
-    tables, genes = cost_tables(space, None), every(space)
+    tables, genes = cost_tables(space, None), space.all_encoded()
     vital = [i for i, d in enumerate(space.decisions) if d.name in vital_sites(space)]
     outcomes = {"free": 0, "bound": 0}
     for _ in range(200):
@@ -73,7 +74,7 @@ def test_vital_blocks_get_their_most_probable_options_with_which_the_limits_stay
         options = option_mask(minimal)
         theta = rng.normal(size=options.shape) * options
         fixed = fix_vital(space, theta, minimal, given)
-        assert satisfied(cost_tables(fixed, None), limits, every(fixed)).any()
+        assert satisfied(cost_tables(fixed, None), limits, fixed.all_encoded()).any()
         chosen = [space.decisions[i].index(fixed.decisions[i].options[0]) for i in vital]
         assert [len(fixed.decisions[i].options) for i in vital] == [1, 1]
         assert all(fixed.decisions[i] == space.decisions[i] for i in range(5) if i not in vital)
@@ -128,14 +129,14 @@ def test_every_chain_space_gets_its_proposals(name: str) -> None:
 def test_the_second_search_goes_on_with_what_the_first_one_learned(
     tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starts, sizes, original = list[dict[str, torch.Tensor]](), list[tuple[int, int]](), module.train_bilevel
+    starts, sizes, original = list[dict[str, torch.Tensor]](), list[tuple[int, int]](), RunTrainer.fit
 
-    def watched(supernet: ChainSupernet, architect: Any, images: Split, *more: Any) -> None:
+    def watched(trainer: RunTrainer, supernet: ChainSupernet, images: Split, *more: Any, architect: Any) -> None:
         starts.append({name: value.clone() for name, value in supernet.state_dict().items()})
         sizes.append((len(images), len(architect.images)))
-        original(supernet, architect, images, *more)
+        original(trainer, supernet, images, *more, architect=architect)
 
-    monkeypatch.setattr(module, "train_bilevel", watched)
+    monkeypatch.setattr(RunTrainer, "fit", watched)
     found = found_by(tmp_path / "r", few, replace(CONFIG, epochs=1))
     learned = load_file(tmp_path / "r" / "checkpoint" / "train1.safetensors")
     first, second = starts
@@ -177,7 +178,7 @@ def test_what_is_chosen_is_the_best_proposals_most_probable_network(tmp_path: Pa
         saved = load_file(tmp_path / str(seed) / "checkpoint" / "train2.safetensors")
         theta, best = saved["architecture.theta"].numpy(), int(saved["architecture.pi"].argmax())
         fixed = found.last_space
-        genes = every(fixed)
+        genes = fixed.all_encoded()
         genes = genes[satisfied(cost_tables(fixed, None), parse_limits(LIMITS), genes)]
         for proposal, row in zip(theta, found.details["proposals"], strict=True):
             likely = max(genes, key=lambda g, t=proposal: sum(t[site, i] for site, i in enumerate(g)))

@@ -15,10 +15,10 @@ from hiernas.costs.limits import parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.gates import Gates
 from hiernas.methods.hournas import HourNASConfig, hournas
-from hiernas.ops import MBConv, Residual
-from hiernas.runfolder import RunFolder
-from hiernas.search.problem import Problem
-from hiernas.search.vital import vital_sites
+from hiernas.methods.hournas.vital import vital_sites
+from hiernas.networks.ops import MBConv, Residual
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.recipes import Recipe
@@ -50,7 +50,7 @@ def test_what_is_planted_is_found(tmp_path: Path, make: Callable[..., SearchSpac
     found, sites = 0, 0
     for seed in range(2):
         run = RunFolder.create(tmp_path / str(seed), RUN)
-        given = Problem(make(seed=seed), textures(seed=seed), limits=LIMITS, latency=None, run=run, seed=seed)
+        given = make_problem(make(seed=seed), textures(seed=seed), limits=LIMITS, latency=None, run=run, seed=seed)
         found += right_sites(hournas(given, CONFIG).chosen.options)
         sites += len(given.space.decisions)
     assert found >= sites - 1  # the literal gradient finds about half of them

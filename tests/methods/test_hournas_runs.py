@@ -16,19 +16,19 @@ from safetensors.torch import load_file
 from hiernas.costs.limits import parse_limits, satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
-from hiernas.finish import train_network
 from hiernas.methods import hournas as module
 from hiernas.methods.hournas import HourNASConfig, hournas
-from hiernas.run import Request, resume, search
-from hiernas.runfolder import RunFolder
-from hiernas.search import bilevel
-from hiernas.search.architect import ProposalArchitect
-from hiernas.search.problem import Found
-from hiernas.search.proposals import make_targets, probabilities, resources
-from hiernas.settings import from_file
+from hiernas.methods.hournas.architect import ProposalArchitect
+from hiernas.methods.hournas.proposals import make_targets, probabilities, resources
+from hiernas.networks.chain import ChainSupernet
+from hiernas.problem import Found
+from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import train_network
+from hiernas.run.search import Request, resume, search
+from hiernas.run.settings import from_file
 from hiernas.spaces import Stage, chain_space
-from hiernas.supernet.chain import ChainSupernet
 from hiernas.train.recipes import Phase
+from hiernas.train.trainer import RunTrainer
 from toy import RUN
 
 
@@ -85,7 +85,7 @@ def test_interrupted_in_every_phase_it_ends_with_the_same_bits(
     for stop in STOPS:
         with pytest.raises(KeyboardInterrupt):
             run_all(tmp_path / "parts", few, stop)
-    for place, name in ((bilevel, "make_evaluator"), (module, "spread")):  # in evolve2; and when all is evaluated
+    for place, name in ((RunTrainer, "evaluator"), (module, "spread")):  # in evolve2; and when all is evaluated
         with monkeypatch.context() as patched:
             patched.setattr(place, name, _interrupted)
             with pytest.raises(KeyboardInterrupt):

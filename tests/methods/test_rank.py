@@ -13,20 +13,19 @@ import pytest
 from little import few_of, latency_file, little
 from safetensors.torch import load_file
 
-from hiernas import architecture as architecture_module
-from hiernas import run as run_module
-from hiernas import trust
-from hiernas.architecture import Architecture
-from hiernas.catalogue import METHODS
-from hiernas.commands import trust_rows
+from hiernas import space as architecture_module
+from hiernas.commands import rank as trust
+from hiernas.commands.lists import trust_rows
 from hiernas.costs.count import cost
 from hiernas.data import ImageData
 from hiernas.export import formats
-from hiernas.finish import inherited_weights, last_supernet
-from hiernas.run import Request, search
-from hiernas.runfolder import RunFolder
-from hiernas.search.oneshot import make_evaluator
-from hiernas.settings import with_settings
+from hiernas.methods import METHODS
+from hiernas.run import search as run_module
+from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import inherited_weights, last_supernet
+from hiernas.run.search import Request, search
+from hiernas.run.settings import with_settings
+from hiernas.space import Architecture
 from hiernas.train.loop import accuracy
 
 COMMON = ["final_epochs=1", "calibration_images=40", "train.batch_size=24", "train.accelerator=cpu"]
@@ -105,7 +104,7 @@ def test_the_supernet_that_chose_is_ranked_over_its_own_space(
     last = load_file(finished.path / "checkpoint" / "train2.safetensors")
     assert all((value == last[f"model.{name}"]).all() for name, value in supernet.state_dict().items())
     # the accuracies that the search itself went by, from the checkpoint; the first supernet has others
-    evaluate = make_evaluator(supernet, prepared.problem(finished), prepared.config.train, 40)
+    evaluate = prepared.problem(finished).trainer.evaluator(supernet, prepared.config.train, 40)
     front = [little().architecture(m["options"]) for m in result["front"]]
     assert evaluate(front) == [m["val_accuracy"] for m in result["front"]]
 

@@ -19,14 +19,13 @@ from matplotlib.textpath import TextPath
 from report_runs import Page
 
 import hiernas
-from hiernas.cells import OPERATIONS
-from hiernas.commands import summary
+from hiernas.commands.lists import summary
 from hiernas.errors import SpaceError
-from hiernas.genotype import Genotype, read_genotype
-from hiernas.genotypes import GENOTYPES
+from hiernas.networks.cell_ops import OPERATIONS
+from hiernas.networks.genotype import Genotype, read_genotype
+from hiernas.networks.genotypes import GENOTYPES
 from hiernas.report import cells, figures, graphs, write_report
 from hiernas.report.kit import Run, Told
-from hiernas.search.depth import shapes
 from hiernas.spaces import darts, hdas_stages, tiny
 
 SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}
@@ -253,7 +252,7 @@ def test_depth_and_dead_cells_are_those_of_the_search() -> None:
             architecture = space.sample(rng)
             parts = graphs.parts_of({"chosen": {"sites": architecture.to_json()["sites"]}})
             found = [(p.nodes, p.depth, len(p.dead)) for p in parts]
-            assert found == [(s.cells, s.depth, s.dead) for s in shapes(architecture)]
+            assert found == [(s.cells, s.depth, s.dead) for s in architecture.skeleton.shapes(architecture.choices)]
             dead += sum(len(p.dead) for p in parts)
     assert dead > 20
 
@@ -262,7 +261,7 @@ def test_one_graph_of_all_stages_is_shown_once_and_written_thrice() -> None:
     space = hdas_stages(**SMALL, cells=14, shared=True)
     architecture = space.sample(np.random.default_rng(0))
     (part,) = graphs.parts_of({"chosen": {"sites": architecture.to_json()["sites"]}})
-    found = shapes(architecture)
+    found = architecture.skeleton.shapes(architecture.choices)
     assert [(part.nodes, part.depth, len(part.dead))] * 3 == [(s.cells, s.depth, s.dead) for s in found]
     assert (part.label, part.is_stage) == ("all stages", True)
     assert space.architecture(json.loads("\n".join(graphs.stage_lines([part], "DARTS_V2")))) == architecture

@@ -14,19 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiernas.budget import CostTable, Limit
 from hiernas.costs import limits as limits_module
-from hiernas.costs.limits import Limit, best_within
-from hiernas.costs.tables import CostTable, cost_tables
-from hiernas.data.images import Subset
-from hiernas.data.split import Split
+from hiernas.costs.limits import best_within
+from hiernas.costs.tables import cost_tables
+from hiernas.data.split import Split, Subset
 from hiernas.errors import LimitError
 from hiernas.gates import softmax
-from hiernas.runfolder import RunFolder
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings, by_strength, cost_penalty, strengths
+from hiernas.methods.hdas.depth import StageSoftmax
+from hiernas.run.folder import RunFolder
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Softmax, by_strength, strengths
+from hiernas.search.pressure import cost_penalty
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts, hdas_stages
-from supernet.plain_cells import plain_cells
-from toy import RUN
+from networks.plain_cells import plain_cells
+from toy import RUN, budget
 
 REAL = ("skip_connect", "sep_conv_3x3", "max_pool_3x3")
 NO_IMAGES = Split(Subset(torch.zeros(0), torch.zeros(0, dtype=torch.int64)), torch.zeros(0, dtype=torch.int64))
@@ -141,7 +143,7 @@ def test_derivation_within_limits_is_the_best_of_those_that_meet_them(way: str, 
 
 
 def excess(space: SearchSpace, table: CostTable, high: float, alphas: Sequence[Tensor], weight: float = 1.0) -> Tensor:
-    return cost_penalty(space, {table.metric: table}, [Limit(table.metric, high=high)], weight)(alphas)
+    return cost_penalty(space, budget([Limit(table.metric, high=high)], {table.metric: table}), weight)(alphas)
 
 
 def test_certain_logits_cost_what_their_architecture_costs() -> None:
@@ -172,13 +174,13 @@ def test_the_penalty_is_nothing_within_the_limits_and_slopes_outside() -> None:
     tables = cost_tables(space, None)
     alphas = normal(space, 1)
     limits = [Limit(m, high=0.3 * tables[m].largest) for m in ("params", "macs")]
-    penalty = cost_penalty(space, tables, limits, 0.7)
+    penalty = cost_penalty(space, budget(limits, tables), 0.7)
     assert torch.autograd.gradcheck(lambda *a: penalty(a), tuple(alphas), atol=1e-8)
     both = [excess(space, tables[x.metric], x.high, alphas).item() for x in limits]
     assert min(both) > 0.05
     assert penalty(alphas).item() == pytest.approx(0.7 * sum(both), rel=1e-6)
     wide = [Limit("params", 5.0, tables["params"].largest), Limit("macs", low=tables["macs"].largest)]  # no upper bound
-    none = cost_penalty(space, tables, wide, 100.0)(alphas)
+    none = cost_penalty(space, budget(wide, tables), 100.0)(alphas)
     assert none.item() == 0.0
     assert all(g is None or not g.any() for g in torch.autograd.grad(none, alphas, allow_unused=True))
 
@@ -202,7 +204,7 @@ def test_descending_the_penalty_leads_inside_the_limits() -> None:
 
 def architect(space: SearchSpace, seed: int = 0, **more: object) -> AlphaArchitect:
     settings = AlphaSettings(**{"lr": 0.02, **more})
-    return AlphaArchitect(space, NO_IMAGES, settings, torch.Generator().manual_seed(seed))
+    return AlphaArchitect(Softmax(space), NO_IMAGES, settings, torch.Generator().manual_seed(seed))
 
 
 def batch(space: SearchSpace, n: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -240,7 +242,7 @@ def test_a_released_loss_takes_a_step_of_its_own() -> None:
     """The task's step, then a second one of the same Adam on the further loss alone, at the logits that the first left."""
     space = small()
     model, released, x, y = Linear(space), lambda alphas: 0.2 * alphas[3].square().sum(), *batch(space)
-    a = AlphaArchitect(space, NO_IMAGES, AlphaSettings(lr=0.02), torch.Generator().manual_seed(0), released=released)
+    a = AlphaArchitect(Softmax(space), NO_IMAGES, AlphaSettings(lr=0.02), torch.Generator().manual_seed(0), apart=released)
     plain = [alpha.detach().clone().requires_grad_() for alpha in a.alphas]
     adam = torch.optim.Adam(plain, lr=0.02, betas=(0.5, 0.999), weight_decay=1e-3)
     for _ in range(3):
@@ -265,8 +267,8 @@ def test_a_released_search_compares_edges_by_their_logits_as_they_are() -> None:
     """As the authors' code: an edge all of whose logits are high is a strong one; by softmax weights that does not show."""
     space = hdas_stages((1, 8, 8), 4, channels=2, cells=(3, 2, 2))
     generator = torch.Generator().manual_seed(0)
-    one = AlphaArchitect(space, NO_IMAGES, AlphaSettings(), generator, released=lambda alphas: alphas[0].sum())
-    two = AlphaArchitect(space, NO_IMAGES, AlphaSettings(), generator)
+    one = AlphaArchitect(StageSoftmax(space, raw=True), NO_IMAGES, AlphaSettings(), generator)
+    two = AlphaArchitect(StageSoftmax(space, raw=False), NO_IMAGES, AlphaSettings(), generator)
     for a in (one, two):
         for alpha, d in zip(a.alphas, space.decisions, strict=True):
             high, best = d.name.endswith(("0->3", "1->3")), torch.tensor([0.0, 0.5, 1.0, 0.0])

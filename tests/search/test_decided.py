@@ -15,20 +15,20 @@ import pytest
 import torch
 
 import hiernas
-from hiernas.catalogue import METHODS
 from hiernas.costs.limits import best_within, parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError
 from hiernas.export import formats
+from hiernas.methods import METHODS
 from hiernas.methods import darts as of_darts
-from hiernas.run import Request, search
-from hiernas.runfolder import RunFolder
+from hiernas.problem import Found, Problem
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import Request, make_problem, search
+from hiernas.run.settings import for_images, keys
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.decided import Verdict, regular, separation
 from hiernas.search.differentiable import QUICK, SearchSettings, search_work
-from hiernas.search.problem import Found, Problem
-from hiernas.settings import for_images, keys
 from hiernas.space import SearchSpace
 from methods.test_contract import CHAIN
 from planted_cells import SETTINGS, cells, images
@@ -122,7 +122,7 @@ def of_method(
     given = {"epochs": 1, "warmup_epochs": 0, "images": 96, **search_settings}
     more = {"extra_cells": 0} if method == "hdas" else {}
     config = replace(config, search=replace(config.search, **given), calibration_images=32, **more)
-    problem = Problem(spaces[method](), data, parse_limits(limits), None, RunFolder.create(folder, RUN), 0)
+    problem = make_problem(spaces[method](), data, parse_limits(limits), None, RunFolder.create(folder, RUN), 0)
     return METHODS[method].search(problem, config), problem
 
 
@@ -157,7 +157,7 @@ def test_doubt_and_control_reach_result_and_report(
 def test_a_search_that_has_decided_has_no_doubt(tmp_path: Path) -> None:
     space, _ = cells(0)
     config = of_darts.DARTSConfig(search=replace(SETTINGS, epochs=4, warmup_epochs=2), cells=3, channels=4)
-    problem = Problem(space, images(0), (), None, RunFolder.create(tmp_path / "r", RUN), 0)
+    problem = make_problem(space, images(0), (), None, RunFolder.create(tmp_path / "r", RUN), 0)
     found = METHODS["darts"].search(problem, config)
     (verdict,) = found.details["decided"].values()
     assert (verdict["decided"], found.doubts) == (True, ())

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 from hiernas import spaces
-from hiernas.architecture import Architecture
-from hiernas.costs.limits import Limit, satisfied
+from hiernas.budget import Limit
+from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError
-from hiernas.runfolder import RunFolder
+from hiernas.problem import Candidate, Problem
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
 from hiernas.search.evolution import Effort, evolve, start
 from hiernas.search.nsga2 import ConstrainedNSGA2
-from hiernas.search.ranking import Candidate
-from toy import RUN
+from hiernas.space import Architecture
+from toy import RUN, budget
 
 SPACE = spaces.nasbench_macro()
 TABLES = cost_tables(SPACE, None)
@@ -50,7 +52,11 @@ def run(
         opened = RunFolder.create(folder, RUN)
         opened.close()
     effort = Effort(algorithm, 16, generations)
-    return evolve(SPACE, oracle, TABLES, limits, effort, metric="macs", phase="evolve2", run=opened, seed=0)
+    return evolve(SPACE, oracle, problem(opened, limits), effort, metric="macs", phase="evolve2")
+
+
+def problem(folder: RunFolder, limits: Sequence[Limit] = ()) -> Problem:
+    return make_problem(SPACE, None, limits, None, folder, 0)  # type: ignore[arg-type] # without data
 
 
 @pytest.mark.parametrize("algorithm", ["ces", "spos", "random"])
@@ -100,25 +106,25 @@ def dominated_area(candidates: list[Candidate]) -> float:
 def test_a_space_that_the_effort_covers_is_evaluated_completely(tmp_path: Path) -> None:
     names = SPACE.skeleton.site_names
     small = SPACE.restrict(dict.fromkeys(names[:4], "k3_e3"))  # 81 left
-    tables, oracle = cost_tables(small, None), Oracle()
+    oracle = Oracle()
     folder = RunFolder.create(tmp_path / "r", RUN)
     effort = Effort("ces", 16, 6)
-    found = evolve(small, oracle, tables, (), effort, metric="macs", phase="p", run=folder, seed=0)
+    found = evolve(small, oracle, problem(folder), effort, metric="macs", phase="p")
     assert sorted(c.options for c in found) == sorted(a.options for a in small)
     impossible = (Limit("macs", high=1.0),)
     with pytest.raises(LimitError, match="none of the 81 architectures"):
-        evolve(small, oracle, tables, impossible, effort, metric="macs", phase="q", run=folder, seed=0)
+        evolve(small, oracle, problem(folder, impossible), effort, metric="macs", phase="q")
 
 
 def test_state_is_json_and_restores_the_next_children() -> None:
     effort = Effort("ces", 16, 5)
     rng = np.random.default_rng(0)
-    a = start(SPACE, TABLES, LIMITS, effort, rng)
+    a = start(SPACE, budget(LIMITS), effort, rng)
     assert isinstance(a, ConstrainedNSGA2)
     for _ in range(3):
         genes = a.ask()
         a.tell(genes, np.c_[genes.sum(1), -genes[:, 0]].astype(float))
-    b = start(SPACE, TABLES, LIMITS, effort, np.random.default_rng(7))
+    b = start(SPACE, budget(LIMITS), effort, np.random.default_rng(7))
     b.restore(json.loads(json.dumps(a.state)))
     for _ in range(3):
         ours, theirs = a.ask(), b.ask()
@@ -131,8 +137,6 @@ def test_fixed_sites_are_no_variables(tmp_path: Path) -> None:
     names = SPACE.skeleton.site_names
     small = SPACE.restrict({names[0]: ["k5_e6"], names[5]: ["skip"]})
     folder = RunFolder.create(tmp_path / "r", RUN)
-    found = evolve(
-        small, Oracle(), cost_tables(small, None), (), Effort("ces", 16, 3), metric="macs", phase="p", run=folder, seed=0
-    )
+    found = evolve(small, Oracle(), problem(folder), Effort("ces", 16, 3), metric="macs", phase="p")
     assert {(c.options[0], c.options[5]) for c in found} == {("k5_e6", "skip")}
     assert len(found) > 40

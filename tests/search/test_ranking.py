@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hiernas.search.ranking import Candidate, at_least, most_accurate, operation_frequency, pareto_front, ranks
+from hiernas.problem import Candidate
+from hiernas.search.ranking import at_least, most_accurate, operation_frequency, pareto_front, ranks
 from toy import toy_space
 
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hiernas import gates, spaces
-from hiernas.architecture import Architecture
 from hiernas.costs.count import cost
 from hiernas.costs.tables import cost_tables
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 
 CHAINS = (
     "efficientnet", "fbnet", "fbnet_enlarged", "hnas_basic", "hnas_large", "mnasnet", "mobilenetv2", "nasbench_macro",

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from hiernas.architecture import Architecture
 from hiernas.costs.count import cost
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import SpaceError
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import KNOWN, Known, efficientnet, fbnet, hdas_stages, known, mnasnet
 
 # exactly: parameters and MACs, counted by other people's code or from the released graphs

@@ -9,20 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hiernas.architecture import Architecture
 from hiernas.errors import SpaceError
-from hiernas.ops import ACTIVATIONS
-from hiernas.space import SearchSpace, Skeleton
+from hiernas.networks.ops import ACTIVATIONS
+from hiernas.space import Architecture, SearchSpace, Skeleton
 
 if TYPE_CHECKING:
-    from hiernas.costs.latency import LatencySource
-    from hiernas.supernet.chain import Part
+    from hiernas.networks.parts import Part
 
 # modules without multiply-adds that keep the shape
 FREE: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, *ACTIVATIONS.values())
@@ -43,6 +41,20 @@ class Cost:
     params: int
     macs: int
     latency_ms: float | None = None
+
+
+class LatencyTable(Protocol):
+    """Latencies of a device, as far as costs ask for them; `hiernas.latency` has such tables."""
+
+    @property
+    def overhead_ms(self) -> float: ...  # of one call of a network
+    def part_ms(self, part: Part) -> float:
+        """Latency of one operation in ms; raises `LatencyError` where the table misses it."""
+        ...
+
+    def predict(self, architecture: Architecture) -> float:
+        """Latency of a network in ms: its operations and `overhead_ms`."""
+        ...
 
 
 def count(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Count:
@@ -96,7 +108,7 @@ def _drop_free(module: nn.Module) -> None:
             _drop_free(child)
 
 
-def cost(architecture: Architecture, latency: LatencySource | None = None) -> Cost:
+def cost(architecture: Architecture, latency: LatencyTable | None = None) -> Cost:
     """Count the whole network of an architecture and, with a latency table, predict its latency.
 
     Raises `LatencyError` where the table misses an operation of the network.

@@ -8,78 +8,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 import numpy as np
 
+from hiernas.budget import METRICS, SUFFIXES, CostTable, Limit, Tables, quantity
 from hiernas.costs.programming import greatest_gain, least_violation
-from hiernas.costs.tables import METRICS, CostTable
 from hiernas.errors import LimitError, did_you_mean
 from hiernas.space import SearchSpace
-
-Tables = Mapping[str, CostTable]
 
 ENUMERABLE = 20_000  # spaces up to this size are listed
 BATCH, BATCHES = 4096, 16  # uniform samples drawn before a sampler turns to walks
 WALKERS, STEPS = 256, 2000  # walks towards and within the region that meets the limits
 SOLVER_SECONDS = 10.0
 
-SUFFIXES = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 UNITS = {"latency_ms": {"": 1, "ms": 1}, "params": {"": 1, **SUFFIXES}, "macs": {"": 1, **SUFFIXES}}
 EXAMPLES = {"latency_ms": "5 or 5ms", "params": "4.8M or 4800000", "macs": "300M or 3e8"}
 SMALLEST = {"latency_ms": "the fastest takes", "params": "the smallest has", "macs": "the cheapest needs"}
 LARGEST = {"latency_ms": "the slowest takes", "params": "the largest has", "macs": "the costliest needs"}
-
-
-@dataclass(frozen=True)
-class Limit:
-    """low <= metric <= high, both included; latency in ms, parameters and MACs as numbers."""
-
-    metric: str
-    low: float = -math.inf
-    high: float = math.inf
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise LimitError(f"unknown metric '{self.metric}' in a limit; {did_you_mean(self.metric, METRICS)}")
-        if not (0 <= self.low < math.inf or self.low == -math.inf) or not self.high >= 0:
-            bound = self.low if self.high >= 0 else self.high
-            raise LimitError(f"{bound} is no bound for {self.metric}; a bound is a number from 0 upward")
-        if self.low > self.high:
-            low, high = quantity(self.metric, self.low), quantity(self.metric, self.high)
-            raise LimitError(f"no {self.metric} is both at least {low} and at most {high}; widen the bounds")
-
-    @property
-    def bounds(self) -> tuple[float, ...]:
-        """The finite ones of low and high."""
-        return tuple(b for b in (self.low, self.high) if math.isfinite(b))
-
-    def excess(self, values: np.ndarray) -> np.ndarray:
-        """How far values lie outside, relative to the bound: float64 [N], 0 inside."""
-        over = np.maximum(values - self.high, 0.0) / _scale(self.high)
-        return over + np.maximum(self.low - values, 0.0) / _scale(self.low)
-
-    def __str__(self) -> str:
-        low, high = quantity(self.metric, self.low), quantity(self.metric, self.high)
-        if math.isinf(self.low):
-            return f"{self.metric} <= {high}"
-        return f"{self.metric} >= {low}" if math.isinf(self.high) else f"{low} <= {self.metric} <= {high}"
-
-
-def _scale(bound: float) -> float:
-    return bound if 0 < bound < math.inf else 1.0
-
-
-def quantity(metric: str, value: float) -> str:
-    """A value as text, such as "7.4" or "2.15M", exactly; `parse_limits` reads it back."""
-    if math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    suffix = "" if metric == "latency_ms" else next((s for s in "GMk" if value >= SUFFIXES[s]), "")
-    number = Decimal(repr(float(value))) / SUFFIXES.get(suffix, 1)
-    text = f"{number.normalize():f}"
-    return f"{text}.0" if metric == "latency_ms" and len(text) == 1 else text + suffix
 
 
 def _rounded(value: float, digits: int, rounding: str = ROUND_HALF_EVEN) -> float:
@@ -212,15 +159,10 @@ def median_limit(space: SearchSpace, table: CostTable, rng: np.random.Generator)
     return Limit(table.metric, high=float(f"{median * 1.005:.3g}"))  # three digits, not below the median
 
 
-def every(space: SearchSpace) -> np.ndarray:
-    """All architectures of a space, in lexicographic order: int64 [size, sites]."""
-    return space.all_encoded()
-
-
 def nearest(space: SearchSpace, tables: Tables, limits: Sequence[Limit]) -> tuple[np.ndarray, bool]:
     """The architecture of least `violation`, int64 [1, sites], and whether it is proven to be that."""
     if space.size() <= ENUMERABLE:
-        genes = every(space)
+        genes = space.all_encoded()
         return genes[[int(np.argmin(violation(tables, limits, genes)))]], True
     genes, optimal = least_violation(space, [(tables[m.metric], m.low, m.high) for m in limits], SOLVER_SECONDS)
     return genes, optimal and float(violation(tables, limits, genes)[0]) > 1e-8
@@ -234,7 +176,7 @@ def best_within(
     Exact by listing for small spaces, by integer programming for others. Raises `LimitError` where none is found.
     """
     if space.size() <= ENUMERABLE:
-        genes = every(space)
+        genes = space.all_encoded()
         genes = genes[satisfied(tables, limits, genes)]
         totals = sum((np.asarray(row)[column] for row, column in zip(gains, genes.T, strict=True)), np.zeros(len(genes)))
         best = genes[[int(np.argmax(totals))]] if len(genes) else genes
@@ -248,8 +190,6 @@ def best_within(
     if not len(best):
         raise LimitError(f"found no architecture of '{space.name}' that meets {' and '.join(map(str, limits))}; widen them")
     return best[0]
-
-
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------
@@ -272,7 +212,7 @@ def sample_feasible(
     """
     found = _Found(n, {e if isinstance(e, bytes) else np.asarray(e, dtype=np.int64).tobytes() for e in exclude})
     if space.size() <= ENUMERABLE:
-        genes = every(space)
+        genes = space.all_encoded()
         found.add(rng.permutation(genes[satisfied(tables, limits, genes)]))
         return found.genes(space)
     for _ in range(BATCHES):
@@ -332,5 +272,5 @@ def feasible_share(
     space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, n: int = 10_000
 ) -> float:
     """Share of the architectures that meets the limits: exact for small spaces, else over `n` uniform samples."""
-    genes = every(space) if space.size() <= ENUMERABLE else space.sample_encoded(rng, n)
+    genes = space.all_encoded() if space.size() <= ENUMERABLE else space.sample_encoded(rng, n)
     return float(satisfied(tables, limits, genes).mean())

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hiernas.costs.tables import CostTable
+from hiernas.budget import CostTable
 from hiernas.space import SearchSpace
 
 Bounded = tuple[CostTable, float, float]  # a metric's table, and the least and the greatest value allowed

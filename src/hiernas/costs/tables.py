@@ -3,58 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiernas.costs.count import Count, Footprint, count, footprint, parts_of_space, saved_by
+from hiernas.budget import CostTable
+from hiernas.costs.count import Count, Footprint, LatencyTable, count, footprint, parts_of_space, saved_by
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
-    from hiernas.costs.latency import LatencySource
-    from hiernas.supernet.chain import Part
-
-METRICS = ("latency_ms", "params", "macs")
+    from hiernas.networks.parts import Part
 
 _counts: dict[str, Count] = {}  # by Part.key, which is equal where the count is
 _footprints: dict[str, Footprint] = {}
 
 
-@dataclass(frozen=True, eq=False)
-class CostTable:
-    """One metric of a space: the cost of an architecture is `constant` plus one number of each row of `sites`."""
-
-    metric: str
-    constant: float  # stem, head and, for a latency, what every call of a network costs
-    sites: tuple[np.ndarray, ...]  # per site float64 [options of the space]
-    space: SearchSpace
-
-    def of(self, genes: np.ndarray) -> np.ndarray:
-        """Costs of architectures: option indices int64 [N, sites] -> float64 [N] (exact integers for params, macs)."""
-        total = np.full(len(genes), self.constant)
-        for row, column in zip(self.sites, genes.T, strict=True):
-            total += row[column]
-        return total
-
-    @property
-    def smallest(self) -> float:
-        """The least cost of any architecture of the space (exact)."""
-        return self._sum(largest=False)
-
-    @property
-    def largest(self) -> float:
-        """The greatest cost of any architecture of the space (exact)."""
-        return self._sum(largest=True)
-
-    def _sum(self, largest: bool) -> float:
-        total = self.constant
-        for term in self.space.extreme(self.sites, largest):  # in the order of `of`: equal to the last bit in a chain
-            total += term
-        return total
-
-
-def cost_tables(space: SearchSpace, latency: LatencySource | None) -> dict[str, CostTable]:
+def cost_tables(space: SearchSpace, latency: LatencyTable | None) -> dict[str, CostTable]:
     """The tables of a space by metric: params, macs and, where a latency table is given, latency_ms.
 
     Raises `LatencyError` where the latency table misses an operation of the space.

@@ -52,6 +52,11 @@ class Augment:
         if self.autoaugment:
             _torchvision()
 
+    @classmethod
+    def of(cls, recipe: Any) -> Augment:
+        """What a recipe of a training (`hiernas.train.recipes.Recipe`) asks for."""
+        return cls(recipe.augment, recipe.flip, recipe.cutout, recipe.autoaugment)
+
 
 def augment(x: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
     """Varied copies: uint8 [B, C, H, W] -> the same, on the device of `x`; each image draws its own numbers.

@@ -25,8 +25,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hiernas.costs.runner import usable_cores, usable_memory
+from hiernas.data.split import Images
 from hiernas.errors import DataError
+from hiernas.machine import usable_cores, usable_memory
 
 Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C]
 T = TypeVar("T")
@@ -36,19 +37,14 @@ BATCH, SHARE = 64, 16  # so many images as a network's input may take this part 
 ENLARGED = 16  # times that pictures may be enlarged
 ORIENTATION = 0x0112  # EXIF tag
 WORKERS = min(8, usable_cores())
+PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PARTS = ("train", "val", "test")
 CONVERTED = {
     "palette": "{} palette pictures converted to RGB",
     "transparent": "{} pictures with transparency laid over white",
     "cmyk": "{} CMYK pictures converted to RGB",
     "16-bit": "{} 16-bit grey pictures scaled to 8 bits",
 }
-
-
-class Images(Protocol):
-    """Pixels of one size, in memory or decoded on demand."""
-
-    def __len__(self) -> int: ...
-    def fetch(self, indices: Tensor) -> Tensor: ...  # int64 [B] -> uint8 [B, C, H, W]
 
 
 class Reader(Protocol):
@@ -68,6 +64,19 @@ class Header(NamedTuple):
     channels: int
     height: int
     width: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """Pictures and labels of a source, before anything is decoded."""
+
+    name: str
+    reader: Reader
+    labels: np.ndarray  # int64 [N]
+    parts: Mapping[str, range]  # rows of "train" and, where the source has them, "val" and "test"
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    headers: Sequence[Header | str] | None = None  # where opening the pictures was needed to get the labels
 
 
 class Form(NamedTuple):
@@ -106,19 +115,6 @@ class OnDemand:
         for row, reason in _decode_rows(self.reader, self.form, indices.tolist(), pixels):
             raise _damaged(self.reader, row, reason)
         return torch.from_numpy(pixels)
-
-
-class Subset:
-    """Some of the images, in the order of `rows`: int64 [N]."""
-
-    def __init__(self, images: Images, rows: Tensor) -> None:
-        self.images, self.rows = images, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def fetch(self, indices: Tensor) -> Tensor:
-        return self.images.fetch(self.rows[indices])
 
 
 def measure(picture: Picture) -> Header:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from hiernas.data.divide import as_split, channel_statistics, divide, fingerprint_of
 from hiernas.data.images import MIN_SIZE, load_images, survey
 from hiernas.data.sources import find
-from hiernas.data.split import ImageData, as_split, channel_statistics, divide, fingerprint_of
+from hiernas.data.split import ImageData
 from hiernas.errors import DataError
 
 

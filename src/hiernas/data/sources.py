@@ -8,7 +8,6 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from hiernas.data.images import WORKERS, Header, Picture, Reader, measure, reason_of
+from hiernas.data.images import PART_NAMES, PARTS, WORKERS, Found, Header, Picture, measure, reason_of
+from hiernas.data.tables import from_hub, from_parquet
 from hiernas.errors import DataError, did_you_mean
 
 EXTENSIONS = (
@@ -24,22 +24,7 @@ EXTENSIONS = (
     *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")
-PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-PARTS = ("train", "val", "test")
 LAYOUTS = "one folder per class, or train/, val/ and test/ with class folders, or parquet files"
-
-
-@dataclass(frozen=True)
-class Found:
-    """Pictures and labels of a source, before anything is decoded."""
-
-    name: str
-    reader: Reader
-    labels: np.ndarray  # int64 [N]
-    parts: Mapping[str, range]  # rows of "train" and, where the source has them, "val" and "test"
-    classes: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    headers: Sequence[Header | str] | None = None  # where opening the pictures was needed to get the labels
 
 
 def find(source: object, memory_gib: float) -> Found:
@@ -47,8 +32,6 @@ def find(source: object, memory_gib: float) -> Found:
     if isinstance(source, str) and source == "digits":
         return from_digits()
     if isinstance(source, str) and source.startswith("hf:"):
-        from hiernas.data.tables import from_hub
-
         return from_hub(source.removeprefix("hf:"))
     if isinstance(source, str | Path):
         return from_folder(Path(source).expanduser(), memory_gib)
@@ -100,8 +83,6 @@ def from_folder(folder: Path, memory_gib: float) -> Found:
         raise DataError(f"'{folder}' is a file; give the folder that holds {LAYOUTS}")
     tables = [p for at in (folder, folder / "data") if at.is_dir() for p in _files(at) if p.suffix == ".parquet"]
     if tables:
-        from hiernas.data.tables import from_parquet
-
         return from_parquet(_name(folder), tables, memory_gib)
     return _from_class_folders(folder)
 

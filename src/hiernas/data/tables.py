@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from hiernas.data.images import WORKERS, Picture, reason_of
-from hiernas.data.sources import PART_NAMES, PARTS, Found
+from hiernas.data.images import PART_NAMES, PARTS, WORKERS, Found, Picture, reason_of
 from hiernas.errors import DataError
 
 LABELS = ("label", "labels", "fine_label", "target")  # tried in this order where several columns hold whole numbers

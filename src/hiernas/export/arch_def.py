@@ -7,16 +7,19 @@ squeeze-and-excite is reduced to round(0.25 * input channels). Its stem has stri
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from hiernas.architecture import Architecture
+import torch
+from torch import nn
+
 from hiernas.errors import ExportError
-from hiernas.export.layout import data, layout
-from hiernas.ops import ACTIVATIONS, Classifier, Conv, MBConv, Op, Skip
-from hiernas.supernet.chain import Chain, Site
+from hiernas.export.source import layers_of, literal
+from hiernas.networks.ops import ACTIVATIONS, Classifier, Conv, MBConv, Origin, Skip
+from hiernas.space import Architecture
 
 ACT_SUFFIX = {"relu": "re", "relu6": "r6", "silu": "sw", "hswish": "hs"}
 LARGEST_STRIDE = 16  # of all blocks together: timm turns further strides into dilation
@@ -38,96 +41,67 @@ class TimmNetwork:
 
 def timm_network(architecture: Architecture) -> TimmNetwork:
     """The timm description of an architecture; raises `ExportError` with the reason where timm cannot build it."""
-    chain = architecture.skeleton
-    if not isinstance(chain, Chain):
-        raise ExportError(f"'{chain.name}' is no chain of blocks")
+    with torch.device("meta"):
+        network = architecture.build()
+    if not isinstance(network, nn.Sequential):
+        raise ExportError(f"'{architecture.skeleton.name}' is no chain of blocks")
     if architecture.filters:
         raise ExportError("some of its operations keep only a part of their output filters")
-    stem, head, classifier = _ends(chain)
-    act = _same_act(stem.ops[0], head.ops[0])
-    _check_strides(chain)
-    chosen = dict(zip(chain.sites, _options(architecture), strict=True))
-    stages = []
-    for _, sites in groupby(chain.sites, key=lambda s: s.name.rpartition(".")[0]):
-        blocks = [_block(site, site.op(chosen[site]), act) for site in sites]
-        if any(blocks):
-            stages.append(tuple(_merged([b for b in blocks if b])))
-    if not stages:
-        raise ExportError("no block is left between its stem and its head")
-    dropout = classifier.ops[0].dropout if isinstance(classifier.ops[0], Classifier) else 0.0
-    return TimmNetwork(tuple(stages), stem.cout, stem.stride, head.cout, act, chain.bn_eps, dropout)
-
-
-def _options(architecture: Architecture) -> list[str]:
-    for name, choice in zip(architecture.skeleton.site_names, architecture.choices, strict=True):
-        if len(choice) != 1 or choice[0][1] != 1.0:
+    layers = {}
+    for name, origin in layers_of(network):
+        if origin is None:
             raise ExportError(f"'{name}' is a weighted sum of operations")
-    return list(architecture.options)
-
-
-def _ends(chain: Chain) -> tuple[Site, Site, Site]:
-    fits = len(chain.stem) == 1 and len(chain.head) == 2
-    ops = [site.ops[0] for site in (*chain.stem, *chain.head)]
-    if not fits or [type(op) for op in ops] != [Conv, Conv, Classifier] or [getattr(o, "kernel", 0) for o in ops] != [3, 1, 0]:
-        raise ExportError("its stem is not one 3x3 convolution, or its head not a 1x1 convolution and a linear layer")
-    if chain.head[0].stride != 1:
-        raise ExportError(f"its head has stride {chain.head[0].stride}, and timm's has 1")
-    _check_channels(chain.stem[0].cout, "stem")
-    return (*chain.stem, *chain.head)  # type: ignore[return-value] # the lengths were checked
-
-
-def _same_act(stem: Op, head: Op) -> str:
-    acts = [op.act for op in (stem, head) if isinstance(op, Conv)]
-    if acts[0] != acts[1] or acts[0] is None:
-        raise ExportError(f"its stem has activation {acts[0]}, its head {acts[1]}, and timm has one for both")
-    return acts[0]
-
-
-def _check_strides(chain: Chain) -> None:
-    total = 1
-    for site in chain.sites:
-        total *= site.stride
-        if site.stride not in (1, 2):
-            raise ExportError(f"'{site.name}' has stride {site.stride}, and timm takes 1 and 2")
+        layers[name] = origin
+    match list(layers.items()):
+        case [
+            ("stem.0", Origin(Conv(3, str(act)), _, stem_size, stem_stride)), *blocks,
+            ("head.0", Origin(Conv(1, head_act), _, features, 1)), ("head.1", Origin(Classifier(dropout)))
+        ] if act == head_act:  # fmt: skip
+            _check_channels("stem", stem_size)
+        case _:
+            raise ExportError("it has not timm's stem (a 3x3 convolution) and head (1x1, as activated as the stem; linear)")
+    total = math.prod(origin.stride for _, origin in blocks)
     if total > LARGEST_STRIDE:
         raise ExportError(f"its blocks reduce the image {total} times, and timm's at most {LARGEST_STRIDE} times")
+    stages = []
+    for _, stage in groupby(blocks, key=lambda block: block[0].rpartition("_")[0]):
+        strings = [string for name, origin in stage if (string := _block(name, origin, act))]
+        stages += [tuple(_merged(strings))] if strings else []
+    if not stages:
+        raise ExportError("no block is left between its stem and its head")
+    eps = next(m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    return TimmNetwork(tuple(stages), stem_size, stem_stride, features, act, eps, dropout)
 
 
-def _check_channels(channels: int, name: str) -> None:
+def _check_channels(name: str, channels: int) -> None:
     if channels % 8:
         raise ExportError(f"'{name}' has {channels} channels, which timm rounds to a multiple of 8")
 
 
-def _block(site: Site, op: Op, act: str) -> str:
+def _block(name: str, block: Origin, common_act: str) -> str:
     """The string of one block; "" for the identity."""
-    _check_channels(site.cout, site.name)
-    if isinstance(op, MBConv):
-        return _mbconv(site, op) + _act_suffix(op.act, act)
-    if isinstance(op, Skip) and site.stride == 1 and site.cin == site.cout:
+    op, cin, cout, stride = block
+    _check_channels(name, cout)
+    if stride not in (1, 2):
+        raise ExportError(f"'{name}' has stride {stride}, and timm takes 1 and 2")
+    if isinstance(op, Skip) and stride == 1 and cin == cout:
         return ""
-    if not isinstance(op, Conv | Skip):
-        raise ExportError(f"'{site.name}' is a '{op.name}', which timm has no block for")
+    if not isinstance(op, MBConv | Conv | Skip):
+        raise ExportError(f"'{name}' is a '{op.name}', which timm has no block for")
     if op.act is None:
-        raise ExportError(f"'{site.name}' is a convolution without activation, which timm has no block for")
-    return f"cn_r1_k{op.kernel if isinstance(op, Conv) else 1}_s{site.stride}_c{site.cout}{_act_suffix(op.act, act)}"
-
-
-def _mbconv(site: Site, op: MBConv) -> str:
+        raise ExportError(f"'{name}' is a convolution without activation, which timm has no block for")
+    act = "" if op.act == common_act else f"_n{ACT_SUFFIX[op.act]}"
+    if not isinstance(op, MBConv):
+        return f"cn_r1_k{op.kernel if isinstance(op, Conv) else 1}_s{stride}_c{cout}{act}"
     if op.groups != 1:
-        raise ExportError(f"'{site.name}' has 1x1 convolutions in groups with a channel shuffle")
+        raise ExportError(f"'{name}' has 1x1 convolutions in groups with a channel shuffle")
     expands = op.expand != 1 or op.keep_1x1
-    mid = site.cin * op.expand
-    if expands:
-        _check_channels(mid, f"{site.name}, expanded,")
-    reduced = round(mid * (SE_RATIO / op.expand))
-    if op.se and reduced != max(1, site.cin // 4):
-        raise ExportError(f"'{site.name}' squeezes to {max(1, site.cin // 4)} channels, and timm to {reduced}")
-    kind = "ir" if expands else "ds"
-    return f"{kind}_r1_k{op.kernel}_s{site.stride}_e{op.expand}_c{site.cout}" + (f"_se{SE_RATIO}" if op.se else "")
-
-
-def _act_suffix(own: str, common: str) -> str:
-    return "" if own == common else f"_n{ACT_SUFFIX[own]}"
+    _check_channels(f"{name}, expanded,", cin * op.expand if expands else 8)
+    ours, theirs = max(1, cin // 4), round(cin * op.expand * (SE_RATIO / op.expand))
+    if op.se and ours != theirs:
+        raise ExportError(f"'{name}' squeezes to {ours} channels, and timm to {theirs}")
+    se = f"_se{SE_RATIO}" if op.se else ""
+    return f"{'ir' if expands else 'ds'}_r1_k{op.kernel}_s{stride}_e{op.expand}_c{cout}{se}{act}"
 
 
 def _merged(blocks: list[str]) -> Iterator[str]:
@@ -140,27 +114,26 @@ def _merged(blocks: list[str]) -> Iterator[str]:
 # -- as source ---------------------------------------------------------------------------------------------------
 
 
-def timm_source(found: TimmNetwork | str, num_classes: int, channels: int) -> str:
+def timm_source(architecture: Architecture) -> str:
     """The constant ARCH_DEF and, where timm can build the network, a function that makes it do so."""
-    if isinstance(found, str):
-        return f"# timm cannot build this network: {found}.\nARCH_DEF = None"
+    try:
+        found = timm_network(architecture)
+    except ExportError as error:
+        return f"# timm cannot build this network: {error}.\nARCH_DEF = None"
     arguments = {
-        "num_classes": num_classes, "in_chans": channels, "stem_size": found.stem_size,
-        "num_features": found.num_features, "drop_rate": found.drop_rate,
+        "num_classes": architecture.skeleton.num_classes, "in_chans": architecture.skeleton.input_size[0],
+        "stem_size": found.stem_size, "num_features": found.num_features, "drop_rate": found.drop_rate,
     }  # fmt: skip
-    shown = layout(data(arguments), prefix="TIMM = ")
-    stages = "\n".join(layout(data(list(stage)), 4, suffix=",") for stage in found.arch_def)
     stride = "" if found.stem_stride == 2 else STEM_STRIDE.format(found.stem_stride)
+    stages = [list(stage) for stage in found.arch_def]
     act = ACTIVATIONS[found.act].__name__
-    return TIMM.format(stages=stages, shown=shown, act=act, eps=repr(found.bn_eps), stem_stride=stride)
+    return TIMM.format(literal(stages), literal(arguments), act=act, eps=found.bn_eps, stem_stride=stride)
 
 
 TIMM = '''\
 # The network in timm's block strings, per stage, with the arguments of its EfficientNet.
-ARCH_DEF = [
-{stages}
-]
-{shown}
+ARCH_DEF = {}
+TIMM = {}
 
 
 def to_timm(network: nn.Module) -> nn.Module:

@@ -3,9 +3,8 @@
     import best
     network = best.load()
 
-The layers are the ones the network was trained with: classes are copied from where they are defined, and what is
-generated around them is run in a fresh interpreter without HierNAS before it is written (about 3 s, most of it torch's
-import).
+The layers are the ones the network was trained with: classes are copied from where they are defined, and the whole file
+is run in a fresh interpreter without HierNAS before it is written (about 3 s, most of it torch's import).
 """
 
 from __future__ import annotations
@@ -15,25 +14,24 @@ import io
 import json
 import textwrap
 from collections.abc import Mapping
+from string import Template
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hiernas.architecture import Architecture
 from hiernas.costs.count import count
 from hiernas.errors import ExportError
-from hiernas.export.arch_def import TimmNetwork, timm_network, timm_source
-from hiernas.export.chain import RESERVED as CHAIN_NAMES
-from hiernas.export.chain import chain_source
-from hiernas.export.layout import WIDTH, data, layout
-from hiernas.export.modules import expression
-from hiernas.export.shared import shared
-from hiernas.export.sources import Sources
-from hiernas.supernet.chain import Chain
+from hiernas.export.arch_def import timm_source
+from hiernas.export.source import WIDTH, Import, Sources, Writer, layers_of, literal
+from hiernas.networks.filters import Spread, leave, tail_of
+from hiernas.space import Architecture
 from hiernas.version import VERSION
 
-RESERVED = CHAIN_NAMES | {"ARCH_DEF", "METADATA", "TIMM", "WEIGHTS", "Path", "build", "load", "nn", "to_timm", "torch"}
+RESERVED = (
+    "ARCH_DEF", "FILTERS", "LAYERS", "METADATA", "Path", "TIMM", "WEIGHTS", "build", "load", "nn", "to_timm", "torch",
+)  # fmt: skip
+NEEDED = (Import("pathlib", "Path"), Import("torch"), Import("torch", "nn"))
 
 
 def python_files(
@@ -41,58 +39,67 @@ def python_files(
 ) -> tuple[bytes, bytes]:
     """The module file and its weights: a state dict that `torch.load(weights_only=True)` reads.
 
-    With the architecture of a chain the file has a table of its layers; else the modules' tree is written out.
     Raises `ExportError` where a module's source is not at hand or needs more than torch.
     """
-    whole = len(network.state_dict())
-    network = _without_training_parts(network)
-    text = python_source(network, tuple(images.shape[1:]), metadata, architecture)
-    if len(network.state_dict()) < whole:
-        text = text.replace("load_state_dict(state)", "load_state_dict({name: state[name] for name in network.state_dict()})")
-    buffer = io.BytesIO()
-    torch.save({name: value.contiguous() for name, value in network.state_dict().items()}, buffer)
-    return text.encode(), buffer.getvalue()
-
-
-def _without_training_parts(network: nn.Module) -> nn.Module:
-    network = copy.deepcopy(network)
-    for module in list(network.modules()):
+    deployed = copy.deepcopy(network)
+    for module in list(deployed.modules()):
         for name, child in list(module.named_children()):
             if getattr(child, "train_only", False):  # auxiliary heads
                 setattr(module, name, None)
-    return network
+    state = {name: value.contiguous() for name, value in deployed.state_dict().items()}
+    text = python_source(deployed, tuple(images.shape[1:]), metadata, architecture)
+    if len(state) < len(network.state_dict()):
+        text = text.replace("load_state_dict(state)", "load_state_dict({name: state[name] for name in network.state_dict()})")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return text.encode(), buffer.getvalue()
 
 
 def python_source(
     network: nn.Module, input_size: tuple[int, ...], metadata: Mapping[str, str], architecture: Architecture | None
 ) -> str:
     """The text of the module file."""
-    needed = {("pathlib", "Path", ""), ("torch", "", ""), ("torch", "nn", "")}
-    sources = Sources(imports=needed, reserved=RESERVED)
-    values = {name: _read(value) for name, value in metadata.items()}
-    body = _body(network, architecture, sources)
-    head = [_header(network, input_size, values, architecture), sources.import_lines(), WEIGHTS]
-    about = layout(data(values), prefix="METADATA = ")
-    main = MAIN.format(size=", ".join(map(str, (1, *input_size))))
-    return "\n\n\n".join(["\n\n".join(head), *sources.definitions.values(), *body, about, main]) + "\n"
-
-
-def _body(network: nn.Module, architecture: Architecture | None, sources: Sources) -> list[str]:
-    """From the network's own functions to `load`; for a chain with timm's words for it."""
-    chain = None if architecture is None else architecture.skeleton
-    if architecture is None or not isinstance(chain, Chain):
-        try:
-            tree = expression(network, sources)
-        except ExportError as error:
-            raise ExportError(f"the network cannot be written as Python: {error}; export to onnx or pt2 instead") from error
-        (tree,), functions = shared([tree], RESERVED | set(sources.definitions))
-        return [*functions, BUILD.format(layout(tree, 4, "return ")), LOAD]
-    body = chain_source(chain, architecture, network, sources)
+    sources = Sources(RESERVED, NEEDED)
     try:
-        timm: TimmNetwork | str = timm_network(architecture)
+        body = _body(network, input_size, sources)
     except ExportError as error:
-        timm = str(error)
-    return [body, LOAD, timm_source(timm, chain.num_classes, chain.input_size[0])]
+        raise ExportError(
+            f"the network cannot be written as Python: {error}; export to onnx or pt2 instead, or define its modules at the "
+            "top of a file that needs PyTorch only"
+        ) from error
+    values = {name: _read(value) for name, value in metadata.items()}
+    parts = [*sources.definitions.values(), *body]
+    return FILE.substitute(
+        about=_about(network, input_size, values, architecture),
+        imports=sources.imports(),
+        body="\n\n\n".join(parts),
+        timm="" if architecture is None else f"{timm_source(architecture)}\n\n\n",
+        metadata=literal(values),
+        size=", ".join(map(str, (1, *input_size))),
+    )
+
+
+def _body(network: nn.Module, input_size: tuple[int, ...], sources: Sources) -> list[str]:
+    """Tables, functions and `build`; what they use is added to `sources`."""
+    writer, layers = Writer(sources), {name: origin for name, origin in layers_of(network) if origin}
+    if isinstance(network, nn.Sequential) and len(layers) == len(list(layers_of(network))):
+        parts, steps = [writer.table(layers, input_size)], [CHAIN]
+    else:
+        expression = writer.value(network)
+        parts, steps = writer.functions(), [f"network = {expression}"]
+    filters = {
+        path: tuple(i for i, digit in enumerate(spread.kept) if digit == "1")
+        for path, module in network.named_modules()
+        for spread in module.children()
+        if isinstance(spread, Spread)
+    }
+    if filters:
+        parts.append(f"FILTERS = {literal(filters)}  # what these operations keep of their output filters")
+        steps.append(LEAVE.format(leave=sources.refer(leave), tail_of=sources.refer(tail_of)))
+    eps = {m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
+    if len(eps) == 1:
+        steps.append(EPS.format(*eps))
+    return [*parts, BUILD.format(textwrap.indent("\n".join(steps), "    "))]
 
 
 def _read(value: str) -> Any:
@@ -103,39 +110,67 @@ def _read(value: str) -> Any:
         return value
 
 
-def _header(
+def _about(
     network: nn.Module, input_size: tuple[int, ...], values: Mapping[str, Any], architecture: Architecture | None
 ) -> str:
     counted = count(lambda: copy.deepcopy(network).to("meta"), (input_size[0], input_size[1], input_size[2]))
-    lines = ["A network written by HierNAS " + VERSION + ". It needs PyTorch and nothing else.", ""]
+    entries = {}
     if architecture is not None:
         arguments = ", ".join(f"{k}={v!r}" for k, v in architecture.skeleton.arguments)
-        lines += _entry("space", f"{architecture.skeleton.name}({arguments})")
         sites = architecture.to_json()["sites"].values()
-        lines += _entry("options", " ".join(s if isinstance(s, str) else json.dumps(s) for s in sites))
-    normalised = ""
+        entries["space"] = f"{architecture.skeleton.name}({arguments})"
+        entries["options"] = " ".join(s if isinstance(s, str) else json.dumps(s) for s in sites)
+    entries["input"] = f"float32 [batch, {', '.join(map(str, input_size))}]"
     if "mean" in values and "std" in values:
-        normalised = f", (pixels / 255 - mean) / std per channel, mean {values['mean']}, std {values['std']}"
-    lines += _entry("input", f"float32 [batch, {', '.join(map(str, input_size))}]{normalised}")
-    lines += _entry("output", "logits [batch, classes]" + ', in the order of METADATA["classes"]' * ("classes" in values))
-    lines += _entry("params", f"{counted.params:,}")
-    lines += _entry("MACs", f"{counted.macs:,} multiply-adds of convolutions and linear layers, for one image")
-    text = "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''")
-    return f'"""{text}\n"""\n\nfrom __future__ import annotations'
+        entries["input"] += f", (pixels / 255 - mean) / std per channel, mean {values['mean']}, std {values['std']}"
+    entries["output"] = "logits [batch, classes]" + ', in the order of METADATA["classes"]' * ("classes" in values)
+    entries["params"] = f"{counted.params:,}"
+    entries["MACs"] = f"{counted.macs:,} multiply-adds of convolutions and linear layers, for one image"
+    lines = [f"A network written by HierNAS {VERSION}. It needs PyTorch and nothing else.", ""]
+    for name, text in entries.items():
+        lines += textwrap.wrap(f"{name:<9}{text}", WIDTH, subsequent_indent=" " * 9, break_long_words=False)
+    return "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''")
 
 
-def _entry(name: str, text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=f"{name:<9}", subsequent_indent=" " * 9, break_long_words=False)
-
-
-WEIGHTS = 'WEIGHTS = Path(__file__).with_suffix(".pt")  # beside this file'
+# -- the text ----------------------------------------------------------------------------------------------------
 
 BUILD = '''\
 def build() -> nn.Module:
     """The network with random weights."""
-{}'''
+{}
+    return network'''
 
-LOAD = '''\
+CHAIN = """\
+network = nn.Sequential()
+for name, operation, cin, cout, stride in LAYERS:
+    group, _, place = name.rpartition(".")  # "head.1" is the second layer of "head"
+    if group and not hasattr(network, group):
+        network.add_module(group, nn.Sequential())
+    network.get_submodule(group).add_module(place, operation.build(cin, cout, stride))"""
+
+LEAVE = """\
+for path, kept in FILTERS.items():
+    {leave}({tail_of}(network.get_submodule(path)), kept)"""
+
+EPS = """\
+for module in network.modules():
+    if isinstance(module, nn.BatchNorm2d):
+        module.eps = {}"""
+
+FILE = Template('''\
+"""$about
+"""
+
+from __future__ import annotations
+
+$imports
+
+WEIGHTS = Path(__file__).with_suffix(".pt")  # beside this file
+
+
+$body
+
+
 def load(weights: str | Path = WEIGHTS) -> nn.Module:
     """The trained network, in evaluation mode; `weights` is a state dict as .pt or .safetensors."""
     if Path(weights).suffix == ".safetensors":
@@ -146,10 +181,14 @@ def load(weights: str | Path = WEIGHTS) -> nn.Module:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     network = build()
     network.load_state_dict(state)
-    return network.eval()'''
+    return network.eval()
 
-MAIN = '''\
+
+${timm}METADATA = $metadata
+
+
 if __name__ == "__main__":
-    image = torch.rand({size})
+    image = torch.rand($size)
     with torch.no_grad():
-        print("image", tuple(image.shape), "-> logits", tuple(load()(image).shape))'''
+        print("image", tuple(image.shape), "-> logits", tuple(load()(image).shape))
+''')

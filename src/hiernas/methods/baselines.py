@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from hiernas.data.split import ImageData
+from hiernas.methods.hnas import PRESETS, plan
+from hiernas.problem import CHAINS, TINY, Found, Method, Problem
 from hiernas.search.evolution import Effort
-from hiernas.search.oneshot import fresh_supernet, search_supernet, train_supernet
-from hiernas.search.problem import Found, Problem
+from hiernas.search.oneshot import search_supernet, train_supernet
 from hiernas.search.ranking import most_accurate, pareto_front
 
 
@@ -27,11 +29,20 @@ def random_search(problem: Problem, config: Any) -> Found:
 
 def _one_shot(problem: Problem, config: Any, algorithm: str) -> Found:
     config = replace(config, stages=2)
-    supernet = fresh_supernet(problem.space, problem.seed)
+    supernet = problem.supernet(problem.space)
     train_supernet(supernet, problem, config.trainings()[0], config.train, config.calibration_images)
     effort = Effort(algorithm, config.population, config.generations)
     metric = config.objective
-    found = search_supernet(
-        supernet, problem, "evolve2", effort, metric, config.train, config.calibration_images
-    )
+    found = search_supernet(supernet, problem, "evolve2", effort, metric, config.train, config.calibration_images)
     return Found(problem.space, tuple(pareto_front(found, metric)), most_accurate(found, metric))
+
+
+def plan_once(config: Any, data: ImageData) -> dict[str, float]:
+    """Work per phase: one supernet, searched once."""
+    return plan(replace(config, stages=2), data)
+
+
+METHODS = {
+    "spos": Method(spos, PRESETS, plan_once, TINY, CHAINS, inherits=True),
+    "random": Method(random_search, PRESETS, plan_once, TINY, CHAINS, inherits=True),
+}

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hiernas.data.split import ImageData
-from hiernas.search.alphas import cost_penalty
+from hiernas.problem import Found, Method, Problem, only, sized
+from hiernas.search.alphas import Softmax
 from hiernas.search.differentiable import (
     QUICK,
     SEARCH,
@@ -21,9 +22,9 @@ from hiernas.search.differentiable import (
     found,
     learn,
     search_work,
-    smaller_network,
 )
-from hiernas.search.problem import Found, Problem
+from hiernas.search.pressure import cost_penalty
+from hiernas.space import SearchSpace
 from hiernas.train.recipes import RECIPES, Recipe
 
 
@@ -48,15 +49,21 @@ class DARTSConfig:
 
 def darts(problem: Problem, config: DARTSConfig) -> Found:
     """DARTS (arXiv 1806.09055), first order: weights and logits by turns, then the two strongest edges of each node."""
-    proxy = smaller_network(problem.space, config.channels, config.cells)
-    extra = cost_penalty(problem.space, problem.tables(problem.space), problem.limits, config.search.cost_weight)
-    return found(proxy, learn(proxy, problem, config.search, "train1", extra), problem, config)
+    encoding = Softmax(proxy(problem.space, config))
+    extra = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
+    return found(learn(encoding, problem, config.search, "train1", extra), problem, config)
 
 
 def plan(config: DARTSConfig, data: ImageData) -> dict[str, float]:
     """Work per phase."""
     return {"train1": search_work(config.search, data)}
 
+
+SIZES: dict[str, Any] = {  # of the networks that are trained for good, by preset
+    "quick": {"channels": 8, "cells": 5},
+    "small": {"channels": 8, "cells": 5},
+    "paper": {"auxiliary": True},
+}
 
 PRESETS: dict[str, Any] = {
     "quick": DARTSConfig(
@@ -66,3 +73,15 @@ PRESETS: dict[str, Any] = {
     "small": DARTSConfig(search=SMALL, cells=5, channels=4, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),
     "paper": DARTSConfig(),
 }  # fmt: skip
+
+
+def proxy(space: SearchSpace, config: Any) -> SearchSpace:
+    """The smaller network of the same cells that is searched in."""
+    return space.proxy(config.channels, config.cells)
+
+
+METHODS = {
+    "darts": Method(
+        darts, PRESETS, plan, sized("darts", SIZES), only("cells", reason="it searches cells (darts, hdas_cells)"), proxy
+    )
+}

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
+from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, training_work
 from hiernas.search.evolution import Effort
-from hiernas.search.oneshot import fresh_supernet, search_supernet, train_supernet
-from hiernas.search.problem import Found, Problem, Pruning, training_work
-from hiernas.search.ranking import Candidate, at_least, most_accurate, operation_frequency, pareto_front
-from hiernas.supernet.chain import ChainSupernet
+from hiernas.search.oneshot import search_supernet, train_supernet
+from hiernas.search.ranking import at_least, most_accurate, operation_frequency, pareto_front
 from hiernas.train.recipes import Phase, Recipe
 
 
@@ -67,7 +66,7 @@ class HNASConfig:
 def hnas(problem: Problem, config: HNASConfig) -> Found:
     """HNAS (arXiv 2005.07564v1), Algorithm 1: the Pareto front of the last search, and its most accurate member."""
     space, prunings, trainings = problem.space, [], config.trainings()
-    supernet = fresh_supernet(space, problem.seed)
+    supernet = problem.supernet(space)
     train(supernet, problem, trainings[0], config)  # line 1
     for k in range(2, config.stages):  # line 2
         found = search(supernet, problem, f"evolve{k}", config)  # line 3
@@ -82,15 +81,13 @@ def hnas(problem: Problem, config: HNASConfig) -> Found:
     return Found(problem.space, tuple(front), most_accurate(found, config.objective), tuple(prunings))  # line 11
 
 
-def train(supernet: ChainSupernet, problem: Problem, phase: Phase, config: HNASConfig) -> None:
+def train(supernet: Any, problem: Problem, phase: Phase, config: HNASConfig) -> None:
     train_supernet(supernet, problem, phase, config.train, config.calibration_images)
 
 
-def search(supernet: ChainSupernet, problem: Problem, phase: str, config: HNASConfig) -> list[Candidate]:
+def search(supernet: Any, problem: Problem, phase: str, config: HNASConfig) -> list[Candidate]:
     effort = Effort(config.evolution, config.population, config.generations)
-    return search_supernet(
-        supernet, problem, phase, effort, config.objective, config.train, config.calibration_images
-    )
+    return search_supernet(supernet, problem, phase, effort, config.objective, config.train, config.calibration_images)
 
 
 QUICK = HNASConfig(
@@ -135,3 +132,6 @@ def plan(config: HNASConfig, data: ImageData) -> dict[str, float]:
         work[phase.name] = training_work(phase.epochs, len(data.train))
         work[f"evolve{i + 2}"] = 0.6 * candidates * images
     return work
+
+
+METHODS = {"hnas": Method(hnas, PRESETS, plan, TINY, CHAINS, inherits=True)}

@@ -6,19 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from hiernas.report import figures, kit, units
-from hiernas.report.graphs import (
-    Part,
-    alike,
-    cells_of,
-    drawing,
-    genotype_lines,
-    in_words,
-    parts_of,
-    short,
-    stage_lines,
-    weights_of,
-)
+from hiernas.report import figures, graphs, kit, units
+from hiernas.report.graphs import Part, cells_of, parts_of
 from hiernas.report.kit import Values
 
 ABOUT_CELLS = "0 and 1 are the inputs, the outputs of the two cells before. "
@@ -74,7 +63,7 @@ def found_words(result: Values) -> list[str]:
 
 
 def _as_text(parts: Sequence[Part]) -> list[str]:
-    return genotype_lines(parts) or [line for part in parts for line in _edges(part)]
+    return graphs.genotype_lines(parts) or [line for part in parts for line in _edges(part)]
 
 
 def _edges(part: Part) -> list[str]:
@@ -156,12 +145,12 @@ def _cells(parts: list[Part], title: str, about: str, above: Markup | str = "", 
         return Markup()
     reduction = ABOUT_REDUCTION if any(part.name.startswith("reduce") for part in parts) else ""
     caption = about + ABOUT_NODES + reduction + ABOUT_LABELS
-    return kit.section(title, above, _drawn(alike(parts), caption), _to_copy(parts, _as_text(parts)), below)
+    return kit.section(title, above, _drawn(graphs.alike(parts), caption), _to_copy(parts, _as_text(parts)), below)
 
 
 def _stages(parts: list[Part], result: Values, above: Markup | str, below: Markup | str) -> Markup:
     rows = [[p.label.capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
-    text = stage_lines(parts, result["space"]["arguments"].get("cell"))
+    text = graphs.stage_lines(parts, result["space"]["arguments"].get("cell"))
     caption = ABOUT_STAGES + ABOUT_EDGES + ABOUT_DEAD * any(p.dead for p in parts)
     return kit.section(
         "The graphs between the cells",
@@ -176,8 +165,8 @@ def _stages(parts: list[Part], result: Values, above: Markup | str, below: Marku
 
 def _drawn(named: Sequence[tuple[str, Part]], caption: str) -> Markup:
     """The graphs side by side, and what is to be known to read them."""
-    graphs = [(name, kit.PARTS.graph(drawing(part), in_words(part))) for name, part in named if part.kept]
-    return kit.beside(graphs, caption + (ABOUT_WIDTHS if any(part.is_weighted for _, part in named) else ""))
+    drawn = [(name, kit.PARTS.graph(graphs.drawing(part), graphs.in_words(part))) for name, part in named if part.kept]
+    return kit.beside(drawn, caption + (ABOUT_WIDTHS if any(part.is_weighted for _, part in named) else ""))
 
 
 def _to_copy(parts: Sequence[Part], lines: Sequence[str]) -> Markup:
@@ -191,7 +180,7 @@ def _weights(result: Values) -> Markup:
     sites, changed = result["chosen"]["sites"], set(details.get("moved") or ())
     tables: dict[tuple[str, ...], dict[str, list[kit.Cell | None]]] = {}  # one for each set of options
     for site, row in (details.get("weights") or {}).items():
-        kept = weights_of(sites.get(site, {}))
+        kept = graphs.weights_of(sites.get(site, {}))
         shown = [kit.Cell(p, f"{100 * p:.1f}", option in kept) for option, p in row.items()]
         tables.setdefault(tuple(row), {})[f"{site} *" if site in changed else site] = [*shown]
     maps = [named for options, rows in tables.items() for named in by_part(options, rows, framed=True)]
@@ -207,7 +196,7 @@ def by_part(
     for site, row in rows.items():
         part, edge = site.rsplit(".", 1) if "->" in site else ("", site)
         parts.setdefault(part, {})[edge.replace("->", " → ")] = row
-    return [(part, kit.heat_map([short(option) for option in options], edges, framed)) for part, edges in parts.items()]
+    return [(part, kit.heat_map([graphs.short(option) for option in options], edges, framed)) for part, edges in parts.items()]
 
 
 # -- how the search went ---------------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hiernas.costs.limits import Limit
-from hiernas.costs.tables import CostTable
+from hiernas.budget import CostTable, Limit
 from hiernas.report import units
 
 ONE_CLASS = 0.95  # share of the images that are called one class, from which that is said

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from hiernas.architecture import FORMAT, Architecture
 from hiernas.errors import SpaceError
+from hiernas.networks.chain import Chain
+from hiernas.networks.parts import Part
 from hiernas.report import kit, units
 from hiernas.report.kit import Values
-from hiernas.supernet.chain import Chain, Part
+from hiernas.space import FORMAT, Architecture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from hiernas.search.decided import wilson as wilson  # of accuracies, on the page, too
+
 NONE = "–"
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit
 NAMES = {"latency_ms": "Latency", "params": "Parameters", "macs": "Multiply-adds"}
@@ -114,14 +116,6 @@ def evaluated(result: Mapping[str, Any]) -> str:
     """How much of the space a search looked at."""
     n, space = count(result.get("evaluated")), result["space"]
     return f"The search evaluated {n} of the {size(space['size'])} architectures of the space {space['name']}."
-
-
-def wilson(fraction: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion seen in n trials (Wilson 1927)."""
-    z = 1.959964
-    centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def latency(network: Mapping[str, Any], kind: str) -> float | None:

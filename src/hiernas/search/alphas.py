@@ -6,28 +6,24 @@ of the weights on the training loss. In the step of the logits no gradients of w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.costs.limits import Limit
-from hiernas.costs.tables import CostTable
 from hiernas.data.split import Split
 from hiernas.gates import Gates, softmax
-from hiernas.search.depth import shapes
-from hiernas.search.encoding import Encoding, fresh_betas
+from hiernas.search.bilevel import frozen
+from hiernas.search.pressure import Extra
 from hiernas.space import SearchSpace
-from hiernas.supernet.stage import StageNetwork
-from hiernas.train.loop import frozen
 
 COLLAPSED = 0.6  # share of identities, or of `none`, from which a search is said to have collapsed
 INITIAL = 1e-3  # standard deviation of fresh logits, as in DARTS
-Extra = Callable[[Sequence[Tensor]], Tensor]  # a further loss of the logits, a scalar
+Logits = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,22 +35,70 @@ class AlphaSettings:
     weight_decay: float = 1e-3
 
 
+class Encoding(Protocol):
+    """What logits mean: alphas, of the options of each site, and where there are any betas, of the edges into a node."""
+
+    @property
+    def space(self) -> SearchSpace: ...
+    def fresh_betas(self, scale: float, generator: torch.Generator) -> list[Tensor]: ...
+    def gates(self, alphas: Logits, betas: Logits) -> Gates: ...
+    def strengths(self, alphas: Logits, betas: Logits) -> list[np.ndarray]:
+        """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`."""
+        ...
+
+    def decided(self, alphas: Logits, betas: Logits) -> list[Tensor]:
+        """The logits of all that is decided, one tensor for each decision."""
+        ...
+
+    def summary(self, alphas: Logits, betas: Logits, chosen: dict[str, str]) -> dict[str, Any]:
+        """What an epoch's event says of the logits, and of the network as it stands, `chosen`."""
+        ...
+
+
+class Softmax:
+    """DARTS' encoding: an option weighs the softmax of its site's logits; `none` is one of them."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+
+    def fresh_betas(self, scale: float, generator: torch.Generator) -> list[Tensor]:
+        """None: edges are compared by their operations."""
+        return []
+
+    def gates(self, alphas: Logits, betas: Logits) -> Gates:
+        """All options by their weights."""
+        return softmax(alphas)
+
+    def strengths(self, alphas: Logits, betas: Logits) -> list[np.ndarray]:
+        """The options' softmax weights, and 0 for `none`."""
+        return strengths(self.space, alphas)
+
+    def decided(self, alphas: Logits, betas: Logits) -> list[Tensor]:
+        """The sites' logits."""
+        return list(alphas)
+
+    def summary(self, alphas: Logits, betas: Logits, chosen: dict[str, str]) -> dict[str, Any]:
+        """Mean entropy of the sites, and the mean share of `none`."""
+        p = [a.detach().softmax(0) for a in alphas]
+        none = [float(q[d.options.index("none")]) for d, q in zip(self.space.decisions, p, strict=True) if "none" in d.options]
+        return {"entropy": mean_entropy(p), "none": sum(none) / max(1, len(none))}
+
+
 class AlphaArchitect:
-    """The logits of a space's sites under training; see `hiernas.train.loop.Architect`."""
+    """The logits of a space's sites under training; see `hiernas.problem.Architect`."""
 
     alternation: Literal["epoch", "step"] = "step"
 
     def __init__(
-        self, space: SearchSpace, images: Split, settings: AlphaSettings, generator: torch.Generator,
-        extra: Extra | None = None, encoding: Encoding | None = None, released: Extra | None = None, warmup: float = 0.0,
+        self, encoding: Encoding, images: Split, settings: AlphaSettings, generator: torch.Generator,
+        extra: Extra | None = None, apart: Extra | None = None, warmup: float = 0.0,
     ) -> None:  # fmt: skip
-        """`extra`: a loss beside the task's. `released`: one as in H-DAS' code, where it takes a step of its own, after
-        the task's, and where edges are compared by their logits as they are. `warmup`: share of the phase, at its
-        beginning, in which the logits stay as they are."""
-        self.space, self.images, self.extra, self.encoding, self.released = space, images, extra, encoding, released
-        self.warmup = warmup
-        self.alphas = [INITIAL * torch.randn(len(d.options), generator=generator) for d in space.decisions]
-        self.betas = [] if encoding is None else fresh_betas(encoding, INITIAL, generator)  # only with an encoding
+        """`extra`: a loss beside the task's. `apart`: one that takes a step of its own after the task's. `warmup`: share of
+        the phase, at its beginning, in which the logits stay as they are."""
+        self.encoding, self.space, self.images = encoding, encoding.space, images
+        self.extra, self.apart, self.warmup = extra, apart, warmup
+        self.alphas = [INITIAL * torch.randn(len(d.options), generator=generator) for d in self.space.decisions]
+        self.betas = encoding.fresh_betas(INITIAL, generator)
         self._named = {f"{kind}{i}": x for kind in ("alpha", "beta") for i, x in enumerate(getattr(self, f"{kind}s"))}
         logits = [x.requires_grad_() for x in self._named.values()]
         self.optimizer = torch.optim.Adam(logits, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
@@ -82,23 +126,21 @@ class AlphaArchitect:
                     self.optimizer.state[a][name] = value.to(device)
 
     def draw(self, rng: np.random.Generator, progress: float) -> Gates:
-        """All options by their softmax weights, without gradients."""
+        """All options by their weights, without gradients."""
         with torch.no_grad():
             return self.gates()
 
     def gates(self) -> Gates:
         """All options by their weights."""
-        if self.encoding is None:
-            return softmax(self.alphas)
-        return self.encoding.gates(self.encoding.shares(self.alphas, self.betas))
+        return self.encoding.gates(self.alphas, self.betas)
+
+    def logits(self) -> list[Tensor]:
+        """Of all that is decided."""
+        return self.encoding.decided(self.alphas, self.betas)
 
     def strengths(self) -> list[np.ndarray]:
         """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`; or the control's."""
-        if self.control is not None:
-            return self.control
-        if self.encoding is None:
-            return strengths(self.space, self.alphas, raw=self.released is not None)
-        return self.encoding.strengths(self.alphas, self.betas)
+        return self.control if self.control is not None else self.encoding.strengths(self.alphas, self.betas)
 
     def learn(
         self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
@@ -112,7 +154,7 @@ class AlphaArchitect:
             loss = task if self.extra is None else task + self.extra(self.alphas)
             backward(loss)
         self._step()
-        own = self.released(self.alphas) if self.released is not None else None
+        own = self.apart(self.alphas) if self.apart is not None else None
         if own is None or not own.requires_grad:  # none, or all of its weights are 0
             return loss.detach()
         backward(own)
@@ -145,36 +187,12 @@ class AlphaArchitect:
                 self.optimizer.state[a] = state
 
     def summary(self) -> dict[str, Any]:
-        """Mean entropies of the sites and of what numbers or edges weigh, share of `none`, and the network as it stands."""
-        p = [a.detach().softmax(0) for a in self.alphas] if self.encoding is None else self._of_operations(self.encoding)
-        numbers = [d.name.endswith(".cells") for d in self.space.decisions]  # a stage's: the betas of H-DAS
-        betas = [q for q, number in zip(p, numbers, strict=False) if number] + [b.detach().softmax(0) for b in self.betas]
-        entropies = {"entropy": _entropy([q for i, q in enumerate(p) if not (self.encoding is None and numbers[i])])}
-        entropies |= {"beta_entropy": _entropy(betas)} if betas else {}
+        """What the encoding says of its logits, the share of identities, the network as it stands, and whether to worry."""
         chosen = by_strength(self.space, self.strengths())
         kept = [option for option in chosen.values() if option != "none"]
-        none = [float(q[d.options.index("none")]) for d, q in zip(self.space.decisions, p, strict=True)
-                if "none" in d.options and self.encoding is None]  # fmt: skip
-        skips = sum(option == "skip_connect" for option in kept)
-        shares = skips / len(kept), sum(none) / max(1, len(none))
-        found = {**entropies, "skips": shares[0], "none": shares[1], **self._shape(chosen), "derived": chosen}
-        return {**found, "alarm": self._alarm(*shares)}
-
-    def _shape(self, chosen: dict[str, str]) -> dict[str, Any]:
-        """Mean depth of the stages and number of dead cells, of graphs between cells."""
-        if not isinstance(self.space.skeleton, StageNetwork):
-            return {}
-        stages = shapes(self.space.architecture(chosen))
-        return {"depth": float(np.mean([s.depth for s in stages])), "dead": sum(s.dead for s in stages)}
-
-    def logits(self) -> list[Tensor]:
-        """Of all that is decided: per site over the options that there are, then per node over its edges."""
-        if self.encoding is None:
-            return self.alphas
-        return [a[kept] for a, kept in zip(self.alphas, self.encoding.options, strict=True) if kept] + self.betas
-
-    def _of_operations(self, encoding: Encoding) -> list[Tensor]:
-        return [a.detach()[kept].softmax(0) for a, kept in zip(self.alphas, encoding.options, strict=True) if kept]
+        skips = sum(option == "skip_connect" for option in kept) / len(kept)
+        of_logits = self.encoding.summary(self.alphas, self.betas, chosen)
+        return {**of_logits, "skips": skips, "derived": chosen, "alarm": self._alarm(skips, of_logits["none"])}
 
     def _alarm(self, skips: float, none: float) -> str | None:
         """What to do where the search has collapsed; identities are no news between cells, whose edges have no others."""
@@ -193,12 +211,12 @@ class AlphaArchitect:
         return None
 
 
-def _entropy(p: Sequence[Tensor]) -> float:
-    """Mean entropy of distributions, in nats."""
+def mean_entropy(p: Sequence[Tensor]) -> float:
+    """Of distributions, in nats."""
     return float(torch.stack([-(q * q.clamp_min(1e-12).log()).sum() for q in p]).mean())
 
 
-def strengths(space: SearchSpace, alphas: Sequence[Tensor], raw: bool = False) -> list[np.ndarray]:
+def strengths(space: SearchSpace, alphas: Logits, raw: bool = False) -> list[np.ndarray]:
     """What the derivation goes by, per site: the options' softmax weights, and 0 for `none`.
 
     `raw`: the exponential of each logit, which is in the order of the logits across edges, too, as H-DAS' code has it.
@@ -226,50 +244,3 @@ def by_strength(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, str
         for site in order[group.keep :]:
             chosen[site] = ("none", 0.0)
     return {site: option for site, (option, _) in chosen.items()}
-
-
-def cost_penalty(space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit], weight: float) -> Extra:
-    """weight * the relative excess of the expected costs over the upper limits; differentiable in the logits.
-
-    Of each node's edges `keep` stay, shared out by the softmax of their strongest operations; an operation's share of
-    its edge is its softmax weight among those other than `none`.
-    """
-    bounded = [(tables[m.metric], m.high) for m in limits if np.isfinite(m.high)]
-    rows = [[torch.from_numpy(row).float() for row in table.sites] for table, _ in bounded]
-    group_of = {site: group for group in space.skeleton.groups for site in group.sites}
-    position = {d.name: i for i, d in enumerate(space.decisions)}
-    real = [torch.tensor([o != "none" for o in d.options]) for d in space.decisions]
-
-    def penalty(alphas: Sequence[Tensor]) -> Tensor:
-        shares = [_shares(a, mask.to(a.device)) for a, mask in zip(alphas, real, strict=True)]
-        kept = edge_weights(alphas, real, space, group_of, position)
-        total = alphas[0].new_zeros(())
-        for (table, high), row in zip(bounded, rows, strict=True):
-            terms = [k * (s * r.to(s.device)).sum() for k, s, r in zip(kept, shares, row, strict=True)]
-            cost = torch.stack(terms).sum() + table.constant
-            total = total + weight * F.relu(cost / high - 1.0)
-        return total
-
-    return penalty
-
-
-def _shares(alpha: Tensor, real: Tensor) -> Tensor:
-    """The softmax over the options other than `none`; all 0 where a restricted space has left no other."""
-    return alpha.masked_fill(~real, -torch.inf).softmax(0) if bool(real.any()) else torch.zeros_like(alpha)
-
-
-def edge_weights(
-    alphas: Sequence[Tensor], real: Sequence[Tensor], space: SearchSpace, group_of: Mapping[str, Any],
-    position: Mapping[str, int],
-) -> list[Tensor]:  # fmt: skip
-    """How much of each site stays: 1 outside groups; within one, `keep` shared out by the strongest operations."""
-    strongest = [a.masked_fill(~mask.to(a.device), -torch.inf).max() for a, mask in zip(alphas, real, strict=True)]
-    found: list[Tensor] = []
-    for decision, value in zip(space.decisions, strongest, strict=True):
-        group = group_of.get(decision.name)
-        if group is None:
-            found.append(torch.ones_like(value))
-        else:
-            among = torch.stack([strongest[position[site]] for site in group.sites])
-            found.append(group.keep * among.softmax(0)[group.sites.index(decision.name)])
-    return found

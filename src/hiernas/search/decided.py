@@ -16,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiernas.report.units import wilson
 from hiernas.space import SearchSpace
 
 PLAIN = {"sep_conv_3x3": 1.0, "skip_connect": 0.6, "avg_pool_3x3": 0.2, "max_pool_3x3": 0.2, "skip": 0.2, "none": 0.0}
 NUMBER = ".cells"  # how the names of those sites end that say how many cells there are
+SEARCHED = {
+    "blocks": "blocks", "cells": "cells", "graphs": "the graphs between cells",
+    "numbers": "the numbers of cells and the graphs between them",
+}  # fmt: skip
 OTHER, FIRST, LAST = 0.3, 0.9, 0.05  # any other operation; the first such of a site; more for the nearest edge into a node
 
 
@@ -39,7 +42,7 @@ class Verdict:
     def of(cls, space: SearchSpace, logits: Sequence[Tensor], needed: float, accuracy: float, labels: Tensor) -> Verdict:
         """`logits`: of the sites; `labels`: int64 [N] of the validation images."""
         largest = float(torch.bincount(labels).max()) / len(labels)
-        return cls(_searched(space), separation(logits), needed, accuracy, largest, len(labels))
+        return cls(SEARCHED[space.skeleton.searched], separation(logits), needed, accuracy, largest, len(labels))
 
     @property
     def decided(self) -> bool:
@@ -77,13 +80,12 @@ class Verdict:
         return {**asdict(self), "decided": self.decided}
 
 
-def _searched(space: SearchSpace) -> str:
-    if not space.skeleton.groups:
-        return "blocks"
-    if any("sep_conv_3x3" in d.options for d in space.decisions):
-        return "cells"
-    numbers = any(d.name.endswith(NUMBER) for d in space.decisions)
-    return "the numbers of cells and the graphs between them" if numbers else "the graphs between cells"
+def wilson(fraction: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion seen in n trials (Wilson 1927)."""
+    z = 1.959964
+    centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def separation(logits: Sequence[Tensor]) -> float:

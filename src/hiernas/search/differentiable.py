@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from hiernas.architecture import Architecture
-from hiernas.costs.count import cost
-from hiernas.costs.limits import Limit, best_within
+from hiernas.budget import Budget
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
-from hiernas.randomness import seeded, torch_generator
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Extra, by_strength
+from hiernas.problem import Found, Problem, training_work
+from hiernas.randomness import torch_generator
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, by_strength
 from hiernas.search.bilevel import shares
 from hiernas.search.decided import Verdict, regular
-from hiernas.search.encoding import Encoding
-from hiernas.search.evaluate import Evaluator
-from hiernas.search.evolution import Book
-from hiernas.search.problem import Found, Problem, training_work
-from hiernas.space import SearchSpace
-from hiernas.supernet.cell import CellNetwork
-from hiernas.train.loop import accuracy, fit, make_fabric
+from hiernas.search.ledger import Ledger
+from hiernas.search.pressure import Extra
+from hiernas.space import Architecture
 from hiernas.train.recipes import Phase, Recipe
 
 
@@ -94,61 +88,39 @@ def search_work(settings: SearchSettings, data: ImageData) -> float:
 
 
 def learn(
-    space: SearchSpace, problem: Problem, settings: SearchSettings, phase: str, extra: Extra | None = None,
-    encoding: Encoding | None = None, released: Extra | None = None,
+    encoding: Encoding, problem: Problem, settings: SearchSettings, phase: str, extra: Extra | None = None,
+    apart: Extra | None = None,
 ) -> tuple[Any, AlphaArchitect, Verdict]:  # fmt: skip
-    """A supernet of `space` and the logits of its sites, trained by turns, and whether they have decided anything.
+    """A supernet of the encoding's space and the logits of its sites, trained by turns, and whether they have decided anything.
 
     Where they have not, the architect's strengths are those of the control.
     """
-    images, validation = shares(problem.data.train, settings.share, problem.seed, settings.images)
-    with seeded(problem.seed, phase, "supernet"):
-        supernet = space.supernet()
+    space, data, trainer = encoding.space, problem.data, problem.trainer
+    images, validation = shares(data.train, settings.share, problem.seed, settings.images)
+    supernet = problem.supernet(space, phase)
     generator = torch_generator(problem.seed, phase, "alphas")
     epochs, batch = settings.warmup_epochs + settings.epochs, settings.train.batch_size
-    warmup = settings.warmup_epochs / epochs
-    architect = AlphaArchitect(space, validation, settings.alpha, generator, extra, encoding, released, warmup)
+    architect = AlphaArchitect(
+        encoding, validation, settings.alpha, generator, extra, apart, settings.warmup_epochs / epochs
+    )
 
     def validate(epoch: int) -> float:
-        reached = accuracy(supernet, validation, problem.data, batch, architect.gates())
+        reached = trainer.accuracy(supernet, validation, batch, architect.gates())
         if epoch > settings.warmup_epochs:
             architect.mark(reached)
         return reached
 
-    fit(
-        supernet, images, problem.data, Phase(phase, epochs, settings.lr), settings.train, seed=problem.seed,
-        run=problem.run, architect=architect, validate=validate if settings.keep == "best" else None,
+    trainer.fit(
+        supernet, images, Phase(phase, epochs, settings.lr), settings.train, architect=architect,
+        validate=validate if settings.keep == "best" else None,
     )  # fmt: skip
     architect.take_marked()  # where there are any
-    reached = accuracy(supernet, problem.data.val, problem.data, batch, architect.gates())
-    verdict = Verdict.of(space, architect.logits(), settings.decided, reached, problem.data.val.labels)
+    reached = trainer.accuracy(supernet, data.val, batch, architect.gates())
+    verdict = Verdict.of(space, architect.logits(), settings.decided, reached, data.val.labels)
     architect.control = None if verdict.decided else regular(space)
     for doubt in verdict.doubts():
         problem.run.event("undecided", phase=phase, doubt=doubt)
     return supernet, architect, verdict
-
-
-def smaller_network(space: SearchSpace, channels: int, cells: int) -> SearchSpace:
-    """The same kinds of cells in the smaller network that is searched in, with batch norms as DARTS has them there."""
-    skeleton = space.skeleton
-    assert isinstance(skeleton, CellNetwork)  # methods refuse other spaces before
-    kinds = _fewer(skeleton.kinds, cells)
-    if tuple(dict.fromkeys(kinds)) != skeleton.cell_kinds:
-        raise ConfigError(
-            f"a search network of {cells} cells (--set cells={cells}) does not have the same kinds of cells as this space, "
-            f"{', '.join(skeleton.cell_kinds)}; both it and the final network (--set space.cells=...) need at least 5 cells"
-        )
-    return replace(space, skeleton=replace(skeleton, channels=channels, kinds=kinds, search=True, auxiliary=False))
-
-
-def _fewer(kinds: tuple[str, ...], cells: int) -> tuple[str, ...]:
-    """The kinds of a network of another number of cells: reductions after one and two thirds."""
-    reductions = [kind for kind in kinds if kind.startswith("reduce")]
-    normals = list(dict.fromkeys(kind for kind in kinds if kind.startswith("normal")))
-    at = (cells // 3, 2 * cells // 3)
-    return tuple(
-        reductions[at.index(i)] if i in at else normals[min(sum(i > j for j in at), len(normals) - 1)] for i in range(cells)
-    )
 
 
 def sum_of_losses(*losses: tuple[float, Extra]) -> Extra:
@@ -161,43 +133,41 @@ def sum_of_losses(*losses: tuple[float, Extra]) -> Extra:
     return total
 
 
-def counted(architecture: Architecture, limits: Sequence[Limit]) -> tuple[int, int]:
+def counted(architecture: Architecture, budget: Budget) -> tuple[int, int]:
     """The parameters and multiply-adds of a network, which has no dead cells; tables count them all.
 
     Raises `LimitError` where it lies below a lower limit without them.
     """
-    found = cost(architecture)
-    for limit in limits:
-        value = getattr(found, limit.metric)
+    params, macs = budget.count(architecture)
+    for limit in budget.limits:
+        value = {"params": params, "macs": macs}.get(limit.metric)
         if value is not None and value < limit.low:
             raise LimitError(
                 f"the graphs found leave cells dead, and without them {limit.metric} is {value:,}, below the limit "
                 f"{limit}; search again with another --seed, or lower the limit"
             )
-    return found.params, found.macs
+    return params, macs
 
 
 def found(
-    proxy: SearchSpace, learned: tuple[Any, AlphaArchitect, Verdict], problem: Problem, config: Any, phase: str = "train1"
+    learned: tuple[Any, AlphaArchitect, Verdict], problem: Problem, config: Any, phase: str = "train1"
 ) -> Found:
     """The derived architecture that meets the limits; its details say where DARTS' rule alone would have gone."""
     supernet, architect, verdict = learned
-    space, tables = problem.space, problem.tables(problem.space)
-    genes = best_within(space, tables, problem.limits, architect.strengths())
+    space, proxy = problem.space, architect.space
+    genes = problem.budget.best(space, architect.strengths())
     plain = by_strength(proxy, architect.strengths())
     chosen = space.decode(genes)
-    named = dict(zip(space.skeleton.site_names, chosen.options, strict=True))
-    fabric = make_fabric(config.search.train)
-    images = config.calibration_images
-    evaluate = Evaluator(supernet, problem.data, fabric, seed=problem.seed, calibration_images=images)
+    names = space.skeleton.site_names
+    named = dict(zip(names, chosen.options, strict=True))
+    evaluate = problem.trainer.evaluator(supernet, config.search.train, config.calibration_images, paths=False)
 
     def by_proxy(architectures: Any) -> list[float]:
-        names = proxy.skeleton.site_names
         return evaluate([proxy.architecture(dict(zip(names, a.options, strict=True))) for a in architectures])
 
-    book = Book(space, by_proxy, tables, config.objective, "evolve2", problem.run)
-    params, macs = counted(chosen, problem.limits)
-    candidate = replace(book.evaluate(genes[None])[0], params=params, macs=macs)
+    ledger = Ledger(space, by_proxy, config.objective, "evolve2", problem)
+    params, macs = counted(chosen, problem.budget)
+    candidate = replace(ledger.evaluate(genes[None])[0], params=params, macs=macs)
     moved = [site for site in named if named[site] != plain[site]]
     weights = {
         d.name: {o: round(float(p), 4) for o, p in zip(d.options, a.detach().softmax(0), strict=True)}

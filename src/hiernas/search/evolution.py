@@ -6,23 +6,21 @@ evaluates what is new, keeps every candidate in the run folder, and goes on wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from hiernas.architecture import Architecture
-from hiernas.costs.limits import Limit, sample_feasible, satisfied
-from hiernas.costs.tables import CostTable
-from hiernas.errors import LimitError, RunError
+from hiernas.budget import Budget
+from hiernas.errors import LimitError
+from hiernas.problem import Candidate, Problem
 from hiernas.randomness import numpy_generator
-from hiernas.runfolder import RunFolder
+from hiernas.search.ledger import Evaluate, Ledger
 from hiernas.search.nsga2 import ConstrainedNSGA2
-from hiernas.search.ranking import Candidate, objectives
+from hiernas.search.ranking import objectives
 from hiernas.space import SearchSpace
 
-Evaluate = Callable[[Sequence[Architecture]], list[float]]
 EXHAUSTIVE = 200_000  # architectures that are enumerated at the most
 PIECE = 64  # architectures evaluated between two saves of an enumeration
 
@@ -47,137 +45,58 @@ class Effort:
 
 
 def evolve(
-    space: SearchSpace,
-    evaluate: Evaluate,
-    tables: Mapping[str, CostTable],
-    limits: Sequence[Limit],
-    effort: Effort,
-    *,
-    metric: str,
-    phase: str,
-    run: RunFolder,
-    seed: int,
+    space: SearchSpace, evaluate: Evaluate, problem: Problem, effort: Effort, *, metric: str, phase: str
 ) -> list[Candidate]:
     """All feasible candidates evaluated, in the order found; `metric` is the cost minimised beside the error.
 
     Raises `LimitError` where no architecture of the space is found that meets the limits.
     """
-    book = Book(space, evaluate, tables, metric, phase, run)
-    everything = _small_space(space, tables, limits, effort)
+    ledger, run = Ledger(space, evaluate, metric, phase, problem), problem.run
+    everything = _small_space(space, problem.budget, effort)
     if everything is not None:
         pieces = np.array_split(everything, -(-len(everything) // PIECE))
         for i, piece in enumerate(pieces, 1):
-            book.evaluate(piece)
-            book.report(i, len(pieces))
-        return book.candidates
-    algorithm = start(space, tables, limits, effort, numpy_generator(seed, phase))
-    saved = run.read_json(f"checkpoint/{phase}.json") or {"generation": 0}
+            ledger.evaluate(piece)
+            ledger.report(i, len(pieces))
+        return ledger.candidates
+    algorithm = start(space, problem.budget, effort, numpy_generator(problem.seed, phase))
+    file = f"checkpoint/{phase}.json"
+    saved = run.read_json(file) or {"generation": 0}
     try:
         if saved["generation"]:
             algorithm.restore(saved["state"])
-            book.recall(saved["seen"])
+            ledger.recall(saved["seen"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        damaged = run.path / "checkpoint" / f"{phase}.json"
-        raise RunError(f"{damaged} is damaged; delete it, and `hiernas resume {run.path}` repeats that part") from error
+        raise run.damaged(file) from error
     for generation in range(saved["generation"] + 1, effort.generations + 2):  # 1 is the initial population
         genes = algorithm.ask()
         if len(genes) == 0:
             break
-        algorithm.tell(genes, objectives(book.evaluate(genes), metric))
-        progress = {"generation": generation, "seen": list(book.found), "state": algorithm.state}
-        run.write_json(f"checkpoint/{phase}.json", progress)
-        book.report(generation, effort.generations + 1)
-    return book.candidates
+        algorithm.tell(genes, objectives(ledger.evaluate(genes), metric))
+        run.write_json(file, {"generation": generation, "seen": list(ledger.found), "state": algorithm.state})
+        ledger.report(generation, effort.generations + 1)
+    return ledger.candidates
 
 
-class Book:
-    """Evaluated candidates of one phase: asked once, kept in candidates.sqlite."""
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        evaluate: Evaluate,
-        tables: Mapping[str, CostTable],
-        metric: str,
-        phase: str,
-        run: RunFolder,
-    ) -> None:
-        self.space, self._evaluate, self.tables, self.metric = space, evaluate, tables, metric
-        self.phase, self.run = phase, run
-        self.known = run.candidates(phase)  # also those a killed process evaluated
-        self.found: dict[str, Candidate] = {}
-
-    @property
-    def candidates(self) -> list[Candidate]:
-        return list(self.found.values())
-
-    def evaluate(self, genes: np.ndarray) -> list[Candidate]:
-        """The candidates of genes [n, sites]; only those not evaluated before are."""
-        architectures = [self.space.decode(g) for g in genes]
-        keys = [",".join(a.options) for a in architectures]
-        new = {k: a for k, a in zip(keys, architectures, strict=True) if k not in self.known}
-        with self.run.timed(self.phase):
-            accuracies = self._evaluate(list(new.values())) if new else []
-        self.known.update(zip(new, accuracies, strict=True))
-        found = [self._candidate(k, g) for k, g in zip(keys, genes, strict=True)]
-        rows = [
-            (k, c.val_accuracy, c.params, c.macs, c.latency_ms)
-            for k, c in zip(keys, found, strict=True)
-            if k in new
-        ]
-        self.run.add_candidates(self.phase, rows)
-        self.found.update((k, c) for k, c in zip(keys, found, strict=True) if k not in self.found)
-        return found
-
-    def recall(self, keys: Sequence[str]) -> None:
-        """Take up candidates of earlier generations, in their order."""
-        genes = [self.space.encode(self.space.architecture(k.split(","))) for k in keys]
-        self.evaluate(np.array(genes, dtype=np.int64).reshape(len(keys), -1))
-
-    def _candidate(self, key: str, genes: np.ndarray) -> Candidate:
-        costs = {name: float(table.of(genes[None])[0]) for name, table in self.tables.items()}
-        latency = costs.get("latency_ms")
-        return Candidate(tuple(key.split(",")), self.known[key], int(costs["params"]), int(costs["macs"]), latency)
-
-    def report(self, generation: int, generations: int) -> None:
-        self.run.event(
-            "generation",
-            phase=self.phase,
-            generation=generation,
-            generations=generations,
-            best=max(c.val_accuracy for c in self.candidates),
-            evaluated=len(self.found),
-        )
-
-
-def _small_space(
-    space: SearchSpace, tables: Mapping[str, CostTable], limits: Sequence[Limit], effort: Effort
-) -> np.ndarray | None:
+def _small_space(space: SearchSpace, budget: Budget, effort: Effort) -> np.ndarray | None:
     """All feasible genes of a space that the same effort can evaluate completely, otherwise None."""
-    budget = effort.population * (effort.generations + 1)
     if space.size() > EXHAUSTIVE:
         return None
     genes = space.all_encoded()
-    feasible = genes[satisfied(tables, limits, genes)]
+    feasible = genes[budget.met(space, genes)]
     if len(feasible) == 0:
         raise LimitError(f"none of the {space.size()} architectures left in '{space.name}' meets the limits")
-    return feasible if len(feasible) <= budget else None
+    return feasible if len(feasible) <= effort.population * (effort.generations + 1) else None
 
 
-def start(
-    space: SearchSpace,
-    tables: Mapping[str, CostTable],
-    limits: Sequence[Limit],
-    effort: Effort,
-    rng: np.random.Generator,
-) -> Algorithm:
+def start(space: SearchSpace, budget: Budget, effort: Effort, rng: np.random.Generator) -> Algorithm:
     """The named algorithm with its initial population of feasible architectures."""
 
     def feasible(genes: np.ndarray) -> np.ndarray:
-        return satisfied(tables, limits, genes)
+        return budget.met(space, genes)
 
     def sample(n: int, exclude: set[bytes]) -> np.ndarray:
-        return sample_feasible(space, tables, limits, rng, n, exclude)
+        return budget.sample(space, rng, n, exclude)
 
     sizes = np.array([len(d.options) for d in space.decisions])
     if effort.algorithm == "random":
@@ -188,10 +107,6 @@ def start(
     if effort.algorithm == "spos":
         return SposEvolution(sizes, feasible, sample, initial, effort.population, rng)
     return ConstrainedNSGA2(sizes, feasible, initial, effort.population, rng)
-
-
-def _rng_state(rng: np.random.Generator) -> Any:
-    return rng.bit_generator.state
 
 
 class RandomSearch:
@@ -211,7 +126,7 @@ class RandomSearch:
 
     @property
     def state(self) -> dict[str, Any]:
-        return {"seen": self.seen, "rng": _rng_state(self.rng)}
+        return {"seen": self.seen, "rng": self.rng.bit_generator.state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.seen = [list(g) for g in state["seen"]]
@@ -278,7 +193,7 @@ class SposEvolution:
 
     @property
     def state(self) -> dict[str, Any]:
-        return {"errors": [[list(g), e] for g, e in self.errors.items()], "rng": _rng_state(self.rng)}
+        return {"errors": [[list(g), e] for g, e in self.errors.items()], "rng": self.rng.bit_generator.state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.errors = {tuple(g): e for g, e in state["errors"]}

@@ -4,54 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from hiernas.gates import Gates, uniform_path
-from hiernas.randomness import numpy_generator, seeded
-from hiernas.search.evaluate import Evaluator, batch_for
+from hiernas.gates import uniform_path
+from hiernas.problem import Candidate, Evaluator, Problem
+from hiernas.randomness import numpy_generator
 from hiernas.search.evolution import Effort, evolve
-from hiernas.search.problem import Problem
-from hiernas.search.ranking import Candidate
 from hiernas.space import SearchSpace
-from hiernas.supernet.chain import ChainSupernet
-from hiernas.train.loop import fit, make_fabric
 from hiernas.train.recipes import Phase, Recipe
 
 LOOKS = 10  # at the validation accuracy during a training
 MONITORED = 4  # architectures whose mean accuracy is that of the supernet
 
 
-def fresh_supernet(space: SearchSpace, seed: int) -> ChainSupernet:
-    """A supernet with random weights."""
-    with seeded(seed, "supernet"):
-        supernet = space.supernet()
-    if not isinstance(supernet, ChainSupernet):
-        raise TypeError(f"single-path search needs a chain space; '{space.name}' is none")
-    return supernet
-
-
-def train_supernet(
-    supernet: ChainSupernet, problem: Problem, phase: Phase, recipe: Recipe, calibration_images: int
-) -> None:
+def train_supernet(supernet: Any, problem: Problem, phase: Phase, recipe: Recipe, calibration_images: int) -> None:
     """One training by uniform single paths (SPOS), in place; the accuracy of a few fixed paths is watched."""
     space = supernet.space
-    evaluate = make_evaluator(supernet, problem, recipe, calibration_images)
-    fit(
-        supernet,
-        problem.data.train,
-        problem.data,
-        phase,
-        recipe,
-        seed=problem.seed,
-        run=problem.run,
-        draw_gates=_uniform(space),
+    evaluate = problem.trainer.evaluator(supernet, recipe, calibration_images)
+    problem.trainer.fit(
+        supernet, problem.data.train, phase, recipe, draw_gates=lambda rng: uniform_path(space, rng),
         validate=_monitor(space, evaluate, phase, problem.seed),
-    )
-
-
-def _uniform(space: SearchSpace) -> Callable[[np.random.Generator], Gates]:
-    return lambda rng: uniform_path(space, rng)
+    )  # fmt: skip
 
 
 def _monitor(space: SearchSpace, evaluate: Evaluator, phase: Phase, seed: int) -> Callable[[int], float | None]:
@@ -67,32 +42,8 @@ def _monitor(space: SearchSpace, evaluate: Evaluator, phase: Phase, seed: int) -
 
 
 def search_supernet(
-    supernet: ChainSupernet,
-    problem: Problem,
-    phase: str,
-    effort: Effort,
-    metric: str,
-    recipe: Recipe,
-    calibration_images: int,
+    supernet: Any, problem: Problem, phase: str, effort: Effort, metric: str, recipe: Recipe, calibration_images: int
 ) -> list[Candidate]:
     """All candidates that a search of this supernet under the limits evaluated."""
-    space = supernet.space
-    return evolve(
-        space,
-        make_evaluator(supernet, problem, recipe, calibration_images),
-        problem.tables(space),
-        problem.limits,
-        effort,
-        metric=metric,
-        phase=phase,
-        run=problem.run,
-        seed=problem.seed,
-    )
-
-
-def make_evaluator(supernet: ChainSupernet, problem: Problem, recipe: Recipe, calibration_images: int) -> Evaluator:
-    """Validation accuracy of architectures with this supernet's weights, on the recipe's device."""
-    fabric, batch = make_fabric(recipe), batch_for(supernet.space)
-    return Evaluator(
-        supernet, problem.data, fabric, seed=problem.seed, calibration_images=calibration_images, batch_size=batch
-    )
+    evaluate = problem.trainer.evaluator(supernet, recipe, calibration_images)
+    return evolve(supernet.space, evaluate, problem, effort, metric=metric, phase=phase)

@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from hiernas.problem import Candidate, Frequency
 from hiernas.space import SearchSpace
-
-Frequency = dict[str, dict[str, float]]  # site -> option -> share
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An evaluated architecture: its options in site order, supernet accuracy and costs."""
-
-    options: tuple[str, ...]
-    val_accuracy: float
-    params: int
-    macs: int
-    latency_ms: float | None
-
-    def cost(self, metric: str) -> float:
-        value = getattr(self, metric)
-        if value is None:
-            raise ValueError(f"{metric} of this candidate is unknown: the search had no latency table")
-        return float(value)
 
 
 def objectives(candidates: Sequence[Candidate], metric: str) -> np.ndarray:

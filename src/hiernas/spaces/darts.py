@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hiernas.errors import SpaceError
+from hiernas.networks.cell import CellNetwork, row_of_cells
 from hiernas.space import SearchSpace
 from hiernas.spaces.chain import _check as check_sizes
-from hiernas.supernet.cell import CellNetwork
 
 
 def darts(
@@ -46,22 +46,13 @@ def cell_space(
     cells = cells or (8 if search else 20 if stem == "cifar" else 14)
     if cells < 3 or channels < 2 or channels % 2:
         raise SpaceError(f"a cell network has at least 3 cells and an even number of channels, not {cells} and {channels}")
-    reductions = (cells // 3, 2 * cells // 3)
-    order = [_kind(i, reductions, kinds) for i in range(cells)]
     arguments = {"input_size": tuple(input_size), "num_classes": num_classes, **{k: v for k, v in given.items() if v}}
     skeleton = CellNetwork(
         name=name, arguments=tuple(arguments.items()), input_size=input_size, num_classes=num_classes,
-        channels=channels, kinds=tuple(order), stem=stem, auxiliary=auxiliary, search=search,
+        channels=channels, kinds=row_of_cells(kinds, cells), stem=stem, auxiliary=auxiliary, search=search,
         pool_bn=pool_bn,
     )  # fmt: skip
     return skeleton.space()
-
-
-def _kind(i: int, reductions: tuple[int, int], kinds: tuple[str, ...]) -> str:
-    reduction, stage = i in reductions, sum(i > r for r in reductions)
-    if len(kinds) == 2:
-        return kinds[1] if reduction else kinds[0]
-    return f"reduce{stage + 1}" if reduction else f"normal{stage + 1}"
 
 
 def stem_of(stem: str | None, input_size: tuple[int, int, int]) -> str:

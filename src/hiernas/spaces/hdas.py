@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from hiernas.errors import SpaceError
-from hiernas.genotype import Genotype
-from hiernas.genotypes import GENOTYPES
-from hiernas.genotypes import genotype as genotype_of
+from hiernas.networks.genotype import Genotype
+from hiernas.networks.genotypes import genotype as genotype_of
+from hiernas.networks.genotypes import name_of
+from hiernas.networks.stage import CELLS, StageNetwork
 from hiernas.space import SearchSpace
 from hiernas.spaces.chain import _check as check_sizes
 from hiernas.spaces.darts import cell_space, stem_of
-from hiernas.supernet.stage import StageNetwork
-
-KINDS = ("normal1", "reduce1", "normal2", "reduce2", "normal3")
 
 
 def hdas_cells(
@@ -30,7 +28,7 @@ def hdas_cells(
 
     Arguments as `darts`. As in the authors' code, batch norm follows pooling.
     """
-    return cell_space("hdas_cells", KINDS, input_size, num_classes, channels, cells, stem, auxiliary, search, pool_bn=True)
+    return cell_space("hdas_cells", CELLS, input_size, num_classes, channels, cells, stem, auxiliary, search, pool_bn=True)
 
 
 def hdas_stages(
@@ -65,9 +63,8 @@ def hdas_stages(
     if shared and len(set(per_stage)) > 1:
         raise SpaceError(f"stages that share one graph have as many cells each, not {', '.join(map(str, per_stage))}")
     genotype = genotype_of(cell)
-    name = next((known for known, value in GENOTYPES.items() if value == genotype), genotype.to_text())
     arguments: dict[str, Any] = {"input_size": tuple(input_size), "num_classes": num_classes}
-    arguments |= {k: v for k, v in given.items() if v} | {"cell": name}
+    arguments |= {k: v for k, v in given.items() if v} | {"cell": name_of(genotype)}
     arguments |= {"window": window} if window != 3 else {}
     arguments |= ({"least": least} if least else {}) | ({"shared": True} if shared else {})
     skeleton = StageNetwork(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hiernas.architecture import Architecture, known_space
 from hiernas.errors import SpaceError, did_you_mean
-from hiernas.genotypes import GENOTYPES
+from hiernas.networks.genotypes import GENOTYPES
+from hiernas.space import Architecture, known_space
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,51 +17,15 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from hiernas.cells import DropPath
-from hiernas.data.batches import at_once, augment, epoch_order, in_order, normalise
+from hiernas.data.batches import Augment, at_once, augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError
 from hiernas.gates import Gates
+from hiernas.networks.cell_modules import DropPath
+from hiernas.problem import Architect, DrawGates, Journal, Validate
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
-from hiernas.runfolder import RunFolder
 from hiernas.train.average import Average
 from hiernas.train.recipes import Phase, Recipe
-
-DrawGates = Callable[[np.random.Generator], Gates]
-Validate = Callable[[int], float | None]  # epochs done -> accuracy
-
-
-class Architect(Protocol):
-    """What learns an architecture beside the weights: the upper level of a bilevel search."""
-
-    @property
-    def images(self) -> Split: ...  # that it learns from
-    @property
-    def alternation(self) -> Literal["epoch", "step", "alone"]:
-        """An epoch of each (HourNAS), by turns (DARTS), or the weights stay as they are (HM-NAS' masks)."""
-        ...
-
-    def to(self, device: torch.device) -> None: ...
-    def draw(self, rng: np.random.Generator, progress: float) -> Gates:
-        """Gates for a step of the weights, without gradients; `progress` is the architecture's: the share of its steps
-        in this phase that are done."""
-        ...
-
-    def learn(
-        self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
-        progress: float,
-    ) -> Tensor:  # fmt: skip
-        """One step of the architecture on images [B, C, H, W] and labels [B]; returns the loss, detached."""
-        ...
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold."""
-        ...
-
-    def restore(self, tensors: dict[str, Tensor]) -> None: ...
-    def summary(self) -> dict[str, Any]:
-        """For the event of an epoch."""
-        ...
 
 
 class Planned(NamedTuple):
@@ -104,7 +67,7 @@ def fit(
     recipe: Recipe,
     *,
     seed: int,
-    run: RunFolder,
+    run: Journal,
     draw_gates: DrawGates | None = None,
     architect: Architect | None = None,
     validate: Validate | None = None,
@@ -175,7 +138,7 @@ class _Trainer:
         self.fabric, self.model, self.optimizer = fabric, model, optimizer
         self.split, self.data, self.phase, self.recipe, self.seed = split, data, phase, recipe, seed
         self.draw_gates, self.architect = draw_gates, architect
-        self.settings = recipe.augmentation()
+        self.settings = Augment.of(recipe)
         self.average: Average | None = None
 
     def steps(self, position: Position) -> Iterator[int]:
@@ -303,19 +266,6 @@ def _in_turn(of_weights: bool, batches: Sequence[Tensor]) -> list[Planned]:
     return [Planned(of_weights, batch, i / len(batches)) for i, batch in enumerate(batches)]
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Inside, the weights get no gradients: none is computed."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    for p in weights:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in weights:
-            p.requires_grad_(True)
-
-
 def set_drop_path(model: nn.Module, probability: float) -> None:
     """Set the probability of all `DropPath` modules. Raises `ConfigError` where one is asked for and there is none."""
     modules = [m for m in model.modules() if isinstance(m, DropPath)]
@@ -333,7 +283,7 @@ def _optimizer(model: nn.Module, phase: Phase, recipe: Recipe) -> torch.optim.SG
 
 
 def _save(
-    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, position: Position,
+    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: Journal, position: Position,
     architect: Architect | None, average: Average | None,
 ) -> None:  # fmt: skip
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -350,7 +300,7 @@ def _save(
 
 
 def _restore(
-    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: RunFolder, architect: Architect | None,
+    model: nn.Module, optimizer: torch.optim.SGD, phase: Phase, run: Journal, architect: Architect | None,
     average: Average | None,
 ) -> Position:  # fmt: skip
     saved = run.load_tensors(phase.name)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from hiernas.data.batches import Augment
 from hiernas.errors import ConfigError, did_you_mean
 
 
@@ -43,9 +42,6 @@ class Recipe:
             if not (low <= value <= high and math.isfinite(value)):
                 allowed = f"at least {low}" if high == math.inf else f"between {low} and {high}"
                 raise ConfigError(f"train.{name} is {value}; it must be {allowed}")
-
-    def augmentation(self) -> Augment:
-        return Augment(self.augment, self.flip, self.cutout, self.autoaugment)
 
     def lr(self, initial: float, epoch: float, epochs: int) -> float:
         """Learning rate at a point of the training (in epochs, fractional) that begins with `initial`."""

@@ -1,0 +1,3 @@
+from hiernas.cli import main
+
+main()

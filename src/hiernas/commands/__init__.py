@@ -1,0 +1,1 @@
+"""What the commands beside search and resume do, one file each."""

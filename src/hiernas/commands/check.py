@@ -1,0 +1,241 @@
+"""`hiernas check`: what a search would face and cost, before anything is trained.
+
+Time is measured on throw-away weights: a few training steps and evaluations on the real images, times the
+number of them. Memory is weights, gradients and momentum plus the activations that the largest sampled
+architecture keeps for its backward pass, counted as they are saved; or what is evaluated, or measured, at a time, where that
+is more; and the images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hiernas.costs.limits import feasible_share
+from hiernas.costs.tables import cost_tables
+from hiernas.data.batches import normalise
+from hiernas.data.images import OnDemand
+from hiernas.data.split import Subset
+from hiernas.gates import Gates, single_path, softmax
+from hiernas.latency.measure import plan_of
+from hiernas.latency.runtimes import RUNTIMES
+from hiernas.methods import METHODS
+from hiernas.randomness import numpy_generator
+from hiernas.run.search import Prepared
+from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
+from hiernas.train.loop import make_fabric
+from hiernas.train.recipes import Recipe
+
+STEPS = 6  # timed, after one that is not
+TIMED_MACS = 3e9  # of one candidate's evaluation
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `check` reports. Costs are (smallest, typical, largest) by metric; typical is the median."""
+
+    space_size: int
+    costs: dict[str, tuple[float, float, float]]
+    feasible_share: float
+    supernet_params: int
+    memory_gib: float
+    seconds: dict[str, float]  # by phase, on this device as busy as it is now
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+
+def estimate(prepared: Prepared) -> Estimate:
+    """Measure what is needed for the estimates; trains nothing that is kept."""
+    space, config, method = prepared.space, prepared.config, METHODS[prepared.request.method]
+    among = method.among(space)
+    tables = cost_tables(among, prepared.latency)
+    rng = numpy_generator(prepared.request.seed, "check")
+    genes = among.sample_encoded(rng, 10_000)
+    costs = {
+        name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()
+    }
+    if not method.inherits:
+        params, step_seconds, activations = _mixed_step(prepared)
+        candidate_seconds = 0.0  # what a search in cells finds is evaluated once
+    else:
+        supernet: Any = space.supernet()
+        supernet.to(memory_format=torch.channels_last)
+        params = sum(p.numel() for p in supernet.parameters())
+        largest = single_path(genes[int(np.argmax(tables["macs"].of(genes)))])
+        paths = [single_path(path) for path in genes[:STEPS]]
+        step_seconds, activations = _training_step(supernet, prepared, paths, largest, recipe_of(config))
+        candidate_seconds = _evaluation(supernet, prepared, genes)
+    batch = min(recipe_of(config).batch_size, len(prepared.data.train))
+    training = 4 * (3 * params) + activations  # weights, gradients, momentum in 32 bits
+    return Estimate(
+        space_size=max(space.size(), among.size()),
+        costs=costs,
+        feasible_share=share_feasible(prepared),
+        supernet_params=params,
+        memory_gib=(max(training, 4 * params + _evaluating(prepared), _measuring(prepared)) + _pictures(prepared)) / 2**30,
+        seconds=_seconds(prepared, step_seconds / batch, candidate_seconds, _final_image(prepared, step_seconds / batch)),
+    )
+
+
+def share_feasible(prepared: Prepared, n: int = 10_000) -> float:
+    """Share of sampled architectures that meet the limits."""
+    method = METHODS[prepared.request.method]
+    among = method.among(prepared.space)
+    tables = cost_tables(among, prepared.latency)
+    rng = numpy_generator(prepared.request.seed, "share")
+    return feasible_share(among, tables, prepared.limits, rng, n)
+
+
+def _pictures(prepared: Prepared) -> int:
+    """Bytes of the pixels in memory; of pictures that are read on demand, those that are being decoded."""
+    data, images = prepared.data, prepared.data.train.images
+    source = images.images if isinstance(images, Subset) else images
+    if isinstance(source, OnDemand):
+        return source.decoding_bytes
+    return (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
+
+
+def _evaluating(prepared: Prepared) -> int:
+    """Bytes of activations while candidates of a chain are evaluated; in cells a training step takes more."""
+    space, data = prepared.space, prepared.data
+    if space.skeleton.searched != "blocks":
+        return 0
+    return min(batch_for(space), max(len(data.val), prepared.config.calibration_images)) * evaluation_bytes(space)
+
+
+def _measuring(prepared: Prepared) -> int:
+    """Bytes of the operations that are loaded at a time while this device's latency table is measured."""
+    table = prepared.latency
+    if table is None or prepared.request.latency_table is not None:
+        return 0
+    return plan_of(prepared.space, RUNTIMES[table.runtime].inner_layout).loaded_bytes(table.threads, table.batch)
+
+
+def _final_image(prepared: Prepared, of_supernet: float) -> float:
+    """Seconds of a training step per image of a network like those that are found.
+
+    A step of single paths is one of such a network; where all operations are computed at once, one is built and timed.
+    """
+    if METHODS[prepared.request.method].inherits:
+        return of_supernet
+    network = prepared.space.sample(numpy_generator(prepared.request.seed, "final")).build()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
+    recipe = prepared.config.train
+    seconds, _ = _training_step(network, prepared, [None] * (STEPS // 3), None, recipe)
+    return seconds / min(recipe.batch_size, len(prepared.data.train))
+
+
+def _seconds(
+    prepared: Prepared, image_seconds: float, candidate_seconds: float, final_image: float
+) -> dict[str, float]:
+    config, seconds = prepared.config, {}
+    for phase, work in METHODS[prepared.request.method].work(config, prepared.data).items():
+        if phase.startswith("evolve"):
+            seconds[phase] = config.population * (config.generations + 1) * candidate_seconds
+        else:
+            seconds[phase] = work / 3.0 * (final_image if phase.startswith(("final", "compare")) else image_seconds)
+    return seconds
+
+
+def recipe_of(config: Any) -> Recipe:
+    """The recipe of a method's supernet: a search in cells has one of its own."""
+    recipe: Recipe = config.search.train if hasattr(config, "search") else config.train
+    return recipe
+
+
+def _mixed_step(prepared: Prepared) -> tuple[int, float, int]:
+    """Parameters of the search network of a space of cells, seconds of a step, bytes saved for its backward pass."""
+    searched = METHODS[prepared.request.method].proxy(prepared.space, prepared.config)
+    supernet = searched.supernet()
+    supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
+    gates = softmax([torch.zeros(len(d.options)) for d in searched.decisions])
+    seconds, saved = _training_step(supernet, prepared, [gates] * (STEPS // 3), gates, recipe_of(prepared.config))
+    return sum(p.numel() for p in supernet.parameters()), seconds, saved
+
+
+def _training_step(
+    supernet: nn.Module, prepared: Prepared, paths: Sequence[Gates | None], largest: Gates | None, recipe: Recipe
+) -> tuple[float, int]:
+    """Seconds of a step, and bytes that the largest one saves for its backward pass. None: a network without gates."""
+    data = prepared.data
+    fabric = make_fabric(recipe)
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=1e-4)
+    model, wrapped = fabric.setup(supernet, optimizer)
+    indices = torch.arange(min(recipe.batch_size, len(data.train)))
+    x, y = normalise(data.train.images.fetch(indices), data, fabric.device), data.train.labels[indices].to(fabric.device)
+
+    def step(gates: Gates | None) -> None:
+        output = model(x) if gates is None else model(x, gates)
+        loss = F.cross_entropy(output[0] if isinstance(output, tuple) else output, y)  # an auxiliary classifier's is left out
+        wrapped.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        wrapped.step()
+        float(loss.detach())  # waits for the device
+
+    with _counting_saved() as saved:
+        step(largest)
+    start = time.perf_counter()
+    for path in paths:
+        step(path)
+    return (time.perf_counter() - start) / len(paths), saved[0]
+
+
+@contextmanager
+def _counting_saved() -> Iterator[list[int]]:
+    total, seen = [0], set[int]()
+
+    def pack(t: Tensor) -> Tensor:
+        pointer = t.untyped_storage().data_ptr()
+        if pointer not in seen:
+            seen.add(pointer)
+            total[0] += t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        yield total
+
+
+def _evaluation(supernet: Any, prepared: Prepared, genes: np.ndarray) -> float:
+    """Seconds for one candidate among many, with shared prefixes."""
+    config, data = prepared.config, prepared.data
+    typical = float(np.median(cost_tables(prepared.space, None)["macs"].of(genes)))
+    n = int(min(200, max(16, TIMED_MACS / typical)))
+    few = replace(data, val=_first(data.val, n))
+    evaluator = Evaluator(
+        supernet, few, make_fabric(config.train), seed=0, calibration_images=min(n, config.calibration_images),
+        batch_size=batch_for(prepared.space),
+    )  # fmt: skip
+    candidates = [prepared.space.decode(g) for g in genes[:8]]
+    evaluator(candidates[:2])
+    start = time.perf_counter()
+    evaluator(candidates)
+    seconds = (time.perf_counter() - start) / len(candidates)
+    images = len(data.val) + min(config.calibration_images, len(data.train))
+    timed = len(few.val) + min(n, config.calibration_images, len(data.train))
+    return seconds * images / timed
+
+
+def _first(split: Any, n: int) -> Any:
+    return replace(split, images=_Head(split.images, min(n, len(split))), labels=split.labels[:n])
+
+
+@dataclass(frozen=True)
+class _Head:
+    images: Any
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        return self.images.fetch(indices)

@@ -1,0 +1,76 @@
+"""`hiernas export`: the trained network of a run or an architecture file in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hiernas.commands.cost import architecture_file
+from hiernas.data.batches import normalise
+from hiernas.errors import ConfigError, ExportError, RunError, did_you_mean
+from hiernas.export import FORMATS, SUFFIXES, export, timm_network
+from hiernas.randomness import torch_generator
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import reload_data
+from hiernas.space import Architecture
+
+
+def export_network(source: Path, to: str, out: Path | None, weights: Path | None) -> dict[str, str]:
+    """Export the trained network of a run or an architecture file; what was written, by name."""
+    if to not in FORMATS:
+        raise ConfigError(f"unknown format '{to}'; {did_you_mean(to, FORMATS)}")
+    architecture = architecture_file(source)
+    folder = source if source.is_dir() else source.parent
+    weights = weights or folder / (f"{source.stem}.safetensors" if source.is_file() else "best.safetensors")
+    network, metadata = load_network(architecture, weights)
+    images, what = _parity_images(folder, architecture)
+    path = out or folder / f"best{SUFFIXES[to]}"
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "it is a folder; name a file" if path.is_dir() else f"the folder {path.parent} does not exist; make it first"
+        raise ConfigError(f"--out {path}: {reason}")
+    written = export(network, images, path, to, metadata, architecture)
+    shown = {"file": str(written.path), "weights": str(written.weights)} if written.weights else {"file": str(written.path)}
+    shown["parity"] = f"largest relative difference {written.largest_difference:.1e} on {what}"
+    return {**shown, "timm": _in_timm(architecture)} if to == "python" else shown
+
+
+def _in_timm(architecture: Architecture) -> str:
+    """The arguments with which timm builds the network, or why it cannot."""
+    try:
+        found = timm_network(architecture)
+    except ExportError as error:
+        return f"timm cannot build this network: {error}"
+    stages = [list(stage) for stage in found.arch_def]
+    return (
+        f"arch_def={stages}, stem_size={found.stem_size}, num_features={found.num_features}, activation {found.act}, "
+        f"batch-norm eps {found.bn_eps:g}" + ", then conv_stem.stride = (1, 1)" * (found.stem_stride == 1)
+    )
+
+
+def load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:
+    """The trained network of a weights file, and what the file says of it. Raises `RunError` where they do not fit."""
+    from safetensors import SafetensorError, safe_open
+
+    if not weights.is_file():
+        raise RunError(f"there are no weights at {weights}; train the network first, or name the file with --weights")
+    network = architecture.build()
+    try:
+        with safe_open(weights, "pt") as f:
+            network.load_state_dict({k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118 - not a dict
+            metadata = dict(f.metadata() or {})
+    except SafetensorError as error:
+        raise RunError(f"{weights} is damaged and cannot be read: {error}") from error
+    except RuntimeError as error:
+        raise RunError(f"the weights in {weights} are not of this architecture") from error
+    return network.eval(), metadata
+
+
+def _parity_images(folder: Path, architecture: Architecture) -> tuple[torch.Tensor, str]:
+    if (folder / "config.yaml").exists():
+        data = reload_data(RunFolder.open(folder), None)
+        indices = torch.arange(min(16, len(data.test)))
+        return normalise(data.test.images.fetch(indices), data, torch.device("cpu")), f"{len(indices)} test images"
+    noise = torch.randn(16, *architecture.skeleton.input_size, generator=torch_generator(0, "parity"))
+    return noise, "16 inputs of noise (an architecture file names no images)"

@@ -1,0 +1,235 @@
+"""`hiernas measure`: the latency table of a space, measured here, elsewhere with a pack, or merged of two; calibration."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hiernas.costs.tables import cost_tables
+from hiernas.errors import ConfigError, LatencyError
+from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
+from hiernas.latency.measure import Progress, cached_table_path, doubts, measure_table, plan_of, title
+from hiernas.latency.pack import import_measurement, write_pack
+from hiernas.latency.runtimes import RUNTIME, RUNTIMES, make_runtime
+from hiernas.latency.table import LatencyTable, merge
+from hiernas.randomness import numpy_generator
+from hiernas.report.units import milliseconds
+from hiernas.run.folder import Listener
+from hiernas.space import SearchSpace
+from hiernas.spaces.named import space_function
+
+SHOWN = 5  # doubts that are shown
+BUSY = 0.75  # load per core from which a measurement is warned of
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `hiernas measure` was asked; None where nothing was said."""
+
+    space: str
+    input_size: tuple[int, int, int]
+    num_classes: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the space
+    runtime: str | None = None
+    threads: int | None = None
+    out: Path | None = None
+    pack: Path | None = None
+    import_file: Path | None = None
+    allow_missing: bool = False
+    merge: Path | None = None
+    calibrate: int | None = None
+    even: bool = False
+    seed: int | None = None
+    store_correction: bool = False
+
+
+def measure(asked: Asked, listener: Listener) -> dict[str, str]:
+    """Do what was asked; what it says, by name. Raises `ConfigError` for options that do not go together."""
+    _check(asked)
+    arguments = dict(asked.arguments)
+    make = space_function(asked.space, arguments)
+    space = make(input_size=asked.input_size, num_classes=asked.num_classes, **arguments)
+    if asked.pack is not None:
+        return _pack(space, asked.pack)
+    if asked.import_file is not None:
+        return _import(space, asked.import_file, asked.out, asked.allow_missing)
+    if asked.merge is not None:
+        return _merge(space, asked.merge, asked.out)
+    return _measure(space, asked, listener)
+
+
+def teller(listener: Listener, event: str = "measuring") -> Progress:
+    """Progress of a measurement as events for a listener."""
+    return lambda done, total, key: listener({"event": event, "done": done, "total": total, "key": key})
+
+
+def _check(asked: Asked) -> None:
+    modes = {"--pack": asked.pack, "--import": asked.import_file, "--merge": asked.merge, "--calibrate": asked.calibrate}
+    given = [flag for flag, value in modes.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} do not go together; give one of them at a time")
+    rules = [
+        (asked.allow_missing, "--allow-missing", "--import", asked.import_file),
+        (asked.even, "--even", "--calibrate", asked.calibrate),
+        (asked.seed is not None, "--seed", "--calibrate", asked.calibrate),
+        (asked.store_correction, "--store-correction", "--calibrate", asked.calibrate),
+    ]
+    for is_given, flag, needed, value in rules:
+        if is_given and value is None:
+            raise ConfigError(f"{flag} is for {needed}; give both, or neither")
+    elsewhere = given and given != ["--calibrate"]
+    if elsewhere and (asked.runtime is not None or asked.threads is not None):
+        raise ConfigError(
+            f"--runtime and --threads do not go with {given[0]}: nothing is measured here (a pack runs on onnxruntime, "
+            "with `measure.py --threads N` on the device)"
+        )
+    if asked.pack is not None and asked.out is not None:
+        raise ConfigError("--out does not go with --pack: name the pack's folder with --pack DIR")
+    if asked.calibrate is not None and asked.calibrate < FEWEST:
+        raise ConfigError(f"--calibrate {asked.calibrate}: so few networks tell too little; take at least {FEWEST}")
+    if asked.store_correction and asked.out is None:
+        raise ConfigError(
+            "--store-correction needs a table of its own, --out FILE: the cached one serves all spaces, and a correction is "
+            "of one space"
+        )
+
+
+def _measure(space: SearchSpace, asked: Asked, listener: Listener) -> dict[str, str]:
+    engine = make_runtime(asked.runtime or RUNTIME, asked.threads or 1)
+    path = asked.out or cached_table_path(engine)
+    shown = _busy()
+    table = measure_table(space, engine, path, teller(listener))
+    if asked.calibrate is not None:
+        rng = numpy_generator(asked.seed or 0, "calibrate")
+        found = calibrate(space, table, engine, asked.calibrate, rng, asked.even, teller(listener, "measured"))
+        shown |= _write_calibration(found, path, title(space))
+        if asked.store_correction:
+            table = found.corrected_table()
+            table.save(path)
+    noticed = doubts(plan_of(space, engine.inner_layout), table.entries)
+    return {**_described(space, table, path), **shown, **_doubts(tuple(noticed.values()))}
+
+
+def _busy() -> dict[str, str]:
+    """A warning where other programs keep most of the processor's cores busy; nothing where the system does not say."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    if load < BUSY * cores:
+        return {}
+    return {"busy": f"load {load:.1f} on {cores} cores before the measurement: measure again into another file when idle"}
+
+
+def _pack(space: SearchSpace, folder: Path) -> dict[str, str]:
+    sizes = write_pack(space, folder)
+    return {
+        "folder": f"{folder}: {len(sizes)} ONNX files, {sum(sizes) / 1e6:.1f} MB",
+        "on the device": "python measure.py --out measured.json (needs onnxruntime and numpy; interrupted, it goes on)",
+        "then here": "the same `hiernas measure` command with --import measured.json instead of --pack",
+    }
+
+
+def _import(space: SearchSpace, file: Path, out: Path | None, allow_missing: bool) -> dict[str, str]:
+    path = out or file.with_name(f"{file.stem}-table.json")
+    found = import_measurement(space, file, allow_missing)
+    shown, table = {}, found.table
+    if path.exists():
+        merged = merge(LatencyTable.load(path), table)
+        table, shown = merged.table, {"merged": str(merged)}
+    table.save(path)
+    if found.missing:
+        shown["missing"] = f"{len(found.missing)} operations, such as '{found.missing[0]}': networks with them have no latency"
+    return {**_described(space, table, path), **shown, **_doubts(found.doubts)}
+
+
+def _merge(space: SearchSpace, file: Path, out: Path | None) -> dict[str, str]:
+    other = LatencyTable.load(file)
+    path = out or cached_table_path(other)
+    if not path.exists():
+        raise LatencyError(f"there is no table {path} that {file} could be merged into; name it with --out")
+    merged = merge(LatencyTable.load(path), other)
+    merged.table.save(path)
+    shown = {"merged": str(merged)}
+    if other.correction is not None:
+        shown["note"] = f"the correction in {file} was left out: it belongs to that table's own numbers"
+    return {**_described(space, merged.table, path), **shown}
+
+
+def _described(space: SearchSpace, table: LatencyTable, path: Path) -> dict[str, str]:
+    with_edges = table.runtime not in RUNTIMES or RUNTIMES[table.runtime].inner_layout
+    operations = plan_of(space, with_edges).operations
+    there = sum(o.key in table.entries for o in operations)
+    shown = {
+        "file": str(path),
+        "device": f"{table.device}, {table.runtime} {table.version}, {table.threads} thread(s), batch {table.batch}",
+        "entries": f"{there} of the space's {len(operations)} operations ({len(table.entries)} in the file)",
+    }
+    if there == len(operations):
+        latency = cost_tables(space, table)["latency_ms"]
+        shown["fastest network"], shown["slowest network"] = milliseconds(latency.smallest), milliseconds(latency.largest)
+    c = table.correction
+    if c is not None:
+        other = "" if c.space == title(space) else " - which is another space: calibrate this one in a file of its own"
+        shown["correction"] = f"{c}, fitted on {c.networks} networks of {c.space}{other}"
+    return shown
+
+
+def _doubts(lines: Sequence[str]) -> dict[str, str]:
+    if not lines:
+        return {}
+    more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return {"suspicious": f"{len(lines)}: {'; '.join(lines[:SHOWN])}{more} (in doubt, measure again into another file)"}
+
+
+# -- calibration -------------------------------------------------------------------------------------------------
+
+
+def _write_calibration(found: Calibration, table: Path, where: str) -> dict[str, str]:
+    """Numbers and picture beside the table; what they say."""
+    numbers, picture = (table.with_name(f"{table.stem}-calibration.{kind}") for kind in ("json", "svg"))
+    try:
+        numbers.write_text(json.dumps({"space": where, **found.to_json()}, indent=1) + "\n")
+        picture.write_text(scatter(found, where))
+    except OSError as error:
+        raise LatencyError(f"cannot write {numbers}: {error.strerror}") from error
+    shown = {"sum of the table": f"{found.all_errors()}, over {len(found.architectures)} networks"}
+    if found.correction is None:
+        shown["corrected"] = "no: measured latencies do not grow with the sums; was the device busy?"
+    else:
+        after, before = found.errors(corrected=True), found.errors(corrected=False)
+        shown["fitted"] = f"{found.correction}, on {found.correction.networks} of the networks"
+        shown["corrected"] = f"{after}, over the other {after.networks} networks"
+        shown["uncorrected"] = f"{before}, over the same ones"
+    return {**shown, "written": f"{numbers} and {picture.name}"}
+
+
+def scatter(found: Calibration, where: str) -> str:
+    """Predicted against measured latencies as an SVG file."""
+    import io
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from hiernas.report.kit import BLUE, INK, MUTED, ORANGE, STYLE
+
+    style: Any = {**STYLE, "svg.hashsalt": "calibration"}
+    measured, c = found.measured_ms, found.correction
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+        ax = figure.add_subplot()
+        ends = [float(min(measured.min(), found.sums_ms.min())), float(max(measured.max(), found.sums_ms.max()))]
+        ax.plot(ends, ends, color=MUTED, linewidth=1.0, label="exact")
+        ax.plot(measured[::2], found.sums_ms[::2], "o", color=BLUE, fillstyle="none", label="sum, networks that fitted")
+        ax.plot(measured[1::2], found.sums_ms[1::2], "o", color=BLUE, label="sum, other networks")
+        if c is not None:
+            ax.plot(measured[1::2], c.of(found.sums_ms[1::2]), "x", color=ORANGE, label="corrected, other networks")
+        ax.set_xlabel("measured (ms)")
+        ax.set_ylabel("predicted (ms)")
+        t = found.table
+        ax.set_title(f"{where}\n{t.device}, {t.runtime} {t.version}, {t.threads} thread(s)", color=INK, fontsize=12)
+        ax.legend()
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Measuring devices: how long the operations of a space and whole networks take."""

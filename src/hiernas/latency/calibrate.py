@@ -1,0 +1,184 @@
+"""How far the sum of a table's entries is from whole networks of a space, and the correction that follows.
+
+The networks are measured as often as the operations, in three passes and two looks, and count with the same
+percentile. Half of them fit `measured = constant + scale * sum`, by least squares on the relative error; the other
+half says what the correction is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hiernas.costs.tables import cost_tables
+from hiernas.errors import LatencyError
+from hiernas.latency.measure import Probe, Progress, identity, title
+from hiernas.latency.runner import by_looks, share, together
+from hiernas.latency.table import RUNS, WARMUP, Correction, Entry, LatencyTable
+from hiernas.space import Architecture, SearchSpace
+
+if TYPE_CHECKING:
+    from hiernas.latency.runtimes import Runtime
+
+FEWEST = 8  # networks; half of them must tell a line
+AT_ONCE = 32  # networks that are loaded together, at most
+NO_BETTER = 0.1  # percent that the corrected error may be above the other before it counts as worse
+DRAWN = 50  # random networks per network, of which an even choice picks those that spread over the latencies
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Predicted against measured latencies: percent of the measured one, and Spearman's rank correlation."""
+
+    networks: int
+    mean_absolute_percent: float
+    bias_percent: float
+    spearman: float
+
+    def __str__(self) -> str:
+        error, bias = self.mean_absolute_percent, self.bias_percent
+        return f"mean absolute error {error:.2f} %, bias {bias:+.2f} %, Spearman {self.spearman:.4f}"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Networks of a space with the table's raw sums and their latencies; every second one fitted the correction."""
+
+    table: LatencyTable  # without a correction
+    architectures: tuple[Architecture, ...]
+    sums_ms: np.ndarray  # float64 [networks]
+    entries: tuple[Entry, ...]
+    correction: Correction | None  # None: measured latencies do not grow with the sums
+
+    @property
+    def measured_ms(self) -> np.ndarray:
+        """A network counts with the tenth percentile of its runs, as an operation does: float64 [networks]."""
+        return np.array([entry.p10_ms for entry in self.entries])
+
+    def errors(self, corrected: bool) -> Errors:
+        """Errors of the networks that did not fit the correction, with it or without."""
+        sums = self.sums_ms[1::2]
+        if corrected and self.correction is not None:
+            sums = self.correction.of(sums)
+        return errors_of(sums, self.measured_ms[1::2])
+
+    def all_errors(self) -> Errors:
+        """Errors of the sums alone, over all networks."""
+        return errors_of(self.sums_ms, self.measured_ms)
+
+    def corrected_table(self) -> LatencyTable:
+        """The table with the correction; raises `LatencyError` where there is none, or it makes matters worse."""
+        if self.correction is None:
+            raise LatencyError(
+                "there is no correction to store: the measured latencies do not grow with the predicted ones; calibrate "
+                "again on an idle device, with more networks"
+            )
+        worse, as_is = (self.errors(corrected).mean_absolute_percent for corrected in (True, False))
+        if worse > as_is + NO_BETTER:
+            raise LatencyError(
+                f"the correction is not stored: over networks that it has not seen, its error is {worse:.2f} %, and "
+                f"{as_is:.2f} % without it; calibrate again on an idle device, with more networks"
+            )
+        return replace(self.table, correction=self.correction)
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, as plain values."""
+        rows = zip(self.architectures, self.sums_ms, self.entries, strict=True)
+        fitted = {"networks": "every second one, from the first", "by": "least squares on the relative error"}
+        return {
+            "kind": "hiernas latency calibration, format 1",
+            **identity(self.table),
+            "correction": None if self.correction is None else asdict(self.correction),
+            "fitted": fitted,
+            "errors": {
+                "sum, all networks": asdict(self.all_errors()),
+                "sum, networks that did not fit": asdict(self.errors(corrected=False)),
+                "corrected, networks that did not fit": asdict(self.errors(corrected=True)),
+            },
+            "networks": [{"options": list(a.options), "sum_ms": float(s), **asdict(e)} for a, s, e in rows],
+        }
+
+
+def calibrate(
+    space: SearchSpace, table: LatencyTable, runtime: Runtime, n: int, rng: np.random.Generator,
+    even: bool = False, on_progress: Progress | None = None, runs: int = RUNS,
+) -> Calibration:  # fmt: skip
+    """Measure `n` random networks of a space and compare them with the table, which must hold all of it.
+
+    They are uniform over the space or, where `even`, spread evenly over the latencies that random networks have: for
+    limits far from the typical network. A correction that the table has is put aside. Raises `LatencyError` for fewer
+    than 8 networks.
+    """
+    if n < FEWEST:
+        raise LatencyError(f"{n} networks tell too little; calibrate with at least {FEWEST}")
+    table = replace(table, correction=None)
+    architectures = sample(space, table, n, rng, even)
+    if len(architectures) < FEWEST:
+        raise LatencyError(
+            f"space '{space.name}' has only {len(architectures)} different networks; a calibration needs at least {FEWEST}"
+        )
+    probes = [Probe(str(i), a.skeleton.input_size, partial(_as_trained, a)) for i, a in enumerate(architectures)]
+    entries: list[Entry] = []
+    for held in together([share(p.taken(runtime.batch), runtime.threads) for p in probes], AT_ONCE):
+        # one by one within each pass: a network that runs alone finds its own weights in the caches, not another's
+        with torch.random.fork_rng(devices=[]):
+            some = {p.key: partial(p.load, runtime) for p in probes[held.start : held.stop]}
+            *_, found = by_looks([(some, runs, WARMUP)], in_turn=1)
+        entries += [Entry(**row) for row in found.values()]
+        if on_progress is not None:
+            on_progress(len(entries), len(architectures), " ".join(architectures[len(entries) - 1].options))
+    sums = np.array([table.predict(a) for a in architectures])
+    constant, scale = fit(sums[::2], np.array([entry.p10_ms for entry in entries[::2]]))
+    sensible = scale > 0 and constant + scale * cost_tables(space, table)["latency_ms"].smallest > 0
+    correction = Correction(constant, scale, len(sums[::2]), title(space)) if sensible else None
+    return Calibration(table, tuple(architectures), sums, tuple(entries), correction)
+
+
+def sample(space: SearchSpace, table: LatencyTable, n: int, rng: np.random.Generator, even: bool) -> list[Architecture]:
+    """Different random architectures in random order; fewer than `n` where the space is too small.
+
+    Where `even`, those nearest to even steps from the smallest to the largest predicted latency.
+    """
+    drawn = space.sample_encoded(rng, DRAWN * n)
+    genes = np.unique(drawn, axis=0, return_index=True)[1]
+    genes = drawn[np.sort(genes)]  # different ones, in the order they were drawn
+    if even:
+        latency = cost_tables(space, table)["latency_ms"].of(genes)
+        left, chosen = np.ones(len(genes), dtype=bool), []
+        for target in rng.permutation(np.linspace(latency.min(), latency.max(), min(n, len(genes)))):
+            chosen.append(int(np.argmin(np.where(left, np.abs(latency - target), np.inf))))
+            left[chosen[-1]] = False
+        genes = genes[chosen]
+    return [space.decode(row) for row in genes[:n]]
+
+
+def fit(sums_ms: np.ndarray, measured_ms: np.ndarray) -> tuple[float, float]:
+    """Constant and scale that make the sum of ((constant + scale * sum) / measured - 1)^2 least."""
+    rows = np.stack([1 / measured_ms, sums_ms / measured_ms], axis=1)
+    constant, scale = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0]
+    return float(constant), float(scale)
+
+
+def errors_of(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Errors:
+    """Errors of predictions; Spearman's correlation is 0 where either side is constant."""
+    from scipy.stats import rankdata
+
+    relative = 100 * (predicted_ms / measured_ms - 1)
+    a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (predicted_ms, measured_ms))
+    norm = math.sqrt(float(a @ a) * float(b @ b))
+    return Errors(len(relative), float(np.abs(relative).mean()), float(relative.mean()), float(a @ b) / norm if norm else 0.0)
+
+
+def _as_trained(architecture: Architecture) -> nn.Module:
+    """A network without scales of 0, which residual branches start with: a runtime might leave those out."""
+    network = architecture.build()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
+            nn.init.ones_(module.weight)
+    return network

@@ -1,0 +1,267 @@
+"""What is measured for a latency table, how entries follow from it, measuring it here, and what then looks wrong.
+
+Operations are measured alone, by turns with others (see `runner.by_turns`). Two things that a network does not pay per
+operation are then taken off: the overhead of a call, which a network pays once, and, for runtimes with an inner layout
+of tensors, the conversion from and to the plain one at both ends of the operation ("edges").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from platformdirs import user_cache_path
+from torch import nn
+
+from hiernas.costs.count import footprint, parts_of_space
+from hiernas.costs.tables import counted
+from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
+from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
+from hiernas.networks.parts import output_size, with_sums
+from hiernas.space import SearchSpace
+
+if TYPE_CHECKING:
+    from hiernas.latency.runner import TimedCall
+    from hiernas.latency.runtimes import Runtime
+    from hiernas.networks.parts import Part
+
+OVERHEAD = "overhead"  # key of the cost of a call
+AT_ONCE = 16  # operations that are measured between two saves, at most
+SPREAD, AT_LEAST_MS = 3.0, 0.01  # in doubt: a 90th percentile above 3 times the tenth and another 0.01 ms
+MORE_MACS, FASTER = 3.0, 0.5  # in doubt: operations of one shape, 3 times the multiply-adds in half the time
+
+Shape = tuple[int, int, int]  # channels, height, width
+Progress = Callable[[int, int, str], None]  # operations done, operations to do, the last one's key
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One module that is measured alone."""
+
+    key: str
+    input_size: Shape
+    build: Callable[[], nn.Module]
+
+    def taken(self, batch: int = 1) -> int:
+        """Bytes that it takes while it is loaded, for inputs [batch, C, H, W]."""
+        weights, activations = footprint(self.build, self.input_size)
+        return weights + batch * activations
+
+    def load(self, runtime: Runtime) -> TimedCall:
+        """Build the module and load it."""
+        return runtime.prepare(self.build(), self.input_size)
+
+
+@dataclass(frozen=True)
+class Item:
+    """An entry of a table: modules that are measured for it, and entries before it that are taken off."""
+
+    key: str
+    probes: tuple[Probe, ...]
+    weights: tuple[int, ...] = (1,)  # of the probes' latencies in its own
+    needs: tuple[str, ...] = ()  # keys of the overhead, and of edges, of which half is an operation's
+    runs: int = 1  # times as many as those of operations
+    part: Part | None = None  # of an operation
+
+    def entry(self, raw: Mapping[str, Entry], known: Mapping[str, Entry]) -> Entry:
+        """What it takes within a network, from the probes' latencies and the entries that it needs."""
+        taken = sum(known[key].p10_ms for key in self.needs[1:]) / 2
+        taken += known[OVERHEAD].p10_ms if self.needs else 0.0
+        alone = [raw[probe.key] for probe in self.probes]
+        columns = ([e.p10_ms for e in alone], [e.median_ms for e in alone], [e.p90_ms for e in alone])
+        sums = (sum(w * ms for w, ms in zip(self.weights, column, strict=True)) for column in columns)
+        p10, median, p90 = sorted(max(0.0, ms - taken) for ms in sums)
+        return Entry(median, p10, p90, alone[0].runs)
+
+
+def _edge(shape: Shape) -> Item:
+    """A place where a tensor enters and leaves an operation that is measured alone; what both cost together.
+
+    The cheapest convolution, once and twice: two in one call have one pair of edges and one overhead less.
+    """
+    key = f"edge {'x'.join(map(str, shape))}"
+    probes = tuple(Probe(f"{key} {n}", shape, partial(_convolutions, shape[0], n)) for n in (1, 2))
+    return Item(key, probes, (2, -1), (OVERHEAD,))
+
+
+def _convolutions(channels: int, repeats: int) -> nn.Module:
+    return nn.Sequential(*(nn.Conv2d(channels, channels, 1, groups=channels, bias=False) for _ in range(repeats)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is to be measured, in this order: entries follow from those before them."""
+
+    overhead: tuple[Item, ...]
+    edges: tuple[Item, ...]
+    operations: tuple[Item, ...]
+
+    def without(self, known: Container[str]) -> Plan:
+        """What is left where these keys are known; an edge stays as long as an operation needs it."""
+        operations = tuple(o for o in self.operations if o.key not in known)
+        needed = {key for o in operations for key in o.needs}
+        edges = tuple(e for e in self.edges if e.key in needed and e.key not in known)
+        return Plan(tuple(o for o in self.overhead if o.key not in known), edges, operations)
+
+    def groups(self, threads: int = 1, batch: int = 1) -> list[list[Sequence[Item]]]:
+        """Chunks whose items are measured by turns, in groups that stay loaded together: bounded threads and bytes."""
+        shares = {item.key: sum(share(p.taken(batch), threads) for p in item.probes) for item in self}
+        kinds: tuple[Sequence[Item], ...] = (self.overhead, self.edges, self.operations)
+        chunks = [
+            items[r.start : r.stop] for items in kinds for r in together([shares[i.key] for i in items], AT_ONCE, IN_TURN)
+        ]
+        held = together([sum(shares[item.key] for item in chunk) for chunk in chunks], HELD)
+        return [chunks[r.start : r.stop] for r in held]
+
+    def loaded_bytes(self, threads: int = 1, batch: int = 1) -> int:
+        """The most that `groups` keeps loaded at a time."""
+        groups = ([p for chunk in group for item in chunk for p in item.probes] for group in self.groups(threads, batch))
+        return max((sum(p.taken(batch) for p in probes) for probes in groups), default=0)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter((*self.overhead, *self.edges, *self.operations))
+
+    def probes(self) -> dict[str, Probe]:
+        """All probes by key."""
+        return {probe.key: probe for item in self for probe in item.probes}
+
+
+def plan_of(space: SearchSpace, with_edges: bool) -> Plan:
+    """The distinct operations of a space and, for runtimes with an inner layout, their edges.
+
+    Where the network itself begins or ends there is none. Operations without multiply-adds, such as pooling, are computed
+    in the plain layout when they are alone. Of cells the weighted sums are measured, too, with which nodes of any number
+    of edges take them up.
+    """
+    fixed, options = parts_of_space(space)
+    every = [part for site in options for parts in site for part in parts]
+    edges: dict[str, Item] = {}
+    operations: dict[str, Item] = {}
+    for part in (*fixed, *every, *(with_sums(every) if space.skeleton.groups else ())):
+        if part.is_identity or part.key in operations:
+            continue
+        ends = [] if part is fixed[0] else [part.input_size]
+        ends += [] if part is fixed[-1] else [output_size(part)]
+        own = [_edge(shape) for shape in ends] if with_edges and counted(part).macs else []
+        edges |= {edge.key: edge for edge in own}
+        probe, needs = Probe(part.key, part.input_size, part.build), (OVERHEAD, *(edge.key for edge in own))
+        operations[part.key] = Item(part.key, (probe,), needs=needs, part=part)
+    overhead = Item(OVERHEAD, (Probe(OVERHEAD, (1, 1, 1), nn.Identity),), runs=3)  # every entry depends on it
+    return Plan((overhead,), tuple(edges.values()), tuple(operations.values()))
+
+
+def title(space: SearchSpace) -> str:
+    """A space as files and messages name it: 'tiny 3x32x32, 10 classes', and its other settings."""
+    skeleton = space.skeleton
+    channels, height, width = skeleton.input_size
+    other = [f", {k}={v}" for k, v in skeleton.arguments if k not in ("input_size", "num_classes")]
+    return f"{skeleton.name} {channels}x{height}x{width}, {skeleton.num_classes} classes{''.join(other)}"
+
+
+def fingerprint(plan: Plan) -> str:
+    """SHA-256 over the keys and shapes of all probes, in order: equal where the same things are measured."""
+    probes = [(probe.key, probe.input_size) for probe in plan.probes().values()]
+    return hashlib.sha256(json.dumps(probes).encode()).hexdigest()
+
+
+# -- measuring it here -------------------------------------------------------------------------------------------
+
+
+def identity(owner: Runtime | LatencyTable) -> dict[str, Any]:
+    """What the latencies of a runtime or table belong to, by the table's field names."""
+    named = {"runtime": owner.runtime if isinstance(owner, LatencyTable) else owner.name}
+    return {name: named[name] if name in named else getattr(owner, name) for name in BELONGS_TO}
+
+
+def cached_table_path(owner: Runtime | LatencyTable) -> Path:
+    """Where this device's table is kept: in $HIERNAS_CACHE, or in the user's cache folder by the system's custom."""
+    folder = Path(os.environ.get("HIERNAS_CACHE") or user_cache_path("hiernas", appauthor=False))
+    device, runtime, version, threads, batch = identity(owner).values()
+    names = ("latency", device, runtime, version, f"t{threads}", f"b{batch}")
+    return folder / f"{'-'.join(re.sub(r'[^a-z0-9.]+', '-', name.lower()).strip('-') for name in names)}.json"
+
+
+def measure_table(
+    space: SearchSpace,
+    runtime: Runtime,
+    path: str | Path | None = None,
+    on_progress: Progress | None = None,
+    runs: int = RUNS,
+) -> LatencyTable:
+    """Measure the distinct operations of a space that the table at `path` does not hold yet.
+
+    The table is saved every few operations: an interrupted measurement goes on where it was. Torch's global
+    random state is left as it was. `runs` is the least number of runs of each operation. Raises `LatencyError`
+    where the stored table belongs to another device, runtime, version, number of threads or batch size.
+    """
+    table = LatencyTable(**identity(runtime), raw_overhead_ms=0.0)
+    known: dict[str, Entry] = {}
+    if path is not None and Path(path).exists():
+        table = LatencyTable.load(path)
+        check_asked(path, table, identity(runtime))
+        ms = table.raw_overhead_ms
+        known = {OVERHEAD: Entry(ms, ms, ms, 0), **table.entries}
+    plan = plan_of(space, runtime.inner_layout).without(known)
+    left = [item.key for item in (*plan.edges, *plan.operations)]
+    total = len(left)
+    with torch.random.fork_rng(devices=[]):
+        for held in plan.groups(runtime.threads, runtime.batch):
+            loaders = [{p.key: partial(p.load, runtime) for item in chunk for p in item.probes} for chunk in held]
+            batches = [(each, chunk[0].runs * runs, WARMUP) for each, chunk in zip(loaders, held, strict=True)]
+            for chunk, found in zip(LOOKS * held, by_looks(batches), strict=True):
+                raw = {probe.key: Entry(**found[probe.key]) for item in chunk for probe in item.probes}
+                known |= {item.key: item.entry(raw, known) for item in chunk}
+                entries = {key: entry for key, entry in known.items() if key != OVERHEAD}
+                table = replace(table, raw_overhead_ms=known[OVERHEAD].p10_ms, entries=entries)
+                if path is not None:
+                    table.save(path)
+                for key in [item.key for item in chunk if item.key in left]:
+                    left.remove(key)
+                    if on_progress is not None:
+                        on_progress(total - len(left), total, key)
+    return table
+
+
+# -- what looks wrong: entries that a busy device or a mistake in the measuring leaves behind ----------------------
+
+
+def doubts(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, str]:
+    """What looks wrong, one sentence by the operation's key; empty where all look right."""
+    alike: dict[object, dict[str, int]] = defaultdict(dict)  # operations of one shape: their multiply-adds by key
+    for o in plan.operations:
+        if o.part is not None and o.key in entries:
+            site = o.part.site
+            alike[(site.cin, site.cout, site.stride, o.part.size)][o.key] = counted(o.part).macs
+    too_fast = {key: _too_fast(key, macs, entries) for macs in alike.values() for key in macs}
+    found = {o.key: entry_doubt(o.key, entries[o.key]) or too_fast[o.key] for o in plan.operations if o.key in entries}
+    return {key: line for key, line in found.items() if line}
+
+
+def entry_doubt(key: str, entry: Entry) -> str:
+    """What looks wrong in one entry by itself, or ""."""
+    if entry.p10_ms == 0:
+        return f"'{key}' takes no time"
+    if entry.p90_ms > SPREAD * entry.p10_ms + AT_LEAST_MS:
+        return f"'{key}' takes {entry.p10_ms:.3g} to {entry.p90_ms:.3g} ms: the device was busy"
+    return ""
+
+
+def _too_fast(key: str, macs: Mapping[str, int], entries: Mapping[str, Entry]) -> str:
+    ms = {k: entries[k].p10_ms for k in macs}
+    slower = [k for k in macs if 0 < MORE_MACS * macs[k] <= macs[key] and 0 < ms[key] < FASTER * ms[k]]
+    if not slower:
+        return ""
+    worst = max(slower, key=lambda k: ms[k])
+    return (
+        f"'{key}' has {macs[key] / macs[worst]:.1f} times the multiply-adds of '{worst}' and takes "
+        f"{ms[key] / ms[worst]:.2f} of its time"
+    )

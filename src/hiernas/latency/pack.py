@@ -1,0 +1,136 @@
+"""Measuring a device without HierNAS: a folder with all operations of a space goes there, a JSON file comes back.
+
+The folder holds `measure.py` (a copy of `runner`), `manifest.json` and one ONNX file per probe. The file that comes
+back holds latencies as measured; overhead and edges are taken off here, exactly as in `measure.measure_table`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hiernas.errors import LatencyError
+from hiernas.latency import runner
+from hiernas.latency.measure import OVERHEAD, Plan, Probe, doubts, entry_doubt, fingerprint, plan_of, title
+from hiernas.latency.runtimes import example, to_onnx
+from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, read_text
+from hiernas.space import SearchSpace
+from hiernas.version import VERSION
+
+BATCH = 1
+
+
+def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> list[int]:
+    """Write the folder that measures a space on a device with only onnxruntime and numpy; the bytes of its ONNX files.
+
+    Raises `LatencyError` where the folder exists and is not empty, or cannot be written.
+    """
+    folder, plan = Path(folder), plan_of(space, with_edges=True)
+    listed, sizes = {}, []
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise LatencyError(f"{folder} exists and is not an empty folder; name a new one for the pack")
+        (folder / "operations").mkdir(parents=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same weights in every pack of a space
+            for i, probe in enumerate(plan.probes().values()):
+                file, model = f"operations/{i:04d}.onnx", to_onnx(probe.build(), example(BATCH, probe.input_size))
+                (folder / file).write_bytes(model)
+                sizes.append(len(model))
+                listed[probe.key] = {
+                    "key": probe.key, "file": file, "shape": [BATCH, *probe.input_size], "bytes": probe.taken(BATCH),
+                    "sha256": hashlib.sha256(model).hexdigest(),
+                }  # fmt: skip
+        batches = [
+            {"runs": chunk[0].runs * runs, "warmup": WARMUP, "probes": [listed[p.key] for item in chunk for p in item.probes]}
+            for group in plan.groups()
+            for chunk in group
+        ]
+        manifest = {
+            "kind": runner.MANIFEST_KIND, "hiernas": VERSION, "space": title(space), "plan": fingerprint(plan),
+            "batch": BATCH, "batches": batches,
+        }  # fmt: skip
+        (folder / "measure.py").write_bytes(Path(runner.__file__).read_bytes())
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")  # last: without it a pack is none
+    except OSError as error:
+        raise LatencyError(f"cannot write the pack {folder}: {error.strerror}") from error
+    return sizes
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A table made from a file that came back: what it lacks of the space, and what looks wrong."""
+
+    table: LatencyTable
+    missing: tuple[str, ...]  # keys of operations
+    doubts: tuple[str, ...]
+
+
+def import_measurement(space: SearchSpace, path: str | Path, allow_missing: bool = False) -> Imported:
+    """Read what `measure.py` of a pack of this space wrote, and make a latency table of it.
+
+    Raises `LatencyError` for another kind of file, another space, shapes that do not fit, entries that are no
+    latencies and, without `allow_missing`, operations that were not measured.
+    """
+    plan = plan_of(space, with_edges=True)
+    value = _read(path, space, plan)
+    raw = _raw_entries(path, value["entries"], plan.probes())
+    if OVERHEAD not in raw:
+        raise LatencyError(f"{path} does not even hold the overhead of a call; let measure.py run to its end")
+    entries: dict[str, Entry] = {}
+    for item in plan:
+        if all(p.key in raw for p in item.probes) and all(key in entries for key in item.needs):
+            entries[item.key] = item.entry(raw, entries)
+    overhead = entries.pop(OVERHEAD).p10_ms
+    missing = tuple(o.key for o in plan.operations if o.key not in entries)
+    if missing and not allow_missing:
+        shown = ", ".join(f"'{key}'" for key in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise LatencyError(
+            f"{path} lacks {len(missing)} of {len(plan.operations)} operations ({shown}); run measure.py again with the "
+            "same --out, it goes on, or take the rest with --allow-missing"
+        )
+    table = LatencyTable(**{name: value[name] for name in BELONGS_TO}, raw_overhead_ms=overhead, entries=entries)
+    few = {key: f"'{key}' was run only {e.runs} times" for key, e in raw.items() if e.runs < RUNS}
+    odd = {key: line for key, e in raw.items() if (line := entry_doubt(key, e))}
+    return Imported(table, missing, tuple({**doubts(plan, entries), **few, **odd}.values()))
+
+
+def _read(path: str | Path, space: SearchSpace, plan: Plan) -> dict[str, Any]:
+    text = read_text(path)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise LatencyError(f"{path} is damaged ({error}); bring it from the device again") from error
+    if not isinstance(value, dict) or value.get("kind") != runner.RESULT_KIND:
+        raise LatencyError(f"{path} is not what measure.py of this version's packs writes ('{runner.RESULT_KIND}')")
+    wrong = [name for name in BELONGS_TO if type(value.get(name)) is not (int if name in ("threads", "batch") else str)]
+    if wrong or value["threads"] < 1 or value["batch"] != BATCH or not isinstance(value.get("entries"), dict):
+        raise LatencyError(f"{path} is damaged (its header: {', '.join(wrong) or 'values'}); bring it from the device again")
+    if value.get("plan") != fingerprint(plan):
+        raise LatencyError(
+            f"{path} was measured for '{value.get('space')}' by a pack of hiernas {value.get('hiernas')}, which holds other "
+            f"operations than '{title(space)}' of hiernas {VERSION}; name the space, --input-size, --num-classes and --set of "
+            "the pack, or pack again"
+        )
+    return value
+
+
+def _raw_entries(path: str | Path, rows: Mapping[str, Any], probes: Mapping[str, Probe]) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    for key, row in rows.items():
+        if key not in probes:
+            raise LatencyError(f"{path} has an entry '{key}' that its pack does not ask for; measure again")
+        try:
+            numbers = {name: row[name] for name in ("median_ms", "p10_ms", "p90_ms", "runs")}
+            found[key], shape = Entry(**numbers), list(row["shape"])
+        except (KeyError, TypeError, LatencyError) as error:
+            raise LatencyError(f"{path} is damaged at '{key}' ({error}); measure that entry again") from error
+        if shape != [BATCH, *probes[key].input_size]:
+            raise LatencyError(f"{path} measured '{key}' on inputs {shape}, not {[BATCH, *probes[key].input_size]}; pack again")
+    return {key: found[key] for key in probes if key in found}

@@ -1,0 +1,205 @@
+"""H-DAS: unchained differentiable search (AAAI 2021, arXiv 2101.04028v2): cells, their number, and the graphs between them.
+
+Three searches, each of which restricts the next: cells of each stage's own (H^c); the number of cells of each stage; and
+the graph between the cells of each stage (H^s), under three rules and with a loss that asks for depth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+from hiernas.data.split import ImageData
+from hiernas.errors import ConfigError
+from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of
+from hiernas.problem import Found, Method, Problem, only, sized
+from hiernas.search.alphas import Softmax, by_strength
+from hiernas.search.decided import NUMBER, Verdict
+from hiernas.search.differentiable import (
+    QUICK,
+    SEARCH,
+    SMALL,
+    SearchSettings,
+    check_final,
+    check_searched,
+    found,
+    learn,
+    search_work,
+    sum_of_losses,
+)
+from hiernas.search.pressure import Extra, cost_penalty
+from hiernas.space import SearchSpace
+from hiernas.train.recipes import RECIPES, Recipe
+
+
+@dataclass(frozen=True)
+class HDASConfig:
+    """Settings of one level of H-DAS; the defaults are the paper's on its own scale, but for the losses' weights.
+
+    Those are measured (benchmarks/hdas_losses.py). The authors' are 1 and 0.4, in the form `release`: preset `paper`.
+    """
+
+    search: SearchSettings = field(default_factory=SearchSettings)
+    cells: int = 8  # of the network that cells are searched in
+    channels: int = 16  # of the networks that are searched in
+    depth_form: Form = "paper"  # of the depth loss and its step: as printed, or as in the authors' code
+    delta: float = 0.1  # weight of the depth loss (Eqs. 2, 4)
+    gamma: float = 0.04  # weight of the number of cells (Eq. 5), where it is searched
+    extra_cells: int = 2  # in the whole hierarchy: cells of a stage among which those given are found; 0: none
+    least: int = 4  # N_min in the whole hierarchy
+    objective: str = "params"  # the metric of the automatic limit
+    calibration_images: int = 1000  # training images for batch-norm statistics of what is found
+    final_epochs: int = 600  # training of the chosen network from scratch
+    final_lr: float = 0.025
+    train: Recipe = field(default_factory=lambda: RECIPES["darts"].recipe)  # of the chosen network
+
+    def __post_init__(self) -> None:
+        self.search.check()
+        if self.depth_form not in get_args(Form):
+            raise ConfigError(f"depth_form is '{self.depth_form}'; it is one of {', '.join(get_args(Form))}")
+        if not (0 <= self.delta < math.inf and 0 <= self.gamma < math.inf):
+            raise ConfigError(f"delta={self.delta} and gamma={self.gamma} must be at least 0 and finite")
+        check_searched(self.cells, self.channels)
+        check_final(self.calibration_images, self.final_epochs, self.final_lr)
+
+
+def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
+    """H^c-DAS (arXiv 2101.04028v2): three normal and two reduction cells, each stage's own, searched as DARTS does."""
+    encoding = Softmax(problem.space.proxy(config.channels, config.cells))
+    extra = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
+    return found(learn(encoding, problem, config.search, "train1", extra), problem, config)
+
+
+def hdas_stages(problem: Problem, config: HDASConfig) -> Found:
+    """H^s-DAS (arXiv 2101.04028v2): the graph between the cells of each stage, with the depth loss (Eq. 2)."""
+    return _stage_search(problem, config)
+
+
+def hdas_distribution(problem: Problem, config: HDASConfig) -> Found:
+    """H-DAS' search for the number of cells of each stage (arXiv 2101.04028v2, Eqs. 3 to 6), with the graphs between them."""
+    return _stage_search(problem, config)
+
+
+def _losses(problem: Problem, config: HDASConfig, proxy: SearchSpace) -> tuple[Extra, Extra | None]:
+    """Eq. 6 without the task's loss: depth, where it is searched the number of cells, and what exceeds the limits.
+
+    The second is what takes a step of its own, as in the authors' code.
+    """
+    losses = [(config.delta, depth_loss(proxy, config.depth_form))]
+    if graphs_of(proxy).least is not None:
+        losses.append((config.gamma, computation_loss(proxy)))
+    penalty = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
+    if config.depth_form == "release":
+        return penalty, sum_of_losses(*losses)
+    return sum_of_losses(*losses, (1.0, penalty)), None
+
+
+def _encoding(problem: Problem, config: HDASConfig) -> StageSoftmax:
+    return StageSoftmax(problem.space.proxy(config.channels), raw=config.depth_form == "release")
+
+
+def _stage_search(problem: Problem, config: HDASConfig, phase: str = "train1") -> Found:
+    encoding = _encoding(problem, config)
+    learned = learn(encoding, problem, config.search, phase, *_losses(problem, config, encoding.space))
+    result = found(learned, problem, config, phase)
+    shapes = graphs_of(result.space).shapes(result.architecture.choices)
+    stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes]
+    return replace(result, details={**result.details, "stages": stages})
+
+
+def hdas(problem: Problem, config: HDASConfig) -> Found:
+    """H-DAS (arXiv 2101.04028v2): cells, then the number of cells of each stage, then the graphs between them."""
+    stages = graphs_of(problem.space)
+    genotype, moved, verdict = _cells(problem, config)
+    verdicts, numbers = {"train1": verdict}, None
+    if config.extra_cells:  # the second level: as many cells more in each stage, of which some are kept
+        most = tuple(n + config.extra_cells for n in stages.cells)
+        wider = stages.over(genotype, most, min(config.least, *most))
+        numbers, verdicts["train2"] = _numbers(replace(problem, space=wider), config)
+        problem.run.event("numbers", cells=list(numbers))
+    last = replace(problem, space=stages.over(genotype, numbers))  # the third: the graphs
+    result = _stage_search(last, config, "train3")
+    decided = {phase: v.record() for phase, v in verdicts.items()} | result.details["decided"]
+    details = {"genotype": genotype.to_text(), "numbers": numbers, "moved_in_cells": moved, "decided": decided}
+    doubts = [doubt for v in verdicts.values() for doubt in v.doubts()]
+    return replace(result, details={**result.details, **details}, doubts=(*doubts, *result.doubts))
+
+
+def _cells(problem: Problem, config: HDASConfig) -> tuple[Any, list[str] | None, Verdict]:
+    """The first level: five cells, with the costs they will have in the stages, and the edges that the limits moved."""
+    cells = graphs_of(problem.space).cell_space()
+    encoding = Softmax(cells.proxy(config.channels, config.cells))
+    penalty = cost_penalty(cells, problem.budget, config.search.cost_weight)
+    _, architect, verdict = learn(encoding, problem, config.search, "train1", penalty)
+    chosen = cells.decode(problem.budget.best(cells, architect.strengths()))
+    rule = by_strength(encoding.space, architect.strengths())
+    moved = [site for site, o in zip(cells.skeleton.site_names, chosen.options, strict=True) if o != rule[site]]
+    skeleton: Any = cells.skeleton  # which alone knows its genotypes
+    genotype = skeleton.genotype(chosen)
+    problem.run.event("cells", genotype=genotype.to_text())
+    return genotype, moved if verdict.decided else None, verdict
+
+
+def _numbers(problem: Problem, config: HDASConfig) -> tuple[tuple[int, ...], Verdict]:
+    """The number of cells of each stage (Eqs. 3 to 6), within the limits, and whether it was decided."""
+    encoding, space = _encoding(problem, config), problem.space
+    _, architect, verdict = learn(encoding, problem, config.search, "train2", *_losses(problem, config, encoding.space))
+    chosen = space.decode(problem.budget.best(space, architect.strengths())).options
+    numbers = [int(option) for site, option in zip(space.skeleton.site_names, chosen, strict=True) if site.endswith(NUMBER)]
+    return tuple(numbers * (len(graphs_of(space).cells) // len(numbers))), verdict  # one for all stages that share a graph
+
+
+def plan_whole(config: HDASConfig, data: ImageData) -> dict[str, float]:
+    """Work of the whole hierarchy: one search for each level."""
+    work = search_work(config.search, data)
+    return {f"train{i}": work for i in ((1, 2, 3) if config.extra_cells else (1, 3))}
+
+
+def plan(config: HDASConfig, data: ImageData) -> dict[str, float]:
+    """Work per phase."""
+    return {"train1": search_work(config.search, data)}
+
+
+PRESETS: dict[str, Any] = {
+    "quick": HDASConfig(
+        search=QUICK, cells=5, channels=4, calibration_images=300, final_epochs=40, final_lr=0.1,
+        train=replace(SEARCH, label_smoothing=0.1),
+    ),
+    "small": HDASConfig(search=SMALL, cells=5, channels=4, calibration_images=500, final_epochs=4, final_lr=0.1, train=SEARCH),
+    "paper": HDASConfig(depth_form="release", delta=1.0, gamma=0.4),
+}  # fmt: skip
+
+
+def _cells_proxy(space: SearchSpace, config: HDASConfig) -> SearchSpace:
+    return space.proxy(config.channels, config.cells)
+
+
+def _stages_proxy(space: SearchSpace, config: HDASConfig) -> SearchSpace:
+    return space.proxy(config.channels)
+
+
+STAGES: dict[str, Any] = {  # sizes of the networks that are trained for good, by preset
+    "quick": {"channels": 4, "cells": 14},
+    "small": {"channels": 8, "cells": 14},
+    "paper": {"auxiliary": True},
+}
+NUMBERS = {preset: {**size, "cells": 26, "least": 4} for preset, size in STAGES.items()}
+CELLS = {preset: {**size, "channels": 8, "cells": 5} for preset, size in STAGES.items() if preset != "paper"}
+GRAPHS_ONLY = only("graphs", reason="it searches the graphs between given cells (hdas_stages)")
+NUMBERS_ONLY = only("numbers", reason="it searches the number of cells (hdas_stages with space.cells=26 and space.least=4)")
+
+METHODS = {
+    "hdas": Method(
+        hdas, PRESETS, plan_whole, sized("hdas_stages", STAGES), GRAPHS_ONLY, _stages_proxy, finds=("cell", "least"),
+        among=lambda space: graphs_of(space).cell_space(),
+    ),
+    "hdas-cells": Method(
+        hdas_cells, PRESETS, plan, sized("hdas_cells", {**CELLS, "paper": {"auxiliary": True}}),
+        only("cells", reason="it searches cells (darts, hdas_cells)"), _cells_proxy,
+    ),
+    "hdas-distribution": Method(
+        hdas_distribution, PRESETS, plan, sized("hdas_stages", NUMBERS), NUMBERS_ONLY, _stages_proxy
+    ),
+    "hdas-stages": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", STAGES), GRAPHS_ONLY, _stages_proxy),
+}  # fmt: skip

@@ -1,0 +1,134 @@
+"""What masks keep, as an architecture within the limits; and networks of several operations per site as candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hiernas.budget import Budget
+from hiernas.errors import LimitError
+from hiernas.methods.hmnas.encoding import NONE, Encoding
+from hiernas.methods.hmnas.masks import MaskArchitect
+from hiernas.networks.filters import narrow
+from hiernas.problem import Candidate, Evaluator, Problem, Start
+from hiernas.randomness import seeded
+from hiernas.search.differentiable import counted
+from hiernas.space import Architecture, SearchSpace
+from hiernas.subsets import subsets
+
+
+def within_limits(
+    operations: MaskArchitect, edges: MaskArchitect | None, problem: Problem, budget: Budget
+) -> tuple[Architecture, dict[str, float], list[str]]:
+    """What the masks keep, changed as little as the limits ask; how far each pair is from the threshold; what changed.
+
+    Exact: of all sets of pairs within the limits, by these tables, the one with the greatest sum of these distances. Where
+    the masks meet the limits, that is what they keep. Only if nothing else does, edges that were dropped come back.
+    """
+    encoding, threshold = operations.encoding, operations.settings.threshold
+    space = problem.space
+    of_edge = _edge_values(encoding, edges)
+    values = {}
+    for d, options, mask, edge in zip(space.decisions, encoding.options, operations.values(), of_edge, strict=True):
+        for o, value in zip(options, mask.tolist(), strict=True):
+            values[f"{d.name} {d.options[o]}"] = (edge if edge is not None else value) - threshold
+    every = subsets(space)
+    dropped = {f"{d.name} {d.options[o]}" for d, options, edge in zip(space.decisions, encoding.options, of_edge, strict=True)
+               for o in options if edge is not None}  # fmt: skip
+    try:
+        kept = _best(every.restrict(dict.fromkeys(dropped, (NONE,))), values, budget)
+    except LimitError:
+        kept = _best(every, values, budget)
+    wanted = _pairs(encoding, operations.shares())
+    moved = sorted(kept ^ wanted)
+    binary = [
+        torch.tensor([float(f"{d.name} {d.options[o]}" in kept) for o in options])
+        for d, options in zip(space.decisions, encoding.options, strict=True)
+    ]
+    alphas, betas = ([x.cpu() for x in part] for part in (operations.alphas, operations.betas))
+    weights = encoding.shares(alphas, betas, None, binary)
+    architecture = encoding.architecture(weights, space.skeleton)
+    architecture = replace(architecture, choices=space.skeleton.without_dead(architecture.choices))
+    return architecture, {pair: round(value, 6) for pair, value in values.items()}, moved
+
+
+def _edge_values(encoding: Encoding, edges: MaskArchitect | None) -> list[float | None]:
+    """Per site the mask of its edge where that was dropped, else None."""
+    found: list[float | None] = [None] * len(encoding.options)
+    if edges is not None:
+        for sites, kept, values in zip(encoding.nodes, edges.kept_edges(), edges.values(), strict=True):
+            for i, there, value in zip(sites, kept.tolist(), values.tolist(), strict=True):
+                found[i] = None if there else value
+    return found
+
+
+def _best(space: SearchSpace, values: dict[str, float], budget: Budget) -> set[str]:
+    gains = [np.array([0.0 if o == NONE else values[d.name] for o in d.options]) for d in space.decisions]
+    genes = budget.best(space, gains)
+    return {d.name for d, gene in zip(space.decisions, genes, strict=True) if d.options[gene] != NONE}
+
+
+def _pairs(encoding: Encoding, weights: Sequence[Tensor]) -> set[str]:
+    """The pairs of a weight above 0."""
+    decisions = encoding.space.decisions
+    return {
+        f"{d.name} {d.options[o]}"
+        for d, options, row in zip(decisions, encoding.options, weights, strict=True)
+        for o, w in zip(options, row.tolist(), strict=True)
+        if w > 0
+    }
+
+
+def start_of(
+    supernet: Any, architecture: Architecture, space: SearchSpace, evaluate: Evaluator, seed: int, lr: float
+) -> Start:
+    """The weights of a network in the supernet, statistics re-estimated; what the supernet lacks (scales, shifts) is fresh."""
+    inherited = supernet.subnet(architecture).cpu()
+    evaluate.calibrate(inherited)
+    state = fresh(Architecture(space.skeleton, architecture.choices), seed).state_dict()
+    state.update(inherited.state_dict())
+    return Start(state, lr)
+
+
+def fresh(architecture: Architecture, seed: int) -> nn.Module:
+    """The network with the random weights that a training from scratch would start from."""
+    with seeded(seed, "network"):
+        return architecture.build()
+
+
+def restored(architecture: Architecture, start: Start, seed: int) -> nn.Module:
+    """The network with the weights of a start."""
+    network = fresh(architecture, seed)
+    network.load_state_dict(dict(start.weights))
+    return network
+
+
+def narrowed(architecture: Architecture, start: Start, evaluate: Evaluator, seed: int) -> nn.Module:
+    """The network with those filters of a whole one's start that it keeps, statistics re-estimated."""
+    network = restored(replace(architecture, filters=()), start, seed)
+    narrow(network, dict(architecture.filters))
+    evaluate.calibrate(network)
+    return network
+
+
+def candidate_of(architecture: Architecture, accuracy: float, problem: Problem, phase: str) -> Candidate:
+    """A network of any number of options per site as a candidate, kept in the run folder.
+
+    Raises `LimitError` where it lies below a lower limit without its dead cells and the edges into them.
+    """
+    latency = problem.budget.latency
+    params, macs = counted(architecture, problem.budget)
+    predicted = None if latency is None else float(latency.predict(architecture))
+    for limit in problem.budget.limits:
+        if limit.metric == "latency_ms" and predicted is not None and predicted < limit.low:
+            raise LimitError(
+                f"the graphs found leave cells dead, and without the edges into them the predicted latency is {predicted:.4g} "
+                f"ms, below the limit {limit}; search again with another --seed, or lower the limit"
+            )
+    problem.run.add_candidates(phase, [(",".join(architecture.labels), accuracy, params, macs, predicted)])
+    return Candidate(architecture.labels, accuracy, params, macs, predicted)

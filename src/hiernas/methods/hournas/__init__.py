@@ -1,0 +1,250 @@
+"""HourNAS: extremely fast search through an hourglass lens (CVPR 2021, arXiv 2005.14446v3, Algorithm 1).
+
+Search the vital blocks, those on every path from input to output, in the network that has nothing else; fix them.
+Then search the other blocks inside space proposals, distributions whose architectures meet the cost targets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from hiernas.budget import Budget
+from hiernas.data.split import ImageData, Split
+from hiernas.errors import ConfigError
+from hiernas.methods.hournas.architect import Estimator, ProposalArchitect, Sampling
+from hiernas.methods.hournas.proposals import (
+    Targets,
+    aims_of,
+    fresh_parameters,
+    gains,
+    make_targets,
+    optimise_proposals,
+    option_mask,
+    probabilities,
+    spread,
+)
+from hiernas.methods.hournas.vital import vital_sites
+from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, training_work
+from hiernas.randomness import numpy_generator
+from hiernas.search.bilevel import shares
+from hiernas.search.ledger import Ledger
+from hiernas.search.ranking import pareto_front
+from hiernas.space import SearchSpace
+from hiernas.train.recipes import Phase, Recipe
+
+
+@dataclass(frozen=True)
+class HourNASConfig:
+    """Settings of HourNAS; the defaults are the paper's (section 4.1) on its own scale."""
+
+    vital_epochs: int = 1  # E_vital
+    epochs: int = 1  # E_n-vital
+    vital_prior: bool = True  # False: all blocks are searched together, for the twofold time (section 4.3)
+    lr: float = 0.1  # initial learning rate of the weights, in both searches
+    train: Recipe = field(default_factory=lambda: Recipe(batch_size=256, schedule="cosine"))
+    share: float = 0.2  # of the training images: those that the architecture learns from
+    proposals: int = 8  # m
+    proposal_iterations: int = 1000  # I_sp
+    architecture_lr: float = 0.01  # Adam, for theta and Pi
+    tau: float = 5.0  # first temperature
+    tau_end: float = 0.01  # last one, of the proposals' optimisation and of each search: 5.0 * 0.9999^62143
+    alpha: float = 5.0  # weight of the regulariser T (Eq. 10), which is never larger than the task
+    beta: float = 0.01  # weight of the orthogonality of the proposals (Eq. 7) when they are made; 0: without it
+    sampling: Sampling = "gumbel_max"
+    estimator: Estimator = "score"  # of the gradient through one sampled network; straight_through: the gates' own
+    objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
+    calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
+    final_epochs: int = 350  # training of the chosen network from scratch
+    final_lr: float = 0.25
+
+    def __post_init__(self) -> None:
+        least = {"calibration_images": 2}
+        least |= dict.fromkeys(("vital_epochs", "epochs", "proposals", "proposal_iterations", "final_epochs"), 1)
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {smallest}")
+        for name in ("lr", "architecture_lr", "final_lr", "tau", "tau_end"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive and finite")
+        for name in ("alpha", "beta"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if not 0 < self.share < 1:
+            raise ConfigError(f"share is {self.share}; it is a share of the training images, between 0 and 1")
+        if self.tau_end > self.tau:
+            raise ConfigError(f"tau_end={self.tau_end} is above tau={self.tau}; the temperature falls")
+        self._check_estimator()
+
+    def _check_estimator(self) -> None:
+        if self.sampling == "gumbel_softmax" and self.estimator != "score":
+            raise ConfigError("estimator is that of one sampled network; with sampling=gumbel_softmax leave it out")
+        if self.train.precision == "16-mixed" and (self.sampling, self.estimator) != ("gumbel_max", "score"):
+            raise ConfigError("train.precision=16-mixed scales the architecture's gradients; use bf16-mixed or 32-true")
+
+
+def hournas(problem: Problem, config: HourNASConfig) -> Found:
+    """HourNAS (arXiv 2005.14446v3): vital blocks first, then the others inside space proposals that meet the limits."""
+    space, prunings = problem.space, []
+    images, validation = shares(problem.data.train, config.share, problem.seed)  # D_train, D_val
+    supernet = problem.supernet(space)
+    if config.vital_prior and vital_sites(space):
+        minimal = minimal_space(space, problem)  # Alg. 1, line 2
+        smallest = supernet.restrict(minimal)
+        theta = search_vital(smallest, images, validation, problem, config)  # lines 3-10
+        fixed = fix_vital(space, theta, minimal, problem)  # line 11
+        prunings.append(Pruning(2, _frequency(minimal, theta, config), space.size(), fixed))
+        problem.run.event("pruned", **prunings[-1].summary())
+        space, supernet = fixed, supernet.restrict(fixed)
+        supernet.load_state_dict(smallest.state_dict(), strict=False)  # the vital blocks keep what they learned
+    aims = aims_of(space, problem.budget)
+    targets = make_targets(space, problem.budget.tables(space), aims)
+    theta = space_proposals(targets, problem, config)  # line 13
+    problem.run.event("proposals", aims=aims)
+    architect = ProposalArchitect(
+        theta, targets.options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end),
+        sampling=config.sampling, estimator=config.estimator, targets=targets, alpha=config.alpha,
+    )  # fmt: skip
+    phase = Phase(f"train{len(prunings) + 1}", joint_epochs(config), config.lr)
+    problem.trainer.fit(supernet, images, phase, config.train, architect=architect)  # lines 15-22
+    return _found(space, supernet, architect, tuple(prunings), theta, problem, config)  # line 23
+
+
+def joint_epochs(config: HourNASConfig) -> int:
+    """Of the search inside the proposals. Without the prior it has the time of both searches twice, as in the paper:
+    one epoch of an hour and one of two hours there, three epochs of two hours here.
+    """
+    return config.epochs if config.vital_prior else config.vital_epochs + 2 * config.epochs
+
+
+def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
+    """The vital blocks with all their options; the others skipped, or at their cheapest where they cannot be."""
+    vital, macs = set(vital_sites(space)), problem.budget.tables(space)["macs"]
+    kept = {}
+    for decision, row in zip(space.decisions, macs.sites, strict=True):
+        cheapest = "skip" if "skip" in decision.options else decision.options[int(row.argmin())]
+        kept[decision.name] = decision.options if decision.name in vital else (cheapest,)
+    return space.restrict(kept)
+
+
+def search_vital(
+    supernet: Any, images: Split, validation: Split, problem: Problem, config: HourNASConfig
+) -> np.ndarray:
+    """The architecture parameters of the vital blocks, trained with the weights of the minimal supernet: [L, O]."""
+    options = option_mask(supernet.space)
+    theta = fresh_parameters(1, options, numpy_generator(problem.seed, "vital"))
+    architect = ProposalArchitect(
+        theta, options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end), sampling=config.sampling,
+        estimator=config.estimator,
+    )  # fmt: skip
+    phase = Phase("train1", config.vital_epochs, config.lr)
+    problem.trainer.fit(supernet, images, phase, config.train, architect=architect)
+    return architect.theta[0]
+
+
+def fix_vital(space: SearchSpace, theta: np.ndarray, minimal: SearchSpace, problem: Problem) -> SearchSpace:
+    """The space whose vital blocks are fixed to their most probable options with which the limits can be met."""
+    vital, rows = set(vital_sites(space)), []
+    for decision, left, row in zip(space.decisions, minimal.decisions, theta, strict=True):
+        values = row[: len(left.options)] if decision.name in vital else np.zeros(len(decision.options))
+        rows.append(values)
+    genes = problem.budget.best(space, rows)
+    chosen = {d.name: d.options[g] for d, g in zip(space.decisions, genes, strict=True) if d.name in vital}
+    return space.restrict({site: (option,) for site, option in chosen.items()})
+
+
+def space_proposals(targets: Targets, problem: Problem, config: HourNASConfig) -> np.ndarray:
+    """The m proposals, optimised once: a resumed run takes up the same ones."""
+    import torch
+
+    saved = problem.run.load_tensors("proposals")
+    if saved is not None:
+        return saved[0]["theta"].numpy().copy()
+    with problem.run.timed("proposals"):
+        theta = optimise_proposals(
+            targets, config.proposals, config.proposal_iterations, lr=config.architecture_lr, beta=config.beta,
+            tau=(config.tau, config.tau_end), rng=numpy_generator(problem.seed, "proposals"),
+        )  # fmt: skip
+    problem.run.save_tensors("proposals", {"theta": torch.from_numpy(theta)}, {})
+    return theta
+
+
+def _found(
+    space: SearchSpace, supernet: Any, architect: ProposalArchitect, prunings: tuple[Pruning, ...],
+    proposals: np.ndarray, problem: Problem, config: HourNASConfig,
+) -> Found:  # fmt: skip
+    """Every proposal's most probable architecture within the limits; the chosen one is the best proposal's."""
+    options = architect.options
+    free = [np.where(options, t, -np.inf).argmax(-1) for t in architect.theta]
+    genes = [_within(space, problem.budget, g, gains(t, options)) for g, t in zip(free, architect.theta, strict=True)]
+    evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
+    ledger = Ledger(space, evaluate, config.objective, "evolve2", problem)
+    unique = list({row.tobytes(): row for row in genes}.values())
+    by_options = {c.options: c for c in ledger.evaluate(np.array(unique))}
+    candidates = [by_options[space.decode(row).options] for row in genes]
+    chosen: Candidate = candidates[architect.best]
+    weights = architect.summary()["proposals"]
+    rows = [
+        {"weight": w, "options": list(c.options), "val_accuracy": c.val_accuracy, "moved": int((a != b).sum())}
+        for w, c, a, b in zip(weights, candidates, genes, free, strict=True)
+    ]
+    targets = architect.targets
+    assert targets is not None  # these proposals have targets
+    details = {
+        "vital": list(vital_sites(problem.space)),
+        "aims": dict(zip(targets.metrics, targets.absolute.tolist(), strict=True)),
+        "proposals": rows,
+        "best": architect.best,
+        "spread": spread(space, problem.budget.tables(space), targets, proposals, config.tau, config.tau_end, problem.seed),
+    }
+    return Found(problem.space, tuple(pareto_front(candidates, config.objective)), chosen, prunings, details)
+
+
+def _within(space: SearchSpace, budget: Budget, genes: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """The most probable architecture where it meets the limits, else the most probable that does."""
+    return genes if budget.met(space, genes[None])[0] else budget.best(space, rows)
+
+
+def _frequency(space: SearchSpace, theta: np.ndarray, config: HourNASConfig) -> dict[str, dict[str, float]]:
+    p = probabilities(theta[None], option_mask(space), 0.0, config.tau_end)[0]
+    rows = zip(space.decisions, p, strict=True)
+    return {d.name: {option: float(x) for option, x in zip(d.options, row, strict=False)} for d, row in rows}
+
+
+def plan(config: HourNASConfig, data: ImageData) -> dict[str, float]:
+    """Work per phase: a step of the architecture takes about as long as one of the weights."""
+    epochs = [config.vital_epochs] * config.vital_prior + [joint_epochs(config)]
+    return {f"train{i}": training_work(e, len(data.train)) for i, e in enumerate(epochs, 1)}
+
+
+QUICK = HourNASConfig(
+    vital_epochs=20,
+    epochs=40,
+    lr=0.2,
+    train=Recipe(batch_size=64, weight_decay=5e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
+    share=0.4,
+    architecture_lr=0.03,
+    calibration_images=300,
+    final_epochs=60,
+    final_lr=0.1,
+)
+
+SMALL = HourNASConfig(
+    vital_epochs=2,
+    epochs=6,
+    train=Recipe(batch_size=128, weight_decay=1e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
+    calibration_images=500,
+    final_epochs=7,
+    final_lr=0.3,
+)
+
+PAPER = HourNASConfig()  # ImageNet on a large GPU: two epochs of search, 350 of final training
+
+PRESETS: dict[str, Any] = {"quick": QUICK, "small": SMALL, "paper": PAPER}
+
+
+METHODS = {"hournas": Method(hournas, PRESETS, plan, TINY, CHAINS, inherits=True)}

@@ -1,0 +1,211 @@
+"""Chain networks: a sequence of sites, each with one or more candidate operations.
+
+`Chain` is the skeleton (a frozen value), `ChainSupernet` the module with the weights of all options. The
+stand-alone network is an `nn.Sequential` of the chosen modules and nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hiernas.combinatorics import Decision, Group
+from hiernas.errors import SpaceError
+from hiernas.gates import Gates
+from hiernas.networks.graph import has_identity
+from hiernas.networks.ops import initialise
+from hiernas.networks.parts import Mixed, Mixture, Part, Site, mixed_parts
+from hiernas.space import Architecture, Choice, SearchSpace
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Skeleton of a chain space: fixed stem, sites with options, fixed head (the last site is the classifier)."""
+
+    name: str
+    arguments: tuple[tuple[str, Any], ...]
+    input_size: tuple[int, int, int]
+    num_classes: int
+    stem: tuple[Site, ...]
+    sites: tuple[Site, ...]
+    head: tuple[Site, ...]
+    bn_eps: float = 1e-5
+    published: tuple[int, ...] | None = None  # blocks per stage of the published network, where it has fewer
+    searched = "blocks"
+    same_operations = True
+
+    def proxy(self, channels: int | None = None, cells: int | None = None) -> Chain:
+        """A chain is searched in its own supernet."""
+        return self
+
+    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
+        """The same: no layer is dead."""
+        return tuple(choices)
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.sites)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """None: the sites of a chain are independent."""
+        return ()
+
+    def space(self) -> SearchSpace:
+        """The search space over all options of all sites."""
+        return SearchSpace(self, tuple(Decision(s.name, tuple(op.name for op in s.ops)) for s in self.sites))
+
+    def read(self, choices: Any) -> Any:
+        """An option list of the published network's own length, with 'skip' behind the blocks of each stage.
+
+        Any other value is returned as it is.
+        """
+        if self.published is None or isinstance(choices, str | Mapping) or len(choices) != sum(self.published):
+            return choices
+        stages = Counter(name.split(".")[0] for name in self.site_names)
+        given, read = iter(choices), []
+        for blocks, sites in zip(self.published, stages.values(), strict=True):
+            read += [next(given) for _ in range(blocks)] + ["skip"] * (sites - blocks)
+        return read
+
+    def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+        """All operations with their input sizes: those of every network, and per site those of each option."""
+        fixed: list[Part] = []
+        options: list[dict[str, tuple[Part, ...]]] = []
+        size = self.input_size[1:]
+        for site in (*self.stem, *self.sites, *self.head):
+            parts: dict[str, tuple[Part, ...]] = {op.name: (Part(site, op, size),) for op in site.ops}
+            if site in self.sites:
+                options.append(parts)
+            else:
+                fixed += [part for of_option in parts.values() for part in of_option]
+            size = (-(-size[0] // site.stride), -(-size[1] // site.stride))
+        return fixed, options
+
+    def ways_around(self, decisions: Sequence[Decision]) -> list[bool]:
+        """Per site whether there is a way around it: it can be skipped, or an identity leads around its every option."""
+        _, sites = self.parts()
+        return [
+            any(part.is_identity for part in options.get("skip", ())) or all(_leads_around(options[o]) for o in d.options)
+            for d, options in zip(decisions, sites, strict=True)
+        ]
+
+    def mixed_parts(self) -> Mixed:
+        """As `parts`, for networks that keep several options."""
+        return mixed_parts(self.parts())
+
+    def build(self, choices: Sequence[Choice]) -> nn.Module:
+        """The plain network of the chosen options: [B, C, H, W] -> [B, classes]."""
+        layers = [_fixed(self.stem), *map(_block, self.sites, choices), _fixed(self.head)]
+        names = ["stem", *(n.replace(".", "_") for n in self.site_names), "head"]
+        network = nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
+        self._finish(network)
+        return network
+
+    def supernet(self, decisions: Sequence[Decision]) -> ChainSupernet:
+        supernet = ChainSupernet(self, decisions)
+        self._finish(supernet)
+        return supernet
+
+    def _finish(self, module: nn.Module) -> None:
+        initialise(module)
+        for m in module.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.eps = self.bn_eps
+
+
+def _leads_around(parts: Sequence[Part]) -> bool:
+    with torch.device("meta"):
+        return all(has_identity(part.build(), part.input_size) for part in parts)
+
+
+def _block(site: Site, choice: Choice) -> nn.Module:
+    if len(choice) == 1 and choice[0][1] == 1.0:
+        return site.build(choice[0][0])
+    return Mixture([site.build(option) for option, _ in choice], [weight for _, weight in choice])
+
+
+def _fixed(sites: Sequence[Site]) -> nn.Sequential:
+    return nn.Sequential(*(site.build(site.ops[0].name) for site in sites))
+
+
+class ChainSupernet(nn.Module):
+    """The weights of all options of a chain space; the architecture is an argument of the call."""
+
+    def __init__(self, skeleton: Chain, decisions: Sequence[Decision]) -> None:
+        super().__init__()
+        self.space = SearchSpace(skeleton, tuple(decisions))
+        self.skeleton = skeleton
+        self.stem = _fixed(skeleton.stem)
+        self.sites = nn.ModuleList(
+            nn.ModuleDict({option: site.build(option) for option in decision.options})
+            for site, decision in zip(skeleton.sites, decisions, strict=True)
+        )
+        self.head = _fixed(skeleton.head)
+        self._index()
+
+    def _index(self) -> None:
+        # plain lists beside the registered modules: a forward pass looks options up by position
+        self._ops: list[list[nn.Module]] = [list(site.values()) for site in self._sites()]
+
+    def _sites(self) -> list[nn.ModuleDict]:
+        return [site for site in self.sites if isinstance(site, nn.ModuleDict)]
+
+    def forward(self, x: Tensor, gates: Gates) -> Tensor:
+        """[B, C, H, W] and gates -> [B, classes]. Only options with a gate are computed."""
+        x = self.stem(x)
+        for ops, indices, weights in zip(self._ops, gates.indices, gates.weights, strict=True):
+            if weights is None:
+                x = ops[indices[0]](x)
+            else:
+                x = torch.stack([w * ops[i](x) for i, w in zip(indices, weights, strict=True)]).sum(0)
+        return self.head(x)
+
+    def path(self, architecture: Architecture) -> list[tuple[str, nn.Module]]:
+        """The modules an architecture runs through, each with a name that is equal where the module is.
+
+        One module where sites keep several options.
+        """
+        if not architecture.is_single:
+            return [(str(architecture.choices), self.subnet(architecture))]
+        modules = [site[option] for site, option in zip(self._sites(), architecture.options, strict=True)]
+        names = list(architecture.options)
+        return list(zip(["stem", *names, "head"], [self.stem, *modules, self.head], strict=True))
+
+    def restrict(self, space: SearchSpace) -> ChainSupernet:
+        """A supernet of the smaller space that keeps the surviving weights (copied), stem and head included."""
+        if space.skeleton != self.skeleton:
+            raise SpaceError(f"a supernet of '{self.space.name}' cannot be restricted to '{space.name}'")
+        for mine, theirs in zip(self.space.decisions, space.decisions, strict=True):
+            for option in theirs.options:
+                mine.index(option)  # refuses options this supernet does not hold
+        smaller = copy.copy(self)  # shares modules until the next lines replace them
+        smaller._modules = dict(self._modules)
+        smaller.space = space
+        smaller.stem, smaller.head = copy.deepcopy(self.stem), copy.deepcopy(self.head)
+        smaller.sites = nn.ModuleList(
+            nn.ModuleDict({option: copy.deepcopy(site[option]) for option in decision.options})
+            for site, decision in zip(self._sites(), space.decisions, strict=True)
+        )
+        smaller._index()
+        return smaller
+
+    def subnet(self, architecture: Architecture) -> nn.Module:
+        """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
+        network = architecture.build()
+        layers = list(network.children())
+        modules: list[list[nn.Module]] = [[self.stem]]
+        for site, choice in zip(self._sites(), architecture.choices, strict=True):
+            modules.append([site[option] for option, _ in choice])
+        modules.append([self.head])
+        for layer, sources in zip(layers, modules, strict=True):
+            targets = list(layer.ops) if isinstance(layer, Mixture) else [layer]
+            for target, source in zip(targets, sources, strict=True):
+                target.load_state_dict(source.state_dict())
+        return network

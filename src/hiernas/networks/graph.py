@@ -1,0 +1,336 @@
+"""A network as the graph of its calls, read by torch.export: which ways information takes from the image to the output.
+
+A call is one operation of the forward pass; the calls that take parameters are the layers. Where a layer's output is
+set to zero, a sum or a concatenation goes on with its other terms, but a product is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import networkx
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils.flop_counter import FlopCounterMode
+
+from hiernas.errors import SpaceError
+from hiernas.networks.ops import Residual
+from hiernas.quiet import quiet
+
+PRODUCTS = frozenset({"mul", "mm", "bmm", "matmul", "einsum", "scaled_dot_product_attention"})  # zero if a factor is
+EMPTY = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"})
+CONTAINERS = ("torch.nn.modules.container.",)
+NORMS = ("torch.nn.modules.batchnorm.", "torch.nn.modules.instancenorm.", "torch.nn.modules.normalization.")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation on data that come from the network's input."""
+
+    name: str
+    sources: tuple[str, ...]  # the calls whose results it takes, or the input
+    product: bool
+    module: str  # path of the module whose forward makes the call
+    parameters: tuple[str, ...]  # qualified names of those it takes, directly or computed from parameters alone
+    macs: int  # multiply-adds for one image
+
+
+@dataclass(frozen=True)
+class Region:
+    """Layers that are taken together as a block."""
+
+    name: str
+    paths: tuple[str, ...]  # the modules, or single parameters, that it consists of
+    layers: frozenset[str]  # names of its calls that take parameters
+
+    def holds(self, path: str) -> bool:
+        """Whether a module or a parameter is part of it."""
+        return any(_within(path, mine) for mine in self.paths)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The calls between a network's input and its (first) output, in the order they run."""
+
+    start: str
+    end: str
+    calls: Mapping[str, Call]
+    kinds: Mapping[str, str]  # class by module path, of the modules that are called
+    sizes: Mapping[str, int]  # numbers in each parameter, by its qualified name
+
+    def reached(self, closed: Collection[str], start: str, calls: Collection[Call]) -> set[str]:
+        """The calls, of these, that information from `start` reaches where the calls `closed` give zeros."""
+        reached = {start}
+        for call in calls:
+            carried = [source in reached for source in call.sources]
+            if call.name not in closed and (all(carried) if call.product else any(carried)):
+                reached.add(call.name)
+        return reached
+
+    def passes(self, closed: Collection[str]) -> bool:
+        """Whether information from the input reaches the output where the calls `closed` give zeros."""
+        return self.end in self.reached(closed, self.start, self.calls.values())
+
+    def layers_of(self, path: str) -> frozenset[str]:
+        """The layers whose parameters are of this module, or are this parameter; all with the path ''."""
+        return frozenset(c.name for c in self.calls.values() if any(_within(p, path) for p in c.parameters))
+
+    @cached_property
+    def bypassed(self) -> Mapping[str, int]:
+        """The layers around which an identity leads, each with the number of that identity, counted from the input.
+
+        An identity is a way without any layer from one dominator of the output to the next. A layer beside a projection
+        shortcut is none of these: each of the two ways has layers.
+        """
+        tree = networkx.immediate_dominators(self._networkx(), self.start)
+        dominators = [self.end]
+        while dominators[-1] != self.start:
+            dominators.append(tree[dominators[-1]])
+        calls, layers = list(self.calls.values()), self.layers_of("")
+        position = {self.start: -1} | {c.name: i for i, c in enumerate(calls)}
+        found: dict[str, int] = {}
+        for number, (first, last) in enumerate(pairwise(reversed(dominators))):
+            between = calls[position[first] + 1 : position[last] + 1]
+            if last in self.reached(layers, first, between):
+                found |= {c.name: number for c in between if c.name in layers}
+        return found
+
+    def branch_ends(self, region: Region) -> list[str]:
+        """Where an identity leads around a region: the calls whose results are added to it. Else none."""
+        if not region.layers <= self.bypassed.keys():
+            return []
+        around = self.reached(region.layers, self.start, self.calls.values())
+        joins = [c for c in self.calls.values() if c.name in around]
+        return list(dict.fromkeys(s for c in joins for s in c.sources if s not in around))
+
+    def count(self, region: Region) -> tuple[int, int]:
+        """Parameters that the region computes with, and its multiply-adds for one image."""
+        mine = [c for c in self.calls.values() if c.name in region.layers or (not c.parameters and region.holds(c.module))]
+        parameters = dict.fromkeys(p for c in mine for p in c.parameters if region.holds(p))
+        return sum(self.sizes[p] for p in parameters), sum(c.macs for c in mine)
+
+    def _networkx(self) -> networkx.DiGraph:
+        return networkx.DiGraph([(source, c.name) for c in self.calls.values() for source in c.sources])
+
+
+def _within(path: str, parent: str) -> bool:
+    return not parent or path == parent or path.startswith(f"{parent}.")
+
+
+# -- blocks --------------------------------------------------------------------------------------------------------
+
+
+def regions(graph: Graph) -> list[Region]:
+    """The blocks of a network, in the order they run; every parameter that is used belongs to one of them.
+
+    They are the parts of the network. A part is taken apart itself where it is a container of modules that have parts,
+    where an identity leads around one of its parts, and where identities lead around all of them, one around each. A
+    normalisation right behind a single layer joins it.
+    """
+    tree = _Tree(graph)
+    found = [Region(path or tree.title, (path,), graph.layers_of(path)) for path in tree.expanded("")]
+    order = {name: i for i, name in enumerate(graph.calls)}
+    joined: list[Region] = []
+    for region in sorted(found, key=lambda r: min(order[layer] for layer in r.layers)):
+        last = joined[-1] if joined else None
+        if last is not None and tree.is_norm(region) and tree.is_layer(last) and not tree.is_norm(last):
+            joined[-1] = Region(f"{last.name} + {region.name}", last.paths + region.paths, last.layers | region.layers)
+        else:
+            joined.append(region)
+    return joined
+
+
+class _Tree:
+    """The modules that hold parameters, by path."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.modules: dict[str, dict[str, None]] = {"": {}}  # paths of a module's own modules
+        self.parameters: dict[str, dict[str, None]] = {"": {}}  # and of its own parameters
+        for name in dict.fromkeys(p for c in graph.calls.values() for p in c.parameters):
+            path = name
+            while path:
+                parent = path.rpartition(".")[0]
+                (self.parameters if path == name else self.modules).setdefault(parent, {})[path] = None
+                path = parent
+
+    @property
+    def title(self) -> str:
+        return self.graph.kinds.get("", "network").rpartition(".")[2]
+
+    def is_layer(self, region: Region) -> bool:
+        return len(region.paths) == 1 and region.paths[0] not in self.modules
+
+    def is_norm(self, region: Region) -> bool:
+        return self.is_layer(region) and self.graph.kinds.get(region.paths[0], "").startswith(NORMS)
+
+    def expanded(self, path: str) -> list[str]:
+        modules = self.modules.get(path, {})
+        if not modules:
+            return [path]
+        parts = [*self.parameters.get(path, {}), *(part for module in modules for part in self.expanded(module))]
+        return parts if not path or self._splits(path, parts) else [path]
+
+    def _splits(self, path: str, parts: Sequence[str]) -> bool:
+        kind = self.graph.kinds.get(path, CONTAINERS[0])  # a module list is never called
+        container = kind.startswith(CONTAINERS) and all(module in self.modules for module in self.modules[path])
+        ways = [self._ways(part) for part in parts]
+        if self._ways(path):
+            return (container or len(parts) > 1) and sum(map(len, ways)) == len(set().union(*ways))
+        return container or any(ways)
+
+    def _ways(self, path: str) -> set[int]:
+        """The identities that lead around a part; none if there are layers without one."""
+        ways = [self.graph.bypassed.get(layer) for layer in self.graph.layers_of(path)]
+        return set() if None in ways else {way for way in ways if way is not None}
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def graph_of_network(network: nn.Module, input_size: tuple[int, int, int]) -> Graph:
+    """The graph of a network in evaluation mode, for one image [1, C, H, W].
+
+    Raises `SpaceError` where torch.export cannot trace it.
+    """
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+    image = torch.zeros(1, *input_size, dtype=like.dtype, device=like.device)
+    try:
+        with evaluating(network), quiet():
+            program = torch.export.export(network, (image,))
+    except Exception as error:  # torch.export raises almost anything
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise SpaceError(
+            f"the graph of this {type(network).__name__} cannot be read for images {list(input_size)}: {reason}; it must "
+            "be a network that torch.export can trace"
+        ) from error
+    return graph_of_program(program)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """In evaluation mode inside, then every module in its own mode again."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def graph_of_program(program: ExportedProgram) -> Graph:
+    """The graph of an exported program from its first input to its first output.
+
+    Raises `SpaceError` where none leads from one to the other, or it has no layers.
+    """
+    signature = program.graph_signature
+    start = next((n for n in signature.user_inputs if isinstance(n, str)), "")
+    end = next((n for n in signature.user_outputs if isinstance(n, str)), "")
+    reader = _Reader(start, dict(signature.inputs_to_parameters))
+    for node in program.graph.nodes:
+        reader.read(node)
+    calls = _between(reader.calls, end)
+    if end not in calls or not any(c.parameters for c in calls.values()):
+        raise SpaceError("this program has no layers between its first input and its first output; export a network of layers")
+    sizes = {name: parameter.numel() for name, parameter in program.named_parameters()}
+    return Graph(start, end, calls, reader.kinds, sizes)
+
+
+def _between(calls: Mapping[str, Call], end: str) -> dict[str, Call]:
+    """The calls that the output depends on."""
+    needed = {end}
+    for call in reversed(list(calls.values())):
+        if call.name in needed:
+            needed.update(call.sources)
+    return {name: call for name, call in calls.items() if name in needed}
+
+
+class _Reader:
+    """Goes through the nodes of a program in order."""
+
+    def __init__(self, start: str, parameters: Mapping[str, str]) -> None:
+        self.start = start
+        self.calls: dict[str, Call] = {}
+        self.kinds: dict[str, str] = {}
+        self.batch = 1
+        self.now: dict[str, str] = {}  # what a value was changed to in place
+        self.parameters: dict[str, tuple[str, ...]] = {name: (p,) for name, p in parameters.items()}  # a value is made of
+
+    def read(self, node: torch.fx.Node) -> None:
+        if node.name == self.start:
+            self.batch = int(_example(node).shape[0])
+        if node.op != "call_function" or not _holds_tensors(node.meta.get("val")):
+            return
+        arguments = [self.now.get(n.name, n.name) for n in node.all_input_nodes]
+        sources = tuple(a for a in arguments if a == self.start or a in self.calls)
+        parameters = tuple(dict.fromkeys(p for a in arguments for p in self.parameters.get(a, ())))
+        if not sources:
+            self.parameters[node.name] = parameters
+            return
+        operation = getattr(getattr(node.target, "overloadpacket", node.target), "__name__", "")
+        stack = [(path, _kind(kind)) for path, kind in (node.meta.get("nn_module_stack") or {}).values()]
+        self.kinds.update(stack)
+        if operation in EMPTY:
+            return
+        in_place = operation.endswith("_") and not operation.startswith("_")
+        product = operation.rstrip("_") in PRODUCTS
+        macs = self._macs(node) if parameters or product else 0
+        self.calls[node.name] = Call(node.name, sources, product, stack[-1][0] if stack else "", parameters, macs)
+        if in_place:
+            self._changed(arguments[0], node.name)
+
+    def _changed(self, value: str, call: str) -> None:
+        self.now |= {old: call for old, new in self.now.items() if new == value}
+        self.now[value] = call
+
+    def _macs(self, node: torch.fx.Node) -> int:
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), _example)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            node.target(*args, **kwargs)  # type: ignore[operator] # of a call_function it is a function
+        return counter.get_total_flops() // 2 // self.batch
+
+
+def _kind(kind: Any) -> str:
+    return kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _holds_tensors(value: Any) -> bool:
+    return any(isinstance(v, Tensor) for v in (value if isinstance(value, tuple | list) else (value,)))
+
+
+def _example(node: torch.fx.Node) -> Any:
+    """A node's value as an empty tensor of its size, or as the number it is."""
+    return torch.utils._pytree.tree_map(_without_data, node.meta.get("val"))
+
+
+def _without_data(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty([_number(n) for n in value.shape], dtype=value.dtype, device="meta")
+    return _number(value)
+
+
+def _number(value: Any) -> Any:
+    return value.node.hint if isinstance(value, torch.SymInt) else value
+
+
+def has_identity(module: nn.Module, input_size: tuple[int, int, int]) -> bool:
+    """Whether an identity leads around the layers of a module, for inputs [C, H, W].
+
+    Known at sight for most; the graph decides on a user's own, as an operation of a space may be any module.
+    """
+    if isinstance(module, Residual) or next(module.parameters(), None) is None:
+        return True
+    children = list(module.children())
+    if not children:
+        return False  # a layer
+    if type(module) is nn.Sequential and any(not list(c.children()) and list(c.parameters()) for c in children):
+        return False
+    graph = graph_of_network(module, input_size)
+    return graph.passes(graph.layers_of(""))

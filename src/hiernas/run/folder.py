@@ -1,0 +1,302 @@
+"""The run folder: everything a run knows, written so that a run killed at any moment loses nothing.
+
+    config.yaml        what was asked, and the version that wrote it
+    events.jsonl       one JSON object per event, append-only
+    candidates.sqlite  every evaluated architecture, per phase
+    checkpoint/        *.safetensors (weights; their position is in the header) and *.json
+    latency.json, result.json, best.*, report.html
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sqlite3
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import yaml
+
+from hiernas.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+Listener = Callable[[Mapping[str, Any]], None]
+
+
+class RunFolder:
+    """One run's folder. Use `create` for a new run and `open` for one that exists."""
+
+    checkpoint_seconds = 60.0  # within an epoch, weights are saved at least this often
+
+    def __init__(self, path: Path, config: Mapping[str, Any], listener: Listener | None = None) -> None:
+        self.path = path
+        self.config = config
+        self.listener = listener
+        self._lock: weakref.finalize[..., RunFolder] | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any], listener: Listener | None = None) -> RunFolder:
+        """A new run folder; raises `RunError` where something is there already."""
+        path = Path(path)
+        refuse_existing(path)
+        run = cls(path, {"format": FORMAT, **config}, listener)
+        there_before = path.exists()
+        try:
+            with _disk(path):
+                (path / "checkpoint").mkdir(parents=True, exist_ok=True)
+            run._take_lock()
+            run.write_text("config.yaml", yaml.safe_dump(dict(run.config), sort_keys=False))
+        except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
+            run.close()
+            for item in path.iterdir() if path.is_dir() else ():
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+            if path.is_dir() and not there_before:
+                path.rmdir()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path, listener: Listener | None = None) -> RunFolder:
+        """A run folder that exists; raises `RunError` where it is none, is damaged or from another version."""
+        path = Path(path)
+        try:
+            config = yaml.safe_load((path / "config.yaml").read_text())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunError(f"{path} is not a run folder: it has no config.yaml; name the folder a search wrote") from error
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RunError(f"{path}/config.yaml is damaged and cannot be read; start the search again") from error
+        if not isinstance(config, dict) or "format" not in config:
+            raise RunError(f"{path}/config.yaml is damaged: it does not say its format; start the search again")
+        if config["format"] != FORMAT:
+            raise RunError(
+                f"{path} was written by HierNAS {config.get('hiernas', '?')} in run format {config['format']}, and this "
+                f"version reads format {FORMAT}; install that version to go on with it"
+            )
+        for key in ("method", "seed", "data"):
+            if key not in config:
+                raise RunError(f"{path}/config.yaml is damaged: it has no '{key}'; start the search again")
+        return cls(path, config, listener)
+
+    def own(self) -> None:
+        """Claim the folder for writing (one process at a time) and mend what a killed process left behind."""
+        self._take_lock()
+        for leftover in self.path.rglob("*.partial"):
+            leftover.unlink()
+        events = self.path / "events.jsonl"
+        if events.exists():
+            text = events.read_bytes()
+            if not text.endswith(b"\n"):  # a line that was being written
+                self._write("events.jsonl", lambda f: f.write(text[: text.rfind(b"\n") + 1]))
+
+    def _take_lock(self) -> None:
+        if os.name != "posix" or self._lock is not None:
+            return
+        import fcntl
+
+        with _disk(self.path):
+            descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT, 0o644)
+        self._lock = weakref.finalize(self, os.close, descriptor)  # held as long as this object lives
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise RunError(f"another process is working on {self.path}; wait for it or stop it") from error
+
+    def close(self) -> None:
+        """Give the folder free for other processes."""
+        if self._lock is not None:
+            self._lock()
+            self._lock = None
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> Path:
+        path = self.path / name
+        partial = path.with_name(path.name + ".partial")
+        with _disk(path):
+            try:
+                with open(partial, "wb") as f:
+                    write(f)
+                    f.flush()
+                    os.fsync(f.fileno())
+                os.replace(partial, path)
+            except OSError:
+                partial.unlink(missing_ok=True)  # it would fill a full disk
+                raise
+        return path
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file of the folder atomically."""
+        return self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, data: bytes) -> Path:
+        """Write a file of the folder atomically."""
+        return self._write(name, lambda f: f.write(data))
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file atomically; numbers that are not finite are refused."""
+        return self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def damaged(self, name: str) -> RunError:
+        """The error for a file of the folder that cannot be what was written."""
+        return RunError(f"{self.path / name} is damaged; delete it, and `hiernas resume {self.path}` repeats that part")
+
+    def read_json(self, name: str) -> Any | None:
+        """A JSON file of the folder, None where it was not written yet; raises `RunError` where it is damaged."""
+        path = self.path / name
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise self.damaged(name) from error
+
+    def save_tensors(self, name: str, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
+        """Write weights and the position they belong to as one safetensors file, atomically."""
+        from safetensors.torch import save
+
+        data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"position": json.dumps(position)})
+        self._write(f"checkpoint/{name}.safetensors", lambda f: f.write(data))
+
+    def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Weights and position, None where not saved yet; raises `RunError` where the file is damaged."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / "checkpoint" / f"{name}.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt") as f:
+                return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["position"])  # noqa: SIM118 - not a dict
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            raise self.damaged(f"checkpoint/{name}.safetensors") from error
+
+    # -- events ------------------------------------------------------------------------------------------------
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Append an event to events.jsonl and tell the listener."""
+        record = {"time": datetime.now().isoformat(timespec="seconds"), "event": event, **fields}
+        with _disk(self.path), open(self.path / "events.jsonl", "a") as f:
+            f.write(json.dumps(record) + "\n")
+        if self.listener is not None:
+            self.listener(record)
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Tell the listener something that is not worth keeping."""
+        if self.listener is not None:
+            self.listener({"event": event, **fields})
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far; a line that was cut off is left out."""
+        try:
+            lines = (self.path / "events.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    # -- candidates --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        path = self.path / "candidates.sqlite"
+        try:
+            with _disk(path), closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS candidates (phase TEXT, options TEXT, val_accuracy REAL NOT NULL, params "
+                    "INTEGER, macs INTEGER, latency_ms REAL, PRIMARY KEY (phase, options)) STRICT"
+                )
+                yield connection
+        except sqlite3.DatabaseError as error:
+            if "full" in str(error):
+                raise _full(path) from error
+            if "locked" in str(error):
+                raise RunError(f"{path} is in use by another program; close it and resume the run") from error
+            raise RunError(
+                f"{path} is damaged ({error}); delete it, and `hiernas resume {self.path}` evaluates again"
+            ) from error
+
+    def add_candidates(self, phase: str, rows: Sequence[tuple[str, float, float, float, float | None]]) -> None:
+        """Keep evaluated architectures: (options joined by commas, accuracy, params, macs, latency in ms)."""
+        with self._database() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO candidates VALUES (?, ?, ?, ?, ?, ?)",
+                [(phase, o, float(a), int(p), int(m), None if t is None else float(t)) for o, a, p, m, t in rows],
+            )
+
+    def candidates(self, phase: str) -> dict[str, float]:
+        """Accuracy by options (joined by commas) of every architecture evaluated in a phase."""
+        with self._database() as db:
+            return dict(db.execute("SELECT options, val_accuracy FROM candidates WHERE phase = ?", (phase,)))
+
+    def count_candidates(self) -> int:
+        """Number of evaluations over all phases."""
+        with self._database() as db:
+            return int(db.execute("SELECT count(*) FROM candidates").fetchone()[0])
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds spent inside to checkpoint/seconds.json (over all resumes)."""
+        start = time.monotonic()
+        try:
+            yield
+        except BaseException:
+            with suppress(RunError):  # the error at hand is the one to be seen
+                self._add_seconds(phase, time.monotonic() - start)
+            raise
+        self._add_seconds(phase, time.monotonic() - start)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase; empty where the file is missing or damaged, since nothing depends on it."""
+        try:
+            return dict(self.read_json("checkpoint/seconds.json") or {})
+        except (RunError, TypeError, ValueError):
+            return {}
+
+    def _add_seconds(self, phase: str, spent: float) -> None:
+        seconds = self.seconds()
+        seconds[phase] = round(seconds.get(phase, 0.0) + spent, 3)
+        self.write_json("checkpoint/seconds.json", seconds)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise `RunError` where a run cannot be put: before any work is done."""
+    try:
+        holds_run = (path / "config.yaml").exists()
+        in_use = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise RunError(f"cannot use the folder {path}: {error.strerror}; name another one with --out") from error
+    if holds_run:
+        raise RunError(f"{path} already holds a run; go on with `hiernas resume {path}`, or name another folder with --out")
+    if in_use:
+        raise RunError(f"{path} exists and is not an empty folder; name another one with --out")
+
+
+def next_free(parent: Path, stem: str) -> Path:
+    """The first of parent/stem-001, parent/stem-002, ... that does not exist."""
+    return next(p for i in range(1, 1_000_000) if not (p := parent / f"{stem}-{i:03d}").exists())
+
+
+def _full(path: Path) -> RunError:
+    return RunError(f"the disk is full: {path} could not be written; free some space, then resume the run or start it again")
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _full(path) from error
+        raise RunError(f"cannot write {path}: {error.strerror}; name a writable folder with --out") from error

@@ -1,0 +1,193 @@
+"""Validation accuracy of architectures with the supernet's weights, a population at a time.
+
+Candidates are visited in the order of their paths, so that those which begin with the same operations compute
+them once. Batch-norm statistics are re-estimated on training images for every path, in the same shared
+manner. A candidate's accuracy does not depend on the company it is evaluated in. Activations are kept only
+where a later candidate branches off, and statistics for one group of candidates: memory does not grow with
+the population.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from hiernas.costs.count import parts_of_space
+from hiernas.costs.tables import taken_by
+from hiernas.data.batches import AT_ONCE, at_once, in_order, normalise
+from hiernas.data.split import ImageData
+from hiernas.networks.parts import output_size
+from hiernas.randomness import numpy_generator
+from hiernas.space import Architecture, SearchSpace
+from hiernas.train.calibrate import (
+    Statistics,
+    add_statistics,
+    average,
+    batch_norms,
+    calibrate,
+    observing,
+    read_statistics,
+    write_statistics,
+)
+from hiernas.train.loop import accuracy
+
+MOST_BYTES = 2 * 2**30  # of the activations of images that are looked at together
+GROUP = 64  # candidates whose statistics are held at a time
+Path = list[tuple[str, nn.Module]]  # modules in order, each with a name that is equal where the module is
+Names = tuple[str, ...]  # of the modules up to and including the one at hand: what identifies a shared prefix
+Norms = Mapping[int, Sequence[nn.BatchNorm2d]]  # by module id
+Apply = Callable[[Names, nn.Module, Tensor], Tensor]
+
+
+class PathSupernet(Protocol):
+    """A supernet whose architectures are sequences of modules."""
+
+    def path(self, architecture: Architecture) -> Path: ...
+    def to(self, device: torch.device) -> Any: ...
+
+
+class Evaluator:
+    """Accuracy of a supernet's architectures on the validation split: `evaluator(architectures) -> accuracies`."""
+
+    def __init__(
+        self,
+        supernet: PathSupernet,
+        data: ImageData,
+        fabric: Fabric,
+        *,
+        seed: int,
+        calibration_images: int,
+        batch_size: int | None = None,
+    ) -> None:
+        self.supernet, self.data, self.fabric = supernet, data, fabric
+        self.batch_size = batch_size or at_once(data.input_size)
+        self.calibration = calibration_indices(data, seed, calibration_images, self.batch_size)
+
+    def calibrate(self, network: nn.Module) -> None:
+        """Re-estimate the batch-norm statistics of a network on the same training images, on the CPU."""
+        calibrate(network, [x.cpu() for x in self.calibration_batches()])
+
+    def accuracy(self, network: nn.Module) -> float:
+        """Validation accuracy of a network that the supernet does not hold."""
+        found = accuracy(network.to(self.fabric.device), self.data.val, self.data)
+        network.cpu()
+        return found
+
+    @torch.no_grad()
+    def __call__(self, architectures: Sequence[Architecture]) -> list[float]:
+        """Accuracies in 0..1, in the order given."""
+        self.supernet.to(self.fabric.device)
+        paths = [self.supernet.path(a) for a in architectures]
+        order = sorted(range(len(paths)), key=lambda i: _names(paths[i]))
+        correct = [0] * len(paths)
+        for start in range(0, len(order), GROUP):
+            group = order[start : start + GROUP]
+            for i, right in zip(group, self._correct([paths[i] for i in group]), strict=True):
+                correct[i] = right
+        return [c / len(self.data.val) for c in correct]
+
+    def calibration_batches(self) -> Iterator[Tensor]:
+        """The training images that statistics are estimated on, normalised: [B, C, H, W] each."""
+        for indices in self.calibration:
+            yield normalise(self.data.train.images.fetch(indices), self.data, self.fabric.device)
+
+    def _correct(self, paths: list[Path]) -> list[int]:
+        modules = {id(m): m for path in paths for _, m in path}.values()
+        norms = {id(m): batch_norms(m) for m in modules}
+        with ExitStack() as stack:
+            for module in modules:
+                stack.enter_context(observing(module))  # puts modes and the supernet's own statistics back at the end
+            statistics = self._statistics(paths, norms)
+            for module in modules:
+                module.eval()
+            return self._count(paths, norms, statistics)
+
+    def _statistics(self, paths: list[Path], norms: Norms) -> dict[Names, Statistics]:
+        totals: dict[Names, Statistics] = {}
+
+        def apply(names: Names, module: nn.Module, x: Tensor) -> Tensor:
+            y = module(x)
+            totals[names] = add_statistics(totals.get(names), read_statistics(norms[id(module)]))
+            return y
+
+        for x in self.calibration_batches():
+            with self.fabric.autocast():
+                for _ in shared_prefixes(paths, x, apply):
+                    pass
+        return {names: average(total, len(self.calibration)) for names, total in totals.items()}
+
+    def _count(self, paths: list[Path], norms: Norms, statistics: dict[Names, Statistics]) -> list[int]:
+        def apply(names: Names, module: nn.Module, x: Tensor) -> Tensor:
+            write_statistics(norms[id(module)], statistics[names])
+            return module(x)
+
+        correct = [0] * len(paths)
+        for indices in in_order(len(self.data.val), self.batch_size):
+            x = normalise(self.data.val.images.fetch(indices), self.data, self.fabric.device)
+            labels = self.data.val.labels[indices].to(self.fabric.device)
+            with self.fabric.autocast():
+                for i, logits in enumerate(shared_prefixes(paths, x, apply)):
+                    correct[i] += int((logits.argmax(1) == labels).sum())
+        return correct
+
+
+def evaluation_bytes(space: SearchSpace) -> int:
+    """The most activations that one image takes in an evaluation of a chain's networks, in bytes.
+
+    What paths branch off from is kept behind every site, and the largest operation is at work.
+    """
+    fixed, options = parts_of_space(space)
+    sites = [[part] for part in fixed] + [[p for parts in site for p in parts] for site in options]
+    kept = sum(4 * max(math.prod(output_size(part)) for part in site) for site in sites)
+    return kept + max(taken_by(part).activations for site in sites for part in site)
+
+
+def batch_for(space: SearchSpace) -> int:
+    """Images of a chain's evaluation that are looked at together: 250, fewer where they would take more than 2 GiB."""
+    return max(2, min(AT_ONCE, MOST_BYTES // evaluation_bytes(space)))
+
+
+def calibration_indices(data: ImageData, seed: int, images: int, batch_size: int = AT_ONCE) -> list[Tensor]:
+    """The training images that statistics are estimated on, in equal batches, so that each counts the same."""
+    chosen = torch.from_numpy(numpy_generator(seed, "calibration").permutation(len(data.train))[:images])
+    return [chosen[b] for b in in_order(len(chosen), batch_size) if len(b) == min(batch_size, len(chosen))]
+
+
+def shared_prefixes(paths: Sequence[Path], x: Tensor, apply: Apply) -> Iterator[Tensor]:
+    """The output of each path for `x`, in order; paths must be sorted by names. Common beginnings run once."""
+    names = [_names(path) for path in paths]
+    common = [0] + [_common(a, b) for a, b in pairwise(names)]  # with the path before
+    kept = {0: x}  # activations by depth, where this or a later path branches off
+    for i, path in enumerate(paths):
+        h = kept[common[i]]
+        branches = _branches(common[i + 1 :])
+        kept = {depth: a for depth, a in kept.items() if depth in branches}
+        for depth in range(common[i], len(path)):
+            h = apply(names[i][: depth + 1], path[depth][1], h)
+            if depth + 1 in branches:
+                kept[depth + 1] = h
+        yield h
+
+
+def _branches(common: Sequence[int]) -> list[int]:
+    """Depths at which later paths leave the current one, given what each shares with the path before it."""
+    depths: list[int] = []
+    for shared in common:
+        if not depths or shared < depths[-1]:
+            depths.append(shared)
+    return depths
+
+
+def _names(path: Path) -> Names:
+    return tuple(name for name, _ in path)
+
+
+def _common(a: Names, b: Names) -> int:
+    return next((i for i, (p, q) in enumerate(zip(a, b, strict=True)) if p != q), len(a))

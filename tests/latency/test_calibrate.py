@@ -1,0 +1,170 @@
+"""Calibration: the correction of a runtime of known latencies is found exactly, and the table applies it everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from known import Known
+from scipy.optimize import minimize
+from scipy.stats import spearmanr
+from torch import nn
+
+from hiernas.costs.tables import cost_tables
+from hiernas.errors import LatencyError
+from hiernas.latency import calibrate as module
+from hiernas.latency.calibrate import calibrate, errors_of, fit, sample
+from hiernas.latency.measure import measure_table
+from hiernas.latency.phone import load_table
+from hiernas.latency.table import Correction, LatencyTable
+from hiernas.spaces import tiny
+from toy import toy_space
+
+CONSTANT, SCALE = 0.3, 1.25
+
+
+def whole(runtime: Known, genes: list[int]) -> float:
+    """Latency of the network of an encoding."""
+    return runtime.prepare(toy_space().decode(genes).build(), (3, 16, 16))()
+
+
+@pytest.mark.parametrize("inner_layout", [True, False])
+def test_a_known_correction_is_recovered_exactly(inner_layout: bool) -> None:
+    space, runtime = toy_space(), Known(CONSTANT, SCALE, inner_layout)
+    table = measure_table(space, runtime)
+    found = calibrate(space, table, runtime, 12, np.random.default_rng(0))
+    assert {a.options for a in found.architectures} == {a.options for a in space}  # 12 draws: all there are
+    assert found.correction is not None
+    assert (found.correction.constant_ms, found.correction.scale) == pytest.approx((CONSTANT, SCALE))
+    assert found.correction.networks == 6
+    assert found.correction.space == "toy 3x16x16, 4 classes"
+    after, before = found.errors(corrected=True), found.errors(corrected=False)
+    assert (after.networks, after.spearman) == (6, pytest.approx(1.0))
+    assert after.mean_absolute_percent == pytest.approx(0.0, abs=1e-9)
+    held_out = np.array([table.predict(a) for a in found.architectures[1::2]])
+    by_hand = 100 * (held_out / (CONSTANT + SCALE * held_out) - 1)
+    assert before.mean_absolute_percent == pytest.approx(np.abs(by_hand).mean())
+    assert before.bias_percent == pytest.approx(by_hand.mean())
+
+
+def test_a_stored_correction_is_applied_everywhere_and_kept(tmp_path: Path) -> None:
+    space, runtime, path = toy_space(), Known(CONSTANT, SCALE), tmp_path / "toy.json"
+    raw = measure_table(space, runtime, path)
+    calibrate(space, raw, runtime, 12, np.random.default_rng(0)).corrected_table().save(path)
+    table = load_table(path)
+    assert table != raw
+    tables = cost_tables(space, table)["latency_ms"]
+    for architecture in space:
+        genes = space.encode(architecture)
+        assert table.predict(architecture) == pytest.approx(whole(runtime, list(genes)))
+        assert tables.of(genes[None])[0] == pytest.approx(table.predict(architecture), rel=1e-12)
+    assert table.overhead_ms == pytest.approx(CONSTANT + SCALE * Known.overhead)
+    assert json.loads(path.read_text())["overhead_ms"] == raw.raw_overhead_ms == Known.overhead
+    assert json.loads(path.read_text())["entries"] == {key: asdict(entry) for key, entry in raw.entries.items()}
+    again = calibrate(space, LatencyTable.load(path), runtime, 12, np.random.default_rng(1))
+    assert again.correction is not None
+    assert (again.correction.constant_ms, again.correction.scale) == pytest.approx((CONSTANT, SCALE))  # of raw sums
+
+
+def test_more_entries_are_measured_from_raw_numbers(tmp_path: Path) -> None:
+    runtime, path = Known(CONSTANT, SCALE), tmp_path / "toy.json"
+    small = toy_space().restrict({"stage2.block1": ["k3_e1", "skip"]})
+    table = measure_table(small, runtime, path)
+    replace(table, correction=Correction(CONSTANT, SCALE, 6, "toy")).save(path)
+    bigger = measure_table(toy_space(), runtime, path)
+    direct = measure_table(toy_space(), runtime)
+    assert {k: e.p10_ms for k, e in bigger.entries.items()} == {k: e.p10_ms for k, e in direct.entries.items()}
+    assert bigger.raw_overhead_ms == direct.raw_overhead_ms
+    assert LatencyTable.load(path).correction == Correction(CONSTANT, SCALE, 6, "toy")
+    assert bigger.predict(toy_space().decode([1, 1])) == pytest.approx(whole(runtime, [1, 1]))
+
+
+def test_a_table_without_correction_reads_and_writes_as_before(tmp_path: Path) -> None:
+    table = measure_table(toy_space(), Known(), tmp_path / "toy.json")
+    value = json.loads((tmp_path / "toy.json").read_text())
+    assert list(value) == ["kind", "device", "runtime", "version", "threads", "batch", "overhead_ms", "entries"]
+    assert table.overhead_ms == table.raw_overhead_ms == value["overhead_ms"] == Known.overhead
+
+
+def test_the_fit_is_least_squares_on_the_relative_error() -> None:
+    rng = np.random.default_rng(3)
+    sums = rng.uniform(1, 5, 40)
+    measured = (0.4 + 1.1 * sums) * rng.lognormal(0, 0.1, 40)
+    searched = minimize(lambda c: np.sum(((c[0] + c[1] * sums) / measured - 1) ** 2), [0.0, 1.0], tol=1e-12)
+    assert fit(sums, measured) == pytest.approx(tuple(searched.x), rel=1e-4)
+
+
+def test_errors_and_ranks() -> None:
+    predicted, measured = np.array([1.1, 1.8, 3.3, 3.3]), np.array([1.0, 2.0, 3.0, 4.0])
+    found = errors_of(predicted, measured)
+    assert found.mean_absolute_percent == pytest.approx((10 + 10 + 10 + 17.5) / 4)
+    assert found.bias_percent == pytest.approx((10 - 10 + 10 - 17.5) / 4)
+    assert found.spearman == pytest.approx(spearmanr(predicted, measured).statistic)
+    assert errors_of(np.ones(3), np.arange(1.0, 4.0)).spearman == 0.0
+
+
+def test_networks_are_seeded_distinct_and_uniform_or_even() -> None:
+    space, table = tiny(), measure_table(tiny(), Known(inner_layout=False))
+    uniform = [sample(space, table, 30, np.random.default_rng(seed), even=False) for seed in (0, 0, 1)]
+    assert uniform[0] == uniform[1] != uniform[2]
+    assert len({a.options for a in uniform[0]}) == 30
+    even = sample(space, table, 30, np.random.default_rng(0), even=True)
+    assert len({a.options for a in even}) == 30
+    spans = [np.sort([table.predict(a) for a in some]) for some in (uniform[0], even)]
+    assert spans[1][0] < spans[0][0]
+    assert spans[1][-1] > spans[0][-1]
+    steps = np.diff(spans[1])  # nearly equal ones: thousands of networks were drawn
+    assert steps.max() < 2 * steps.mean() < np.diff(spans[0]).max()
+
+
+def test_a_correction_that_makes_no_sense_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, runtime = toy_space(), Known()
+    table = measure_table(space, runtime)
+    for constant, scale in ((9.0, -1.0), (-9.0, 1.0)):  # the fastest network would take no time at all
+        monkeypatch.setattr(module, "fit", lambda *_, line=(constant, scale): line)
+        found = calibrate(space, table, runtime, 8, np.random.default_rng(0))
+        assert found.correction is None
+        assert found.errors(corrected=True) == found.errors(corrected=False)
+        assert found.to_json()["correction"] is None
+        with pytest.raises(LatencyError, match="the measured latencies do not grow with the predicted ones"):
+            found.corrected_table()
+    with pytest.raises(LatencyError, match=r"9 ms \+ -1 x the sum makes no sense: the scale must be positive"):
+        Correction(9.0, -1.0, 4, "toy")
+
+
+def test_a_correction_that_makes_matters_worse_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, runtime = toy_space(), Known()
+    table = measure_table(space, runtime)
+    monkeypatch.setattr(module, "fit", lambda *_: (0.0, 1.3))  # the sums are exact
+    found = calibrate(space, table, runtime, 8, np.random.default_rng(0))
+    with pytest.raises(LatencyError, match=r"not stored: over networks that it has not seen, its error is 30.00 %, and 0.00 %"):
+        found.corrected_table()
+    monkeypatch.setattr(module, "fit", lambda *_: (0.0, 1.0005))
+    assert calibrate(space, table, runtime, 8, np.random.default_rng(0)).corrected_table().correction is not None
+
+
+def test_too_few_networks() -> None:
+    table = measure_table(toy_space(), Known())
+    with pytest.raises(LatencyError, match="7 networks tell too little; calibrate with at least 8"):
+        calibrate(toy_space(), table, Known(), 7, np.random.default_rng(0))
+    small = toy_space().restrict({"stage1.block1": ["k3_e2"]})
+    with pytest.raises(LatencyError, match="space 'toy' has only 4 different networks"):
+        calibrate(small, table, Known(), 20, np.random.default_rng(0))
+
+
+def test_measured_networks_have_no_scale_of_zero() -> None:
+    seen: list[float] = []
+
+    class Looking(Known):
+        def prepare(self, module: nn.Module, input_size: tuple[int, int, int]) -> Callable[[], float]:
+            if hasattr(module, "stem"):
+                seen.extend(float(m.weight.detach().abs().min()) for m in module.modules() if isinstance(m, nn.BatchNorm2d))
+            return super().prepare(module, input_size)
+
+    calibrate(toy_space(), measure_table(toy_space(), Looking()), Looking(), 8, np.random.default_rng(0))
+    assert len(seen) > 8
+    assert set(seen) == {1.0}

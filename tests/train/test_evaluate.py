@@ -1,0 +1,80 @@
+"""Shared evaluation against candidates evaluated one by one and against plain networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from hiernas import spaces
+from hiernas.data import ImageData
+from hiernas.randomness import seeded
+from hiernas.train.calibrate import calibrate
+from hiernas.train.evaluate import Evaluator, shared_prefixes
+from hiernas.train.loop import accuracy
+
+
+@pytest.fixture(scope="module")
+def supernet(digits: ImageData) -> nn.Module:
+    with seeded(0, "test"):
+        net = spaces.tiny(digits.input_size, digits.num_classes).supernet()
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.ones_(m.weight)  # untrained residual branches start at 0: candidates would hardly differ
+    return net
+
+
+def make(supernet: nn.Module, digits: ImageData, batch_size: int = 100) -> Evaluator:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    return Evaluator(supernet, digits, fabric, seed=0, calibration_images=200, batch_size=batch_size)
+
+
+def test_a_population_gets_the_accuracies_of_one_by_one(supernet: nn.Module, digits: ImageData) -> None:
+    evaluate = make(supernet, digits)
+    rng = np.random.default_rng(0)
+    population = [supernet.space.sample(rng) for _ in range(10)]
+    together = evaluate(population + population[:1])
+    assert together[:10] == [evaluate([a])[0] for a in population]
+    assert together[10] == together[0]
+    assert len(set(together)) > 3
+
+
+def test_accuracy_is_that_of_the_recalibrated_network(supernet: nn.Module, digits: ImageData) -> None:
+    evaluate = make(supernet, digits)
+    architecture = supernet.space.sample(np.random.default_rng(5))
+    network = supernet.subnet(architecture)
+    calibrate(network, list(evaluate.calibration_batches()))
+    assert evaluate([architecture]) == [accuracy(network, digits.val, digits, batch_size=100)]
+
+
+def test_calibration_is_the_mean_of_batch_statistics() -> None:
+    x = torch.randn(3, 8, 4, 5, 5) * 2 + 1  # three batches
+    network = nn.Sequential(nn.BatchNorm2d(4))
+    calibrate(network, list(x))
+    torch.testing.assert_close(network[0].running_mean, x.mean((1, 3, 4)).mean(0))
+    torch.testing.assert_close(network[0].running_var, x.var((1, 3, 4)).mean(0))
+
+
+def test_the_supernet_is_left_as_it_was(supernet: nn.Module, digits: ImageData) -> None:
+    supernet.train()
+    before = {k: v.clone() for k, v in supernet.state_dict().items()}
+    make(supernet, digits)([supernet.space.sample(np.random.default_rng(0))])
+    assert supernet.training
+    assert all(torch.equal(v, before[k]) for k, v in supernet.state_dict().items() if "num_batches" not in k)
+
+
+def test_common_beginnings_run_once_and_little_is_kept() -> None:
+    paths = sorted([("a", i, j, k)] for i in "xy" for j in "pq" for k in "mno")
+    modules = {name: nn.Identity() for name in "axypqmno"}
+    paths = [[(n, modules[n]) for n in path[0]] for path in paths]
+    calls: list[tuple[str, ...]] = []
+
+    def apply(names: tuple[str, ...], module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        calls.append(names)
+        return x + len(names)
+
+    outputs = [float(y) for y in shared_prefixes(paths, torch.zeros(1), apply)]
+    assert outputs == [10.0] * 12  # 1 + 2 + 3 + 4
+    assert len(calls) == len(set(calls)) == 1 + 2 + 4 + 12  # the nodes of the tree
