@@ -24,8 +24,9 @@ from hiernas.errors import SpaceError
 from hiernas.networks.cell_ops import OPERATIONS
 from hiernas.networks.genotype import Genotype, read_genotype
 from hiernas.networks.genotypes import GENOTYPES
-from hiernas.report import cells, figures, graphs, write_report
+from hiernas.report import cells, figures, graphs
 from hiernas.report.kit import Run, Told
+from hiernas.report.page import write_report
 from hiernas.spaces import darts, hdas_stages, tiny
 
 SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}

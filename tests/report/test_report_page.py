@@ -13,7 +13,7 @@ import report_runs as runs
 from report_runs import Page
 
 from hiernas.errors import RunError
-from hiernas.report import write_report
+from hiernas.report.page import write_report
 from hiernas.spaces import hnas_large, tiny
 
 PHASES = {"train1": 24, "train2": 10, "train3": 10, "final": 40}
