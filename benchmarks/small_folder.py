@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import shapes
 
 from common import dated
-from hiernas.data.divide import joined
+from hiernas.data.load import joined
 from hiernas.methods.hnas import SMALL
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare

@@ -10,7 +10,7 @@ import shapes
 import torch
 
 from hiernas.data import ImageData, load_data
-from hiernas.data.divide import joined
+from hiernas.data.load import joined
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import train_network
 from hiernas.run.request import Request, prepare

@@ -376,7 +376,7 @@ def rank(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -> None:
     """Write the run's HTML report again."""
-    from hiernas.report import write_report
+    from hiernas.report.page import write_report
 
     out.print(f"wrote {write_report(run)}")
 

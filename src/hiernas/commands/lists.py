@@ -16,7 +16,7 @@ from hiernas.errors import ConfigError, did_you_mean
 from hiernas.latency.runtimes import RUNTIMES
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
-from hiernas.report import words
+from hiernas.report.page import words
 from hiernas.run.settings import keys
 from hiernas.spaces import known
 from hiernas.train.recipes import RECIPES, SCALES

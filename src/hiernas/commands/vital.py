@@ -21,16 +21,24 @@ from hiernas.networks.chain import Chain
 from hiernas.networks.graph import graph_of_program
 from hiernas.quiet import quiet
 from hiernas.randomness import numpy_generator
-from hiernas.report import write_report
 from hiernas.report.hournas import reset_picture
+from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import reload_data
 from hiernas.space import Architecture
 from hiernas.spaces import KNOWN
 from hiernas.spaces.named import space_function
 from hiernas.train.loop import accuracy
-from hiernas.vital.blocks import Block, blocks_of_graph, blocks_of_network, blocks_of_space
-from hiernas.vital.reset import DRAWS, PROBABILITIES, Progress, reset_blocks
+from hiernas.vital.blocks import (
+    DRAWS,
+    PROBABILITIES,
+    Block,
+    Progress,
+    blocks_of_graph,
+    blocks_of_network,
+    blocks_of_space,
+    reset_blocks,
+)
 
 Table = tuple[list[str], list[list[str]], list[str]]  # column heads, rows, and remarks below
 IMAGES = 1000  # test images that a network with reset blocks is judged on, at most

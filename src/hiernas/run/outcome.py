@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hiernas.data import ImageData
 from hiernas.data.batches import at_once, normalise
-from hiernas.data.divide import joined
+from hiernas.data.load import joined
 from hiernas.errors import LatencyError, RunError
 from hiernas.export import export
 from hiernas.latency.runtimes import make_runtime
@@ -20,13 +20,12 @@ from hiernas.latency.table import BELONGS_TO
 from hiernas.methods import METHODS
 from hiernas.problem import Candidate, Found, Start
 from hiernas.randomness import seeded, torch_generator
-from hiernas.report import write_report
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
+from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Prepared, retraining_of
 from hiernas.space import Architecture, SearchSpace
-from hiernas.train.calibrate import calibrate
-from hiernas.train.evaluate import batch_for, calibration_indices
+from hiernas.train.evaluate import batch_for, calibrate, calibration_indices
 from hiernas.train.loop import accuracy, fit, predictions
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.version import VERSION

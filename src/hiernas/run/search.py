@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hiernas.budget import Limit
-from hiernas.costs.budget import TableBudget
+from hiernas.costs.limits import TableBudget
 from hiernas.data import ImageData
 from hiernas.methods import METHODS
 from hiernas.problem import Problem
 from hiernas.randomness import numpy_generator
-from hiernas.report import write_report
+from hiernas.report.page import write_report
 from hiernas.run.folder import Listener, RunFolder, next_free, refuse_existing
 from hiernas.run.outcome import complete, train_only
 from hiernas.run.request import Prepared, Request, keep_latency, prepare, reload_data, restore
