@@ -19,7 +19,7 @@ AT_MOST = {  # files and lines; to be lowered, never raised. A method's: what it
 LARGEST = 411  # lines of a file; in the end 400
 CIRCLES = [9, 6, 2, 2, 2, 2]  # files in each circle of imports; in the end none
 LAYERS = [  # each imports only from itself and from those before it
-    {"version", "errors", "randomness", "quiet", "machine", "combinatorics", "space", "subsets", "gates", "budget"},
+    {"version", "errors", "names", "randomness", "quiet", "machine", "combinatorics", "space", "subsets", "gates", "budget"},
     {"genotype", "genotypes", "data.split", "train.recipes"},
     {"problem"},
     {"ops"},

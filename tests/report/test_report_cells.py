@@ -20,7 +20,7 @@ from report_runs import Page
 
 import hiernas
 from hiernas.cells import OPERATIONS
-from hiernas.commands.lists import summary
+from hiernas.cli.terminal import summary
 from hiernas.errors import SpaceError
 from hiernas.genotype import Genotype, read_genotype
 from hiernas.genotypes import GENOTYPES

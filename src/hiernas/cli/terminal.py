@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from hiernas.errors import RunError
-
-if TYPE_CHECKING:
-    from hiernas.run.search import Prepared
 
 out = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -58,36 +55,8 @@ def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
     out.print(table)
 
 
-def print_estimate(prepared: Prepared, e: Any) -> None:
-    """What `hiernas check` found."""
-    from hiernas.cli.progress import duration, number, quantity
-
-    rows = {"space": f"{prepared.space.name}, {number(e.space_size)} architectures"}
-    for metric, (smallest, typical, largest) in e.costs.items():
-        values = (quantity(metric, v) for v in (smallest, typical, largest))
-        rows[metric] = "smallest {}, typical {}, largest {}".format(*values)
-    rows["limits"] = ", ".join(map(str, prepared.limits)) + (" (the median: none was given)" * prepared.automatic_limit)
-    rows["within the limits"] = f"{e.feasible_share:.1%} of the architectures (estimated from 10,000 in large spaces)"
-    rows["data"] = f"{prepared.data.name}: {len(prepared.data.train)} training, {len(prepared.data.val)} validation, " + (
-        f"{len(prepared.data.test)} test images of {prepared.data.input_size} in {prepared.data.num_classes} classes"
-    )
-    for i, note in enumerate(prepared.data.notes):
-        rows["note" + " " * i] = note
-    if prepared.fitted:
-        rows["for so few images"] = prepared.fitted
-    for i, doubt in enumerate(prepared.doubts):
-        rows["doubtful" + " " * i] = doubt
-    rows["supernet"] = f"{e.supernet_params:,} parameters"
-    rows["memory"] = f"about {e.memory_gib:.2f} GiB"
-    rows["time"] = f"about {duration(e.total_seconds)} here: " + ", ".join(
-        f"{phase} {duration(s)}" for phase, s in e.seconds.items()
-    )
-    print_pairs("Check: nothing was trained", rows)
-
-
 def print_summary(run: Path) -> None:
     """The result of a finished run; raises `RunError` for others."""
-    from hiernas.commands.lists import summary
     from hiernas.run.folder import RunFolder
 
     result = RunFolder.open(run).read_json("result.json")
@@ -97,13 +66,37 @@ def print_summary(run: Path) -> None:
         lines, rows = summary(result)
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}/result.json is damaged; delete it, and `hiernas resume {run}` writes it again") from error
+    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if rows else "")
+    lines += [*(f"doubtful: {doubt}" for doubt in result.get("doubts", ())), where]
     if rows:
-        table = Table("", "asked", "predicted", "measured", box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            table.add_row(*row)
-        out.print(table)
-    for line in lines:
-        out.print(line)
-    for doubt in result.get("doubts", ()):
-        out.print(f"doubtful: {doubt}")
-    out.print(f"everything is in {run}" + (f"; open {run / 'report.html'}" if rows else ""))
+        print_table(["", "asked", "predicted", "measured"], rows, lines)
+    else:
+        out.print("\n".join(lines))
+
+
+def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Lines and the asked / predicted / measured rows of a result."""
+    from hiernas.budget import METRICS
+    from hiernas.report import units, words
+
+    chosen = result["chosen"]
+    lines = [f"test accuracy {chosen['test_accuracy']:.2%} ({result['data']['name']}, {result['data']['test']} test images)"]
+    if "front" not in result:
+        return lines, []
+    asked = dict.fromkeys(METRICS, units.NONE) | {x["metric"]: x["text"] for x in result["limits"]}
+    latency, params, macs = chosen["latency_ms"], units.short(chosen["params"]), units.short(chosen["macs"])
+    rows = [
+        ["latency", asked["latency_ms"], *(units.milliseconds(latency[kind]) for kind in ("predicted", "measured"))],
+        ["params", asked["params"], params, params],
+        ["MACs", asked["macs"], macs, macs],
+        ["accuracy", units.NONE, f"{chosen['val_accuracy']:.2%} (supernet)", f"{chosen['test_accuracy']:.2%} (test)"],
+    ]
+    error = result["latency_error"]
+    if error:
+        lines.append(
+            f"latency predicted against measured over {error['networks']} networks: mean absolute error "
+            f"{error['mean_absolute_percent']:.1f} %, bias {error['bias_percent']:+.1f} %"
+        )
+    elif result["device"] and latency["measured"] is None:
+        lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
+    return [*lines, *words(result)], rows

@@ -29,6 +29,7 @@ from hiernas.latency.measure import plan_of
 from hiernas.latency.runtimes import RUNTIMES
 from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
+from hiernas.report import units
 from hiernas.run.search import Prepared
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import make_fabric
@@ -52,6 +53,31 @@ class Estimate:
     @property
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
+
+
+def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
+    """What `hiernas check` says, by name."""
+    data = prepared.data
+    rows = {"space": f"{prepared.space.name}, {units.size(e.space_size)} architectures"}
+    for metric, (smallest, typical, largest) in e.costs.items():
+        values = (units.amount(metric, v) for v in (smallest, typical, largest))
+        rows[metric] = "smallest {}, typical {}, largest {}".format(*values)
+    rows["limits"] = ", ".join(map(str, prepared.limits)) + (" (the median: none was given)" * prepared.automatic_limit)
+    rows["within the limits"] = f"{e.feasible_share:.1%} of the architectures (estimated from 10,000 in large spaces)"
+    rows["data"] = f"{data.name}: {len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images of " + (
+        f"{data.input_size} in {data.num_classes} classes"
+    )
+    for i, note in enumerate(data.notes):
+        rows["note" + " " * i] = note
+    if prepared.fitted:
+        rows["for so few images"] = prepared.fitted
+    for i, doubt in enumerate(prepared.doubts):
+        rows["doubtful" + " " * i] = doubt
+    rows["supernet"] = f"{e.supernet_params:,} parameters"
+    rows["memory"] = f"about {e.memory_gib:.2f} GiB"
+    phases = ", ".join(f"{phase} {units.seconds(s)}" for phase, s in e.seconds.items())
+    rows["time"] = f"about {units.seconds(e.total_seconds)} here: {phases}"
+    return rows
 
 
 def estimate(prepared: Prepared) -> Estimate:

@@ -42,6 +42,12 @@ class Order:
     chance: float  # probability of a |tau| so large where one has nothing to do with the other
     networks: int
 
+    def __str__(self) -> str:
+        return (
+            f"Kendall's tau {self.tau:.2f} (95 %: {self.low:.2f} to {self.high:.2f}; by chance with probability "
+            f"{self.chance:.2g}) between its accuracies and those after training, over {self.networks}"
+        )
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -52,6 +58,19 @@ class Trust:
     improvement: float  # RI, in percent
     orders: Mapping[str, Order | str]  # by what was ranked; a sentence where there is no tau; empty without a supernet of all
     epochs: int
+
+    def rows(self) -> dict[str, str]:
+        """What `hiernas rank` shows, by name."""
+        mean, spread = float(np.mean(self.random)), float(np.std(self.random, ddof=1))
+        rows = {
+            "chosen": f"{self.chosen:.2%} test accuracy after {self.epochs} epochs",
+            "random": f"{mean:.2%} ± {spread:.2%} over {len(self.random)} networks within the same limits",
+            "improvement": f"{self.improvement:+.2f} % over random (RI)",
+        }
+        for over, order in self.orders.items():
+            more = "; rank again with more --networks (11 in HNAS' paper)" if isinstance(order, str) and over == OWN else ""
+            rows[f"supernet, {over}"] = f"{order}{more}"
+        return rows
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hiernas.commands.cost import Source, architecture_file
+from hiernas.commands.options import TrainOptions
+from hiernas.commands.sources import architecture_file, published
 from hiernas.data import ImageData, load_data
-from hiernas.errors import ConfigError, SpaceError, did_you_mean
+from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
 from hiernas.run.folder import Listener, RunFolder, next_free
@@ -24,72 +23,50 @@ from hiernas.train.recipes import Recipe, retraining
 from hiernas.version import VERSION
 
 
-@dataclass(frozen=True)
-class Training:
-    """A training that was set up: call it to run it to its end."""
-
-    path: Path
-    run: RunFolder
-    data: ImageData
-
-    def __call__(self) -> None:
-        try:
-            self.run.tell("start", plan={"final": 1.0}, run=str(self.path), limits=["none"])
-            train_only(self.run, self.data)
-        finally:
-            self.run.close()
-
-
-def start_training(
-    source: Path, *, data: str | None, inherit: bool, epochs: int | None, lr: float | None, recipe: str | None,
-    network: str | None, preset: str | None, settings: Sequence[str], seed: int, out: Path | None, image_size: int | None,
-    skip_bad_images: bool, listener: Listener,
-) -> Training:  # fmt: skip
-    """Check everything and make the run folder of `hiernas train`."""
+def train(asked: TrainOptions, listener: Listener) -> Path:
+    """Check everything, make a run folder, and train in it; returns the folder."""
+    source, recipe, preset, settings = asked.source, asked.recipe, asked.preset, asked.settings or []
     origin = RunFolder.open(source) if source.is_dir() else None
-    if inherit and origin is None:
-        raise ConfigError(f"--inherit needs a run folder, whose supernet has the weights; {source} is a file")
-    if inherit and data is not None:
-        raise ConfigError("--inherit goes on with the run's own images; leave --data out")
-    if data is None and origin is not None and (image_size is not None or skip_bad_images):
-        raise ConfigError("--image-size and --skip-bad-images are for --data; the run's own images are read as they were")
-    if lr is not None and not 0 < lr < math.inf:
-        raise ConfigError(f"--lr is {lr}; it must be positive")
-    for text in settings:
-        if not text.strip().startswith("train."):
-            raise ConfigError(f"--set {text}: a training takes --epochs, --lr and --set train.KEY=VALUE")
-    named = Source(str(source)).known is not None
+    named = published(str(source))
     architecture = None if named else architecture_file(source)
     config = _recipe_source(origin, recipe, preset)
     with_settings(config, settings)  # a mistake is named before images are read
-    images, asked = _training_data(origin, data, seed, image_size, skip_bad_images)
+    images, data = _training_data(origin, asked)
     if recipe is not None:
         config = replace(config, train=replace(config.train, cutout=min(config.train.cutout, min(images.input_size[1:]) // 2)))
     config = with_settings(config, settings)
     size = "run" if origin is not None and recipe is None and preset is None else preset or "quick"  # a run's own is fitted
     meant, config = config, for_images(config, size, len(images.train), names_of(settings))
-    architecture = architecture or _published(str(source), images, config.train)
+    if architecture is None:  # with its second classifier, where the recipe is for one
+        cells = KNOWN[str(source)].space in ("darts", "hdas_cells", "hdas_stages")
+        more = {"auxiliary": True} if cells and config.train.drop_path else {}
+        architecture = known(str(source), images.input_size, images.num_classes, **more)
     config.train.augmentation()  # says so where it is not available
-    if network is not None:
-        architecture = transfer(architecture, images.input_size, images.num_classes, network)
+    if asked.network is not None:
+        architecture = transfer(architecture, images.input_size, images.num_classes, asked.network)
     _fits(architecture, images, config.train)
-    weights = inherited_weights(origin, architecture, images, config.train) if inherit and origin else None
+    weights = inherited_weights(origin, architecture, images, config.train) if asked.inherit and origin else None
     training = {
         "architecture": architecture.to_json(),
-        "epochs": epochs or config.final_epochs,
-        "lr": config.final_lr * (0.1 if inherit else 1.0) if lr is None else lr,
+        "epochs": asked.epochs or config.final_epochs,
+        "lr": config.final_lr * (0.1 if asked.inherit else 1.0) if asked.lr is None else asked.lr,
         "recipe": to_dict(config.train),
-        "inherit": inherit,
+        "inherit": asked.inherit,
     }
-    path = out or next_free(Path("runs"), "train")
-    plain = json.loads(json.dumps(training))
-    name = preset or ("run" if origin else "quick")
-    header = {"hiernas": VERSION, "method": "train", "preset": name, "seed": seed, "data": asked, "train": plain}
-    header["fitted"] = differences(meant, config)
+    header = {
+        "hiernas": VERSION, "method": "train", "preset": preset or ("run" if origin else "quick"), "seed": asked.seed,
+        "data": data, "train": json.loads(json.dumps(training)), "fitted": differences(meant, config),
+    }  # fmt: skip
+    path = asked.out or next_free(Path("runs"), "train")
     run = RunFolder.create(path, header, listener)
-    if weights is not None:
-        run.save_tensors("inherited", weights, {})
-    return Training(path, run, images)
+    try:
+        if weights is not None:
+            run.save_tensors("inherited", weights, {})
+        run.tell("start", plan={"final": 1.0}, run=str(path), limits=["none"])
+        train_only(run, images)
+    finally:
+        run.close()
+    return path
 
 
 @dataclass(frozen=True)
@@ -110,30 +87,18 @@ def _recipe_source(origin: RunFolder | None, recipe: str | None, preset: str | N
     if origin is not None and preset is None:  # a run of `hiernas train`
         asked = origin.config["train"]
         return _Settings(from_dict(Recipe, asked["recipe"]), asked["epochs"], asked["lr"])
-    name = preset or "quick"
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset '{name}'; {did_you_mean(name, PRESETS)}")
-    return PRESETS[name]
+    return PRESETS[preset or "quick"]
 
 
-def _training_data(
-    origin: RunFolder | None, source: str | None, seed: int, image_size: int | None, skip: bool
-) -> tuple[ImageData, dict[str, Any]]:
-    if source is None and origin is not None:
+def _training_data(origin: RunFolder | None, asked: TrainOptions) -> tuple[ImageData, dict[str, Any]]:
+    if asked.data is None and origin is not None:
         return reload_data(origin, None), dict(origin.config["data"])
-    if source is None:
+    if asked.data is None:
         raise ConfigError("an architecture does not say which images to train on; name them with --data")
-    images = load_data(source, image_size=image_size, seed=seed, skip_bad_images=skip)
-    where = str(Path(source).resolve()) if Path(source).exists() else source
-    asked = {"source": where, "image_size": image_size, "val_per_class": None, "skip_bad_images": skip, "seed": seed}
-    return images, {**asked, "fingerprint": images.fingerprint}
-
-
-def _published(name: str, images: ImageData, recipe: Recipe) -> Architecture:
-    """A published network for these images, with its second classifier where the recipe is for one."""
-    cells = KNOWN[name].space in ("darts", "hdas_cells", "hdas_stages")
-    arguments = {"auxiliary": True} if cells and recipe.drop_path else {}
-    return known(name, images.input_size, images.num_classes, **arguments)
+    how: dict[str, Any] = {"image_size": asked.image_size, "seed": asked.seed, "skip_bad_images": asked.skip_bad_images}
+    images = load_data(asked.data, **how)
+    where = str(Path(asked.data).resolve()) if Path(asked.data).exists() else asked.data
+    return images, {"source": where, "val_per_class": None, **how, "fingerprint": images.fingerprint}
 
 
 def transfer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import hiernas.spaces
-from hiernas.commands.cost import Source, architecture_file
-from hiernas.commands.export import load_network
+from hiernas.commands.options import VitalOptions
+from hiernas.commands.sources import architecture_file, architecture_of, load_network
 from hiernas.costs.count import Count
 from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
@@ -23,7 +23,7 @@ from hiernas.report import write_report
 from hiernas.report.hournas import reset_picture
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import reload_data
-from hiernas.space import Architecture
+from hiernas.space import Architecture, Skeleton
 from hiernas.spaces import KNOWN
 from hiernas.spaces.named import space_function
 from hiernas.supernet.chain import Chain
@@ -49,7 +49,6 @@ class Listing:
         counts = [b.count for b in self.blocks if vital is None or b.vital == vital]
         return Count(sum(c.params for c in counts), sum(c.macs for c in counts))
 
-
     def table(self) -> Table:
         """Blocks with their costs and shares of the whole, then the sums."""
         whole, no_row = self.total(), [""] * 6
@@ -73,62 +72,53 @@ def _flush_right(head: list[str], rows: list[list[str]], columns: range) -> tupl
     return head, rows
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is looked at: a space or a network by name, an architecture file, a run folder, or an exported program."""
-
-    text: str
-    input_size: tuple[int, int, int] | None = None
-    num_classes: int | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the space
-
-    def listing(self) -> Listing:
-        """Its blocks. Raises `SpaceError`, `RunError` or `ConfigError` with what is wrong."""
-        path = Path(self.text)
-        if path.suffix == ".pt2":
-            return self._program(path)
-        if not path.exists() and self.text in hiernas.spaces.NAMES:
-            return self._space()
-        if not path.exists() and self.text not in KNOWN and not path.suffix and len(path.parts) == 1:
-            near = did_you_mean(self.text, [*hiernas.spaces.NAMES, *KNOWN])
-            raise SpaceError(f"there is no space, network, file or run '{self.text}'; {near}")
-        architecture = Source(self.text, self.input_size, self.num_classes, self.arguments).load()
-        skeleton = architecture.skeleton
-        blocks = blocks_of_network(architecture.build(), skeleton.input_size)
-        sizes = f"images of {skeleton.input_size} in {skeleton.num_classes} classes"
-        title = f"{self.text}: a network of {skeleton.name} for {sizes}"
-        return Listing(title, named(blocks, architecture), _left_out(architecture))
-
-    def _space(self) -> Listing:
-        given = {"input_size": self.input_size, "num_classes": self.num_classes}
-        make = space_function(self.text, self.arguments)
-        space = make(**{key: value for key, value in given.items() if value is not None}, **self.arguments)
-        sizes = f"images of {space.skeleton.input_size} in {space.skeleton.num_classes} classes"
-        remarks = ["a space: every block counts with its largest operation"]
-        if self.text in KNOWN:
-            remarks.append(f"a published network has this name, too: `hiernas cost {self.text}`")
-        return Listing(f"{self.text} for {sizes}", blocks_of_space(space), remarks)
-
-    def _program(self, path: Path) -> Listing:
-        if self.input_size or self.num_classes or self.arguments:
-            raise ConfigError(
-                f"{path} says its own image size and layers; --input-size, --num-classes and --set are for names of spaces "
-                "and networks"
-            )
-        try:
-            with quiet():
-                program = torch.export.load(path)
-        except Exception as error:  # torch.export raises almost anything
-            reason = "there is no such file" if not path.is_file() else _first_line(error)
-            raise SpaceError(
-                f"{path} cannot be read as a program of torch.export: {reason}; write one with `hiernas export RUN --to pt2` "
-                "or torch.export.save"
-            ) from error
-        return Listing(f"{path}: an exported program", blocks_of_graph(graph_of_program(program)))
+def listing(asked: VitalOptions) -> Listing:
+    """The blocks of what is asked for. Raises `SpaceError`, `RunError` or `ConfigError` with what is wrong."""
+    name, path = asked.source, Path(asked.source)
+    if path.suffix == ".pt2":
+        return _of_program(asked, path)
+    if not path.exists() and name in hiernas.spaces.NAMES:
+        return _of_space(asked)
+    if not path.exists() and name not in KNOWN and not path.suffix and len(path.parts) == 1:
+        near = did_you_mean(name, [*hiernas.spaces.NAMES, *KNOWN])
+        raise SpaceError(f"there is no space, network, file or run '{name}'; {near}")
+    architecture = architecture_of(asked)
+    blocks = blocks_of_network(architecture.build(), architecture.skeleton.input_size)
+    title = f"{name}: a network of {architecture.skeleton.name} for {_images_of(architecture.skeleton)}"
+    return Listing(title, named(blocks, architecture), _left_out(architecture))
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _images_of(skeleton: Skeleton) -> str:
+    return f"images of {skeleton.input_size} in {skeleton.num_classes} classes"
+
+
+def _of_space(asked: VitalOptions) -> Listing:
+    given = {"input_size": asked.sizes, "num_classes": asked.num_classes}
+    make = space_function(asked.source, asked.arguments)
+    space = make(**{key: value for key, value in given.items() if value is not None}, **asked.arguments)
+    remarks = ["a space: every block counts with its largest operation"]
+    if asked.source in KNOWN:
+        remarks.append(f"a published network has this name, too: `hiernas cost {asked.source}`")
+    return Listing(f"{asked.source} for {_images_of(space.skeleton)}", blocks_of_space(space), remarks)
+
+
+def _of_program(asked: VitalOptions, path: Path) -> Listing:
+    if asked.sizes or asked.num_classes or asked.arguments:
+        raise ConfigError(
+            f"{path} says its own image size and layers; --input-size, --num-classes and --set are for names of spaces "
+            "and networks"
+        )
+    try:
+        with quiet():
+            program = torch.export.load(path)
+    except Exception as error:  # torch.export raises almost anything
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = said if path.is_file() else "there is no such file"
+        raise SpaceError(
+            f"{path} cannot be read as a program of torch.export: {reason}; write one with `hiernas export RUN --to pt2` "
+            "or torch.export.save"
+        ) from error
+    return Listing(f"{path}: an exported program", blocks_of_graph(graph_of_program(program)))
 
 
 def named(blocks: Sequence[Block], architecture: Architecture) -> list[Block]:
@@ -153,16 +143,14 @@ def _left_out(architecture: Architecture) -> tuple[str, ...]:
 # -- without a block -------------------------------------------------------------------------------------------------
 
 
-def reset_of(
-    path: Path, draws: int | None = None, images: int | None = None, seed: int | None = None, progress: Progress | None = None
-) -> dict[str, Any]:
+def reset(asked: VitalOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Reset channels of every block of a run's trained network in turn; what became of its test accuracy.
 
     Written to the run folder as vital.json and vital.svg, and to its report where it has one. Accuracies are shares of
-    `images` test images (default: 1000, or all if there are fewer), the same for every block; `draws`: see `reset_blocks`.
-    Raises `RunError` where the run has no trained network.
+    the test images, the same for every block; draws: see `reset_blocks`. Raises `RunError` where the run has no trained
+    network.
     """
-    draws, images, seed = draws or DRAWS, images or IMAGES, seed or 0
+    draws, images, seed, path = asked.draws or DRAWS, asked.images or IMAGES, asked.seed or 0, Path(asked.source)
     if not path.is_dir():
         raise ConfigError(f"--reset takes a run folder, whose network is trained and whose test images are known, not {path}")
     run, architecture = RunFolder.open(path), architecture_file(path)

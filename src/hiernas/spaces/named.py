@@ -8,13 +8,12 @@ from typing import Any
 
 from hiernas import spaces
 from hiernas.data.split import ImageData
-from hiernas.errors import SpaceError, did_you_mean
+from hiernas.errors import SpaceError, one_of
 from hiernas.space import SearchSpace
 
 
 def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., SearchSpace]:
-    if name not in spaces.NAMES:
-        raise SpaceError(f"unknown space '{name}'; {did_you_mean(name, spaces.NAMES)}")
+    one_of("space", name, spaces.NAMES, SpaceError)
     function: Callable[..., SearchSpace] = getattr(spaces, name)
     known = [p for p in inspect.signature(function).parameters if p not in ("input_size", "num_classes")]
     for key in arguments:
