@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 
 from common import write
-from hiernas.cells import FREE
 from hiernas.data import load_data
 from hiernas.data.batches import normalise
 from hiernas.methods.hdas.depth import computation_loss, depth_loss
+from hiernas.networks.cell_ops import FREE
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem

@@ -28,7 +28,7 @@ from hiernas.latency.measure import measure_table
 from hiernas.latency.runner import by_looks
 from hiernas.latency.runtimes import RUNTIMES, Loaded, OnnxRuntime, Runtime, difference, example
 from hiernas.latency.table import RUNS, WARMUP, Entry
-from hiernas.ops import Classifier, Conv, MBConv
+from hiernas.networks.ops import Classifier, Conv, MBConv
 from hiernas.spaces import hnas_basic, nasbench_macro, tiny
 
 Work = tuple[str, nn.Module, tuple[int, int, int]]

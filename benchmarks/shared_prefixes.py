@@ -16,7 +16,7 @@ from common import ratio, side_by_side, write
 from hiernas import spaces
 from hiernas.data import ImageData, load_data
 from hiernas.gates import uniform_path
-from hiernas.ops import MBConv
+from hiernas.networks.ops import MBConv
 from hiernas.space import SearchSpace
 from hiernas.train.evaluate import Evaluator
 from hiernas.train.loop import make_fabric

@@ -21,6 +21,9 @@ from hiernas.methods.darts import DARTSConfig, darts
 from hiernas.methods.hdas import HDASConfig, hdas_stages
 from hiernas.methods.hmnas import HMNASConfig, hmnas
 from hiernas.methods.hmnas.masks import MaskSettings
+from hiernas.networks.cell import CellNetwork
+from hiernas.networks.parts import Mixture, edge_name
+from hiernas.networks.stage import StageNetwork
 from hiernas.problem import Found, Problem
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
@@ -28,9 +31,6 @@ from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_stages as stage_space
-from hiernas.supernet.cell import CellNetwork, edge_name
-from hiernas.supernet.chain import Mixture
-from hiernas.supernet.stage import StageNetwork
 from hiernas.train.recipes import Recipe
 from toy import RUN
 

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from hiernas.cli import app
 from hiernas.commands import cost as command
+from hiernas.commands.cost import architecture_of
 from hiernas.commands.lists import listing
 from hiernas.commands.options import CostOptions
-from hiernas.commands.sources import architecture_of
 from hiernas.costs.count import cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.space import Architecture

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 import hiernas
-from hiernas.cli.terminal import summary
+from hiernas.cli import summary
 from hiernas.commands.check import estimate
 from hiernas.commands.cost import cost
 from hiernas.commands.options import CostOptions
@@ -151,8 +151,8 @@ def table(path: Path, runtime: str, threads: int) -> Path:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"runtime": "onnxruntime"}, "runtime 'openvino', but --runtime onnxruntime is asked for; leave --runtime out"),
-        ({"runtime": "openvino", "threads": 1}, "threads '2', but --threads 1 is asked for; leave --threads out"),
+        ({"runtime": "onnxruntime"}, "runtime 'openvino', but 'onnxruntime' is asked for; name another table"),
+        ({"runtime": "openvino", "threads": 1}, "threads '2', but '1' is asked for; name another table"),
     ],
 )
 def test_a_table_and_a_runtime_that_disagree(asked: dict[str, Any], message: str, few: ImageData, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hiernas import spaces
 from hiernas.errors import SpaceError
-from hiernas.ops import MBConv
+from hiernas.networks.ops import MBConv
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import Stage, chain_space
 from toy import toy_space

@@ -246,7 +246,7 @@ class Architecture:
         """
         network = self.skeleton.build(self.choices)
         if self.filters:  # looked up only here: the core imports no network code
-            importlib.import_module("hiernas.supernet.filters").narrow(network, dict(self.filters))
+            importlib.import_module("hiernas.networks.filters").narrow(network, dict(self.filters))
         return network
 
     def to_json(self) -> dict[str, Any]:

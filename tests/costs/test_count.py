@@ -8,7 +8,7 @@ from torch import nn
 
 from hiernas.costs.count import Cost, Count, cost, count, parts_of
 from hiernas.errors import LatencyError, SpaceError
-from hiernas.ops import Classifier, Conv, MBConv, Skip
+from hiernas.networks.ops import Classifier, Conv, MBConv, Skip
 from toy import toy_space
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from hiernas.errors import ExportError
 from hiernas.export.source import WIDTH, Sources, Writer, bracketed, literal
-from hiernas.ops import Conv, MBConv, Op, Skip
+from hiernas.networks.ops import Conv, MBConv, Op, Skip
 
 
 def test_data_reads_back() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export, formats
-from hiernas.ops import MBConv
+from hiernas.networks.ops import MBConv
 from hiernas.quiet import quiet
 from hiernas.spaces import Stage, chain_space, tiny
 

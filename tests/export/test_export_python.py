@@ -22,10 +22,10 @@ from hiernas import spaces
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export
 from hiernas.export import python as python_format
-from hiernas.ops import ChannelShuffle, MBConv, Op, Residual, Skip, SqueezeExcite
+from hiernas.networks.ops import ChannelShuffle, MBConv, Op, Residual, Skip, SqueezeExcite
+from hiernas.networks.parts import Mixture
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import Stage, chain_space
-from hiernas.supernet.chain import Mixture
 from toy import toy_space
 
 METADATA = {"classes": json.dumps(['<b>"""', "né\\", "x" * 60]), "mean": "[0.3]", "std": "[0.25]", "note": "plain text"}

@@ -15,7 +15,7 @@ from generated import computes, noise, trained, written
 from hiernas import spaces
 from hiernas.errors import ExportError
 from hiernas.export import timm_network
-from hiernas.ops import ACTIVATIONS, Conv, MBConv, Op, Skip
+from hiernas.networks.ops import ACTIVATIONS, Conv, MBConv, Op, Skip
 from hiernas.space import Architecture
 from hiernas.spaces import Stage, chain_space, known
 

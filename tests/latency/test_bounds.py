@@ -19,7 +19,7 @@ from hiernas.data import ImageData
 from hiernas.latency import runner
 from hiernas.latency.measure import measure_table, plan_of
 from hiernas.latency.runner import IN_TURN, together
-from hiernas.ops import MBConv
+from hiernas.networks.ops import MBConv
 from hiernas.spaces import hnas_basic, tiny
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import accuracy, make_fabric

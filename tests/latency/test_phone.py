@@ -8,9 +8,9 @@ import pytest
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
 from hiernas.latency.phone import PhoneTable, load_table
-from hiernas.ops import Classifier, Conv, MBConv, Skip
+from hiernas.networks.ops import Classifier, Conv, MBConv, Skip
+from hiernas.networks.parts import Part, Site
 from hiernas.spaces import proxyless
-from hiernas.supernet.chain import Part, Site
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "latency"
 PIXEL, NOTE = FOLDER / "pixel1-proxylessnas.yaml", FOLDER / "note10-mobilenetv3-224.yaml"

@@ -29,7 +29,7 @@ from hiernas.latency.runtimes import (
     to_onnx,
 )
 from hiernas.latency.table import Entry
-from hiernas.ops import MBConv
+from hiernas.networks.ops import MBConv
 from toy import toy_space
 
 
@@ -139,7 +139,10 @@ def test_openvino_computes_in_float32() -> None:
 class Unlike(Runtime):
     """A runtime that doubles what a module computes."""
 
-    name, version, threads, batch, device, inner_layout = "unlike", "1", 1, 1, "imaginary", False
+    name, inner_layout = "unlike", False
+
+    def open(self) -> str:
+        return "1"
 
     def load(self, module: nn.Module, x: torch.Tensor) -> Loaded:
         with torch.no_grad():

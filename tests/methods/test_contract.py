@@ -21,9 +21,9 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import SpaceError
 from hiernas.export import formats
-from hiernas.genotype import Genotype
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
+from hiernas.networks.genotype import Genotype
 from hiernas.run.search import Request, prepare, resume, search
 from hiernas.run.settings import keys, with_settings
 from hiernas.space import Architecture, SearchSpace

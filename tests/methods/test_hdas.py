@@ -17,10 +17,10 @@ from hiernas.costs.limits import parse_limits
 from hiernas.data import ImageData, load_data
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, LimitError
-from hiernas.genotype import read_genotype
 from hiernas.methods import METHODS
 from hiernas.methods.darts import DARTSConfig, darts
 from hiernas.methods.hdas import HDASConfig, hdas, hdas_distribution, hdas_stages
+from hiernas.networks.genotype import read_genotype
 from hiernas.problem import Found, Problem
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem

@@ -28,7 +28,7 @@ from hiernas.export import formats
 from hiernas.gates import Gates
 from hiernas.latency.table import LatencyTable
 from hiernas.methods import METHODS
-from hiernas.methods.hmnas import HMNASConfig, hmnas, searched
+from hiernas.methods.hmnas import HMNASConfig, hmnas
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.methods.hmnas.kept import candidate_of, start_of, within_limits
 from hiernas.methods.hmnas.masks import MaskArchitect, MaskSettings
@@ -45,9 +45,9 @@ from hiernas.train.calibrate import calibrate
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase, Recipe
 from methods.test_contract import CHAIN, SKIPS, latency_file
-from search.test_encoding import NO_IMAGES, nodes_of, options_of, plain_shares, random_logits, tensors
-from search.test_masks import THRESHOLD, kept_edges, kept_operations, present, random_values
-from supernet.test_subsets import listed, two_nodes, with_fixed_edges
+from methods.test_encoding import NO_IMAGES, nodes_of, options_of, plain_shares, random_logits, tensors
+from methods.test_masks import THRESHOLD, kept_edges, kept_operations, present, random_values
+from networks.test_subsets import listed, two_nodes, with_fixed_edges
 from toy import RUN
 
 SIZE, CLASSES = (1, 8, 8), 3
@@ -159,7 +159,7 @@ def supernet_of(space: SearchSpace, x: Tensor) -> nn.Module:
 @pytest.mark.parametrize("name", [*SPACES, "second classifier"])
 def test_the_network_with_inherited_weights_computes_what_the_masked_supernet_does(name: str) -> None:
     space = second_classifier() if name == "second classifier" else SPACES[name]()
-    proxy, x = searched(space), torch.randn(16, *SIZE, generator=torch.Generator().manual_seed(0))
+    proxy, x = space.proxy(), torch.randn(16, *SIZE, generator=torch.Generator().manual_seed(0))
     supernet, several = supernet_of(proxy, x), 0
     for seed in range(4):
         _, operations = masks(proxy, np.random.default_rng(seed), (0.3, 0.6)[seed % 2])
@@ -191,12 +191,12 @@ def test_the_network_with_inherited_weights_computes_what_the_masked_supernet_do
 
 def test_cells_are_searched_as_darts_does_and_found_with_scales(few: ImageData) -> None:
     final = hiernas.spaces.darts((3, 32, 32), 10, channels=4, cells=5, auxiliary=True, pool_bn=True)
-    own = {key: tuple(p.shape) for key, p in searched(final).supernet().state_dict().items()}
+    own = {key: tuple(p.shape) for key, p in final.proxy().supernet().state_dict().items()}
     darts = hiernas.spaces.darts((3, 32, 32), 10, channels=4, cells=5, search=True).supernet()
     assert own == {key: tuple(p.shape) for key, p in darts.state_dict().items()}
     stages = hiernas.spaces.hdas_stages((3, 32, 32), 10, channels=4, cells=14, auxiliary=True)
-    assert searched(stages).skeleton == replace(stages.skeleton, auxiliary=False)
-    assert searched(chain()) == chain()
+    assert stages.proxy().skeleton == replace(stages.skeleton, auxiliary=False)
+    assert chain().proxy() == chain()
 
 
 # -- the final choice --------------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def test_what_is_found_is_what_the_learned_masks_keep(name: str, tmp_path: Path,
             continue
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-7, err_msg=space.decisions[i].name)
     supernet = load_file(tmp_path / "r" / "checkpoint" / "mask2.safetensors")
-    parameters = {f"model.{key}" for key in searched(space).supernet().state_dict()}
+    parameters = {f"model.{key}" for key in space.proxy().supernet().state_dict()}
     assert {key for key in supernet if key.startswith("model.")} == parameters
     kept = sum(int((w > 0).sum()) for w in weights)
     assert kept < sum(len(o) for o in options_of(space))  # something was dropped

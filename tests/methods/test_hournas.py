@@ -27,11 +27,11 @@ from hiernas.errors import ConfigError, LimitError
 from hiernas.methods.hournas import fix_vital, minimal_space
 from hiernas.methods.hournas.proposals import aims_of, make_targets, optimise_proposals, option_mask
 from hiernas.methods.hournas.vital import vital_sites
+from hiernas.networks.chain import ChainSupernet
 from hiernas.problem import Problem
 from hiernas.run.search import Request, make_problem, prepare
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
-from hiernas.supernet.chain import ChainSupernet
 from hiernas.train.recipes import Recipe
 from hiernas.train.trainer import RunTrainer
 

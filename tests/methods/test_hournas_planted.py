@@ -16,7 +16,7 @@ from hiernas.costs.tables import cost_tables
 from hiernas.gates import Gates
 from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.methods.hournas.vital import vital_sites
-from hiernas.ops import MBConv, Residual
+from hiernas.networks.ops import MBConv, Residual
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace

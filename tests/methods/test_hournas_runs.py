@@ -20,13 +20,13 @@ from hiernas.methods import hournas as module
 from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.methods.hournas.architect import ProposalArchitect
 from hiernas.methods.hournas.proposals import make_targets, probabilities, resources
+from hiernas.networks.chain import ChainSupernet
 from hiernas.problem import Found
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import train_network
 from hiernas.run.search import Request, resume, search
 from hiernas.run.settings import from_file
 from hiernas.spaces import Stage, chain_space
-from hiernas.supernet.chain import ChainSupernet
 from hiernas.train.recipes import Phase
 from hiernas.train.trainer import RunTrainer
 from toy import RUN

@@ -19,11 +19,11 @@ from matplotlib.textpath import TextPath
 from report_runs import Page
 
 import hiernas
-from hiernas.cells import OPERATIONS
-from hiernas.cli.terminal import summary
+from hiernas.cli import summary
 from hiernas.errors import SpaceError
-from hiernas.genotype import Genotype, read_genotype
-from hiernas.genotypes import GENOTYPES
+from hiernas.networks.cell_ops import OPERATIONS
+from hiernas.networks.genotype import Genotype, read_genotype
+from hiernas.networks.genotypes import GENOTYPES
 from hiernas.report import cells, figures, graphs, write_report
 from hiernas.report.kit import Run, Told
 from hiernas.spaces import darts, hdas_stages

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import report_runs as runs
 
-from hiernas.ops import MBConv
+from hiernas.networks.ops import MBConv
 from hiernas.report import figures, units
 from hiernas.report.kit import Told, probabilities
 from hiernas.spaces import Stage, chain_space, nasbench_macro, tiny

@@ -27,7 +27,7 @@ from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Softmax, by_str
 from hiernas.search.pressure import cost_penalty
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts, hdas_stages
-from supernet.plain_cells import plain_cells
+from networks.plain_cells import plain_cells
 from toy import RUN, budget
 
 REAL = ("skip_connect", "sep_conv_3x3", "max_pool_3x3")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from hiernas import cells
 from hiernas.costs.count import Count, cost, count
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import SpaceError
-from hiernas.ops import Op
+from hiernas.networks import cell_modules as cells
+from hiernas.networks.ops import Op
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
 

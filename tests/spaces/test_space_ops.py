@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hiernas.costs.count import Count, count
 from hiernas.errors import SpaceError
 from hiernas.export import export
-from hiernas.ops import ACTIVATIONS, ChannelShuffle, Conv, MBConv, Op, Residual, Skip
+from hiernas.networks.ops import ACTIVATIONS, ChannelShuffle, Conv, MBConv, Op, Residual, Skip
 from hiernas.spaces import Stage, chain_space, fbnet
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hiernas import spaces
 from hiernas.errors import SpaceError
-from hiernas.ops import MBConv
+from hiernas.networks.ops import MBConv
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space, fit_strides
 

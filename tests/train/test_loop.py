@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hiernas import gates, spaces
-from hiernas.cells import DropPath
 from hiernas.data import ImageData
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, RunError, TrainingError
+from hiernas.networks.cell_modules import DropPath
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.run.folder import RunFolder
 from hiernas.space import SearchSpace

@@ -6,20 +6,21 @@ import errno
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from hiernas.cli.terminal import display, interruptible, out, print_pairs, print_summary, print_table
 from hiernas.commands.options import CheckOptions, CostOptions, MeasureOptions, SearchOptions, TrainOptions, VitalOptions
-from hiernas.errors import ConfigError, HiernasError, one_of
+from hiernas.errors import ConfigError, HiernasError, RunError, one_of
 from hiernas.names import FORMATS
 from hiernas.version import VERSION
 
+out = Console(highlight=False, soft_wrap=True, markup=False)
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find the best convolutional network for your own images under the limits of your own device.",
@@ -50,6 +51,99 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(f"error: {message}")
     sys.exit(code)
+
+
+# -- what is printed ---------------------------------------------------------------------------------------------------
+
+
+def display() -> Any:
+    """A listener that shows a run's progress."""
+    from hiernas.cli.progress import Display
+
+    return Display(out)
+
+
+def interruptible(work: Any, display: Any) -> Any:
+    """Do the work; an interruption ends with one line and exit code 130."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        again = f"go on with `hiernas resume {display.run}`; at most the last minute is done again"
+        how = again if display.run else "nothing was written yet"
+        Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(f"interrupted: {how}")
+        raise typer.Exit(130) from None
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
+    """Columns and rows, then remarks, a line each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, no_wrap=i == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+    for remark in remarks:
+        out.print(remark)
+
+
+def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
+    """Names and values below a title."""
+    table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(name.strip(), value)
+    out.print(table)
+
+
+def print_summary(run: Path) -> None:
+    """The result of a finished run; raises `RunError` for others."""
+    from hiernas.run.folder import RunFolder
+
+    result = RunFolder.open(run).read_json("result.json")
+    if result is None:
+        raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
+    try:
+        lines, rows = summary(result)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{run}/result.json is damaged; delete it, and `hiernas resume {run}` writes it again") from error
+    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if rows else "")
+    lines += [*(f"doubtful: {doubt}" for doubt in result.get("doubts", ())), where]
+    if rows:
+        print_table(["", "asked", "predicted", "measured"], rows, lines)
+    else:
+        out.print("\n".join(lines))
+
+
+def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Lines and the asked / predicted / measured rows of a result."""
+    from hiernas.budget import METRICS
+    from hiernas.report import units, words
+
+    chosen = result["chosen"]
+    lines = [f"test accuracy {chosen['test_accuracy']:.2%} ({result['data']['name']}, {result['data']['test']} test images)"]
+    if "front" not in result:
+        return lines, []
+    asked = dict.fromkeys(METRICS, units.NONE) | {x["metric"]: x["text"] for x in result["limits"]}
+    latency, params, macs = chosen["latency_ms"], units.short(chosen["params"]), units.short(chosen["macs"])
+    rows = [
+        ["latency", asked["latency_ms"], *(units.milliseconds(latency[kind]) for kind in ("predicted", "measured"))],
+        ["params", asked["params"], params, params],
+        ["MACs", asked["macs"], macs, macs],
+        ["accuracy", units.NONE, f"{chosen['val_accuracy']:.2%} (supernet)", f"{chosen['test_accuracy']:.2%} (test)"],
+    ]
+    error = result["latency_error"]
+    if error:
+        lines.append(
+            f"latency predicted against measured over {error['networks']} networks: mean absolute error "
+            f"{error['mean_absolute_percent']:.1f} %, bias {error['bias_percent']:+.1f} %"
+        )
+    elif result["device"] and latency["measured"] is None:
+        lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
+    return [*lines, *words(result)], rows
+
+
+# -- the commands ------------------------------------------------------------------------------------------------------
 
 
 def _version(show: bool) -> None:
@@ -88,9 +182,10 @@ def search(asked: SearchOptions) -> None:
         from hiernas.run.folder import refuse_existing
 
         refuse_existing(asked.out)
-    request = asked.request()
+    from hiernas.commands.check import request_of
     from hiernas.run.search import search as run_search
 
+    request = request_of(asked)
     with display() as listener:
         run = interruptible(lambda: run_search(request, asked.out, listener), listener)
     print_summary(run.path)
@@ -99,10 +194,10 @@ def search(asked: SearchOptions) -> None:
 @_command
 def check(asked: CheckOptions) -> None:
     """Say what a search would face: size, costs, share within the limits, memory and time. Trains nothing."""
-    request = asked.request()
-    from hiernas.commands.check import estimate, shown
+    from hiernas.commands.check import estimate, request_of, shown
     from hiernas.run.search import prepare
 
+    request = request_of(asked)
     with display() as listener:
         prepared = prepare(request, listener)
     print_pairs("Check: nothing was trained", shown(prepared, estimate(prepared)))

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiernas.commands.cost import cells_named
+from hiernas.commands.options import CheckOptions, split_settings
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
@@ -30,7 +32,7 @@ from hiernas.latency.runtimes import RUNTIMES
 from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
 from hiernas.report import units
-from hiernas.run.search import Prepared
+from hiernas.run.search import Prepared, Request
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Recipe
@@ -53,6 +55,20 @@ class Estimate:
     @property
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
+
+
+def request_of(asked: CheckOptions) -> Request:
+    """The search that is asked for. A mistake is named before anything is read."""
+    of_space, settings = split_settings(asked.settings)
+    if asked.cells is not None:
+        of_space["cell"] = cells_named(asked.cells)
+    request = Request(
+        asked.method, asked.space, of_space, asked.data, asked.limit or (), asked.latency_table, asked.runtime, asked.threads,
+        asked.preset, settings=settings, seed=asked.seed, image_size=asked.image_size, val_per_class=asked.val_per_class,
+        skip_bad_images=asked.skip_bad_images,
+    )  # fmt: skip
+    request.resolved()
+    return request
 
 
 def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hiernas.commands.sources import architecture_file, load_network
+from hiernas.commands.cost import architecture_file, load_network
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export, timm_network

@@ -20,7 +20,7 @@ from hiernas.randomness import numpy_generator
 from hiernas.report.units import milliseconds
 from hiernas.run.folder import Listener
 from hiernas.space import SearchSpace
-from hiernas.spaces.named import space_function
+from hiernas.spaces import space_function
 
 SHOWN = 5  # doubts that are shown
 BUSY = 0.75  # load per core from which a measurement is warned of

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from hiernas.errors import ConfigError, LatencyError, SpaceError, one_of
 from hiernas.methods import FILES
 from hiernas.names import PRESETS, RUNTIMES, SPACES
-
-if TYPE_CHECKING:
-    from hiernas.run.search import Request
 
 Data = Annotated[str, Option(help="'digits', a folder of class folders, a folder of parquet files, or hf:NAME")]
 Settings = Annotated[
@@ -62,22 +59,6 @@ class CheckOptions:
         one_of("preset", self.preset, PRESETS)
         _check_names(self.space, self.runtime)
         parse_limits(self.limit or ())
-
-    def request(self) -> Request:
-        """The search that is asked for. A mistake is named before anything is read."""
-        from hiernas.commands.sources import cells_named
-        from hiernas.run.search import Request
-
-        of_space, settings = split_settings(self.settings)
-        if self.cells is not None:
-            of_space["cell"] = cells_named(self.cells)
-        request = Request(
-            self.method, self.space, of_space, self.data, self.limit or (), self.latency_table, self.runtime, self.threads,
-            self.preset, settings=settings, seed=self.seed, image_size=self.image_size, val_per_class=self.val_per_class,
-            skip_bad_images=self.skip_bad_images,
-        )  # fmt: skip
-        request.resolved()
-        return request
 
 
 @dataclass(frozen=True, kw_only=True)

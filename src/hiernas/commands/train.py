@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hiernas.commands.cost import architecture_file, published
 from hiernas.commands.options import TrainOptions
-from hiernas.commands.sources import architecture_file, published
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 import hiernas.spaces
+from hiernas.commands.cost import architecture_file, architecture_of, load_network
 from hiernas.commands.options import VitalOptions
-from hiernas.commands.sources import architecture_file, architecture_of, load_network
 from hiernas.costs.count import Count
 from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
+from hiernas.networks.chain import Chain
+from hiernas.networks.graph import graph_of_program
 from hiernas.quiet import quiet
 from hiernas.randomness import numpy_generator
 from hiernas.report import write_report
@@ -24,10 +26,7 @@ from hiernas.report.hournas import reset_picture
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import reload_data
 from hiernas.space import Architecture, Skeleton
-from hiernas.spaces import KNOWN
-from hiernas.spaces.named import space_function
-from hiernas.supernet.chain import Chain
-from hiernas.supernet.graph import graph_of_program
+from hiernas.spaces import KNOWN, space_function
 from hiernas.train.loop import accuracy
 from hiernas.vital.blocks import Block, blocks_of_graph, blocks_of_network, blocks_of_space
 from hiernas.vital.reset import DRAWS, PROBABILITIES, Progress, reset_blocks

@@ -16,11 +16,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiernas.errors import SpaceError
-from hiernas.ops import ACTIVATIONS
+from hiernas.networks.ops import ACTIVATIONS
 from hiernas.space import Architecture, SearchSpace, Skeleton
 
 if TYPE_CHECKING:
-    from hiernas.supernet.chain import Part
+    from hiernas.networks.parts import Part
 
 # modules without multiply-adds that keep the shape
 FREE: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, *ACTIVATIONS.values())

@@ -12,7 +12,7 @@ from hiernas.costs.count import Count, Footprint, LatencyTable, count, footprint
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
-    from hiernas.supernet.chain import Part
+    from hiernas.networks.parts import Part
 
 _counts: dict[str, Count] = {}  # by Part.key, which is equal where the count is
 _footprints: dict[str, Footprint] = {}

@@ -18,7 +18,7 @@ from torch import nn
 
 from hiernas.errors import ExportError
 from hiernas.export.source import layers_of, literal
-from hiernas.ops import ACTIVATIONS, Classifier, Conv, MBConv, Origin, Skip
+from hiernas.networks.ops import ACTIVATIONS, Classifier, Conv, MBConv, Origin, Skip
 from hiernas.space import Architecture
 
 ACT_SUFFIX = {"relu": "re", "relu6": "r6", "silu": "sw", "hswish": "hs"}

@@ -24,8 +24,8 @@ from hiernas.costs.count import count
 from hiernas.errors import ExportError
 from hiernas.export.arch_def import timm_source
 from hiernas.export.source import WIDTH, Import, Sources, Writer, layers_of, literal
+from hiernas.networks.filters import Spread, leave, tail_of
 from hiernas.space import Architecture
-from hiernas.supernet.filters import Spread, leave, tail_of
 from hiernas.version import VERSION
 
 RESERVED = (

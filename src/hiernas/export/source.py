@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from hiernas.cells import Cell, StageGraph
 from hiernas.errors import ExportError
-from hiernas.ops import Origin, origin_of
+from hiernas.networks.cell_modules import Cell, StageGraph
+from hiernas.networks.ops import Origin, origin_of
 
 ALLOWED = frozenset(sys.stdlib_module_names) | {"torch"}  # what a generated file may import
 WIDTH = 120  # characters of a line of plain data

@@ -24,16 +24,15 @@ from torch import nn
 
 from hiernas.costs.count import footprint, parts_of_space
 from hiernas.costs.tables import counted
-from hiernas.errors import LatencyError
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
-from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable
+from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
+from hiernas.networks.parts import output_size, with_sums
 from hiernas.space import SearchSpace
-from hiernas.supernet.chain import output_size, with_sums
 
 if TYPE_CHECKING:
-    from hiernas.latency.runner import Batch, TimedCall
+    from hiernas.latency.runner import TimedCall
     from hiernas.latency.runtimes import Runtime
-    from hiernas.supernet.chain import Part
+    from hiernas.networks.parts import Part
 
 OVERHEAD = "overhead"  # key of the cost of a call
 AT_ONCE = 16  # operations that are measured between two saves, at most
@@ -207,7 +206,8 @@ def measure_table(
     table = LatencyTable(**identity(runtime), raw_overhead_ms=0.0)
     known: dict[str, Entry] = {}
     if path is not None and Path(path).exists():
-        table = _stored(path, runtime)
+        table = LatencyTable.load(path)
+        check_asked(path, table, identity(runtime))
         ms = table.raw_overhead_ms
         known = {OVERHEAD: Entry(ms, ms, ms, 0), **table.entries}
     plan = plan_of(space, runtime.inner_layout).without(known)
@@ -215,7 +215,8 @@ def measure_table(
     total = len(left)
     with torch.random.fork_rng(devices=[]):
         for held in plan.groups(runtime.threads, runtime.batch):
-            batches = [_batch(chunk, runtime, runs) for chunk in held]
+            loaders = [{p.key: partial(p.load, runtime) for item in chunk for p in item.probes} for chunk in held]
+            batches = [(each, chunk[0].runs * runs, WARMUP) for each, chunk in zip(loaders, held, strict=True)]
             for chunk, found in zip(LOOKS * held, by_looks(batches), strict=True):
                 raw = {probe.key: Entry(**found[probe.key]) for item in chunk for probe in item.probes}
                 known |= {item.key: item.entry(raw, known) for item in chunk}
@@ -228,21 +229,6 @@ def measure_table(
                     if on_progress is not None:
                         on_progress(total - len(left), total, key)
     return table
-
-
-def _stored(path: str | Path, runtime: Runtime) -> LatencyTable:
-    table = LatencyTable.load(path)
-    for name, value in identity(runtime).items():
-        if getattr(table, name) != value:
-            raise LatencyError(
-                f"the latency table {path} was measured with {name} '{getattr(table, name)}', but '{value}' is asked "
-                "for; name another file, or measure with what the table says"
-            )
-    return table
-
-
-def _batch(chunk: Sequence[Item], runtime: Runtime, runs: int) -> Batch:
-    return {p.key: partial(p.load, runtime) for item in chunk for p in item.probes}, chunk[0].runs * runs, WARMUP
 
 
 # -- what looks wrong: entries that a busy device or a mistake in the measuring leaves behind ----------------------

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hiernas.errors import LatencyError
-from hiernas.latency.table import LatencyTable, predict_ms, read_text
-from hiernas.ops import Classifier, Conv, MBConv
+from hiernas.latency.table import LatencyTable, check_asked, predict_ms, read_text
+from hiernas.networks.ops import Classifier, Conv, MBConv
 from hiernas.space import Architecture
 
 if TYPE_CHECKING:
-    from hiernas.supernet.chain import Part
+    from hiernas.networks.parts import Part
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,6 @@ def load_table(path: str | Path, runtime: str | None = None, threads: int | None
     Raises `LatencyError` where it was measured with another runtime or number of threads than those asked for, if any.
     """
     table = LatencyTable.load(path) if read_text(path).lstrip().startswith("{") else PhoneTable.load(path)
-    for name, asked in (("runtime", runtime), ("threads", threads)):
-        if asked not in (None, getattr(table, name)):
-            raise LatencyError(
-                f"the latency table {path} was measured with {name} '{getattr(table, name)}', but --{name} {asked} is asked "
-                f"for; leave --{name} out, or name a table that was measured so"
-            )
+    asked = {"runtime": runtime, "threads": threads}
+    check_asked(path, table, {name: value for name, value in asked.items() if value is not None})
     return table

@@ -56,7 +56,11 @@ class Runtime(Protocol):
     inner_layout: bool  # whether tensors are converted where they enter and leave a network
 
     def __init__(self, threads: int = 1, batch: int = 1) -> None:
-        """Raises `LatencyError` where the runtime's package or its kind of device is not here."""
+        self.threads, self.batch, self.device = threads, batch, cpu_name()
+        self.version = self.open()
+
+    def open(self) -> str:
+        """Look for all that is needed; returns the version. Raises `LatencyError` where its package or device is not here."""
         ...
 
     def load(self, module: nn.Module, x: Tensor) -> Loaded:
@@ -134,9 +138,8 @@ class OnnxRuntime(Runtime):
     name = "onnxruntime"
     inner_layout = True
 
-    def __init__(self, threads: int = 1, batch: int = 1) -> None:
-        self.version = str(load_onnxruntime().__version__)
-        self.threads, self.batch, self.device = threads, batch, cpu_name()
+    def open(self) -> str:
+        return str(load_onnxruntime().__version__)
 
     def load(self, module: nn.Module, x: Tensor) -> Loaded:
         """Export and load a module. Raises `LatencyError` where it cannot be exported or loaded."""
@@ -151,11 +154,10 @@ class OpenVino(Runtime):
     name = "openvino"
     inner_layout = True
 
-    def __init__(self, threads: int = 1, batch: int = 1) -> None:
+    def open(self) -> str:
         self._openvino = _package("openvino", "openvino")
-        self.version = str(self._openvino.__version__).split("-")[0]  # without the build
-        self.threads, self.batch, self.device = threads, batch, cpu_name()
         self._core = self._openvino.Core()
+        return str(self._openvino.__version__).split("-")[0]  # without the build
 
     def load(self, module: nn.Module, x: Tensor) -> Loaded:
         """Export to ONNX and load a module. Raises `LatencyError` where it cannot be exported or loaded."""
@@ -201,12 +203,11 @@ class LiteRt(Runtime):
     name = "litert"
     inner_layout = True
 
-    def __init__(self, threads: int = 1, batch: int = 1) -> None:
+    def open(self) -> str:
         with _silent():
             self._converter = _package("litert_torch", "litert")
             self._interpreter = _package("ai_edge_litert.interpreter", "litert")
-        self.version = metadata.version("ai-edge-litert")
-        self.threads, self.batch, self.device = threads, batch, cpu_name()
+        return metadata.version("ai-edge-litert")
 
     def load(self, module: nn.Module, x: Tensor) -> Loaded:
         """Convert and load a module. Raises `LatencyError` where it cannot be converted or loaded."""
@@ -227,13 +228,12 @@ class ExecuTorch(Runtime):
     name = "executorch"
     inner_layout = True
 
-    def __init__(self, threads: int = 1, batch: int = 1) -> None:
+    def open(self) -> str:
         with _silent():
             self._exir = _package("executorch.exir", "executorch")
             self._xnnpack = _package("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
             self._runtime = _package("executorch.extension.pybindings.portable_lib", "executorch")
-        self.version = metadata.version("executorch")
-        self.threads, self.batch, self.device = threads, batch, cpu_name()
+        return metadata.version("executorch")
 
     def load(self, module: nn.Module, x: Tensor) -> Loaded:
         """Export and load a module. Raises `LatencyError` where it cannot be exported or loaded."""
@@ -274,9 +274,8 @@ class TorchRuntime(Runtime):
     name = "torch"
     inner_layout = False
 
-    def __init__(self, threads: int = 1, batch: int = 1) -> None:
-        self.version = str(torch.__version__)
-        self.threads, self.batch, self.device = threads, batch, cpu_name()
+    def open(self) -> str:
+        return str(torch.__version__)
 
     def load(self, module: nn.Module, x: Tensor) -> Loaded:
         """Nothing is converted: the module itself is called."""
@@ -289,9 +288,8 @@ class CompiledTorch(Runtime):
     name = "torch_compiled"
     inner_layout = True
 
-    def __init__(self, threads: int = 1, batch: int = 1) -> None:
-        self.version = str(torch.__version__)
-        self.threads, self.batch, self.device = threads, batch, cpu_name()
+    def open(self) -> str:
+        return str(torch.__version__)
 
     def load(self, module: nn.Module, x: Tensor) -> Loaded:
         """Compile a module. Raises `LatencyError` where it cannot be compiled, or there is no compiler."""
@@ -342,11 +340,11 @@ class CudaRuntime(Runtime):
     name = "cuda"
     inner_layout = False
 
-    def __init__(self, threads: int = 1, batch: int = 1) -> None:
+    def open(self) -> str:
         if not torch.cuda.is_available():
             raise LatencyError("PyTorch finds no GPU here; measure on the CPU, or on a machine with a GPU")
-        self.version = f"{torch.__version__} cuda {torch.version.cuda or torch.version.hip}"
-        self.threads, self.batch, self.device = threads, batch, torch.cuda.get_device_name()
+        self.device = torch.cuda.get_device_name()
+        return f"{torch.__version__} cuda {torch.version.cuda or torch.version.hip}"
 
     def load(self, module: nn.Module, x: Tensor) -> Loaded:
         """Move a module to the GPU. Raises `LatencyError` where it does not fit or run."""

@@ -23,7 +23,7 @@ from hiernas.space import Architecture
 from hiernas.subsets import as_subset
 
 if TYPE_CHECKING:
-    from hiernas.supernet.chain import Part
+    from hiernas.networks.parts import Part
 
 KIND = "hiernas latency table, format 1"
 BELONGS_TO = ("device", "runtime", "version", "threads", "batch")  # what the latencies of a table hold for
@@ -152,6 +152,17 @@ def predict_ms(table: AnyTable, architecture: Architecture) -> float:
     for parts, choice in zip(options, architecture.choices, strict=True):
         total += sum(table.part_ms(part) for option, _ in choice for part in parts[option])
     return total
+
+
+def check_asked(path: str | Path, table: object, asked: Mapping[str, Any]) -> None:
+    """Refuse a table that was measured with another device, runtime, ... than what is asked for, by its field names."""
+    for name, value in asked.items():
+        found = getattr(table, name)
+        if found != value:
+            raise LatencyError(
+                f"the latency table {path} was measured with {name} '{found}', but '{value}' is asked for; name another "
+                "table, or ask for what this one was measured with"
+            )
 
 
 def read_text(path: str | Path) -> str:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from hiernas.errors import SpaceError
+from hiernas.networks.chain import Chain
+from hiernas.networks.parts import Part
 from hiernas.report import units
 from hiernas.report.kit import BLUE, INK, MUTED, ORANGE, PAPER, PARTS, Told, Values, axes, draw
 from hiernas.space import FORMAT, Architecture
-from hiernas.supernet.chain import Chain, Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,10 +15,11 @@ from itertools import groupby
 from typing import Any
 
 from hiernas.errors import SpaceError
-from hiernas.genotype import INPUTS, Genotype
-from hiernas.genotypes import genotype as genotype_of
+from hiernas.networks.genotype import INPUTS, Genotype
+from hiernas.networks.genotypes import genotype as genotype_of
+from hiernas.networks.parts import live_nodes
+from hiernas.networks.stage import JSON_STAGE, STAGES
 from hiernas.report.kit import Values
-from hiernas.supernet.stage import JSON_STAGE, STAGES, live_nodes
 
 SHORT = {"skip_connect": "skip", "max_pool_3x3": "max", "avg_pool_3x3": "avg"}
 SITE = re.compile(r"(.+)\.(\d+)->(\d+)")

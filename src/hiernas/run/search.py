@@ -29,7 +29,7 @@ from hiernas.run.folder import Listener, RunFolder, next_free, refuse_existing
 from hiernas.run.outcome import complete, train_only
 from hiernas.run.settings import differences, for_images, from_file, names_of, to_dict, with_settings
 from hiernas.space import SearchSpace
-from hiernas.spaces.named import make_space, space_function
+from hiernas.spaces import make_space, space_function
 from hiernas.train.loop import make_fabric
 from hiernas.train.trainer import RunTrainer
 from hiernas.version import VERSION

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hiernas.errors import SpaceError, did_you_mean
-from hiernas.ops import Classifier, Conv, Op, Skip
+from hiernas.networks.chain import Chain
+from hiernas.networks.ops import Classifier, Conv, Op, Skip
+from hiernas.networks.parts import Site
 from hiernas.space import SearchSpace
-from hiernas.supernet.chain import Chain, Site
 
 STEMS = ("imagenet", "cifar")
 

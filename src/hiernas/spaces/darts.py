@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hiernas.errors import SpaceError
+from hiernas.networks.cell import CellNetwork, row_of_cells
 from hiernas.space import SearchSpace
 from hiernas.spaces.chain import _check as check_sizes
-from hiernas.supernet.cell import CellNetwork, row_of_cells
 
 
 def darts(

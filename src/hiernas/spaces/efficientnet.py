@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hiernas.errors import SpaceError
-from hiernas.ops import MBConv, Op, Skip
+from hiernas.networks.ops import MBConv, Op, Skip
 from hiernas.space import SearchSpace
 from hiernas.spaces.chain import Stage, chain_space, fit_strides
 

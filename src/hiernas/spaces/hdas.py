@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from hiernas.errors import SpaceError
-from hiernas.genotype import Genotype
-from hiernas.genotypes import genotype as genotype_of
-from hiernas.genotypes import name_of
+from hiernas.networks.genotype import Genotype
+from hiernas.networks.genotypes import genotype as genotype_of
+from hiernas.networks.genotypes import name_of
+from hiernas.networks.stage import CELLS, StageNetwork
 from hiernas.space import SearchSpace
 from hiernas.spaces.chain import _check as check_sizes
 from hiernas.spaces.darts import cell_space, stem_of
-from hiernas.supernet.stage import CELLS, StageNetwork
 
 
 def hdas_cells(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hiernas.errors import SpaceError, did_you_mean
-from hiernas.ops import MBConv
+from hiernas.networks.ops import MBConv
 from hiernas.space import SearchSpace
 from hiernas.spaces.chain import Stage, chain_space, fit_strides
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hiernas.ops import MBConv
+from hiernas.networks.ops import MBConv
 from hiernas.space import SearchSpace
 from hiernas.spaces.chain import Stage, chain_space
 

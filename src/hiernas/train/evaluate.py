@@ -23,9 +23,9 @@ from hiernas.costs.count import parts_of_space
 from hiernas.costs.tables import taken_by
 from hiernas.data.batches import AT_ONCE, at_once, in_order, normalise
 from hiernas.data.split import ImageData
+from hiernas.networks.parts import output_size
 from hiernas.randomness import numpy_generator
 from hiernas.space import Architecture, SearchSpace
-from hiernas.supernet.chain import output_size
 from hiernas.train.calibrate import (
     Statistics,
     add_statistics,

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from hiernas.cells import DropPath
 from hiernas.data.batches import Augment, at_once, augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError
 from hiernas.gates import Gates
+from hiernas.networks.cell_modules import DropPath
 from hiernas.problem import Architect, DrawGates, Journal, Validate
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
 from hiernas.train.average import Average

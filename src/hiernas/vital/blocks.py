@@ -10,8 +10,8 @@ from torch import nn
 from hiernas.costs.count import Count, parts_of
 from hiernas.costs.tables import counted
 from hiernas.methods.hournas.vital import vital_sites
+from hiernas.networks.graph import Graph, Region, graph_of_network, regions
 from hiernas.space import SearchSpace
-from hiernas.supernet.graph import Graph, Region, graph_of_network, regions
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def blocks_of_network(network: nn.Module, input_size: tuple[int, int, int]) -> l
     """The blocks of any network that `torch.export` can trace, for images [C, H, W]; vital by its graph.
 
     Without a vital block no way is left from input to output: a block with a projection shortcut is vital, since no
-    identity leads around it (footnote 2 of the paper). `hiernas.supernet.graph.regions` says what is taken as a block.
+    identity leads around it (footnote 2 of the paper). `hiernas.networks.graph.regions` says what is taken as a block.
     Raises `SpaceError` where the network cannot be traced.
     """
     return blocks_of_graph(graph_of_network(network, input_size))

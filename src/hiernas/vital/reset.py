@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from hiernas.data.batches import in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, SpaceError
+from hiernas.networks.graph import Graph, Region, evaluating, graph_of_network, regions
 from hiernas.randomness import numpy_generator
-from hiernas.supernet.graph import Graph, Region, evaluating, graph_of_network, regions
 from hiernas.vital.blocks import Block, block_of
 
 PROBABILITIES = (0.3, 0.6, 1.0)  # the paper's p

@@ -19,7 +19,7 @@ Form = Literal["paper", "release"]
 
 
 class StageGraphs(Protocol):
-    """What H-DAS asks of the skeleton of a space of stage graphs (`hiernas.supernet.stage.StageNetwork`)."""
+    """What H-DAS asks of the skeleton of a space of stage graphs (`hiernas.networks.stage.StageNetwork`)."""
 
     @property
     def cells(self) -> tuple[int, ...]: ...  # per stage

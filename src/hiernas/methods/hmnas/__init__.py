@@ -22,6 +22,7 @@ from hiernas.methods.hmnas.encoding import NONE, Encoding
 from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, check_counted, filters_within, with_fewer_filters
 from hiernas.methods.hmnas.kept import candidate_of, narrowed, restored, start_of, within_limits
 from hiernas.methods.hmnas.masks import Level, MaskArchitect, MaskSettings
+from hiernas.networks.filters import outputs_of
 from hiernas.problem import Evaluator, Found, Method, Problem, Rival, Spaces, Start, training_work
 from hiernas.search.alphas import AlphaArchitect
 from hiernas.search.bilevel import shares
@@ -30,7 +31,6 @@ from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, 
 from hiernas.search.pressure import Pressure
 from hiernas.space import Architecture, SearchSpace
 from hiernas.subsets import subsets
-from hiernas.supernet.filters import outputs_of
 from hiernas.train.recipes import RECIPES, Phase, Recipe
 
 

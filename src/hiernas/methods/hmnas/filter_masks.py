@@ -23,9 +23,9 @@ from hiernas.data.split import Split
 from hiernas.errors import LimitError
 from hiernas.gates import Gates
 from hiernas.methods.hmnas.masks import Masks, MaskSettings
+from hiernas.networks.filters import Output, masked, output_of, tails_of
 from hiernas.search.pressure import Pressure
 from hiernas.space import Architecture, SearchSpace
-from hiernas.supernet.filters import Output, masked, output_of, tails_of
 
 COUNTED = ("params", "macs")  # what filters cost
 DRAWN = 60  # masks of a history, at most

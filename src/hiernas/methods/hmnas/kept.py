@@ -14,12 +14,12 @@ from hiernas.budget import Budget
 from hiernas.errors import LimitError
 from hiernas.methods.hmnas.encoding import NONE, Encoding
 from hiernas.methods.hmnas.masks import MaskArchitect
+from hiernas.networks.filters import narrow
 from hiernas.problem import Candidate, Evaluator, Problem, Start
 from hiernas.randomness import seeded
 from hiernas.search.differentiable import counted
 from hiernas.space import Architecture, SearchSpace
 from hiernas.subsets import subsets
-from hiernas.supernet.filters import narrow
 
 
 def within_limits(

@@ -8,59 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from hiernas.cells import OPERATIONS, AuxiliaryHead, Cell, CellNet, Concat, Preprocess, ReLUConv, Sum, operation
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import ConfigError, SpaceError
-from hiernas.genotype import INPUTS, Edge, Genotype, check_operations, read_genotype
-from hiernas.ops import Classifier, Conv, Op
+from hiernas.networks.cell_modules import AuxiliaryHead, CellNet
+from hiernas.networks.cell_ops import OPERATIONS, ReLUConv, operation
+from hiernas.networks.cell_supernet import CellSupernet
+from hiernas.networks.genotype import INPUTS, Edge, Genotype, check_operations, read_genotype
+from hiernas.networks.ops import Classifier, Conv, Op
+from hiernas.networks.parts import (
+    SEARCHED,
+    EdgeChoices,
+    Mixed,
+    Part,
+    Place,
+    build_cell,
+    build_parts,
+    edge_name,
+    edges_of,
+    halved,
+    joins,
+    mixed_parts,
+    output_of,
+    part_of,
+    place,
+)
 from hiernas.space import Architecture, Choice, SearchSpace
-from hiernas.supernet.chain import SEARCHED, Mixed, Mixture, Part, Site, Size, halved, mixed_parts, part_of
-
-if TYPE_CHECKING:
-    from hiernas.supernet.cell_mixed import CellSupernet
-
-EdgeChoices = Mapping[tuple[int, int], Choice]  # by (source, node)
-
-
-@dataclass(frozen=True)
-class Place:
-    """One cell of a network: its kind, its channels, and what brings its two inputs to them."""
-
-    kind: str
-    channels: int
-    preprocess: tuple[Part, Part]
-    size: Size  # of states 0 and 1, after preprocessing
-    reduction: bool
-
-    @property
-    def out_size(self) -> Size:
-        return halved(self.size) if self.reduction else self.size
-
-    def part(self, source: int, op: Op) -> Part:
-        """An operation on an edge; in a reduction cell the edges from the inputs have stride 2."""
-        stride = 2 if self.reduction and source < INPUTS else 1
-        size = self.size if source < INPUTS else self.out_size
-        return Part(Site(self.kind, self.channels, self.channels, stride, (op,)), op, size)
-
-
-def place(kind: str, inputs: tuple[tuple[int, Size], tuple[int, Size]], channels: int, affine: bool) -> Place:
-    """A cell that reads two tensors of (channels, size); the first may have twice the pixels of the second."""
-    (c0, size0), (c1, size1) = inputs
-    op = Preprocess(affine)
-    parts = (
-        Part(Site("preprocess0", c0, channels, 1 if size0 == size1 else 2, (op,)), op, size0),
-        Part(Site("preprocess1", c1, channels, 1, (op,)), op, size1),
-    )
-    return Place(kind, channels, parts, size1, kind.startswith("reduce"))
-
-
-def edges_of(nodes: int) -> Iterator[tuple[int, int]]:
-    """All (source, node) pairs of a cell, in the order of DARTS' alphas."""
-    return ((source, node) for node in range(INPUTS, INPUTS + nodes) for source in range(node))
 
 
 @dataclass(frozen=True)
@@ -234,8 +210,6 @@ class CellNetwork:
         return AuxiliaryHead(self.nodes * p.channels, self.num_classes, p.out_size, self.stem == "cifar"), at
 
     def supernet(self, decisions: Sequence[Decision]) -> CellSupernet:
-        from hiernas.supernet.cell_mixed import CellSupernet
-
         return CellSupernet(self, decisions)
 
 
@@ -258,49 +232,5 @@ def _two_or_more(edges: Sequence[Edge]) -> tuple[Edge, ...]:
     return tuple(sorted([*kept, *lacking], key=lambda edge: edge[1]))
 
 
-def edge_name(kind: str, source: int, node: int) -> str:
-    """The site's name of an edge."""
-    return f"{kind}.{source}->{node}"
-
-
 def _general(kinds: Sequence[str]) -> set[str]:
     return {kind.rstrip("0123456789") for kind in kinds}
-
-
-def output_of(parts: Sequence[Part]) -> tuple[int, Size]:
-    """Channels and size of what the last part returns."""
-    last = parts[-1]
-    return last.site.cout, halved(last.size) if last.site.stride == 2 else last.size
-
-
-def joins(p: Place, nodes: int, name: str) -> list[Part]:
-    """What a cell does beside its operations: the sum of each node's two edges, and the nodes one behind the other."""
-    sums = [part_of(name, p.channels, p.channels, 1, Sum(), p.out_size)] * nodes
-    return [*sums, part_of(p.kind, p.channels, nodes * p.channels, 1, Concat(nodes), p.out_size)]
-
-
-def build_parts(parts: Sequence[Part]) -> nn.Module:
-    """Parts one after another as a module; no part: the identity."""
-    modules = [part.build() for part in parts]
-    return modules[0] if len(modules) == 1 else nn.Sequential(*modules) if modules else nn.Identity()
-
-
-def build_cell(p: Place, choices: EdgeChoices, make: Any, nodes: int) -> Cell:
-    """The plain cell of chosen edges; `make` gives the operation of a name."""
-    edges = {}
-    for (source, node), choice in choices.items():
-        module = build_edge([(p.part(source, make(option)), weight) for option, weight in choice if option != "none"])
-        if module is not None:
-            edges[source, node] = module
-    if not edges:
-        raise SpaceError(f"cell '{p.kind}' has no edge; one of its nodes needs one, the others may be without")
-    return Cell(p.preprocess[0].build(), p.preprocess[1].build(), edges, nodes, p.reduction)
-
-
-def build_edge(kept: Sequence[tuple[Part, float]]) -> nn.Module | None:
-    """The module of one edge with its kept operations and their weights; None where nothing is kept."""
-    if not kept:
-        return None
-    if len(kept) == 1 and kept[0][1] == 1.0:
-        return kept[0][0].build()
-    return Mixture([part.build() for part, _ in kept], [weight for _, weight in kept])

@@ -31,7 +31,7 @@ from hiernas.search.pressure import Pressure
 from hiernas.space import SearchSpace
 from hiernas.train.loop import fit
 from hiernas.train.recipes import Phase, Recipe
-from search.test_encoding import (
+from methods.test_encoding import (
     NO_IMAGES,
     SPACES,
     Curved,

@@ -15,16 +15,17 @@ from torch import nn
 
 import hiernas
 from hiernas.budget import Limit
-from hiernas.cells import Cell, StageGraph, Sum
 from hiernas.costs import limits as limits_module
 from hiernas.costs.limits import best_within, check_reachable, nearest
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError, SpaceError
+from hiernas.networks.cell_modules import Cell, StageGraph
+from hiernas.networks.cell_ops import Sum
+from hiernas.networks.parts import Mixture, Part
+from hiernas.networks.stage import StageNetwork
 from hiernas.space import Choice, SearchSpace
 from hiernas.spaces import Stage, chain_space, darts, hdas_stages, tiny
 from hiernas.subsets import subsets
-from hiernas.supernet.chain import Mixture, Part
-from hiernas.supernet.stage import StageNetwork
 
 Kept = frozenset[tuple[str, str]]  # (site, option) pairs
 

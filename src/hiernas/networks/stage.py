@@ -9,61 +9,46 @@ sites are the same, and each has weights of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
-from hiernas.cells import (
-    FREE,
-    OPERATIONS,
-    AuxiliaryHead,
-    Cell,
-    Concat,
-    Preprocess,
-    ReLUConv,
-    StageGraph,
-    StageNet,
-    Sum,
-    operation,
-)
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
-from hiernas.genotype import INPUTS, Genotype, check_concat, check_operations, read_graph
-from hiernas.genotypes import genotype, name_of
-from hiernas.ops import Classifier, Conv, Op
-from hiernas.space import Architecture, Choice, SearchSpace
-from hiernas.supernet.cell import (
-    CellNetwork,
+from hiernas.networks.cell import CellNetwork, row_of_cells
+from hiernas.networks.cell_modules import AuxiliaryHead, Cell, StageGraph, StageNet
+from hiernas.networks.cell_ops import FREE, OPERATIONS, Concat, Preprocess, ReLUConv, Sum, operation
+from hiernas.networks.genotype import INPUTS, Genotype, check_concat, check_operations, read_graph
+from hiernas.networks.genotypes import genotype, name_of
+from hiernas.networks.ops import Classifier, Conv, Op
+from hiernas.networks.parts import (
+    SEARCHED,
     EdgeChoices,
+    Mixed,
+    Part,
     Place,
+    StageShape,
     build_cell,
     build_edge,
     build_parts,
     edge_name,
     edges_of,
     joins,
+    live_nodes,
+    mixed_parts,
     output_of,
+    part_of,
     place,
-    row_of_cells,
+    shape,
 )
-from hiernas.supernet.chain import SEARCHED, Mixed, Part, mixed_parts, part_of
-
-if TYPE_CHECKING:
-    from hiernas.supernet.stage_mixed import StageSupernet
+from hiernas.networks.stage_supernet import StageSupernet
+from hiernas.space import Architecture, Choice, SearchSpace
 
 STAGES, WINDOW = 3, 3
 CELLS = ("normal1", "reduce1", "normal2", "reduce2", "normal3")  # each stage's own
 JSON_STAGE = "DAG{}"  # H-DAS' own names of the stage graphs
-
-
-class StageShape(NamedTuple):
-    """One stage of a derived network: cells on the longest path to its output, and cells that no path joins to it."""
-
-    cells: int
-    depth: int
-    dead: int
 
 
 @dataclass(frozen=True)
@@ -391,30 +376,4 @@ class StageNetwork:
         return AuxiliaryHead(last.site.cin, self.num_classes, last.size, self.stem == "cifar")
 
     def supernet(self, decisions: Sequence[Decision]) -> StageSupernet:
-        from hiernas.supernet.stage_mixed import StageSupernet
-
         return StageSupernet(self, decisions)
-
-
-def shape(edges: Sequence[tuple[int, int]], outputs: Sequence[int], cells: int) -> StageShape:
-    """Depth and dead cells of a graph of (source, node) edges, with states 0 and 1 as inputs."""
-    alive = live_nodes(edges, outputs)
-    depth = {0: 0, 1: 0}
-    for node in range(INPUTS, INPUTS + cells):
-        depth[node] = 1 + max((depth[s] for s, n in edges if n == node), default=0)
-    dead = sum(node not in alive for node in range(INPUTS, INPUTS + cells))
-    return StageShape(cells, max(depth[node] for node in outputs), dead)
-
-
-def live_nodes(edges: Iterable[tuple[int, int]], outputs: Sequence[int]) -> set[int]:
-    """The states from which a path leads to an output, along (source, node) edges."""
-    incoming: dict[int, list[int]] = {}
-    for source, node in edges:
-        incoming.setdefault(node, []).append(source)
-    alive, waiting = set(outputs), list(outputs)
-    while waiting:
-        for source in incoming.get(waiting.pop(), []):
-            if source not in alive:
-                alive.add(source)
-                waiting.append(source)
-    return alive

@@ -16,9 +16,9 @@ from hiernas.data.batches import normalise
 from hiernas.data.images import InMemory
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, SpaceError
-from hiernas.ops import Residual
+from hiernas.networks.graph import graph_of_network, regions
+from hiernas.networks.ops import Residual
 from hiernas.randomness import numpy_generator, seeded
-from hiernas.supernet.graph import graph_of_network, regions
 from hiernas.train.loop import accuracy
 from hiernas.vital.reset import output_modules, reset_blocks
 

@@ -8,76 +8,20 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hiernas.cells import Sum
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
-from hiernas.ops import Op, built, initialise
+from hiernas.networks.graph import has_identity
+from hiernas.networks.ops import initialise
+from hiernas.networks.parts import Mixed, Mixture, Part, Site, mixed_parts
 from hiernas.space import Architecture, Choice, SearchSpace
-from hiernas.supernet.graph import has_identity
-
-Size = tuple[int, int]
-SEARCHED = "node"  # name of the sums of nodes whose edges are searched
-
-
-@dataclass(frozen=True)
-class Site:
-    """One layer of a chain: what may stand there, between how many channels, at which stride."""
-
-    name: str
-    cin: int
-    cout: int
-    stride: int
-    ops: tuple[Op, ...]
-
-    def op(self, option: str) -> Op:
-        """The operation of an option name."""
-        return next(op for op in self.ops if op.name == option)
-
-    def build(self, option: str) -> nn.Module:
-        return built(self.op(option), self.cin, self.cout, self.stride)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One operation at one place of a network, with all that its cost depends on."""
-
-    site: Site
-    op: Op
-    size: tuple[int, int]  # height and width of its input
-
-    @property
-    def key(self) -> str:
-        """Equal for operations of equal cost: operation, channels, stride and input size."""
-        s = self.site
-        return f"{self.op.describe()} {s.cin}->{s.cout} s{s.stride} {self.size[0]}x{self.size[1]}"
-
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        return (self.site.cin, *self.size)
-
-    @property
-    def is_identity(self) -> bool:
-        return self.op.name in ("skip", "skip_connect") and self.site.stride == 1 and self.site.cin == self.site.cout
-
-    def build(self) -> nn.Module:
-        return built(self.op, self.site.cin, self.site.cout, self.site.stride)
-
-
-Mixed = tuple[list[Part], list[dict[str, tuple[Part, ...]]], Callable[[Part], bool]]
-
-
-def output_size(part: Part) -> tuple[int, int, int]:
-    """Channels, height and width of what a part returns, pooled or not."""
-    s = part.site
-    return (s.cout, -(-part.size[0] // s.stride), -(-part.size[1] // s.stride))
 
 
 @dataclass(frozen=True)
@@ -176,54 +120,9 @@ class Chain:
                 m.eps = self.bn_eps
 
 
-def halved(size: Size) -> Size:
-    """The size after a stride of 2."""
-    return (-(-size[0] // 2), -(-size[1] // 2))
-
-
-def part_of(name: str, cin: int, cout: int, stride: int, op: Op, size: Size) -> Part:
-    """One operation at one place."""
-    return Part(Site(name, cin, cout, stride, (op,)), op, size)
-
-
-def mixed_parts(parts: tuple[list[Part], list[dict[str, tuple[Part, ...]]]]) -> Mixed:
-    """Parts of networks that keep any number of a site's options, each followed by the weighted sum that takes it up.
-
-    The sums of nodes whose edges are searched are left out of what every network has. The last: which parts are sums.
-    """
-    fixed, options = parts
-    kept = [part for part in fixed if not (isinstance(part.op, Sum) and part.site.name == SEARCHED)]
-    summed = [{option: with_sums(of) for option, of in site.items()} for site in options]
-    return kept, summed, lambda part: isinstance(part.op, Sum)
-
-
-def with_sums(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Operations, each followed by the weighted sum that takes up its output."""
-    found: list[Part] = []
-    for part in parts:
-        size = halved(part.size) if part.site.stride == 2 else part.size
-        found += [part, part_of("sum", part.site.cout, part.site.cout, 1, Sum(weighted=True), size)]
-    return tuple(found)
-
-
 def _leads_around(parts: Sequence[Part]) -> bool:
     with torch.device("meta"):
         return all(has_identity(part.build(), part.input_size) for part in parts)
-
-
-class Mixture(nn.Module):
-    """Several operations in parallel with fixed weights: sum of w_i * op_i(x)."""
-
-    def __init__(self, ops: Sequence[nn.Module], weights: Sequence[float]) -> None:
-        super().__init__()
-        self.ops = nn.ModuleList(ops)
-        self.weights = tuple(weights)
-
-    def forward(self, x: Tensor) -> Tensor:
-        total = self.weights[0] * self.ops[0](x)
-        for weight, op in zip(self.weights[1:], list(self.ops)[1:], strict=True):
-            total = torch.add(total, op(x), alpha=weight)
-        return total
 
 
 def _block(site: Site, choice: Choice) -> nn.Module:

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiernas import cells, gates
-from hiernas.cells import Cell, DropPath
+from hiernas import gates
 from hiernas.costs.count import cost
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import SpaceError
+from hiernas.networks import cell_modules as cells
+from hiernas.networks.cell_modules import Cell, DropPath
+from hiernas.networks.cell_supernet import CellSupernet
+from hiernas.networks.parts import live_nodes
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
-from hiernas.supernet.cell_mixed import CellSupernet
-from hiernas.supernet.stage import live_nodes
 
 SPACES = [
     darts((3, 16, 16), 4, channels=4, cells=4),

@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiernas.errors import SpaceError
-from hiernas.ops import Residual
+from hiernas.networks.ops import Residual
 from hiernas.quiet import quiet
 
 PRODUCTS = frozenset({"mul", "mm", "bmm", "matmul", "einsum", "scaled_dot_product_attention"})  # zero if a factor is

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hiernas.errors import SpaceError, did_you_mean
-from hiernas.genotype import Genotype, read_genotype
+from hiernas.networks.genotype import Genotype, read_genotype
 
 
 def _cell(text: str) -> list[list[list[Any]]]:

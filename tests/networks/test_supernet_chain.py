@@ -11,7 +11,7 @@ from torch import nn
 
 from hiernas import gates, spaces
 from hiernas.errors import SpaceError
-from hiernas.ops import Residual
+from hiernas.networks.ops import Residual
 from toy import toy_space
 
 
@@ -119,7 +119,7 @@ def test_derived_networks_hold_no_search_code() -> None:
     space = spaces.tiny(input_size=(3, 16, 16), num_classes=5)
     network = space.sample(np.random.default_rng(0)).build()
     kinds = {type(m).__module__ for m in network.modules()}
-    assert all(kind.startswith("torch.nn.") or kind == "hiernas.ops" for kind in kinds)
+    assert all(kind.startswith("torch.nn.") or kind == "hiernas.networks.ops" for kind in kinds)
     assert not any("supernet" in kind for kind in kinds)
 
 

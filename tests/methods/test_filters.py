@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from export.generated import computes, written
 from hiernas import spaces
 from hiernas.budget import Limit
-from hiernas.cells import operation
 from hiernas.commands.train import transfer
 from hiernas.costs.count import Cost, cost, parts_of_space
 from hiernas.costs.tables import cost_tables
@@ -29,19 +28,20 @@ from hiernas.data.images import InMemory
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, ExportError, LimitError, SpaceError
 from hiernas.export import export, formats, timm_network
-from hiernas.genotypes import genotype
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods.hmnas import PRESETS, _filtered, plan
 from hiernas.methods.hmnas.filter_masks import FilterArchitect, check_counted, filters_within, with_fewer_filters
 from hiernas.methods.hmnas.masks import MaskSettings
-from hiernas.ops import MBConv
+from hiernas.networks.cell_ops import operation
+from hiernas.networks.filters import masked, outputs_of, tails_of
+from hiernas.networks.genotypes import genotype
+from hiernas.networks.ops import MBConv
 from hiernas.problem import Start
 from hiernas.report import words
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import Request, resume, search
 from hiernas.run.settings import with_settings
 from hiernas.space import Architecture, SearchSpace
-from hiernas.supernet.filters import masked, outputs_of, tails_of
 from methods.test_contract import SPACES, binding_limits, latency_file, tiny_config
 from toy import budget
 

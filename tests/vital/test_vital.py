@@ -19,10 +19,10 @@ from hiernas.costs.count import cost
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import SpaceError
 from hiernas.methods.hournas.vital import vital_sites
-from hiernas.ops import Conv, MBConv, Op, Skip
+from hiernas.networks.graph import Call, Graph, Region, graph_of_network, graph_of_program, regions
+from hiernas.networks.ops import Conv, MBConv, Op, Skip
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
-from hiernas.supernet.graph import Call, Graph, Region, graph_of_network, graph_of_program, regions
 from hiernas.vital.blocks import Block, blocks_of_graph, blocks_of_network, blocks_of_space
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from hiernas.methods.hdas.depth import computation_loss, depth_loss
+from hiernas.networks.parts import StageShape, shape
 from hiernas.search.alphas import by_strength, strengths
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_stages
-from hiernas.supernet.stage import StageShape, shape
 
 Edges = Sequence[tuple[int, int]]
 

@@ -9,21 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiernas.cells import sum_of
 from hiernas.combinatorics import Decision
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
-from hiernas.genotype import INPUTS
+from hiernas.networks.cell_modules import sum_of
+from hiernas.networks.cell_supernet import Edge, SiteGates, Source, edge_key, inherit_edges
+from hiernas.networks.genotype import INPUTS
+from hiernas.networks.parts import build_parts, live_nodes
 from hiernas.space import Architecture, SearchSpace
-from hiernas.supernet.cell import build_parts
-from hiernas.supernet.cell_mixed import Edge, SiteGates, Source, edge_key, inherit_edges
-from hiernas.supernet.stage import STAGES, StageNetwork, live_nodes
 
 
 class MixedStage(nn.Module):
     """One stage with all options of its edges; called with their gates. Dead cells are not computed."""
 
-    def __init__(self, skeleton: StageNetwork, stage: int, decisions: Sequence[Decision]) -> None:
+    def __init__(self, skeleton: Any, stage: int, decisions: Sequence[Decision]) -> None:
         super().__init__()
         p = skeleton.places()[stage]
         self.preprocess0, self.preprocess1 = p.preprocess.build(), p.preprocess.build()
@@ -59,11 +58,11 @@ class MixedStage(nn.Module):
 class StageSupernet(nn.Module):
     """The weights of a space of stage graphs; the architecture is an argument of the call."""
 
-    def __init__(self, skeleton: StageNetwork, decisions: Sequence[Decision]) -> None:
+    def __init__(self, skeleton: Any, decisions: Sequence[Decision]) -> None:
         super().__init__()
         self.space = SearchSpace(skeleton, tuple(decisions))
         self.skeleton = skeleton
-        self._spans = [skeleton.span(k) for k in range(STAGES)]
+        self._spans = [skeleton.span(k) for k in range(len(skeleton.cells))]
         places = skeleton.places()
         self.stem = build_parts(skeleton.stem_parts())
         self.stages = nn.ModuleList(MixedStage(skeleton, k, decisions[span]) for k, span in enumerate(self._spans))
@@ -76,7 +75,7 @@ class StageSupernet(nn.Module):
         x = self.stem(x)
         for k, (stage, span) in enumerate(zip(self.stages, self._spans, strict=True)):
             x = stage(x, pairs[span])
-            if k < STAGES - 1:
+            if k < len(self.stages) - 1:
                 x = self.reductions[k](x, x)
         return self.classifier(x)
 

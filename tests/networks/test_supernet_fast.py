@@ -12,10 +12,10 @@ from plain_cells import plain_cells, plain_stages
 from torch import Tensor, nn
 
 from hiernas import gates
-from hiernas.cells import FactorizedReduce
+from hiernas.networks.cell_ops import FactorizedReduce
+from hiernas.networks.depthwise import convolve
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
-from hiernas.supernet.depthwise import convolve
 
 SPACES = {
     "darts-search": (darts((3, 10, 10), 4, channels=4, cells=4, search=True), plain_cells),
@@ -103,7 +103,6 @@ def test_reductions_of_larger_images_leave_the_memory_alone() -> None:
     """In a process of its own: as two convolutions of stride 2 this ends with a segmentation fault on some CPUs."""
     program = """
 import torch
-from hiernas.cells import FactorizedReduce
 torch.set_num_threads(1)
 for channels in (4, 8, 12) * 20:
     op = FactorizedReduce(channels, channels).to(memory_format=torch.channels_last)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hiernas.supernet.cell_mixed import CellSupernet
-from hiernas.supernet.stage import live_nodes
-from hiernas.supernet.stage_mixed import StageSupernet
+from hiernas.networks.cell_supernet import CellSupernet
+from hiernas.networks.parts import live_nodes
+from hiernas.networks.stage_supernet import StageSupernet
 
 
 def plain_cells(supernet: CellSupernet, x: Tensor, weights: Sequence[Tensor]) -> Tensor:

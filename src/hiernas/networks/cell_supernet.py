@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.cells import FactorizedReduce, nothing, sum_of
 from hiernas.combinatorics import Decision
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
-from hiernas.genotype import INPUTS
+from hiernas.networks.cell_modules import nothing, sum_of
+from hiernas.networks.cell_ops import FactorizedReduce
+from hiernas.networks.depthwise import convolve
+from hiernas.networks.genotype import INPUTS
+from hiernas.networks.parts import EdgeChoices, Mixture, Place, build_parts, edges_of
 from hiernas.space import Architecture, SearchSpace
-from hiernas.supernet.cell import CellNetwork, EdgeChoices, Place, build_parts, edges_of
-from hiernas.supernet.chain import Mixture
-from hiernas.supernet.depthwise import convolve
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 SiteGates = tuple[tuple[int, ...], Tensor | None]  # the active options of one site, and their weights
@@ -136,7 +136,7 @@ class MixedCell(nn.Module):
 class CellSupernet(nn.Module):
     """The weights of all options of a cell space; the architecture is an argument of the call."""
 
-    def __init__(self, skeleton: CellNetwork, decisions: Sequence[Decision]) -> None:
+    def __init__(self, skeleton: Any, decisions: Sequence[Decision]) -> None:
         super().__init__()
         self.space = SearchSpace(skeleton, tuple(decisions))
         self.skeleton = skeleton

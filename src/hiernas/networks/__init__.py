@@ -1,0 +1,1 @@
+"""Candidate operations, cells, chains and stage graphs, and their supernets."""

@@ -1,1 +1,0 @@
-"""Supernets: modules that hold the weights of all options of a space."""
