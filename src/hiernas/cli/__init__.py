@@ -75,10 +75,11 @@ def interruptible(work: Any, display: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
-    """Columns and rows, then remarks, a line each."""
+    """Columns and rows, numbers flush right, then remarks, a line each."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(column, no_wrap=i == 0, overflow="fold")
+        numbers = all(row[i].lstrip("-")[:1].isdigit() for row in rows if row[i])
+        table.add_column(column, no_wrap=i == 0, overflow="fold", justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*row)
     out.print(table)

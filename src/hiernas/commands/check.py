@@ -25,7 +25,7 @@ from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
 from hiernas.data.images import OnDemand
-from hiernas.data.split import Subset
+from hiernas.data.split import Split, Subset
 from hiernas.gates import Gates, single_path, softmax
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runtimes import RUNTIMES
@@ -122,20 +122,11 @@ def estimate(prepared: Prepared) -> Estimate:
     return Estimate(
         space_size=max(space.size(), among.size()),
         costs=costs,
-        feasible_share=share_feasible(prepared),
+        feasible_share=feasible_share(among, tables, prepared.limits, numpy_generator(prepared.request.seed, "share")),
         supernet_params=params,
         memory_gib=(max(training, 4 * params + _evaluating(prepared), _measuring(prepared)) + _pictures(prepared)) / 2**30,
         seconds=_seconds(prepared, step_seconds / batch, candidate_seconds, _final_image(prepared, step_seconds / batch)),
     )
-
-
-def share_feasible(prepared: Prepared, n: int = 10_000) -> float:
-    """Share of sampled architectures that meet the limits."""
-    method = METHODS[prepared.request.method]
-    among = method.among(prepared.space)
-    tables = cost_tables(among, prepared.latency)
-    rng = numpy_generator(prepared.request.seed, "share")
-    return feasible_share(among, tables, prepared.limits, rng, n)
 
 
 def _pictures(prepared: Prepared) -> int:
@@ -252,7 +243,8 @@ def _evaluation(supernet: Any, prepared: Prepared, genes: np.ndarray) -> float:
     config, data = prepared.config, prepared.data
     typical = float(np.median(cost_tables(prepared.space, None)["macs"].of(genes)))
     n = int(min(200, max(16, TIMED_MACS / typical)))
-    few = replace(data, val=_first(data.val, n))
+    first = torch.arange(min(n, len(data.val)))
+    few = replace(data, val=Split(Subset(data.val.images, first), data.val.labels[first]))
     evaluator = Evaluator(
         supernet, few, make_fabric(config.train), seed=0, calibration_images=min(n, config.calibration_images),
         batch_size=batch_for(prepared.space),
@@ -265,19 +257,3 @@ def _evaluation(supernet: Any, prepared: Prepared, genes: np.ndarray) -> float:
     images = len(data.val) + min(config.calibration_images, len(data.train))
     timed = len(few.val) + min(n, config.calibration_images, len(data.train))
     return seconds * images / timed
-
-
-def _first(split: Any, n: int) -> Any:
-    return replace(split, images=_Head(split.images, min(n, len(split))), labels=split.labels[:n])
-
-
-@dataclass(frozen=True)
-class _Head:
-    images: Any
-    n: int
-
-    def __len__(self) -> int:
-        return self.n
-
-    def fetch(self, indices: Tensor) -> Tensor:
-        return self.images.fetch(indices)

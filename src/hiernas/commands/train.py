@@ -9,7 +9,7 @@ from typing import Any
 
 from hiernas.commands.cost import architecture_file, published
 from hiernas.commands.options import TrainOptions
-from hiernas.data import ImageData, load_data
+from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
@@ -27,8 +27,7 @@ def train(asked: TrainOptions, listener: Listener) -> Path:
     """Check everything, make a run folder, and train in it; returns the folder."""
     source, recipe, preset, settings = asked.source, asked.recipe, asked.preset, asked.settings or []
     origin = RunFolder.open(source) if source.is_dir() else None
-    named = published(str(source))
-    architecture = None if named else architecture_file(source)
+    architecture = None if published(str(source)) else architecture_file(source)
     config = _recipe_source(origin, recipe, preset)
     with_settings(config, settings)  # a mistake is named before images are read
     images, data = _training_data(origin, asked)
@@ -37,14 +36,7 @@ def train(asked: TrainOptions, listener: Listener) -> Path:
     config = with_settings(config, settings)
     size = "run" if origin is not None and recipe is None and preset is None else preset or "quick"  # a run's own is fitted
     meant, config = config, for_images(config, size, len(images.train), names_of(settings))
-    if architecture is None:  # with its second classifier, where the recipe is for one
-        cells = KNOWN[str(source)].space in ("darts", "hdas_cells", "hdas_stages")
-        more = {"auxiliary": True} if cells and config.train.drop_path else {}
-        architecture = known(str(source), images.input_size, images.num_classes, **more)
-    config.train.augmentation()  # says so where it is not available
-    if asked.network is not None:
-        architecture = transfer(architecture, images.input_size, images.num_classes, asked.network)
-    _fits(architecture, images, config.train)
+    architecture = _network(asked, architecture, images, config.train)
     weights = inherited_weights(origin, architecture, images, config.train) if asked.inherit and origin else None
     training = {
         "architecture": architecture.to_json(),
@@ -101,6 +93,30 @@ def _training_data(origin: RunFolder | None, asked: TrainOptions) -> tuple[Image
     return images, {"source": where, "val_per_class": None, **how, "fingerprint": images.fingerprint}
 
 
+def _network(asked: TrainOptions, architecture: Architecture | None, images: ImageData, recipe: Recipe) -> Architecture:
+    """The network to be trained, a published one where there is no architecture; it fits the images and the recipe."""
+    if architecture is None:
+        name = str(asked.source)
+        cells = KNOWN[name].space in ("darts", "hdas_cells", "hdas_stages")
+        second_classifier = {"auxiliary": True} if cells and recipe.drop_path else {}  # where the recipe is for one
+        architecture = known(name, images.input_size, images.num_classes, **second_classifier)
+    Augment.of(recipe)  # says so where it is not available
+    if asked.network is not None:
+        architecture = transfer(architecture, images.input_size, images.num_classes, asked.network)
+    skeleton = architecture.skeleton
+    if recipe.drop_path and not skeleton.groups:
+        raise ConfigError(
+            f"train.drop_path is for networks of cells, and '{skeleton.name}' is a chain; leave it out, or choose another "
+            "recipe"
+        )
+    if (skeleton.input_size, skeleton.num_classes) != (images.input_size, images.num_classes):
+        raise SpaceError(
+            f"the architecture is for images of size {skeleton.input_size} in {skeleton.num_classes} classes, but "
+            f"{images.name} has {images.input_size} in {images.num_classes}; search on these images, or choose data that fit"
+        )
+    return architecture
+
+
 def transfer(
     architecture: Architecture, input_size: tuple[int, int, int], num_classes: int, stem: str
 ) -> Architecture:
@@ -116,17 +132,3 @@ def transfer(
     arguments |= {"input_size": input_size, "num_classes": num_classes, "stem": stem}
     space = known_space(skeleton.name, arguments, source="--network")
     return Architecture(space.skeleton, architecture.choices)
-
-
-def _fits(architecture: Architecture, data: ImageData, recipe: Recipe) -> None:
-    if recipe.drop_path and not architecture.skeleton.groups:
-        raise ConfigError(
-            f"train.drop_path is for networks of cells, and '{architecture.skeleton.name}' is a chain; leave it out, or "
-            "choose another recipe"
-        )
-    wanted = (architecture.skeleton.input_size, architecture.skeleton.num_classes)
-    if wanted != (data.input_size, data.num_classes):
-        raise SpaceError(
-            f"the architecture is for images of size {wanted[0]} in {wanted[1]} classes, but {data.name} has "
-            f"{data.input_size} in {data.num_classes}; search on these images, or choose data that fit"
-        )

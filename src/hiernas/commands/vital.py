@@ -15,7 +15,7 @@ import hiernas.spaces
 from hiernas.commands.cost import architecture_file, architecture_of, load_network
 from hiernas.commands.options import VitalOptions
 from hiernas.costs.count import Count
-from hiernas.data.split import ImageData, Split, Subset
+from hiernas.data.split import Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
 from hiernas.networks.chain import Chain
 from hiernas.networks.graph import graph_of_program
@@ -54,21 +54,12 @@ class Listing:
         rows = [[b.name, "vital" if b.vital else "", *_shares(b.count, whole)] for b in self.blocks]
         sums = [("vital blocks", True), ("other blocks", False), ("all", None)]
         rows += [no_row, *([name, "", *_shares(self.total(vital), whole)] for name, vital in sums)]
-        return *_flush_right(["block", "", "params", "", "MACs", ""], rows, range(2, 6)), ["", self.title, *self.remarks]
+        return ["block", "", "params", "", "MACs", ""], rows, ["", self.title, *self.remarks]
 
 
 def _shares(part: Count, whole: Count) -> list[str]:
     pairs = ((part.params, whole.params), (part.macs, whole.macs))
     return [text for n, of in pairs for text in (f"{n:,}", f"{n / max(of, 1):.1%}")]
-
-
-def _flush_right(head: list[str], rows: list[list[str]], columns: range) -> tuple[list[str], list[list[str]]]:
-    """Head and rows with the columns of numbers padded on the left."""
-    for i in columns:
-        width = max(len(row[i]) for row in (head, *rows))
-        for row in (head, *rows):
-            row[i] = row[i].rjust(width)
-    return head, rows
 
 
 def listing(asked: VitalOptions) -> Listing:
@@ -157,7 +148,8 @@ def reset(asked: VitalOptions, progress: Progress | None = None) -> dict[str, An
         raise RunError(f"{path} has no trained network yet; go on with `hiernas resume {path}`")
     network, _ = load_network(architecture, path / "best.safetensors")
     data = reload_data(run, None)
-    split = _some(data, images, seed)
+    chosen = torch.from_numpy(np.sort(numpy_generator(seed, "reset images").permutation(len(data.test))[:images]))
+    split = Split(Subset(data.test.images, chosen), data.test.labels[chosen])
     found = reset_blocks(network, split, data, seed=seed, draws=draws, progress=progress)
     blocks = named([each.block for each in found], architecture)
     result = {
@@ -197,18 +189,10 @@ def reset_table(result: Mapping[str, Any], path: Path) -> Table:
         f"wrote {path / 'vital.svg'} and {path / 'vital.json'}",
     ]
     head = ["block", "", "reset", *(f"p = {p:g}" for p in result["probabilities"])]
-    return *_flush_right(head, rows, range(3, len(head))), ["", *remarks]
+    return head, rows, ["", *remarks]
 
 
 def _points(lost: Sequence[float]) -> str:
     """'8.9 (1.4 to 17.8)', or one number alone; without the sign of a zero."""
     mean, least, most = (round(float(x), 1) + 0.0 for x in (np.mean(lost), min(lost), max(lost)))
     return f"{mean:.1f}" + (f" ({least:.1f} to {most:.1f})" if len(lost) > 1 else "")
-
-
-def _some(data: ImageData, images: int, seed: int) -> Split:
-    """So many of the test images, or all if there are fewer."""
-    if images >= len(data.test):
-        return data.test
-    rows = torch.from_numpy(np.sort(numpy_generator(seed, "reset images").permutation(len(data.test))[:images]))
-    return Split(Subset(data.test.images, rows), data.test.labels[rows])
