@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from string import Template
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from hiernas import spaces
 from hiernas.errors import ConfigError, ExportError
-from hiernas.export import export
-from hiernas.export import python as python_format
+from hiernas.export import export, formats
+from hiernas.networks.chain import Mixture
 from hiernas.networks.ops import ChannelShuffle, MBConv, Op, Residual, Skip, SqueezeExcite
-from hiernas.networks.parts import Mixture
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import Stage, chain_space
 from toy import toy_space
@@ -164,6 +163,18 @@ def test_file_runs_from_a_clean_folder_with_its_metadata(tmp_path: Path) -> None
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
+def breaks(monkeypatch: pytest.MonkeyPatch, right: str, wrong: str) -> None:
+    """From here on, files have something wrong in the place of something right."""
+    made = formats.python_files
+
+    def files(*given: Any) -> tuple[bytes, bytes]:
+        source, weights = made(*given)
+        assert right.encode() in source
+        return source.replace(right.encode(), wrong.encode()), weights
+
+    monkeypatch.setattr(formats, "python_files", files)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -173,8 +184,7 @@ def test_file_runs_from_a_clean_folder_with_its_metadata(tmp_path: Path) -> None
     ],
 )
 def test_broken_files_are_not_written(wrong: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = python_format.python_source
-    monkeypatch.setattr(python_format, "python_source", lambda *given: right(*given).replace("AdaptiveAvgPool2d(1)", wrong))
+    breaks(monkeypatch, "AdaptiveAvgPool2d(1)", wrong)
     for name in ("best.py", "best.pt"):
         (tmp_path / name).write_text("an older file")
     architecture = toy_space().architecture(["k3_e2", "skip"])
@@ -189,7 +199,7 @@ def test_names_and_places_that_are_refused(tmp_path: Path, monkeypatch: pytest.M
         export(network, x, tmp_path / "best.pt", "python")
     with pytest.raises(ConfigError, match=r"cannot export to 'pyton'; did you mean 'python'\?"):
         export(network, x, tmp_path / "best.py", "pyton")
-    monkeypatch.setattr(python_format, "FILE", Template(python_format.FILE.template.replace("def load", "def other")))
+    breaks(monkeypatch, "def load(", "def other(")
     with pytest.raises(ExportError, match=r"does not run by itself: AttributeError: .* has no attribute 'load'"):
         export(network, x, tmp_path / "best.py", "python")
     assert list(tmp_path.iterdir()) == []

@@ -41,7 +41,7 @@ def test_strings_are_those_of_timm(name: str) -> None:
         "mobilenetv2": (32, 1280, "relu6"), "mnasnet-a1": (32, 1280, "relu"),
         "efficientnet-b0": (32, 1280, "silu"), "fbnet-c": (16, 1984, "relu"),
     }  # fmt: skip
-    assert (found.stem_size, found.num_features, found.act) == expected[name]
+    assert (found.arguments["stem_size"], found.arguments["num_features"], found.act) == expected[name]
 
 
 def chain(*ops: Op, width: int = 16, cin: int = 16, act: str = "relu", stride: int = 1) -> Architecture:
@@ -53,7 +53,7 @@ def chain(*ops: Op, width: int = 16, cin: int = 16, act: str = "relu", stride: i
 
 def test_blocks_of_other_kinds() -> None:
     found = timm_network(chain(Skip("relu"), MBConv(3, 1, act="relu"), Skip(), Conv(5, "silu"), cin=8, stride=2))
-    assert found.arch_def == (("cn_r1_k1_s2_c16",), ("ds_r1_k3_s1_e1_c16",), ("cn_r1_k5_s1_c16_nsw",))
+    assert found.arch_def == [["cn_r1_k1_s2_c16"], ["ds_r1_k3_s1_e1_c16"], ["cn_r1_k5_s1_c16_nsw"]]
     assert found.stem_stride == 2
 
 

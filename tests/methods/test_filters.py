@@ -37,7 +37,7 @@ from hiernas.networks.filters import masked, outputs_of, tails_of
 from hiernas.networks.genotypes import genotype
 from hiernas.networks.ops import MBConv
 from hiernas.problem import Start
-from hiernas.report import words
+from hiernas.report.page import words
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import Request, resume, search
 from hiernas.run.settings import with_settings

@@ -24,12 +24,12 @@ from hiernas.networks.genotype import read_genotype
 from hiernas.problem import Found, Problem
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
-from hiernas.search import differentiable
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
 from hiernas.space import SearchSpace
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Recipe
+from hiernas.train.trainer import RunTrainer
 from toy import RUN
 
 SIZE, CLASSES = (1, 8, 8), 3
@@ -102,7 +102,7 @@ def test_without_limits_the_choice_is_darts_rule_on_the_learned_logits(tmp_path:
 def test_limits_move_the_choice_and_the_result_says_where(tmp_path: Path, few: ImageData) -> None:
     space = hiernas.spaces.darts(SIZE, CLASSES, channels=4, cells=3)
     config = DARTSConfig(**{**MORE, "search": replace(SETTINGS, cost_weight=0.0)}, cells=3)  # the logits know of no limit
-    smallest = problem(tmp_path / "x", space, few).tables(space)["params"].smallest
+    smallest = problem(tmp_path / "x", space, few).budget.tables(space)["params"].smallest
     limit = f"params<={smallest * 1.05:.0f}"
     found = darts(problem(tmp_path / "r", space, few, limit), config)
     assert hiernas.cost(found.architecture).params == found.chosen.params <= smallest * 1.05
@@ -118,7 +118,7 @@ def test_dead_cells_count_for_nothing_and_are_not_counted(tmp_path: Path, few: I
     found = hdas_stages(asked, config)
     assert sum(stage["dead"] for stage in found.details["stages"]) > 0
     counted = sum(p.numel() for p in found.architecture.build().parameters())
-    with_dead = float(asked.tables(space)["params"].of(space.encode(found.architecture)[None])[0])
+    with_dead = float(asked.budget.tables(space)["params"].of(space.encode(found.architecture)[None])[0])
     assert found.chosen.params == counted < with_dead
     with pytest.raises(LimitError, match=f"cells dead, and without them params is {counted:,}, below the limit params >="):
         hdas_stages(problem(tmp_path / "low", space, few, f"params>={with_dead:.0f}"), config)
@@ -228,7 +228,8 @@ def test_the_best_epoch_is_kept_and_a_search_goes_on_with_it(
     monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
     seen: list[tuple[float, list[torch.Tensor]]] = []
 
-    def worse_and_worse(supernet: Any, split: Any, data: ImageData, batch_size: int, gates: Any) -> float:
+    def worse_and_worse(trainer: RunTrainer, supernet: Any, split: Any, batch_size: int, gates: Any) -> float:
+        data = trainer.data
         if split is data.val:  # the verdict at the end of the search
             return 0.5
         with torch.no_grad():
@@ -238,7 +239,7 @@ def test_the_best_epoch_is_kept_and_a_search_goes_on_with_it(
         seen.append((1 / (1 + len(seen) % 3), [w.detach() for w in gates.weights]))  # of three epochs the first is the best
         return seen[-1][0]
 
-    monkeypatch.setattr(differentiable, "accuracy", worse_and_worse)
+    monkeypatch.setattr(RunTrainer, "accuracy", worse_and_worse)
     space = stages(2, 2, 2, cell=LIGHT)
     config = HDASConfig(**{**MORE, "search": replace(SETTINGS, epochs=3, keep="best", lr=0.1)})
     asked = problem(tmp_path / "whole", space, few)

@@ -178,7 +178,7 @@ def test_the_network_with_inherited_weights_computes_what_the_masked_supernet_do
             expected = whole.double().eval()(x.double(), gates)
             torch.testing.assert_close(network.double().eval()(x.double()), expected, rtol=1e-9, atol=1e-9)
 
-        batches = SimpleNamespace(calibration_batches=lambda: [x[:8], x[8:]])
+        batches = SimpleNamespace(calibrate=lambda network: calibrate(network, [x[:8], x[8:]]))
         start = start_of(supernet, replace(read, skeleton=proxy.skeleton), space, batches, 0, 0.1)
         final = read.build()  # as it is trained for good: with scales and shifts of its own
         final.load_state_dict(dict(start.weights))
@@ -210,7 +210,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def chosen(operations: MaskArchitect, edges: MaskArchitect, asked: Problem) -> tuple[Architecture, dict[str, float], list[str]]:
-    return within_limits(operations, edges, asked, asked.tables)
+    return within_limits(operations, edges, asked, asked.budget)
 
 
 def distances(
@@ -308,10 +308,10 @@ def test_edges_into_dead_cells_go_and_do_not_help_to_meet_a_lower_limit(dead_end
     assert moved == []
     first = {site for site, label in zip(found.skeleton.site_names, found.labels, strict=True) if label != "none"}
     assert {site for site in first if site.startswith("stage1")} == {"stage1.1->4", "stage1.4->5"}
-    candidate, cost = candidate_of(found, 0.5, asked, "evolve2"), hiernas.cost(found, asked.latency)
+    candidate, cost = candidate_of(found, 0.5, asked, "evolve2"), hiernas.cost(found, asked.budget.latency)
     assert (candidate.params, candidate.macs) == (cost.params, cost.macs)
     assert candidate.latency_ms == pytest.approx(cost.latency_ms)
-    higher = replace(asked, limits=(Limit("params", low=candidate.params + 1),))
+    higher = replace(asked, budget=asked.budget.within([Limit("params", low=candidate.params + 1)]))
     with pytest.raises(LimitError, match=r"leave cells dead, and without them params is .*, below the limit params >="):
         candidate_of(chosen(operations, edges, higher)[0], 0.5, higher, "evolve2")
 
@@ -319,7 +319,7 @@ def test_edges_into_dead_cells_go_and_do_not_help_to_meet_a_lower_limit(dead_end
 def test_a_lower_limit_on_the_latency_is_not_met_by_edges_into_dead_cells(dead_ends: Any) -> None:
     edges, operations, asked = dead_ends
     latency = candidate_of(chosen(operations, edges, asked)[0], 0.5, asked, "evolve2").latency_ms
-    higher = replace(asked, limits=(Limit("latency_ms", low=latency + 0.01),))
+    higher = replace(asked, budget=asked.budget.within([Limit("latency_ms", low=latency + 0.01)]))
     with suppress(LimitError):  # either it is refused, or the network meets it
         assert candidate_of(chosen(operations, edges, higher)[0], 0.5, higher, "evolve2").latency_ms > latency
 

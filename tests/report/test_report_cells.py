@@ -24,9 +24,10 @@ from hiernas.errors import SpaceError
 from hiernas.networks.cell_ops import OPERATIONS
 from hiernas.networks.genotype import Genotype, read_genotype
 from hiernas.networks.genotypes import GENOTYPES
-from hiernas.report import cells, figures, graphs, write_report
+from hiernas.report import cells, figures, graphs
 from hiernas.report.kit import Run, Told
-from hiernas.spaces import darts, hdas_stages
+from hiernas.report.page import write_report
+from hiernas.spaces import darts, hdas_stages, tiny
 
 SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}
 RULE = "DARTS' rule (the two strongest edges of each node, with their strongest operations)"
@@ -83,7 +84,7 @@ def test_the_page_of_cells(tmp_path: Path, value: dict[str, Any]) -> None:
     assert headings(text) == SECTIONS  # no front of one network, no prunings, no boxes of 28 sites
     assert "went through the 1.08×10¹⁸ architectures of the space darts, all at once, by gradients." in page.text
     assert f"{RULE} meets the limits." in page.text
-    assert len(page.figures) == 6  # two cells, and for a wide and a narrow screen the search and the training
+    assert len(page.figures) == 6  # two cells, two of the search, two trainings
     ids = [a["id"] for _, a in page.attributes if "id" in a]
     assert len(ids) == len(set(ids))
     assert not re.findall(r"#[0-9a-fA-F]{6}", " ".join(a.get("style", "") for _, a in page.attributes))
@@ -166,16 +167,18 @@ def test_the_weights_by_which_it_was_chosen(tmp_path: Path, value: dict[str, Any
     changed = copy.deepcopy(value)
     changed["details"]["moved"] = ["normal.0->2", "reduce.4->5"]
     page, text = made(tmp_path, changed)
-    head, *rows = page.rows["heat"]
+    head = page.rows["heat"][0]
+    rows = [row for row in page.rows["heat"] if row[0]]  # of two tables, one for each cell
     names = {graphs.short(op): op for op in changed["details"]["weights"]["normal.0->2"]}
     sites, weights = changed["chosen"]["sites"], changed["details"]["weights"]
-    assert [row[0] for row in rows] == [f"{s} *" if s in changed["details"]["moved"] else s for s in sites]
+    edges = [site.split(".")[1].replace("->", " → ") + " *" * (site in changed["details"]["moved"]) for site in sites]
+    assert [row[0] for row in rows] == edges
     for row, site in zip(rows, sites, strict=True):
         assert [float(x) / 100 for x in row[1:]] == pytest.approx([weights[site][names[o]] for o in head[1:]], abs=6e-4)
     framed = re.findall(r'class="kept[^"]*"><i>([\d.]+)</i>', text)
     assert framed == [f"{100 * weights[s][o]:.1f}" for s, o in sites.items()]
     assert f"To meet the limits, 2 of 28 sites differ from {RULE}." in page.text
-    assert text.index("<details>") < text.index("normal.0-&gt;2 *") < text.index("</details>")
+    assert text.index("<details>") < text.index("0 → 2 *") < text.index("</details>")
 
 
 def test_the_terminal_prints_the_genotype(value: dict[str, Any]) -> None:
@@ -199,7 +202,7 @@ def test_a_front_is_shown_where_there_is_one(tmp_path: Path, value: dict[str, An
     several = {**value, "front": [*value["front"], other], "evaluated": 57, "details": {}}
     page, text = made(tmp_path, several)
     assert "Pareto front" in headings(text)
-    assert "The front in numbers" in headings(text)
+    assert len(page.rows["front"]) == 1 + 2
     assert "evaluated 57 of the" in page.text
     assert "heat" not in page.rows
     assert "Pareto front of 2 networks out of 57 evaluations" in summary(several)[0]
@@ -219,9 +222,6 @@ def test_the_page_of_stages(tmp_path: Path, staged: dict[str, Any]) -> None:
     space = hdas_stages(**SMALL, cells=14, cell="PDARTS")
     assert space.architecture(json.loads(graph)) == architecture
     assert read_genotype(cell) == GENOTYPES["PDARTS"]
-    network = architecture.build()
-    params = sum(p.numel() for p in network.parameters())
-    assert f"Without its dead cells the network has {params:,} parameters" in page.text
     assert "Grey cells are dead" in page.text
     assert "2 of 33 sites differ" in page.text
     assert "over cells that were given" in page.text
@@ -235,7 +235,6 @@ def test_the_terminal_prints_the_stages(staged: dict[str, Any]) -> None:
     assert lines[at + 1] == "stage 1: 4 cells, depth 4, no dead cells"
     assert lines[at + 2].startswith("    stage1=[('skip_connect', 0), ('skip_connect', 1), ('skip_connect', 1), ")
     assert lines[at + 3] == "stage 2: 4 cells, depth 3, 1 dead cell (3)"
-    assert lines[-1].startswith("without its dead cells the network has ")
     found = {**staged, "method": "hdas", "details": {**staged["details"], "genotype": "Genotype(...)"}}
     lines, _ = summary(found)
     at = lines.index("cells:")
@@ -243,7 +242,6 @@ def test_the_terminal_prints_the_stages(staged: dict[str, Any]) -> None:
     own = copy.deepcopy(staged)
     own["space"] = {"name": "mine", "arguments": {}, "size": 10}
     assert "cells, as given: of your own" in summary(own)[0]
-    assert not any("without" in line for line in summary(own)[0])
 
 
 def test_depth_and_dead_cells_are_those_of_the_search() -> None:
@@ -280,7 +278,7 @@ def test_cells_beyond_the_number_found_are_left_out(tmp_path: Path) -> None:
     read = hdas_stages(**SMALL, cells=(5, 8, 4), cell="DARTS_V2").architecture(json.loads(copied(text)[0]))
     kept = {name: sites[name] for name in read.to_json()["sites"]}
     assert read.to_json()["sites"] == kept
-    assert text.count('<table class="heat">') == 2  # edges, and the numbers of cells
+    assert text.count('<table class="heat">') == 3 + 1  # edges of the stages, and the numbers of cells
     assert ["", "4", "5", "6", "7", "8"] in page.rows["heat"]
 
 
@@ -325,7 +323,7 @@ def test_names_are_escaped(tmp_path: Path, value: dict[str, Any]) -> None:
 
 def test_the_search_is_drawn_by_epoch() -> None:
     events = runs.search_events({"train1": 8, "final": 2}, {"train1": [6, 7]})
-    svg = cells.search(events, (), 856)
+    svg = cells.how_it_went(Run(Path(), {}, events))
     lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--blue\)', svg)
     points = [np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", line), dtype=float) for line in lines[:2]]
     for found, key in zip(points, ("entropy", "skips"), strict=True):
@@ -333,8 +331,8 @@ def test_the_search_is_drawn_by_epoch() -> None:
         rise = -(found[:, 1] - found[0, 1])
         np.testing.assert_allclose(rise / rise[-1], (expected - expected[0]) / (expected[-1] - expected[0]), atol=1e-3)
     assert texts(svg).count("alarm") == 2
-    assert "entropy from 1.96 to 1.08" in svg
-    assert cells.search(runs.events({"train1": 3}), (), 856) == ""
+    assert "entropy of the weights (nats) from 1.96 to 1.08" in svg
+    assert cells.how_it_went(Run(Path(), {}, runs.events({"train1": 3}))) == ""
 
 
 def test_levels_are_apart(staged: dict[str, Any]) -> None:
@@ -343,14 +341,14 @@ def test_levels_are_apart(staged: dict[str, Any]) -> None:
     told = cells.tell(Run(Path(), {**staged, "details": {"decided": runs.LEVELS}}, events))
     assert told.lead.startswith("The search went by gradients from level to level: cells, then numbers, then graphs. The last")
     assert told.phases["train2"] == "numbers"
-    svg = cells.search(events, told.marks, 856)
+    svg = cells.how_it_went(Run(Path(), {}, events), told.marks)
     assert texts(svg).count("cells found") == texts(svg).count("numbers found") == 2
     lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--blue\)', svg)
     assert [line.count("M") for line in lines[:2]] == [3, 3]
-    training = figures.training(events, told, 856)
+    training = figures.training(events, told)
     dashed = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke-dasharray[^"]*--muted', training)
     assert [line.count("M") for line in dashed] == [3, 1]
-    joined = figures.training(events, Told(""), 856)
+    joined = figures.training(events, Told(""))
     dashed = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke-dasharray[^"]*--muted', joined)
     assert [line.count("M") for line in dashed] == [1, 1]
 
@@ -365,13 +363,25 @@ def test_alarms_are_said(tmp_path: Path, value: dict[str, Any]) -> None:
     assert cells.alarms_of(runs.search_events({"train1": 6})) == []
 
 
+def test_the_control_of_a_search_in_chains(tmp_path: Path) -> None:
+    """What HM-NAS hands over where nothing was decided: no masks, no cells."""
+    chain = runs.result(tiny(), members=1, stages=0)
+    chain |= {"method": "hmnas", "evaluated": 1, "details": {"decided": {"train1": {"what": "blocks", "decided": False}}}}
+    page, text = made(tmp_path, chain)
+    assert headings(text) == [SECTIONS[0], "How the search went", "The chosen network", *SECTIONS[3:]]
+    assert "A regular network, which no search has found, for digits" in page.text
+    assert "went through the 200,000 architectures of the space tiny, all at once, by gradients." in page.text
+    assert "train1 blocks" in {row[0] for row in page.rows["times"]}
+    assert summary(chain)[0][-1] == "chosen: " + " ".join(chain["chosen"]["options"])
+    assert not any("Pareto" in line or "cells" in line for line in summary(chain)[0])
+
+
 def test_a_space_of_ones_own_is_shown(tmp_path: Path, staged: dict[str, Any]) -> None:
     own = copy.deepcopy(staged)
     own["space"] = {"name": "mine", "arguments": {"cell": "no genotype"}, "size": 10}
     page, text = made(tmp_path, own)
     assert headings(text)[1:3] == ["The graphs between the cells", "How the search went"]
     assert [row[3] for row in page.rows["stages"][1:]] == ["0", "1", "0"]
-    assert "Without its dead cells" not in page.text
     skeleton = replace(darts(**SMALL, cells=5).skeleton, name="mine")
     mine = runs.cells("darts", skeleton.space().architecture(GENOTYPES["DARTS_V2"]))
     page, text = made(tmp_path / "cells", mine)

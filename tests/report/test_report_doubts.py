@@ -8,8 +8,10 @@ import pytest
 from hiernas.costs.limits import parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.report import doubts, page
+from hiernas.report.kit import Told
 from toy import toy_space
 
+RESULT = {"data": {"name": "x", "classes": [], "input_size": [1, 8, 8]}, "limits": []}
 CLASSES = ("ant", "bee", "cat", "dog")
 LABELS = np.repeat(np.arange(4), 12)
 
@@ -78,4 +80,4 @@ def test_latencies(values: tuple[float | None, ...], words: list[str]) -> None:
 )  # fmt: skip
 def test_the_page_does_not_call_a_control_the_best_network_found(verdicts: tuple[bool, ...], words: str) -> None:
     decided = {f"train{i}": {"decided": verdict} for i, verdict in enumerate(verdicts)}
-    assert words in page._what({"details": {"decided": decided}})
+    assert words in page._lead(RESULT | {"details": {"decided": decided}}, Told(""))

@@ -15,6 +15,10 @@ from hiernas.report.kit import Told, probabilities
 from hiernas.spaces import Stage, chain_space, nasbench_macro, tiny
 
 
+def front(value: dict[str, Any]) -> str:
+    return figures.front_figure(value["front"], value, figures._metric(value), 800)
+
+
 def texts(svg: str) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
 
@@ -22,7 +26,7 @@ def texts(svg: str) -> list[str]:
 def test_front_points_lie_where_the_values_say() -> None:
     """Pixel distances between the markers are in the ratio of the values."""
     value = runs.result(tiny(), members=5)
-    svg = figures.front(value, 800)
+    svg = front(value)
     markers = re.findall(r'<use href="#front800-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--blue\)', svg)
     points = np.array(markers, dtype=float)[:5]
     expected = np.array([[m["latency_ms"]["predicted"], -m["val_accuracy"]] for m in value["front"]])
@@ -35,19 +39,19 @@ def test_front_points_lie_where_the_values_say() -> None:
 
 def test_front_takes_another_axis_where_latency_is_missing() -> None:
     value = runs.result(tiny(), members=3)
-    assert figures.front_metric(value) == "latency_ms"
+    assert figures._metric(value) == "latency_ms"
     value["front"][1]["latency_ms"]["predicted"] = None
-    assert figures.front_metric(value) == "macs"
-    assert "Multiply-adds (thousands)" in texts(figures.front(value, 800))
+    assert figures._metric(value) == "macs"
+    assert "Multiply-adds (thousands)" in texts(front(value))
     value["objective"] = "params"
-    assert "Parameters (thousands)" in texts(figures.front(value, 800))
+    assert "Parameters (thousands)" in texts(front(value))
 
 
 @pytest.mark.parametrize(("low", "high", "shown"), [(0.05, 0.13, 2), (None, 0.12, 1), (None, 99.0, 0), (None, None, 0)])
 def test_limits_within_reach_are_shaded(low: float | None, high: float | None, shown: int) -> None:
     value = runs.result(tiny())
     value["limits"] = [{"metric": "latency_ms", "low": low, "high": high, "text": ""}]
-    svg = figures.front(value, 800)
+    svg = front(value)
     assert len([t for t in texts(svg) if t.startswith("limit")]) == shown
     grounds = re.findall(r'<path d="([^"]*)"[^>]*fill: var\(--muted\); opacity: 0.14', svg)
     lines = re.findall(r'<path d="M ([\d.]+) [^"]*"[^>]*stroke-dasharray[^>]*stroke: var\(--ink\)', svg)
@@ -87,11 +91,11 @@ def test_curves_of_phases_in_order_and_last_word() -> None:
     accuracies = [(c.phase, [e["val_accuracy"] for e in c.epochs]) for c in supernet]
     assert accuracies == [("train1", [0.1, 0.2]), ("train2", [0.3])]
     assert [[e["val_accuracy"] for e in c.epochs] for c in final] == [[0.6]]
-    svg = figures.training(log, Told("", marks=["pruned to 1,234"]), 856)
+    svg = figures.training(log, Told("", marks=["pruned to 1,234"]))
     assert "pruned to 1,234" in texts(svg)
     assert "training" not in texts(svg)  # no such values
-    assert "60.00\xa0% in the last epoch" in svg
-    assert figures.training([], Told(""), 856) == ""
+    assert "Chosen network by epoch: validation from 60.00 to 60.00." in svg
+    assert figures.training([], Told("")) == ""
 
 
 def blocks(space: Any, options: list[str]) -> tuple[list[figures.Block], bool]:
@@ -119,6 +123,19 @@ def test_network_is_drawn_with_the_sizes_it_has() -> None:
     assert found[-1].notes == ("classes", "10")
 
 
+def test_a_block_of_several_operations_has_its_place_in_the_chain() -> None:
+    space = tiny()
+    sites: dict[str, Any] = dict.fromkeys((d.name for d in space.decisions), "k3_e3")
+    sites["stage1.block2"] = {"k3_e3": 0.6, "skip": 0.4}
+    described = {"name": space.name, "arguments": dict(space.skeleton.arguments)}
+    found, chain = figures.blocks_of({"space": described, "chosen": {"sites": sites}})
+    assert chain
+    assert [b.label for b in found[2:5]] == ["3×3\ne3", "k3_e3\nskip", "3×3\ne3"]
+    assert found[3].notes == found[2].notes
+    assert [b.kind for b in found[1:4]] == ["plain", "searched", "searched"]
+    assert (found[2].strength, found[3].strength) == (15, 0)
+
+
 def test_unknown_spaces_are_drawn_by_their_options() -> None:
     stage = Stage(8, 2, 1, (MBConv(3, 1, se=True),), skip=True)
     mine = chain_space("mine", (3, 8, 8), 2, stem=8, stages=[stage], head=8)
@@ -130,20 +147,19 @@ def test_unknown_spaces_are_drawn_by_their_options() -> None:
     ]
     several = {"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {"a": {"conv": 0.6, "<pool>": 0.4}}}}
     assert figures.blocks_of(several)[0][0].label == "conv\n<pool>"
-    drawn, about = figures.network(several)
-    assert "conv\n&lt;pool&gt;</div>" in drawn
-    assert about == figures.OPTIONS
+    assert "conv\n&lt;pool&gt;</div>" in figures.network(several)
+    assert figures.OPTIONS + figures.SEVERAL in figures.network(several)
     changed = {"space": {"name": "tiny", "arguments": {"colour": 1}}, "chosen": {"sites": {"a": "skip"}}}
     assert figures.blocks_of(changed)[1] is False
-    assert figures.network({"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {}}})[0] == ""
+    assert figures.network({"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {}}}) == ""
 
 
 def test_blocks_stand_in_stages_and_their_sizes_say_what_they_are() -> None:
     space = tiny()
     sites = dict(zip((d.name for d in space.decisions), ["k3_e3", "skip", "k5_e6", "skip", *["k5_e3"] * 4], strict=True))
     described = {"name": space.name, "arguments": dict(space.skeleton.arguments)}
-    markup, about = figures.network({"space": described, "chosen": {"sites": sites}})
-    assert about == figures.CHAIN
+    markup = figures.network({"space": described, "chosen": {"sites": sites}})
+    assert figures.CHAIN in markup
     groups = markup.split('<div class="group">')[1:]
     assert [group.count('<div class="block ') for group in groups] == [1, 1, 2, 2, 2, 2, 1, 1]
     assert [re.findall(r"<span>([^<]*)</span>", group)[0] for group in groups] == [

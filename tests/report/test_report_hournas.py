@@ -15,8 +15,9 @@ from report_runs import Page
 
 from hiernas.cli import summary
 from hiernas.errors import RunError
-from hiernas.report import figures, hournas, write_report
+from hiernas.report import figures, hournas
 from hiernas.report.kit import Run
+from hiernas.report.page import write_report
 from hiernas.spaces import tiny
 
 VITAL = ("stage2.block1", "stage3.block1", "stage4.block1")
@@ -64,7 +65,7 @@ def test_sections_are_those_of_the_method(tmp_path: Path, value: dict[str, Any])
     }  # fmt: skip
     ids = [a["id"] for _, a in page.attributes if "id" in a]
     assert len(ids) == len(set(ids))
-    assert len(page.figures) == 4
+    assert len(page.figures) == 3 + 2  # temperatures, and two trainings
     assert not re.findall(r"#[0-9a-fA-F]{6}", " ".join(a.get("style", "") for _, a in page.attributes))
 
 
@@ -75,18 +76,20 @@ def test_every_proposal_is_a_row(tmp_path: Path, value: dict[str, Any]) -> None:
     chosen = value["chosen"]
     _, *rows = made(tmp_path, value).rows["front"]
     assert [row[0] for row in rows] == ["1", "2", "3 chosen", "4"]
-    assert [row[1] for row in rows] == ["2.0 %", "8.0 %", "87.6 %", "2.4 %"]
-    assert [row[2] for row in rows] == [f"{100 * p['val_accuracy']:.2f} %" for p in proposals]
-    assert [row[3] for row in rows] == ["60,000", "60,001", f"{chosen['params']:,}", "–"]
-    assert [row[4] for row in rows] == ["2,000,000", "2,000,001", f"{chosen['macs']:,}", "–"]
-    assert [row[5] for row in rows] == ["0.110 ms", "0.120 ms", f"{chosen['latency_ms']['predicted']:.3f} ms", "–"]
-    assert [row[6] for row in rows] == ["none", "1 layer", "2 layers", "3 layers"]
+    assert [row[2] for row in rows] == ["2.0 %", "8.0 %", "87.6 %", "2.4 %"]
+    assert [row[3] for row in rows] == ["none", "1 layer", "2 layers", "3 layers"]
+    assert [row[1] for row in rows] == [f"{100 * p['val_accuracy']:.2f} %" for p in proposals]
+    predicted, measured = (f"{chosen['latency_ms'][kind]:.3f} ms" for kind in ("predicted", "measured"))
+    assert [row[4] for row in rows] == ["0.110 ms", "0.120 ms", predicted, "–"]
+    assert [row[5] for row in rows] == ["–", "–", measured, "–"]
+    assert [row[6] for row in rows] == ["60,000", "60,001", f"{chosen['params']:,}", "–"]
+    assert [row[7] for row in rows] == ["2,000,000", "2,000,001", f"{chosen['macs']:,}", "–"]
     for row, proposal in zip(rows, proposals, strict=True):
-        counted = [word.split("×") if "×" in word else ["1", word] for word in row[7].split()]
+        counted = [word.split("×") if "×" in word else ["1", word] for word in row[8].split()]
         assert [option for n, option in counted for _ in range(int(n))] == proposal["options"]
     (tmp_path / "candidates.sqlite").write_text("damaged")
     _, *rows = made(tmp_path, value).rows["front"]
-    assert [row[3] for row in rows] == ["–", "–", f"{chosen['params']:,}", "–"]
+    assert [row[6] for row in rows] == ["–", "–", f"{chosen['params']:,}", "–"]
 
 
 def test_vital_probabilities_are_numbers_and_the_fixed_are_framed(tmp_path: Path, value: dict[str, Any]) -> None:
@@ -113,55 +116,57 @@ def test_a_vital_block_that_gave_way_to_the_limits_is_named(value: dict[str, Any
 def test_points_lie_where_the_costs_are(value: dict[str, Any]) -> None:
     """Pixel distances of the first panel's points are in the ratio of their costs; every temperature has its own panel."""
     spread = value["details"]["spread"]
-    svg = hournas.spread(spread, 856)
-    found = re.findall(r'<use href="#spread856-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--blue\)', svg)
-    points = np.array(found, dtype=float)[:50]
-    costs = np.array([spread[0]["relative"]["params"], [-c for c in spread[0]["relative"]["macs"]]]).T
-    for pixels, values in zip(points.T, costs.T, strict=True):
-        np.testing.assert_allclose(
-            (pixels - pixels[0]) / (pixels[1] - pixels[0]), (values - values[0]) / (values[1] - values[0]), atol=2e-3
-        )
-    assert len(found) == 150
-    assert [t for t in texts(svg) if t.startswith("τ")] == ["τ = 1: 0.5 %", "τ = 0.1: 28.4 %", "τ = 0.01: 95.1 %"]
-    assert {"Parameters (% of target)", "Multiply-adds (% of target)"} <= set(texts(svg))
+    panels = hournas.spread(spread)
+    assert [title.replace("\xa0", " ") for title, _ in panels] == ["τ = 1: 0.5 %", "τ = 0.1: 28.4 %", "τ = 0.01: 95.1 %"]
+    for (_, svg), drawn in zip(panels, spread, strict=True):
+        found = re.findall(r'<use href="#spread-[\w-]+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--blue\)', svg)
+        points = np.array(found, dtype=float)
+        costs = np.array([drawn["relative"]["params"], [-c for c in drawn["relative"]["macs"]]]).T
+        for pixels, values in zip(points.T, costs.T, strict=True):
+            slope, start = np.polyfit(values, pixels, 1)
+            assert slope > 0
+            np.testing.assert_allclose(start + slope * values, pixels, atol=0.05)
+        assert {"Parameters (%)", "Multiply-adds (%)"} <= set(texts(svg))
 
 
 @pytest.mark.parametrize(("metrics", "panels"), [(("latency_ms",), 1), (("params", "macs", "latency_ms"), 3)])
-def test_one_target_is_a_strip_and_three_are_pairs(metrics: tuple[str, ...], panels: int) -> None:
+def test_one_target_has_a_histogram_and_three_are_pairs(metrics: tuple[str, ...], panels: int) -> None:
     value = runs.hournas(tiny(), VITAL, metrics)
-    for width in (856, 350):
-        svg = hournas.spread(value["details"]["spread"], width)
-        assert len([t for t in texts(svg) if t.startswith("τ")]) == 3 * panels
-        assert len(re.findall(r'<use href="[^"]*" x="[\d.]+" y="[\d.]+" style="fill: var\(--blue\)', svg)) == 150 * panels
-        names = [t for t in texts(svg) if "(% of target)" in t]
-        assert len(names) == (1 if panels == 1 else 2 * panels)
-    target = "relative to the target: 0.125 ms latency" if panels == 1 else "of all targets at once"
+    drawn = hournas.spread(value["details"]["spread"])
+    assert len(drawn) == 3 * panels
+    points = [len(re.findall(r'<use href="[^"]*" x="[\d.]+" y="[\d.]+" style="fill: var\(--blue\)', svg)) for _, svg in drawn]
+    assert points == [0 if panels == 1 else 50] * len(drawn)
+    target = "in percent of the target: 0.125 ms latency" if panels == 1 else "of all targets at once"
     assert target in sections(value).replace("\xa0", " ")
 
 
-def test_strips_keep_to_their_values() -> None:
+def test_bars_are_how_often_a_cost_was_drawn() -> None:
     found = runs.hournas(tiny(), VITAL, ("latency_ms",))["details"]["spread"]
-    svg = hournas.spread(found, 856)
-    markers = re.findall(r'<use href="[^"]*" x="([\d.]+)" y="[\d.]+" style="fill: var\(--blue\)', svg)
-    pixels = np.array(markers, dtype=float)
-    costs = np.concatenate([s["relative"]["latency_ms"] for s in found])
-    slope, start = np.polyfit(costs, pixels, 1)
-    assert slope > 0
-    np.testing.assert_allclose(start + slope * costs, pixels, atol=0.05)
+    for (_, svg), drawn in zip(hournas.spread(found), found, strict=True):
+        corners = r"M ([\d.]+) ([\d.]+) \nL ([\d.]+) [\d.]+ \nL [\d.]+ ([\d.]+)"
+        bars = re.findall(rf'd="{corners}[^"]*"[^>]*style="fill: var\(--blue\)', svg)
+        assert len({round(float(right) - float(left), 3) for left, _, right, _ in bars}) == 1  # of one width
+        heights = np.array([float(bottom) - float(top) for _, bottom, _, top in bars])
+        costs = np.array([c for s in found for c in s["relative"]["latency_ms"]] + [0.9, 1.1]) * 100
+        low, high = costs.min() - 0.04 * np.ptp(costs), costs.max() + 0.04 * np.ptp(costs)
+        counts = [0] * len(bars)
+        for c in drawn["relative"]["latency_ms"]:
+            counts[int((100 * c - low) / 2)] += 1
+        assert high - low <= 2 * len(bars) < high - low + 2
+        np.testing.assert_allclose(heights / heights.sum(), np.array(counts) / sum(counts), atol=1e-3)
 
 
 def test_the_vital_blocks_have_thick_frames(value: dict[str, Any]) -> None:
     blocks, _ = figures.blocks_of(value)
     inner = ["stage2", "stage3", "stage4"]
     assert [b.group for b in blocks if b.vital] == ["stem", *inner, "head", "classes"]
-    drawn, about = figures.network(value)
-    assert drawn.count(" vital") == 6
-    assert about == figures.CHAIN + figures.VITAL
+    assert figures.network(value).count(" vital\"") == 6
+    assert figures.CHAIN + figures.VITAL in figures.network(value)
     unknown = {**value, "space": {"name": "mine", "arguments": {}}}
     assert [b.notes for b in figures.blocks_of(unknown)[0] if b.vital] == [(name,) for name in VITAL]
     plain = {**value, "details": {}}
     assert not any(b.vital for b in figures.blocks_of(plain)[0])
-    assert figures.network(plain)[1] == figures.CHAIN
+    assert figures.VITAL not in figures.network(plain)
 
 
 def test_without_a_search_of_the_vital_blocks(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import report_runs as runs
 from report_runs import Page
 
 from hiernas.errors import RunError
-from hiernas.report import write_report
+from hiernas.report.page import write_report
 from hiernas.spaces import hnas_large, tiny
 
 PHASES = {"train1": 24, "train2": 10, "train3": 10, "final": 40}
@@ -101,7 +101,7 @@ def test_page_is_complete_in_itself(page: Page) -> None:
 
 
 def test_figures_have_descriptions_and_the_pages_colours(page: Page) -> None:
-    assert len(page.figures) == 4  # front and training, each drawn for a wide and for a narrow screen
+    assert len(page.figures) == 4  # the front for a wide and a narrow screen, and two trainings
     assert all(f["role"] == "img" and len(f["aria-label"]) > 60 for f in page.figures)
     assert "Pareto front of 7 networks" in page.figures[0]["aria-label"]
     styles = " ".join(a.get("style", "") for _, a in page.attributes)

@@ -150,6 +150,7 @@ def test_doubt_and_control_reach_result_and_report(
     result = json.loads((run.path / "result.json").read_text())
     (said,) = (doubt for doubt in result["doubts"] if SAID in doubt)
     assert set(result["chosen"]["sites"].values()) <= {"none", "sep_conv_3x3", "skip_connect"}
+    assert not any("hardly above chance" in doubt for doubt in result["doubts"])  # which would say the same
     assert said in html.unescape((run.path / "report.html").read_text())
 
 

@@ -119,7 +119,8 @@ def print_summary(run: Path) -> None:
 def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Lines and the asked / predicted / measured rows of a result."""
     from hiernas.budget import METRICS
-    from hiernas.report import units, words
+    from hiernas.report import units
+    from hiernas.report.page import words
 
     chosen = result["chosen"]
     lines = [f"test accuracy {chosen['test_accuracy']:.2%} ({result['data']['name']}, {result['data']['test']} test images)"]
@@ -303,7 +304,7 @@ def rank(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -> None:
     """Write the run's HTML report again."""
-    from hiernas.report import write_report
+    from hiernas.report.page import write_report
 
     out.print(f"wrote {write_report(run)}")
 

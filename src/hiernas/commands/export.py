@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from hiernas.commands.cost import architecture_file, load_network
 from hiernas.data.batches import normalise
@@ -31,18 +32,18 @@ def export_network(source: Path, to: str, out: Path | None, weights: Path | None
     written = export(network, images, path, to, metadata, architecture)
     shown = {"file": str(written.path), "weights": str(written.weights)} if written.weights else {"file": str(written.path)}
     shown["parity"] = f"largest relative difference {written.largest_difference:.1e} on {what}"
-    return {**shown, "timm": _in_timm(architecture)} if to == "python" else shown
+    return {**shown, "timm": _in_timm(architecture, network)} if to == "python" else shown
 
 
-def _in_timm(architecture: Architecture) -> str:
+def _in_timm(architecture: Architecture, network: nn.Module) -> str:
     """The arguments with which timm builds the network, or why it cannot."""
     try:
-        found = timm_network(architecture)
+        found = timm_network(architecture, network)
     except ExportError as error:
         return f"timm cannot build this network: {error}"
-    stages = [list(stage) for stage in found.arch_def]
     return (
-        f"arch_def={stages}, stem_size={found.stem_size}, num_features={found.num_features}, activation {found.act}, "
+        f"arch_def={found.arch_def}, stem_size={found.arguments['stem_size']}, "
+        f"num_features={found.arguments['num_features']}, activation {found.act}, "
         f"batch-norm eps {found.bn_eps:g}" + ", then conv_stem.stride = (1, 1)" * (found.stem_stride == 1)
     )
 

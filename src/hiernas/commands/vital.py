@@ -21,8 +21,8 @@ from hiernas.networks.chain import Chain
 from hiernas.networks.graph import graph_of_program
 from hiernas.quiet import quiet
 from hiernas.randomness import numpy_generator
-from hiernas.report import write_report
 from hiernas.report.hournas import reset_picture
+from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import reload_data
 from hiernas.space import Architecture, Skeleton

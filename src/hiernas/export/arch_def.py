@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hiernas.errors import ExportError
-from hiernas.export.source import layers_of, literal
+from hiernas.export.source import layers_of
 from hiernas.networks.ops import ACTIVATIONS, Classifier, Conv, MBConv, Origin, Skip
 from hiernas.space import Architecture
 
@@ -30,29 +30,31 @@ SE_RATIO = 0.25
 class TimmNetwork:
     """What timm's EfficientNet needs to build a network."""
 
-    arch_def: tuple[tuple[str, ...], ...]  # per stage its blocks
-    stem_size: int
+    arch_def: list[list[str]]  # per stage its blocks
+    arguments: dict[str, float]  # those that are numbers
     stem_stride: int  # no argument of timm's, which takes 2
-    num_features: int  # channels of the head
     act: str
     bn_eps: float
-    drop_rate: float
+
+    @property
+    def layer(self) -> str:
+        """The class of the activation, in torch.nn."""
+        return ACTIVATIONS[self.act].__name__
 
 
-def timm_network(architecture: Architecture) -> TimmNetwork:
-    """The timm description of an architecture; raises `ExportError` with the reason where timm cannot build it."""
-    with torch.device("meta"):
-        network = architecture.build()
+def timm_network(architecture: Architecture, network: nn.Module | None = None) -> TimmNetwork:
+    """The timm description of an architecture; raises `ExportError` with the reason where timm cannot build it.
+
+    `network`: the architecture's, where it was built already.
+    """
+    if network is None:
+        with torch.device("meta"):
+            network = architecture.build()
     if not isinstance(network, nn.Sequential):
         raise ExportError(f"'{architecture.skeleton.name}' is no chain of blocks")
     if architecture.filters:
         raise ExportError("some of its operations keep only a part of their output filters")
-    layers = {}
-    for name, origin in layers_of(network):
-        if origin is None:
-            raise ExportError(f"'{name}' is a weighted sum of operations")
-        layers[name] = origin
-    match list(layers.items()):
+    match list(layers_of(network)):
         case [
             ("stem.0", Origin(Conv(3, str(act)), _, stem_size, stem_stride)), *blocks,
             ("head.0", Origin(Conv(1, head_act), _, features, 1)), ("head.1", Origin(Classifier(dropout)))
@@ -60,17 +62,26 @@ def timm_network(architecture: Architecture) -> TimmNetwork:
             _check_channels("stem", stem_size)
         case _:
             raise ExportError("it has not timm's stem (a 3x3 convolution) and head (1x1, as activated as the stem; linear)")
-    total = math.prod(origin.stride for _, origin in blocks)
+    arguments = {
+        "num_classes": architecture.skeleton.num_classes, "in_chans": architecture.skeleton.input_size[0],
+        "stem_size": stem_size, "num_features": features, "drop_rate": dropout,
+    }  # fmt: skip
+    eps = next(m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    return TimmNetwork(_stages(blocks, act), arguments, stem_stride, act, eps)
+
+
+def _stages(blocks: list[tuple[str, Origin | None]], act: str) -> list[list[str]]:
+    """The strings of all blocks, stage by stage."""
+    total = math.prod(origin.stride for _, origin in blocks if origin)
     if total > LARGEST_STRIDE:
         raise ExportError(f"its blocks reduce the image {total} times, and timm's at most {LARGEST_STRIDE} times")
     stages = []
     for _, stage in groupby(blocks, key=lambda block: block[0].rpartition("_")[0]):
         strings = [string for name, origin in stage if (string := _block(name, origin, act))]
-        stages += [tuple(_merged(strings))] if strings else []
+        stages += [list(_merged(strings))] if strings else []
     if not stages:
         raise ExportError("no block is left between its stem and its head")
-    eps = next(m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    return TimmNetwork(tuple(stages), stem_size, stem_stride, features, act, eps, dropout)
+    return stages
 
 
 def _check_channels(name: str, channels: int) -> None:
@@ -78,8 +89,10 @@ def _check_channels(name: str, channels: int) -> None:
         raise ExportError(f"'{name}' has {channels} channels, which timm rounds to a multiple of 8")
 
 
-def _block(name: str, block: Origin, common_act: str) -> str:
+def _block(name: str, block: Origin | None, common_act: str) -> str:
     """The string of one block; "" for the identity."""
+    if block is None:
+        raise ExportError(f"'{name}' is a weighted sum of operations")
     op, cin, cout, stride = block
     _check_channels(name, cout)
     if stride not in (1, 2):
@@ -109,43 +122,3 @@ def _merged(blocks: list[str]) -> Iterator[str]:
     for _, same in groupby(blocks, key=lambda block: re.sub(r"_s\d_", "_", block)):
         equal = list(same)
         yield equal[0].replace("_r1_", f"_r{len(equal)}_", 1)
-
-
-# -- as source ---------------------------------------------------------------------------------------------------
-
-
-def timm_source(architecture: Architecture) -> str:
-    """The constant ARCH_DEF and, where timm can build the network, a function that makes it do so."""
-    try:
-        found = timm_network(architecture)
-    except ExportError as error:
-        return f"# timm cannot build this network: {error}.\nARCH_DEF = None"
-    arguments = {
-        "num_classes": architecture.skeleton.num_classes, "in_chans": architecture.skeleton.input_size[0],
-        "stem_size": found.stem_size, "num_features": found.num_features, "drop_rate": found.drop_rate,
-    }  # fmt: skip
-    stride = "" if found.stem_stride == 2 else STEM_STRIDE.format(found.stem_stride)
-    stages = [list(stage) for stage in found.arch_def]
-    act = ACTIVATIONS[found.act].__name__
-    return TIMM.format(literal(stages), literal(arguments), act=act, eps=found.bn_eps, stem_stride=stride)
-
-
-TIMM = '''\
-# The network in timm's block strings, per stage, with the arguments of its EfficientNet.
-ARCH_DEF = {}
-TIMM = {}
-
-
-def to_timm(network: nn.Module) -> nn.Module:
-    """timm's module (1.0.31) with the weights of `network`, whose layers stand in the same order."""
-    from functools import partial
-
-    from timm.models._efficientnet_builder import decode_arch_def
-    from timm.models.efficientnet import EfficientNet
-
-    norm = partial(nn.BatchNorm2d, eps={eps})
-    made = EfficientNet(decode_arch_def(ARCH_DEF), act_layer=nn.{act}, norm_layer=norm, fix_stem=True, **TIMM)
-{stem_stride}    made.load_state_dict(dict(zip(made.state_dict(), network.state_dict().values(), strict=True)))
-    return made.train(network.training)'''
-
-STEM_STRIDE = "    made.conv_stem.stride = ({0}, {0})  # timm's stem has 2\n"

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,17 +126,15 @@ def _largest_difference(network: nn.Module, run: Runner, images: Tensor, to: str
 
 def _replace(files: Mapping[Path, bytes]) -> None:
     """Write files at once, the last one last: each is whole, or as it was before."""
-    partial = {path.with_name(path.name + ".partial"): path for path in files}
     try:
-        for part, path in partial.items():
+        for path in files:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(files[path])
-        for part, path in partial.items():
-            os.replace(part, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as place:
+            for path, content in files.items():
+                (Path(place) / path.name).write_bytes(content)
+            for path in files:
+                os.replace(Path(place) / path.name, path)
     except OSError as error:
-        for part in partial:
-            with suppress(OSError):
-                part.unlink()
         raise ExportError(
             f"cannot write {path}: {error.strerror}; name a file in a folder that can be written to and has space left"
         ) from error
@@ -206,17 +203,13 @@ def _load_pt2(data: bytes) -> Runner:
 # -- Python ------------------------------------------------------------------------------------------------------
 
 CHECK = """
-import importlib.util, sys
+import sys
 sys.modules["hiernas"] = None  # importing it fails
-sys.path.append(sys.argv[1])  # where torch is, should this interpreter not know
-import torch
-spec = importlib.util.spec_from_file_location("network", "network.py")
-module = sys.modules["network"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-network = module.load()
+sys.path = [".", *sys.path, sys.argv[1]]  # where the file is; where torch is, should this interpreter not know
+import network, torch
+module = network.load()
 with torch.no_grad():
-    outputs = [network(x) for x in torch.load("images.pt", weights_only=True)]
-torch.save(outputs, "outputs.pt")
+    torch.save([module(x) for x in torch.load("images.pt", weights_only=True)], "outputs.pt")
 """
 
 

@@ -3,8 +3,8 @@
     import best
     network = best.load()
 
-The layers are the ones the network was trained with: classes are copied from where they are defined, and the whole file
-is run in a fresh interpreter without HierNAS before it is written (about 3 s, most of it torch's import).
+The layers are the ones the network was trained with: classes are copied from where they are defined, and put into the
+frame `network.py.jinja`. The whole file is run without HierNAS before it is written (about 3 s, most of it torch's import).
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ import io
 import json
 import textwrap
 from collections.abc import Mapping
-from string import Template
+from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import Environment, StrictUndefined
 from torch import Tensor, nn
 
 from hiernas.costs.count import count
 from hiernas.errors import ExportError
-from hiernas.export.arch_def import timm_source
-from hiernas.export.source import WIDTH, Import, Sources, Writer, layers_of, literal
+from hiernas.export.arch_def import TimmNetwork, timm_network
+from hiernas.export.source import WIDTH, Sources, Writer, layers_of, literal
 from hiernas.networks.filters import Spread, leave, tail_of
 from hiernas.space import Architecture
 from hiernas.version import VERSION
 
-RESERVED = (
-    "ARCH_DEF", "FILTERS", "LAYERS", "METADATA", "Path", "TIMM", "WEIGHTS", "build", "load", "nn", "to_timm", "torch",
-)  # fmt: skip
-NEEDED = (Import("pathlib", "Path"), Import("torch"), Import("torch", "nn"))
+FRAME = Path(__file__).with_name("network.py.jinja")
 
 
 def python_files(
@@ -47,59 +45,17 @@ def python_files(
             if getattr(child, "train_only", False):  # auxiliary heads
                 setattr(module, name, None)
     state = {name: value.contiguous() for name, value in deployed.state_dict().items()}
-    text = python_source(deployed, tuple(images.shape[1:]), metadata, architecture)
-    if len(state) < len(network.state_dict()):
-        text = text.replace("load_state_dict(state)", "load_state_dict({name: state[name] for name in network.state_dict()})")
+    values = {name: _read(value) for name, value in metadata.items()}
+    size = tuple(images.shape[1:])
+    frame = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    text = frame.from_string(FRAME.read_text()).render(
+        version=VERSION, about=_about(deployed, size, values, architecture), **_parts(deployed, size),
+        train_only=len(state) < len(network.state_dict()), timm=_timm(deployed, architecture), metadata=values, literal=literal,
+        input_size=(1, *size),
+    )  # fmt: skip
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return text.encode(), buffer.getvalue()
-
-
-def python_source(
-    network: nn.Module, input_size: tuple[int, ...], metadata: Mapping[str, str], architecture: Architecture | None
-) -> str:
-    """The text of the module file."""
-    sources = Sources(RESERVED, NEEDED)
-    try:
-        body = _body(network, input_size, sources)
-    except ExportError as error:
-        raise ExportError(
-            f"the network cannot be written as Python: {error}; export to onnx or pt2 instead, or define its modules at the "
-            "top of a file that needs PyTorch only"
-        ) from error
-    values = {name: _read(value) for name, value in metadata.items()}
-    parts = [*sources.definitions.values(), *body]
-    return FILE.substitute(
-        about=_about(network, input_size, values, architecture),
-        imports=sources.imports(),
-        body="\n\n\n".join(parts),
-        timm="" if architecture is None else f"{timm_source(architecture)}\n\n\n",
-        metadata=literal(values),
-        size=", ".join(map(str, (1, *input_size))),
-    )
-
-
-def _body(network: nn.Module, input_size: tuple[int, ...], sources: Sources) -> list[str]:
-    """Tables, functions and `build`; what they use is added to `sources`."""
-    writer, layers = Writer(sources), {name: origin for name, origin in layers_of(network) if origin}
-    if isinstance(network, nn.Sequential) and len(layers) == len(list(layers_of(network))):
-        parts, steps = [writer.table(layers, input_size)], [CHAIN]
-    else:
-        expression = writer.value(network)
-        parts, steps = writer.functions(), [f"network = {expression}"]
-    filters = {
-        path: tuple(i for i, digit in enumerate(spread.kept) if digit == "1")
-        for path, module in network.named_modules()
-        for spread in module.children()
-        if isinstance(spread, Spread)
-    }
-    if filters:
-        parts.append(f"FILTERS = {literal(filters)}  # what these operations keep of their output filters")
-        steps.append(LEAVE.format(leave=sources.refer(leave), tail_of=sources.refer(tail_of)))
-    eps = {m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
-    if len(eps) == 1:
-        steps.append(EPS.format(*eps))
-    return [*parts, BUILD.format(textwrap.indent("\n".join(steps), "    "))]
 
 
 def _read(value: str) -> Any:
@@ -108,6 +64,45 @@ def _read(value: str) -> Any:
         return json.loads(value)
     except ValueError:
         return value
+
+
+def _parts(network: nn.Module, input_size: tuple[int, ...]) -> dict[str, Any]:
+    """What the frame says of the network itself."""
+    sources = Sources()
+    writer, layers = Writer(sources), dict(layers_of(network))
+    filters = {
+        path: tuple(i for i, digit in enumerate(spread.kept) if digit == "1")
+        for path, module in network.named_modules()
+        for spread in module.children()
+        if isinstance(spread, Spread)
+    }
+    for helper in (leave, tail_of) if filters else ():
+        sources.refer(helper)
+    eps = {m.eps for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
+    is_chain = isinstance(network, nn.Sequential) and all(layers.values())
+    try:
+        return {
+            "layers": writer.table(layers, input_size) if is_chain else [],
+            "expression": "" if is_chain else writer.value(network),
+            "functions": writer.functions,
+            "filters": literal(filters) if filters else "",
+            "bn_eps": eps.pop() if len(eps) == 1 else None,
+            "definitions": sources.definitions.values(),
+            "imports": sources.imports(),
+        }
+    except ExportError as error:
+        raise ExportError(
+            f"the network cannot be written as Python: {error}; export to onnx or pt2 instead, or define its modules at the "
+            "top of a file that needs PyTorch only"
+        ) from error
+
+
+def _timm(network: nn.Module, architecture: Architecture | None) -> TimmNetwork | str | None:
+    """The network in timm's words, or why it has none."""
+    try:
+        return None if architecture is None else timm_network(architecture, network)
+    except ExportError as error:
+        return str(error)
 
 
 def _about(
@@ -126,69 +121,6 @@ def _about(
     entries["output"] = "logits [batch, classes]" + ', in the order of METADATA["classes"]' * ("classes" in values)
     entries["params"] = f"{counted.params:,}"
     entries["MACs"] = f"{counted.macs:,} multiply-adds of convolutions and linear layers, for one image"
-    lines = [f"A network written by HierNAS {VERSION}. It needs PyTorch and nothing else.", ""]
-    for name, text in entries.items():
-        lines += textwrap.wrap(f"{name:<9}{text}", WIDTH, subsequent_indent=" " * 9, break_long_words=False)
+    wrapped = (textwrap.wrap(f"{name:<9}{text}", WIDTH, subsequent_indent=" " * 9) for name, text in entries.items())
+    lines = [line for entry in wrapped for line in entry]
     return "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''")
-
-
-# -- the text ----------------------------------------------------------------------------------------------------
-
-BUILD = '''\
-def build() -> nn.Module:
-    """The network with random weights."""
-{}
-    return network'''
-
-CHAIN = """\
-network = nn.Sequential()
-for name, operation, cin, cout, stride in LAYERS:
-    group, _, place = name.rpartition(".")  # "head.1" is the second layer of "head"
-    if group and not hasattr(network, group):
-        network.add_module(group, nn.Sequential())
-    network.get_submodule(group).add_module(place, operation.build(cin, cout, stride))"""
-
-LEAVE = """\
-for path, kept in FILTERS.items():
-    {leave}({tail_of}(network.get_submodule(path)), kept)"""
-
-EPS = """\
-for module in network.modules():
-    if isinstance(module, nn.BatchNorm2d):
-        module.eps = {}"""
-
-FILE = Template('''\
-"""$about
-"""
-
-from __future__ import annotations
-
-$imports
-
-WEIGHTS = Path(__file__).with_suffix(".pt")  # beside this file
-
-
-$body
-
-
-def load(weights: str | Path = WEIGHTS) -> nn.Module:
-    """The trained network, in evaluation mode; `weights` is a state dict as .pt or .safetensors."""
-    if Path(weights).suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(weights)
-    else:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    network = build()
-    network.load_state_dict(state)
-    return network.eval()
-
-
-${timm}METADATA = $metadata
-
-
-if __name__ == "__main__":
-    image = torch.rand($size)
-    with torch.no_grad():
-        print("image", tuple(image.shape), "-> logits", tuple(load()(image).shape))
-''')

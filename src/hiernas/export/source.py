@@ -18,7 +18,7 @@ import pprint
 import sys
 import textwrap
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -29,9 +29,14 @@ from hiernas.errors import ExportError
 from hiernas.networks.cell_modules import Cell, StageGraph
 from hiernas.networks.ops import Origin, origin_of
 
-ALLOWED = frozenset(sys.stdlib_module_names) | {"torch"}  # what a generated file may import
+RESERVED = ("ARCH_DEF", "FILTERS", "LAYERS", "METADATA", "TIMM", "WEIGHTS", "build", "load", "to_timm")  # names of the frame
 WIDTH = 120  # characters of a line of plain data
 ROOM = 100  # characters of a call that stays on one line
+
+
+def is_allowed(module: str) -> bool:
+    """Whether a generated file may import a module."""
+    return module.split(".")[0] in sys.stdlib_module_names | {"torch"}
 
 
 def layers_of(module: nn.Module, name: str = "") -> Iterator[tuple[str, Origin | None]]:
@@ -73,7 +78,7 @@ class Writer:
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
-        self._edges: dict[str, str] = {}  # functions by their bodies
+        self.functions: dict[str, str] = {}  # what the functions for edges return, by name
         self._channels = 0  # the number that is called `c` in the body that is being written
 
     def value(self, value: Any) -> str:
@@ -90,7 +95,7 @@ class Writer:
             return self.sources.refer(value)
         if isinstance(value, tuple) and not all(isinstance(v, int | float | str) for v in value):
             return bracketed("(", [self.value(v) for v in value], ",)" if len(value) == 1 else ")")
-        if isinstance(value, nn.Module) or type(value).__module__.split(".")[0] not in ALLOWED:
+        if isinstance(value, nn.Module) or not is_allowed(type(value).__module__):
             return self._call(value)
         return literal(value)
 
@@ -124,48 +129,41 @@ class Writer:
             if name == "bias" and isinstance(argument, Tensor | None):
                 argument = argument is not None
             if isinstance(argument, nn.Module | Tensor) or argument not in (default, (default, default)):
-                text = self._edges_or_cells(name, argument) if isinstance(value, Cell | StageGraph) else self.value(argument)
                 is_named = default is not parameter.empty or parameter.kind is parameter.KEYWORD_ONLY
-                items.append(f"{name}={text}" if is_named else text)
+                items.append(f"{name}=" * is_named + self._argument(value, name, argument))
         return bracketed(f"{self.sources.refer(kind)}(", items, ")")
 
-    def _edges_or_cells(self, name: str, value: object) -> str:
-        """An argument of `Cell` or `StageGraph`: edges by (source, node), cells by node, or another."""
-        if not isinstance(value, nn.ModuleDict):
+    def _argument(self, owner: object, name: str, value: object) -> str:
+        """An argument of a constructor. `Cell` and `StageGraph` take edges by (source, node), and cells by node.
+
+        Edges become a call of a function of their number of channels: cells of one kind share it.
+        """
+        if not isinstance(owner, Cell | StageGraph) or not isinstance(value, nn.ModuleDict):
             return self.value(value)
-        if name == "edges":
-            self._channels = next(origin.cin for m in value.modules() if (origin := origin_of(m)))
-        by_node = [f"{ast.literal_eval(key.replace('_', ','))}: {self.value(m)}" for key, m in value.items()]
-        text, channels = bracketed("{", by_node, "}"), self._channels
-        if name != "edges":
-            return text
+        channels = next((origin.cin for m in value.modules() if (origin := origin_of(m))), 0) if name == "edges" else 0
+        self._channels = channels
+        items = [f"{ast.literal_eval(key.replace('_', ','))}: {self.value(m)}" for key, m in value.items()]
+        body = bracketed("{", items, "}")
         self._channels = 0
-        return f"{self._edges.setdefault(text, f'edges{len(self._edges) + 1}')}({channels})"
+        if not channels:
+            return body
+        function = next((f for f, same in self.functions.items() if same == body), f"edges{len(self.functions) + 1}")
+        self.functions[function] = body
+        return f"{function}({channels})"
 
-    def functions(self) -> list[str]:
-        """The functions of the number of channels that the expressions call."""
-        return [EDGES.format(name, textwrap.indent(body, "    ").lstrip()) for body, name in self._edges.items()]
-
-    def table(self, layers: Mapping[str, Origin], input_size: tuple[int, ...]) -> str:
+    def table(self, layers: Mapping[str, Origin | None], input_size: tuple[int, ...]) -> list[str]:
         """A row per layer of a chain: its name, its operation, channels in and out, stride, and the size of its output."""
-        rows, sizes, pixels = [["# name", "operation", "in", "out", "stride"]], [""], input_size[1:]
-        for name, (_, cin, cout, stride) in layers.items():
-            rows.append([f'("{name}",', f"{self._operation(layers[name])},", f"{cin},", f"{cout},", f"{stride}),"])
-            pixels = tuple(-(-n // stride) for n in pixels)
-            sizes.append(f"  # {cout} x {pixels[0]} x {pixels[1]}")
+        rows, sizes, (height, width) = [["# name", "operation", "in", "out", "stride"]], [""], input_size[1:]
+        for name, origin in layers.items():
+            assert origin is not None
+            _, cin, cout, stride = origin
+            rows.append([f'("{name}",', f"{self._operation(origin)},", f"{cin},", f"{cout},", f"{stride}),"])
+            height, width = -(-height // stride), -(-width // stride)
+            sizes.append(f"  # {cout} x {height} x {width}")
         sizes[-1] = "  # classes"
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["LAYERS = ("]
-        for row, size in zip(rows, sizes, strict=True):
-            texts = [*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])]
-            lines.append(f"    {' '.join(texts)}{size}")
-        return "\n".join([*lines, ")  # fmt: skip"])
-
-
-EDGES = '''\
-def {0}(c: int) -> dict[tuple[int, int], nn.Module]:
-    """By (source, node), for `c` channels."""
-    return {1}'''
+        padded = [[*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])] for row in rows]
+        return [" ".join(row) + size for row, size in zip(padded, sizes, strict=True)]
 
 
 # -- definitions -------------------------------------------------------------------------------------------------
@@ -178,18 +176,16 @@ class Import(NamedTuple):
     name: str = ""
     alias: str = ""
 
-    @property
-    def is_allowed(self) -> bool:
-        return self.module.split(".")[0] in ALLOWED
-
 
 class Sources:
     """The imports and definitions of one generated file, collected by name, each behind those it uses."""
 
-    def __init__(self, reserved: Iterable[str], imports: Iterable[Import] = ()) -> None:
+    def __init__(self) -> None:
         self.definitions: dict[str, str] = {}
-        self._imports = set(imports)
-        self._homes = dict.fromkeys(reserved, "the file itself")  # the module that each name comes from
+        self._imports: dict[str, set[str]] = {}  # what is imported, by the line's head
+        self._homes = dict.fromkeys(RESERVED, "the file itself")  # the module that each name comes from
+        for needed in (Import("pathlib", "Path"), Import("torch"), Import("torch", "nn")):
+            self._add(needed)
 
     def refer(self, thing: Any) -> str:
         """The expression that names a class or function in the file, which then defines or imports it.
@@ -202,14 +198,16 @@ class Sources:
         if not name.isidentifier():
             raise ExportError(f"'{name}' cannot be written into a file: it is not defined at the top of a module")
         if getattr(builtins, name, None) is not thing:
-            self._add(Import(thing.__module__, name), name)
-        return name
+            self._add(Import(thing.__module__, name))
+        return str(name)
 
-    def _add(self, wanted: Import, user: str) -> None:
+    def _add(self, wanted: Import, user: str = "") -> None:
         """Import a name where the file may, else define it and all that it uses."""
         module, name, alias = wanted
-        if wanted.is_allowed:
-            self._imports.add(wanted)
+        renamed = f" as {alias}" if alias else ""
+        if is_allowed(module):
+            head = f"from {module} import" if name else f"import {module}{renamed}"
+            self._imports.setdefault(head, set()).update([name + renamed] if name else [])
         elif alias or not name:
             raise ExportError(f"'{user}' imports '{module}', which a file that needs PyTorch only cannot do")
         elif (home := self._homes.setdefault(name, module)) != module:
@@ -231,8 +229,8 @@ class Sources:
         for node in ast.walk(statement):
             if isinstance(node, ast.Import | ast.ImportFrom):  # within a function, where it stays
                 for found in _imported(module, node).values():
-                    if not found.is_allowed:
-                        raise ExportError(f"'{name}' imports '{found.module}', which a file that needs PyTorch only cannot do")
+                    if not is_allowed(found.module):
+                        self._add(Import(found.module), name)  # refuses
             elif isinstance(node, ast.Name) and node.id in names and node.id != name:
                 used = names[node.id]
                 self._add(used if isinstance(used, Import) else Import(module, node.id), name)
@@ -241,19 +239,11 @@ class Sources:
 
     def imports(self) -> str:
         """The lines that import, as isort orders them: the standard library, then torch."""
-        sections = []
-        for third in (False, True):
-            section = sorted(i for i in self._imports if (i.module.split(".")[0] == "torch") is third)
-            lines = ["import " + _renamed(i.module, i.alias) for i in section if not i.name]
-            for module in dict.fromkeys(i.module for i in section if i.name):
-                members = ", ".join(_renamed(i.name, i.alias) for i in section if i.module == module and i.name)
-                lines.append(f"from {module} import {members}")
-            sections += ["\n".join(lines)] if lines else []
-        return "\n\n".join(sections)
-
-
-def _renamed(name: str, alias: str) -> str:
-    return f"{name} as {alias}" if alias else name
+        sections: dict[bool, list[str]] = {False: [], True: []}
+        for head in sorted(self._imports, key=lambda head: (head.startswith("from"), head)):
+            line = f"{head} {', '.join(sorted(self._imports[head]))}".rstrip()
+            sections[head.split()[1].split(".")[0] == "torch"].append(line)
+        return "\n\n".join("\n".join(lines) for lines in sections.values())
 
 
 @cache

@@ -38,6 +38,9 @@ class Origin(NamedTuple):
     cout: int
     stride: int
 
+    def __deepcopy__(self, memo: object) -> Origin:
+        return self  # copies of a network are many, and operations are values
+
 
 def built(op: Op, cin: int, cout: int, stride: int) -> nn.Module:
     """The module of an operation. It keeps its `origin`, for those who write a network down."""

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 from markupsafe import Markup
 
-from hiernas.costs.count import cost
-from hiernas.errors import SpaceError
-from hiernas.report import figures, kit, units
-from hiernas.report.graphs import Part, alike, cells_of, drawing, genotype_lines, in_words, parts_of, short, stage_lines
+from hiernas.report import figures, graphs, kit, units
+from hiernas.report.graphs import Part, cells_of, parts_of
 from hiernas.report.kit import Values
-from hiernas.space import FORMAT, Architecture
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 ABOUT_CELLS = "0 and 1 are the inputs, the outputs of the two cells before. "
 ABOUT_INNER = "0 and 1 are the inputs, two projections of what the cell reads. "
@@ -49,15 +40,15 @@ FOUND = {"train1": "cells found", "train2": "numbers found"}  # by the phases of
 
 def words(result: Values) -> list[str]:
     """Lines for the terminal: what the limits changed, and what was found in the papers' own forms."""
-    said = moved(result)
-    return [said] * bool(said) + found_words(result)
+    said, lines = moved(result), figures.words(result) if len(result["front"]) > 1 else []
+    return lines + [said] * bool(said) + found_words(result)
 
 
 def found_words(result: Values) -> list[str]:
     """What was found in the papers' own forms."""
     parts = parts_of(result)
     if not _is_stages(parts):
-        return ["cells:", *_as_text(parts)]
+        return ["cells:", *_as_text(parts)] if parts else []
     cells, lines = cells_of(result), []
     if _found_cells(result):
         lines = ["cells:", *_as_text(cells)]
@@ -68,11 +59,11 @@ def found_words(result: Values) -> list[str]:
         which = f"{units.number(len(part.dead), 'dead cell')} ({', '.join(map(str, part.dead))})"
         dead = which if part.dead else "no dead cells"
         lines += [f"{part.label}: {part.nodes} cells, depth {part.depth}, {dead}", *_edges(part)]
-    return [*lines, *_without_dead(result, parts)]
+    return lines
 
 
 def _as_text(parts: Sequence[Part]) -> list[str]:
-    return genotype_lines(parts) or [line for part in parts for line in _edges(part)]
+    return graphs.genotype_lines(parts) or [line for part in parts for line in _edges(part)]
 
 
 def _edges(part: Part) -> list[str]:
@@ -81,24 +72,6 @@ def _edges(part: Part) -> list[str]:
     if pairs is None:
         return [f"    {part.name}={[(k.op, k.source, k.node, round(k.weight, 4)) for k in part.kept]}"]
     return [f"    {part.name}={[pair for node in pairs for pair in node]}"]
-
-
-def _without_dead(result: Values, parts: Sequence[Part]) -> list[str]:
-    """What the network costs that is built without its dead cells; empty where there are none, or it is not known."""
-    if not any(part.dead for part in parts):
-        return []
-    space = result["space"]
-    value = {"format": FORMAT, "space": space["name"], "arguments": space["arguments"], "sites": result["chosen"]["sites"]}
-    try:
-        counted = cost(Architecture.from_json(value))
-    except (SpaceError, TypeError):  # a space of the user's own, or of another version
-        return []
-    if counted.params == result["chosen"].get("params"):
-        return []  # a result of this version: its numbers are those of the network without them
-    return [
-        f"without its dead cells the network has {units.count(counted.params)} parameters and {units.count(counted.macs)} "
-        "multiply-adds; the numbers that the limits were met by count them"
-    ]
 
 
 def moved(result: Values) -> str:
@@ -138,14 +111,14 @@ def tell(run: kit.Run) -> kit.Told:
     said = units.sentence(moved(result))
     found = pictures(result, kit.PARTS.words(said) if said else "", _weights(result))
     searched = {phase: verdict["what"] for phase, verdict in ((result.get("details") or {}).get("decided") or {}).items()}
+    marks = [FOUND.get(phase, phase) for phase in list(searched)[:-1]]
     return kit.Told(
         lead=units.evaluated(result) if several else _lead(result, list(searched.values())),
-        found=[*found, how_it_went(run)],
+        found=[*found, how_it_went(run, marks), *([figures.front(result)] if several else [])],
         training=ABOUT_TRAINING,
         phases=searched | {"evolve2": "evaluating what was found"},
-        marks=[FOUND.get(phase, phase) for phase in list(searched)[:-1]],
+        marks=marks,
         levels=len(searched) > 1,
-        front=several,
     )
 
 
@@ -172,20 +145,19 @@ def _cells(parts: list[Part], title: str, about: str, above: Markup | str = "", 
         return Markup()
     reduction = ABOUT_REDUCTION if any(part.name.startswith("reduce") for part in parts) else ""
     caption = about + ABOUT_NODES + reduction + ABOUT_LABELS
-    return kit.section(title, above, _drawn(alike(parts), caption), _to_copy(parts, _as_text(parts)), below)
+    return kit.section(title, above, _drawn(graphs.alike(parts), caption), _to_copy(parts, _as_text(parts)), below)
 
 
 def _stages(parts: list[Part], result: Values, above: Markup | str, below: Markup | str) -> Markup:
     rows = [[p.label.capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
-    text = stage_lines(parts, result["space"]["arguments"].get("cell"))
+    text = graphs.stage_lines(parts, result["space"]["arguments"].get("cell"))
     caption = ABOUT_STAGES + ABOUT_EDGES + ABOUT_DEAD * any(p.dead for p in parts)
-    depth = " ".join([ABOUT_DEPTH, *map(units.sentence, _without_dead(result, parts))])
     return kit.section(
         "The graphs between the cells",
         above,
         _drawn([(p.label.capitalize(), p) for p in parts], caption),
         kit.table(["", "Cells", "Depth", "Dead", "Which"], rows, "stages", numbers=(1, 2, 3)),
-        kit.PARTS.words(depth, small=True),
+        kit.PARTS.words(ABOUT_DEPTH, small=True),
         _to_copy(parts, text or [line for part in parts for line in _edges(part)]),
         below,
     )
@@ -193,8 +165,8 @@ def _stages(parts: list[Part], result: Values, above: Markup | str, below: Marku
 
 def _drawn(named: Sequence[tuple[str, Part]], caption: str) -> Markup:
     """The graphs side by side, and what is to be known to read them."""
-    graphs = [(name, drawing(part), in_words(part)) for name, part in named if part.kept]
-    return kit.PARTS.graphs(graphs, caption + (ABOUT_WIDTHS if any(part.is_weighted for _, part in named) else ""))
+    drawn = [(name, kit.PARTS.graph(graphs.drawing(part), graphs.in_words(part))) for name, part in named if part.kept]
+    return kit.beside(drawn, caption + (ABOUT_WIDTHS if any(part.is_weighted for _, part in named) else ""))
 
 
 def _to_copy(parts: Sequence[Part], lines: Sequence[str]) -> Markup:
@@ -203,84 +175,50 @@ def _to_copy(parts: Sequence[Part], lines: Sequence[str]) -> Markup:
 
 
 def _weights(result: Values) -> Markup:
-    """The softmax weights, folded: a table for each set of options."""
+    """The softmax weights, folded."""
     details = result.get("details") or {}
-    by_options: dict[tuple[str, ...], dict[str, Mapping[str, float]]] = {}
-    for site, row in (details.get("weights") or {}).items():
-        by_options.setdefault(tuple(row), {})[site] = row
     sites, changed = result["chosen"]["sites"], set(details.get("moved") or ())
-    tables = []
-    for options, rows in by_options.items():
-        shown = {
-            f"{site} *" if site in changed else site: [
-                kit.Cell(p, f"{100 * p:.1f}", option in _options(sites.get(site))) for option, p in row.items()
-            ]
-            for site, row in rows.items()
-        }
-        tables.append(kit.heat_map([short(option) for option in options], shown, framed=True))
-    marked = " The limits moved the choice where a name is followed by *." if changed else ""
-    about = kit.PARTS.words(ABOUT_TABLE + marked, small=True)
-    return kit.PARTS.folded("Weights of all operations", [about, *tables]) if tables else Markup()
+    tables: dict[tuple[str, ...], dict[str, list[kit.Cell | None]]] = {}  # one for each set of options
+    for site, row in (details.get("weights") or {}).items():
+        kept = graphs.weights_of(sites.get(site, {}))
+        shown = [kit.Cell(p, f"{100 * p:.1f}", option in kept) for option, p in row.items()]
+        tables.setdefault(tuple(row), {})[f"{site} *" if site in changed else site] = [*shown]
+    maps = [named for options, rows in tables.items() for named in by_part(options, rows, framed=True)]
+    about = ABOUT_TABLE + (" The limits moved the choice where a name is followed by *." if changed else "")
+    return kit.PARTS.folded("Weights of all operations", [kit.beside(maps, about)]) if maps else Markup()
 
 
-def _options(chosen: Any) -> tuple[str, ...]:
-    return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
+def by_part(
+    options: Iterable[str], rows: Mapping[str, Sequence[kit.Cell | None]], framed: bool = False
+) -> list[tuple[str, Markup]]:
+    """A heat map for each cell or stage, by edge; one for all sites that are no edges."""
+    parts: dict[str, dict[str, Sequence[kit.Cell | None]]] = {}
+    for site, row in rows.items():
+        part, edge = site.rsplit(".", 1) if "->" in site else ("", site)
+        parts.setdefault(part, {})[edge.replace("->", " → ")] = row
+    return [(part, kit.heat_map([graphs.short(option) for option in options], edges, framed)) for part, edges in parts.items()]
 
 
 # -- how the search went ---------------------------------------------------------------------------------------------
 
-Line = tuple[str, str, str, str]  # key of the event, label, style, colour
-SHOWN: tuple[tuple[Line, ...], ...] = (
-    (("entropy", "entropy of the weights (nats)", "-", kit.BLUE),),
-    (("skips", "identities (%)", "-", kit.BLUE), ("none", "none (%)", "--", kit.MUTED)),
-)
+ENTROPY = figures.Line("entropy", "entropy of the weights (nats)", "-", kit.BLUE, 1.0)
+SHARES = [figures.Line("skips", "identities (%)", "-", kit.BLUE), figures.Line("none", "none (%)", "--", kit.MUTED)]
 
 
-def how_it_went(run: kit.Run) -> Markup:
+def how_it_went(run: kit.Run, marks: Sequence[str] = ()) -> Markup:
     """Entropy, identities and `none` by epoch, with the alarms."""
-    phases = list((run.result.get("details") or {}).get("decided") or {})
-    marks = [FOUND.get(phase, phase) for phase in phases[:-1]]
-    drawn = kit.picture(lambda width: search(run.events, marks, width), ABOUT_SEARCH)
-    return kit.section("How the search went", drawn, kit.PARTS.listed(alarms_of(run.events), "alarms")) if drawn else Markup()
-
-
-def search(events: Sequence[Values], marks: Sequence[str], width: float) -> str:
-    """By epoch: the entropy of the sites, and the shares of identities and of `none`; an alarm where there was one."""
-    curves = [c for c in figures.curves_of(events)[0] if all("entropy" in e for e in c.epochs)]
+    curves = [c for c in figures.curves_of(run.events)[0] if all("entropy" in e for e in c.epochs)]
     if not curves:
-        return ""
-    each = 290.0 if width > 500 else 250.0
-    height = each if width > 500 else 2 * each
-
-    def paint(figure: Figure) -> None:
-        for i, lines in enumerate(SHOWN):
-            if width > 500:
-                ax = kit.axes(figure, 56 + i * width / 2, 12, (1 - i) * width / 2 + 10, 72)
-            else:
-                ax = kit.axes(figure, 56, 12 + each * i, 12, each * (1 - i) + 72)
-            _panel(ax, curves, lines)
-            figures.epochs(ax, curves, marks)
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / (each - 84)), ncols=3, columnspacing=1.2)
-
-    first, last = curves[0].epochs[0], curves[-1].epochs[-1]
-    alt = (
-        f"The search by epoch: entropy from {first['entropy']:.2f} to {last['entropy']:.2f}, share of identities from "
-        f"{100 * first['skips']:.0f} % to {100 * last['skips']:.0f} %, of none from {100 * first['none']:.0f} % to "
-        f"{100 * last['none']:.0f} %."
-    )
-    return kit.draw(f"search{width:.0f}", alt, width, height, paint)
-
-
-def _panel(ax: Axes, curves: Sequence[figures.Curve], lines: Sequence[Line]) -> None:
+        return Markup()
     epochs = [e for c in curves for e in c.epochs]
-    for key, label, style, colour in lines:
-        x, y = np.array(figures.points_of(curves, key, joined=False)).T
-        ax.plot(x, y / 100 if key == "entropy" else y, style, color=colour, marker="o" if len(epochs) <= 20 else "",
-                markersize=4, label=label)  # fmt: skip
     alarm = next((x for x, e in enumerate(epochs, 1) if e.get("alarm")), None)
-    if alarm is not None:
-        ax.axvline(alarm, color=kit.ORANGE, linewidth=1.2, label="alarm")
-    ax.set_ylim(0, 1.05 * max(e["entropy"] for e in epochs) if lines[0][0] == "entropy" else 100)
+    most = max(e["entropy"] for e in epochs)
+    panels = [
+        ("Entropy", figures.by_epoch("Entropy", curves, [ENTROPY], marks, top=1.05 * most, alarm=alarm)),
+        ("Operations", figures.by_epoch("Operations", curves, SHARES, marks, top=100, alarm=alarm)),
+    ]
+    alarms = kit.PARTS.listed(alarms_of(run.events), "alarms")
+    return kit.section("How the search went", kit.beside(panels, ABOUT_SEARCH), alarms)
 
 
 def alarms_of(events: Sequence[Values]) -> list[str]:

@@ -17,8 +17,8 @@ from markupsafe import Markup
 from hiernas.errors import SpaceError
 from hiernas.networks.chain import Chain
 from hiernas.networks.parts import Part
-from hiernas.report import units
-from hiernas.report.kit import BLUE, INK, MUTED, ORANGE, PAPER, PARTS, Told, Values, axes, draw
+from hiernas.report import kit, units
+from hiernas.report.kit import Values
 from hiernas.space import FORMAT, Architecture
 
 if TYPE_CHECKING:
@@ -28,29 +28,86 @@ if TYPE_CHECKING:
 # -- the Pareto front --------------------------------------------------------------------------------------------
 
 
-def front(result: Values, width: float) -> str:
+ABOUT_PRUNING = "Dotted lines mark the prunings: the supernet goes on with the weights of what survives."
+ABOUT_OPERATIONS = (
+    "Probability (%) of each operation in each layer, among the best architectures found before a pruning: the "
+    "stronger the colour, the more frequent. A cross marks an operation that was dropped there; an empty place, one "
+    "that the layer does not have."
+)
+
+
+def tell(run: kit.Run) -> kit.Told:
+    """What a search found that evaluates networks one by one."""
+    result, stages = run.result, run.result["stages"]
+    marks = [f"pruned to {units.size(s['size_after'])}" for s in stages]
+    found = [front(result), prunings(result)]
+    return kit.Told(units.evaluated(result), found, training=ABOUT_PRUNING if stages else "", marks=marks)
+
+
+def words(result: Values) -> list[str]:
+    """Lines for the terminal."""
+    return [f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations"]
+
+
+def front(result: Values) -> Markup:
+    """The section on the front: the figure, and every network in numbers."""
+    metric = _metric(result)
+    chosen = result["chosen"]
+    members = [chosen if m["options"] == chosen["options"] else m for m in result["front"]]  # with all that was measured of it
+    at = next((i for i, m in enumerate(members) if m is chosen), -1)
+    drawn = kit.picture(lambda width: front_figure(members, result, metric, width), _about_front(result, metric))
+    return kit.section("Pareto front", drawn, kit.networks(members, at, {}))
+
+
+def prunings(result: Values) -> Markup:
+    """What each pruning on the way to the front kept."""
+    stages = [s for s in result["stages"] if s["sites"]]
+    sites = list(dict.fromkeys(site for s in stages for site in s["sites"]))
+    maps = []
+    for s in stages:
+        sizes = f"{units.size(s['size_before'])} → {units.size(s['size_after'])} architectures"
+        maps.append((f"Stage {s['stage']}: {sizes}", kit.probabilities(s, sites, stages=stages)))
+    return kit.section("What each pruning kept", kit.beside(maps, ABOUT_OPERATIONS))
+
+
+def _about_front(result: Values, metric: str) -> str:
+    """The front's caption: what is plotted, and what could not be."""
+    n, of = len(result["front"]), units.name(metric).lower()
+    none = "No other network that was found is" if n == 1 else f"{n} networks; none that was found is"
+    said = [f"{none} both more accurate and better in {of}.", "Accuracy is that with the supernet's weights."]
+    if any(limit["metric"] == metric for limit in result["limits"]):
+        said.append("Grey is outside the limits.")
+    others = [units.limit_text(limit) for limit in result["limits"] if limit["metric"] != metric]
+    if others:
+        said.append(f"Also asked: {', '.join(others)}.")
+    if metric != result["objective"]:
+        said.append(f"{units.name(result['objective'])} was not predicted for all of them.")
+    return " ".join(said)
+
+
+def front_figure(members: Sequence[Values], result: Values, metric: str, width: float) -> str:
     """Objective against the supernet's validation accuracy, the chosen network marked, forbidden values shaded."""
-    metric = front_metric(result)
-    members = [m for m in units.front(result) if cost(m, metric) is not None]
+    members = [m for m in members if _cost(m, metric) is not None]
     if not members:
         return ""
     height = 0.42 * width + 100
-    factor, label = units.axis(metric, [cost(m, metric) or 0.0 for m in members])
+    factor, axis = units.axis(metric, [_cost(m, metric) or 0.0 for m in members])
 
     def paint(figure: Figure) -> None:
-        ax = axes(figure, 62, 26, 16, 82)
-        ax.set_xlabel(label)
+        ax = kit.axes(figure, 62, 26, 16, 82)
+        ax.set_xlabel(axis)
         ax.set_ylabel("Supernet validation accuracy (%)" if width > 500 else "Validation accuracy (%)")
-        xs = [(cost(m, metric) or 0.0) / factor for m in members]
+        xs = [(_cost(m, metric) or 0.0) / factor for m in members]
         ys = [100 * m["val_accuracy"] for m in members]
-        ax.plot(xs, ys, "o-", color=BLUE, markersize=6, linewidth=1.2, label=_kind(metric), zorder=3)
+        label = "predicted" if metric == "latency_ms" else "front"
+        ax.plot(xs, ys, "o-", color=kit.BLUE, markersize=6, linewidth=1.2, label=label, zorder=3)
         if metric == "latency_ms":
             _measured(ax, members)
         chosen = result["chosen"]
-        at = cost(chosen, metric)
+        at = _cost(chosen, metric)
         if at is not None:
             y = 100 * chosen["val_accuracy"]
-            ax.plot([at / factor], [y], "o", markersize=14, fillstyle="none", color=INK, label="chosen", zorder=4)
+            ax.plot([at / factor], [y], "o", markersize=14, fillstyle="none", color=kit.INK, label="chosen", zorder=4)
         _room(ax)
         _shade(ax, [limit for limit in result["limits"] if limit["metric"] == metric], factor)
         between, pad, handle = (1.4, 0.8, 2.0) if width > 500 else (0.7, 0.3, 1.4)
@@ -58,29 +115,25 @@ def front(result: Values, width: float) -> str:
                   columnspacing=between, handletextpad=pad, handlelength=handle)  # fmt: skip
 
     alt = (
-        f"Pareto front of {len(members)} networks: {label} against supernet validation accuracy, from "
-        f"{units.value(metric, cost(members[0], metric))} at {units.percent(members[0]['val_accuracy'])} to "
-        f"{units.value(metric, cost(members[-1], metric))} at {units.percent(members[-1]['val_accuracy'])}."
+        f"Pareto front of {len(members)} networks: {axis} against supernet validation accuracy, from "
+        f"{units.value(metric, _cost(members[0], metric))} at {units.percent(members[0]['val_accuracy'])} to "
+        f"{units.value(metric, _cost(members[-1], metric))} at {units.percent(members[-1]['val_accuracy'])}."
     )
-    return draw(f"front{width:.0f}", alt, width, height, paint)
+    return kit.draw(f"front{width:.0f}", alt, width, height, paint)
 
 
-def front_metric(result: Values) -> str:
+def _metric(result: Values) -> str:
     """The objective, or the multiply-adds where the objective has no values (no latency was predicted)."""
     metric = str(result["objective"])
-    return metric if all(cost(m, metric) is not None for m in result["front"]) else "macs"
+    return metric if all(_cost(m, metric) is not None for m in result["front"]) else "macs"
 
 
-def cost(network: Values, metric: str) -> float | None:
+def _cost(network: Values, metric: str) -> float | None:
     """A network's value of a metric before its measurement; None where it has none."""
     if metric == "latency_ms":
         return units.latency(network, "predicted")
     found = network.get(metric)
     return None if found is None else float(found)
-
-
-def _kind(metric: str) -> str:
-    return "predicted" if metric == "latency_ms" else "front"
 
 
 def _measured(ax: Axes, members: Sequence[Values]) -> None:
@@ -92,9 +145,9 @@ def _measured(ax: Axes, members: Sequence[Values]) -> None:
             continue
         low, high = units.latency(m, "p10"), units.latency(m, "p90")
         if low is not None and high is not None:
-            ax.plot([low, high], [y, y], color=ORANGE, linewidth=1.2, zorder=2)
-        ax.plot([units.latency(m, "predicted") or 0.0, measured], [y, y], ":", color=MUTED, linewidth=1.0, zorder=1)
-        ax.plot([measured], [y], "D", color=ORANGE, markersize=5.5, linewidth=1.2, label=label, zorder=2)
+            ax.plot([low, high], [y, y], color=kit.ORANGE, linewidth=1.2, zorder=2)
+        ax.plot([units.latency(m, "predicted") or 0.0, measured], [y, y], ":", color=kit.MUTED, linewidth=1.0, zorder=1)
+        ax.plot([measured], [y], "D", color=kit.ORANGE, markersize=5.5, linewidth=1.2, label=label, zorder=2)
         label = None
 
 
@@ -116,11 +169,11 @@ def _shade(ax: Axes, limits: Sequence[Values], factor: float) -> None:
             if x is None or not left - reach < x < right + reach:
                 continue
             ax.set_xlim(min(ax.get_xlim()[0], x - 0.05 * reach), max(ax.get_xlim()[1], x + 0.05 * reach))
-            ax.axvspan(x, x + side * 10 * reach, color=MUTED, alpha=0.14, linewidth=0, zorder=0)
-            ax.axvline(x, color=INK, linewidth=1.0, linestyle="--", zorder=1)
+            ax.axvspan(x, x + side * 10 * reach, color=kit.MUTED, alpha=0.14, linewidth=0, zorder=0)
+            ax.axvline(x, color=kit.INK, linewidth=1.0, linestyle="--", zorder=1)
             said = f"limit {'≥' if side < 0 else '≤'} {units.asked(limit['metric'], bound)}"
             flush = "right" if x > left + 0.6 * reach else "left"
-            ax.annotate(said, (x, 1), (0, 5), ("data", "axes fraction"), "offset points", ha=flush, color=INK)
+            ax.annotate(said, (x, 1), (0, 5), ("data", "axes fraction"), "offset points", ha=flush, color=kit.INK)
 
 
 # -- accuracy curves -----------------------------------------------------------------------------------------------
@@ -145,63 +198,67 @@ def curves_of(events: Sequence[Values]) -> tuple[list[Curve], list[Curve]]:
     return supernet, [c for c in found if c.phase == "final"]
 
 
-def training(events: Sequence[Values], told: Told, width: float) -> str:
+def training(events: Sequence[Values], told: kit.Told) -> Markup:
     """Accuracy by epoch: the supernet over all its phases, with what happened between them, and the chosen network."""
     supernet, final = curves_of(events)
-    panels = [(t, c) for t, c in (("Supernet", supernet), ("Chosen network", final)) if c]
-    if not panels:
-        return ""
-    height = 330.0 if width > 500 else 290.0 * len(panels)
-
-    def paint(figure: Figure) -> None:
-        shares = [0.0, 1.0] if len(panels) == 1 else [0.0, 0.56, 1.0]
-        for i, (title, curves) in enumerate(panels):
-            if width > 500:
-                ax = axes(figure, 56 + shares[i] * width, 30, (1 - shares[i + 1]) * width + 10, 72)
-            else:
-                ax = axes(figure, 56, 30 + 290 * i, 12, height - 290 * (i + 1) + 72)
-            for key, label, style in (("train_accuracy", "training", "--"), ("val_accuracy", "validation", "-")):
-                points = points_of(curves, key, joined=not told.levels)
-                marker = "o" if len(points) == 1 or (key == "val_accuracy" and len(points) <= 40) else ""
-                colour = MUTED if key == "train_accuracy" else BLUE
-                if points:
-                    ax.plot(*zip(*points, strict=True), style, color=colour, marker=marker, markersize=4, label=label)
-            epochs(ax, curves, told.marks if curves is supernet else ())
-            ax.set_title(title, loc="left", fontsize=12, pad=9)
-            ax.set_ylabel("Accuracy (%)")
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -40 / 228), ncols=2)
-
-    last = {title: curves[-1].epochs[-1] for title, curves in panels}
-    alt = "Accuracy by epoch. " + " ".join(
-        f"{title}: training accuracy {units.percent(e.get('train_accuracy'))}, validation accuracy "
-        f"{units.percent(e.get('val_accuracy'))} in the last epoch."
-        for title, e in last.items()
-    )
-    return draw(f"training{width:.0f}", alt, width, height, paint)
+    lines = [Line("train_accuracy", "training", "--", kit.MUTED), Line("val_accuracy", "validation", "-", kit.BLUE)]
+    named = [("Supernet", supernet, told.marks), ("Chosen network", final, ())]
+    return kit.beside(
+        [(title, by_epoch(title, curves, lines, marks, joined=not told.levels, label="Accuracy (%)"))
+         for title, curves, marks in named if curves],
+        f"Accuracy by epoch. {told.training}".strip(),
+    )  # fmt: skip
 
 
-def points_of(curves: Sequence[Curve], key: str, joined: bool) -> list[tuple[float, float]]:
-    """(epoch over all phases, percent) where the value is known; unless `joined`, a gap between two phases."""
+@dataclass(frozen=True)
+class Line:
+    """A value of the epochs' events, and how it is drawn."""
+
+    key: str
+    label: str
+    style: str
+    colour: str
+    factor: float = 100.0  # shares are shown in percent
+
+
+def by_epoch(
+    title: str, curves: Sequence[Curve], lines: Sequence[Line], marks: Sequence[str] = (), *, joined: bool = False,
+    label: str = "", top: float | None = None, alarm: int | None = None,
+) -> Markup:  # fmt: skip
+    """Values by epoch over all phases; dotted lines between two phases, with what happened there. `joined`: across them."""
+    points = {line: _points(curves, line, joined) for line in lines}
+    ends = list(accumulate(len(curve.epochs) for curve in curves))
+
+    def paint(ax: Axes) -> None:
+        for line, of in points.items():
+            if of:
+                marker = "o" if (len(of) <= 40 and line.style == "-") or len(of) == 1 else ""
+                ax.plot(*zip(*of, strict=True), line.style, color=line.colour, marker=marker, markersize=4, label=line.label)
+        for end, text in zip(ends, marks, strict=False):
+            ax.axvline(end + 0.5, color=kit.INK, linewidth=1.0, linestyle=":")
+            ax.annotate(text, (end + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points", rotation=90, va="bottom",
+                        fontsize=11, color=kit.INK, bbox={"facecolor": kit.PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
+        if alarm is not None:
+            ax.axvline(alarm, color=kit.ORANGE, linewidth=1.2, label="alarm")
+        ax.set(xlabel="Epoch", ylabel=label, xlim=(0.5, ends[-1] + 0.5))
+        ax.locator_params(axis="x", nbins=8, integer=True, min_n_ticks=1)
+        if top is not None:
+            ax.set_ylim(0, top)
+
+    said = [f"{line.label} from {of[0][1]:.2f} to {of[-1][1]:.2f}" for line, of in points.items() if of]
+    return kit.panel(title.lower().replace(" ", "-"), f"{title} by epoch: {'; '.join(said)}.", paint)
+
+
+def _points(curves: Sequence[Curve], line: Line, joined: bool) -> list[tuple[float, float]]:
+    """(epoch over all phases, value) where the value is known; unless `joined`, a gap between two phases."""
     points: list[tuple[float, float]] = []
     start = 0
     for curve in curves:
-        found = [(float(start + x), 100 * e[key]) for x, e in enumerate(curve.epochs, 1) if e.get(key) is not None]
+        values = [(float(start + x), e.get(line.key)) for x, e in enumerate(curve.epochs, 1)]
+        found = [(x, line.factor * value) for x, value in values if value is not None]
         points += [(math.nan, math.nan)] * bool(points and found and not joined) + found
         start += len(curve.epochs)
     return points
-
-
-def epochs(ax: Axes, curves: Sequence[Curve], marks: Sequence[str]) -> None:
-    """The axis of epochs; a dotted line between two phases, and what happened there."""
-    ends = list(accumulate(len(curve.epochs) for curve in curves))
-    for i, end in enumerate(ends[:-1]):
-        ax.axvline(end + 0.5, color=INK, linewidth=1.0, linestyle=":")
-        text = marks[i] if i < len(marks) else curves[i + 1].phase
-        ax.annotate(text, (end + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points", rotation=90, va="bottom",
-                    fontsize=11, color=INK, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1})  # fmt: skip
-    ax.set_xlabel("Epoch")
-    ax.set_xlim(0.5, ends[-1] + 0.5)
-    ax.locator_params(axis="x", nbins=8, integer=True, min_n_ticks=1)
 
 
 # -- the chosen network --------------------------------------------------------------------------------------------
@@ -211,6 +268,7 @@ CHAIN = (
     "grey frames were not searched, a dashed frame is a layer left out."
 )
 VITAL = " A thick frame marks a vital block."
+SEVERAL = " A frame with several operations holds their weighted sum."
 OPTIONS = "The operation chosen at each site; a dashed frame is a place left out."
 
 
@@ -233,31 +291,33 @@ class Block:
         """How it is drawn."""
         if not self.label or self.identity:
             return "identity" if self.label else "input"
-        return "plain" if self.plain or not self.kernel else "full" if self.kernel > 5 else "searched"
+        return "plain" if self.plain else "full" if self.kernel > 5 else "searched"
 
     @property
     def strength(self) -> int:
         """Of its colour, by the kernel, in percent."""
-        return {1: 8, 3: 15, 5: 42}.get(self.kernel, 100) if self.kind in ("searched", "full") else 0
+        return {0: 0, 1: 8, 3: 15, 5: 42}.get(self.kernel, 100) if self.kind in ("searched", "full") else 0
 
     @property
     def size(self) -> tuple[int, int]:
         """Least width and height in pixels: by kernel and expansion where it was searched."""
-        if self.kind in ("searched", "full"):
+        if self.strength:
             return 29 + 3 * min(self.kernel, 7), 34 + 12 * min(self.expand, 6)
         return {"input": (6, 52), "identity": (42, 24)}.get(self.kind, (42, 28 + 16 * self.label.count("\n")))
 
 
-def network(result: Values) -> tuple[Markup, str]:
-    """The chosen network and what is to be said of the drawing.
+def network(result: Values) -> Markup:
+    """The section on the chosen network.
 
     Of a chain of ours the blocks are drawn in the order the image passes them, with their sizes; of any other space only
     what was chosen at each site, for a site's place in the network is not known here.
     """
     blocks, chain = blocks_of(result)
     groups = [list(same) for _, same in groupby(blocks, key=lambda b: b.group)]
+    drawn = kit.PARTS.network(groups, _in_words(blocks), chain)
     about = (CHAIN if chain else OPTIONS) + (VITAL if any(b.vital for b in blocks) else "")
-    return (PARTS.network(groups, _in_words(blocks), chain) if blocks else Markup()), about
+    about += SEVERAL * any(not isinstance(choice, str) for choice in result["chosen"]["sites"].values())
+    return kit.section("The chosen network", drawn, kit.PARTS.words(about, small=True)) if blocks else Markup()
 
 
 def blocks_of(result: Mapping[str, Any]) -> tuple[list[Block], bool]:
@@ -290,38 +350,38 @@ def _named(group: str, option: str) -> Block:
 
 def _chain_blocks(found: Architecture, vital: Collection[str]) -> list[Block]:
     skeleton = found.skeleton
-    if not isinstance(skeleton, Chain) or any(len(choice) != 1 for choice in found.choices):
+    if not isinstance(skeleton, Chain):
         return []
     fixed, options = skeleton.parts()
     stem, head = fixed[: len(skeleton.stem)], fixed[len(skeleton.stem) :]
     channels, h, w = skeleton.input_size
     blocks = [Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}"))]
-    blocks += [replace(_fixed(part), vital=bool(vital)) for part in stem]
-    chosen = [parts[option][0] for parts, option in zip(options, found.options, strict=True)]
-    blocks += [replace(_searched(part), vital=part.site.name in vital) for part in chosen]
-    return blocks + [replace(_fixed(part), vital=bool(vital)) for part in head]
+    blocks += [_fixed(part, bool(vital)) for part in stem]
+    for parts, choice in zip(options, found.choices, strict=True):
+        kept = [parts[option][0] for option, _ in choice]
+        block = _searched(kept[0], kept[0].site.name in vital)
+        several = replace(block, label="\n".join(part.op.name for part in kept), kernel=0, identity=False)
+        blocks.append(block if len(kept) == 1 else several)
+    return blocks + [_fixed(part, bool(vital)) for part in head]
 
 
-def _fixed(part: Part) -> Block:
-    name = part.site.name
+def _fixed(part: Part, vital: bool) -> Block:
     if part.op.name == "classifier":
-        return Block("classes", "pool\nfc", plain=True, notes=("classes", str(part.site.cout)))
+        return Block("classes", "pool\nfc", plain=True, vital=vital, notes=("classes", str(part.site.cout)))
     kernel = int(getattr(part.op, "kernel", 1))
-    label = f"conv\n{kernel}×{kernel}"
-    return Block(name, label, kernel, plain=True, stride=part.site.stride, notes=_notes(part, name))
+    return _placed(Block(part.site.name, f"conv\n{kernel}×{kernel}", kernel, plain=True, vital=vital), part)
 
 
-def _searched(part: Part) -> Block:
+def _searched(part: Part, vital: bool) -> Block:
     named = _named(part.site.name.partition(".")[0], part.op.name)
-    notes = _notes(part, named.group)
-    identity = part.is_identity
-    label = "1×1" if named.identity and not identity else named.label  # a skip that changes the shape
-    return Block(named.group, label, named.kernel, named.expand, False, identity, part.site.stride, notes=notes)
+    label = "1×1" if named.identity and not part.is_identity else named.label  # a skip that changes the shape
+    return _placed(replace(named, label=label, identity=part.is_identity, vital=vital), part)
 
 
-def _notes(part: Part, name: str) -> tuple[str, ...]:
+def _placed(block: Block, part: Part) -> Block:
+    """With the stride, and the size of what leaves it."""
     h, w = (-(-n // part.site.stride) for n in part.size)
-    return (name, f"{part.site.cout} ch", f"{h}×{w}")
+    return replace(block, stride=part.site.stride, notes=(block.group, f"{part.site.cout} ch", f"{h}×{w}"))
 
 
 def _in_words(blocks: Sequence[Block]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -99,6 +99,11 @@ def short(op: str) -> str:
     return f"{found[1]} {found[2]}×{found[3]}" if found else SHORT.get(op, op)
 
 
+def weights_of(choice: str | Mapping[str, float]) -> Mapping[str, float]:
+    """The options that a site keeps, each with its weight."""
+    return {choice: 1.0} if isinstance(choice, str) else choice
+
+
 def is_cells(result: Values) -> bool:
     """Whether the chosen network's sites are edges of cells, or of graphs between them."""
     return any(SITE.fullmatch(site) for site in result["chosen"]["sites"])
@@ -113,8 +118,7 @@ def parts_of(result: Values) -> list[Part]:
         if found is None:
             continue
         kept = edges.setdefault(found[1], [])
-        options = {choice: 1.0} if isinstance(choice, str) else choice
-        kept += [Kept(int(found[2]), int(found[3]), op, float(w)) for op, w in options.items() if op != "none"]
+        kept += [Kept(int(found[2]), int(found[3]), op, w) for op, w in weights_of(choice).items() if op != "none"]
     return [_part(name, kept, sites.get(f"{name}.cells")) for name, kept in edges.items()]
 
 
@@ -177,10 +181,6 @@ class Box:
     y: int
     height: int
     width: int = BOX
-
-    @property
-    def round(self) -> int:
-        return 2 if self.kind in ("input", "output") else 7
 
 
 @dataclass(frozen=True)

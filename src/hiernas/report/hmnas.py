@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
 
 from hiernas.report import kit, units
-from hiernas.report.cells import ABOUT_TRAINING, found_words, how_it_went, pictures
-from hiernas.report.graphs import is_cells, short
+from hiernas.report.cells import ABOUT_TRAINING, by_part, found_words, how_it_went, pictures
+from hiernas.report.graphs import is_cells, weights_of
 from hiernas.report.kit import Values
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 ABOUT_COMPARED = (
     "Both networks come from the same supernet: what the masks kept, and what DARTS' rule keeps (of each node the two edges "
@@ -41,8 +40,6 @@ ABOUT_FILTERS = (
 PHASES = {"train1": "supernet with its logits", "mask1": "masks of edges", "mask2": "masks of operations",
           "mask3": "masks of filters"} | {f"compare{i}": f"training for comparison {i}" for i in (1, 2, 3)}  # fmt: skip
 ABOUT_IMPORTANCE = "Importances, in % of what enters the same node or block; an empty place was dropped."
-HEIGHT = 280.0  # of a figure, in pixels
-LEVELS = {"edges": "Masks of edges", "operations": "Masks of operations", "filters": "Masks of filters"}
 
 
 # -- in words --------------------------------------------------------------------------------------------------------
@@ -64,10 +61,7 @@ def words(result: Mapping[str, Any]) -> list[str]:
 
 def moved(result: Mapping[str, Any]) -> str:
     """What the limits changed of what the masks kept."""
-    details = result.get("details") or {}
-    if "moved" not in details:
-        return ""
-    changed, of = len(details["moved"]), len(details.get("pairs") or ())
+    changed, of = len(result["details"]["moved"]), len(result["details"]["pairs"])
     if not changed:
         return "what the masks keep meets the limits"
     return f"to meet the limits, {changed} of {of} pairs of site and operation were changed from what the masks keep"
@@ -75,7 +69,7 @@ def moved(result: Mapping[str, Any]) -> str:
 
 def filters(result: Mapping[str, Any]) -> str:
     """How many output filters were kept, and what dropping the others did to the network as the supernet has it."""
-    found = (result.get("details") or {}).get("filters")
+    found = result["details"].get("filters")
     if not found:
         return ""
     kept, of = (sum(row[i] for row in found["operations"].values()) for i in (0, 1))
@@ -92,27 +86,27 @@ def filters(result: Mapping[str, Any]) -> str:
 
 def tell(run: kit.Run) -> kit.Told:
     """What was kept, the comparison, the masks over time, filters, and what could be merged."""
-    result = run.result
+    result, said = run.result, units.sentence(moved(run.result))
+    drawn = [panel for level, record in result["details"]["masks"].items() for panel in masks(level, record)]
     return kit.Told(
         lead=_lead(result),
         found=[
             *(pictures(result) if is_cells(result) else []),
             _importance(result),
             _compared(result),
-            kit.section("The masks over time", *_over_time(result)),
+            kit.section("The masks over time", kit.PARTS.words(said) if drawn else "", kit.beside(drawn, ABOUT_TIME)),
             _filters(result),
             _merging(result),
             how_it_went(run),
         ],
         training=ABOUT_TRAINING,
         phases=PHASES,
-        front=False,
     )
 
 
 def _lead(result: Values) -> str:
     size, space = units.size(result["space"]["size"]), result["space"]["name"]
-    levels = [level for level in LEVELS if level in result["details"]["masks"]]
+    levels = list(result["details"]["masks"])
     return (
         f"One supernet held all {size} architectures of the space {space} that keep one operation per site, and all those "
         f"that keep several; masks learned which {', '.join(levels[:-1])}{' and ' if levels[:-1] else ''}{levels[-1]} remain."
@@ -121,41 +115,28 @@ def _lead(result: Values) -> str:
 
 def _importance(result: Values) -> Markup:
     """Per site the importances of what was kept."""
-    kept = {site: {c: 1.0} if isinstance(c, str) else c for site, c in result["chosen"]["sites"].items()}
+    kept = {site: weights_of(choice) for site, choice in result["chosen"]["sites"].items()}
     options = list(dict.fromkeys(op for choice in kept.values() for op in choice if op != "none"))
     most = max((w for choice in kept.values() for w in choice.values()), default=1.0)
     rows = {
         site: [kit.Cell(choice[op] / most, f"{100 * choice[op]:.1f}", True) if choice.get(op) else None for op in options]
         for site, choice in kept.items()
     }
-    kept_map = kit.heat_map([short(op) for op in options], rows)
-    return kit.section("What each site keeps", kept_map, kit.PARTS.words(ABOUT_IMPORTANCE, small=True))
+    return kit.section("What each site keeps", kit.beside(by_part(options, rows), ABOUT_IMPORTANCE))
 
 
 def _compared(result: Values) -> Markup:
-    rows = []
-    for row in result.get("compared") or ():
-        latency = row["latency_ms"]
-        rows.append([
-            row["name"], units.percent(row["untrained"]), units.percent(row["fine_tuned"]), units.percent(row["from_scratch"]),
-            units.count(row["params"]), units.count(row["macs"]), units.milliseconds(latency["predicted"]),
-            units.milliseconds(latency["measured"]),
-        ])  # fmt: skip
-    head = ["", "Without training", "Fine-tuned", "From scratch", "Parameters", "Multiply-adds", "Predicted", "Measured"]
+    rows = [
+        [row["name"], *(units.percent(row[how]) for how in ("untrained", "fine_tuned", "from_scratch")),
+         units.count(row["params"]), units.count(row["macs"]),
+         *(units.milliseconds(units.latency(row, kind)) for kind in ("predicted", "measured"))]
+        for row in result.get("compared") or ()
+    ]  # fmt: skip
     if not rows:
         return Markup()
+    head = ["", "Without training", "Fine-tuned", "From scratch", "Parameters", "Multiply-adds", "Predicted", "Measured"]
     listed = kit.table(head, rows, "compared", numbers=range(1, len(head)), marked=0)
     return kit.section("Masks against a rule", listed, kit.PARTS.words(ABOUT_COMPARED, small=True))
-
-
-def _over_time(result: Values) -> list[Markup]:
-    drawn = []
-    for level, record in result["details"]["masks"].items():
-        shown = len(record["names"])
-        some = f" ({shown} of {record['of']:,} are drawn, spread evenly)" if record.get("of", shown) > shown else ""
-        drawn.append(kit.picture(partial(masks, level, record), title=LEVELS[level] + some))
-    said = units.sentence(moved(result))
-    return [kit.PARTS.words(said) if said else Markup(), *drawn, kit.PARTS.words(ABOUT_TIME, small=True)] if any(drawn) else []
 
 
 def _filters(result: Values) -> Markup:
@@ -169,44 +150,39 @@ def _filters(result: Values) -> Markup:
     return kit.section("Output filters", kit.PARTS.words(said), kit.PARTS.words(ABOUT_FILTERS, small=True), folded)
 
 
-
-def masks(level: str, record: Mapping[str, Any], width: float) -> str:
-    """Masks by step, and how many of them are above the threshold, as inline SVG; "" where there are none."""
+def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
+    """The masks by step, and how many of them are above the threshold; nothing where there are none."""
     values, steps = np.array(record["values"], dtype=float), [0, *record["steps"]]
     if not values.size:
-        return ""
+        return []
     values = np.concatenate([np.full((1, values.shape[1]), record["initial"]), values])
     kept = values > record["threshold"]
-    of = record.get("of", values.shape[1])  # more than are drawn, where there are thousands
+    shown, of = values.shape[1], record.get("of", values.shape[1])  # more than are drawn, where there are thousands
     above = np.array([of, *record["kept"]]) if "kept" in record else kept.sum(1)
-    beside = width > 500
-    height = HEIGHT if beside else 2 * HEIGHT
 
-    def paint(figure: Figure) -> None:
-        left = kit.axes(figure, 66, 12, width * 0.4 + 10, 44) if beside else kit.axes(figure, 66, 12, 12, HEIGHT + 44)
-        right = kit.axes(figure, 66 + width * 0.6, 12, 10, 44) if beside else kit.axes(figure, 66, HEIGHT + 12, 12, 44)
+    def lines(ax: Axes) -> None:
         for line, stays in sorted(zip(values.T, kept[-1], strict=True), key=lambda pair: bool(pair[1])):
-            left.plot(steps, line, color=kit.BLUE if stays else kit.MUTED, linewidth=0.8, alpha=0.6)
-        left.axhline(record["threshold"], color=kit.INK, linestyle=(0, (4, 3)), linewidth=1.1)
-        left.set_ylabel("Mask")
-        right.plot(steps, above, color=kit.BLUE, drawstyle="steps-post")
-        right.set_ylabel(f"Of {of} above the threshold")
-        right.set_ylim(0, of * 1.03)
-        for ax in (left, right):
-            ax.set_xlabel("Step")
-            ax.set_xlim(0, steps[-1])
-            ax.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
-        right.locator_params(axis="y", nbins=6, integer=True)
+            ax.plot(steps, line, color=kit.BLUE if stays else kit.MUTED, linewidth=0.8, alpha=0.6)
+        ax.axhline(record["threshold"], color=kit.INK, linestyle=(0, (4, 3)), linewidth=1.1)
+        ax.set(xlabel="Step", xlim=(0, steps[-1]))
+        ax.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
 
-    first, last = int(above[0]), int(above[-1])
-    alt = f"Masks of {level} over {steps[-1]} steps: {first} above the threshold at first, {last} at last."
-    return kit.draw(f"masks-{level}{width:.0f}", alt, width, height, paint)
+    def counts(ax: Axes) -> None:
+        ax.plot(steps, above, color=kit.BLUE, drawstyle="steps-post")
+        ax.set(xlabel="Step", xlim=(0, steps[-1]), ylim=(0, of * 1.03))
+        ax.locator_params(nbins=6, integer=True, min_n_ticks=1)
+
+    alt = f"Masks of {level} over {steps[-1]} steps: {above[0]} above the threshold at first, {above[-1]} at last."
+    some = f": {shown} of {of:,}, spread evenly" if of > shown else ""
+    return [
+        (f"Masks of {level}{some}", kit.panel(f"masks-{level}", alt, lines)),
+        (f"Of {of:,} above the threshold", kit.panel(f"above-{level}", alt, counts)),
+    ]
 
 
 # -- merging ---------------------------------------------------------------------------------------------------------
 
-Family = tuple[str, str]  # pattern of option names, and how those that fit are merged
-FAMILIES: tuple[Family, ...] = (
+FAMILIES = (  # patterns of option names, and how those that fit are merged
     (r"dil_conv_\d+x\d+", "their depthwise convolutions become one over twice the channels, their 1×1 convolutions one"),
     (r"sep_conv_\d+x\d+", "one of twice the inner channels, whose first 1×1 convolution has two groups"),
     (r"k\d+_e\d+", "one block whose inner channels are those of all together, the smaller kernels padded by zeros"),
@@ -222,7 +198,7 @@ def mergeable(sites: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...], str]
     found = []
     for site, choice in sites.items():
         for pattern, how in FAMILIES:
-            alike = tuple(op for op in choice if re.fullmatch(pattern, op)) if not isinstance(choice, str) else ()
+            alike = tuple(op for op in weights_of(choice) if re.fullmatch(pattern, op))
             if len(alike) > 1:
                 found.append((site, alike, how))
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from hiernas.report import kit, units
 from hiernas.report.kit import Values
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ABOUT_PROPOSALS = (
@@ -31,7 +31,7 @@ ABOUT_PROPOSALS = (
     "validation images."
 )
 ABOUT_SPREAD = (
-    "Costs of networks drawn from the proposals before the search, relative to {what}: {targets}. At a high "
+    "Costs of networks drawn from the proposals before the search, in percent of {what}: {targets}. At a high "
     "temperature τ every operation is drawn almost as often as any other; as τ falls, the most probable one is drawn ever "
     "more often. The percentages are the share of {samples} networks within 2 % of {every}; a square or band marks it."
 )
@@ -88,12 +88,11 @@ def tell(run: kit.Run) -> kit.Told:
         found=[
             kit.section("Vital blocks", _vital(result), kit.PARTS.words(_about_vital(result), small=bool(result["stages"]))),
             kit.section("The proposals", kit.PARTS.words(ABOUT_PROPOSALS), _proposals(run)),
-            kit.figure("From proposals to targets", lambda width: spread(spread_of, width), _about_spread(result)),
+            kit.section("From proposals to targets", kit.beside(spread(spread_of), _about_spread(result))),
         ],
         training=ABOUT_TRAINING if result["stages"] else "",
         phases={"train1": first, "train2": "the other blocks", "evolve2": "evaluating the proposals"},
         marks=["vital blocks fixed" for _ in result["stages"]],
-        front=False,  # the choice is among proposals
     )
 
 
@@ -130,23 +129,13 @@ def _about_vital(result: Values) -> str:
 
 
 def _proposals(run: kit.Run) -> Markup:
-    details, best, rows = run.result["details"], run.result["details"]["best"], []
+    details = run.result["details"]
     found = [_costs(run, row["options"]) | dict(row) for row in details["proposals"]]
-    like = max((t for row in found if (t := units.latency(row, "predicted"))), default=None)
-    for i, row in enumerate(found):
-        rows.append([
-            kit.PARTS.note(i + 1, "chosen") if i == best else i + 1,
-            f"{100 * row['weight']:.1f}{units.SPACE}%",
-            units.percent(row["val_accuracy"]),
-            units.count(row.get("params")),
-            units.count(row.get("macs")),
-            units.milliseconds(units.latency(row, "predicted"), like),
-            units.number(row["moved"], "layer") if row["moved"] else "none",
-            kit.PARTS.code(units.compact(row["options"])),
-        ])  # fmt: skip
-    costs = ["Parameters", "Multiply-adds", "Latency, predicted"]
-    head = ["", "Weight", "Accuracy", *costs, "Changed", "Operations, layer by layer"]
-    return kit.table(head, rows, "front", numbers=range(1, 7), marked=best)
+    more = {
+        "Weight": [f"{100 * row['weight']:.1f}{units.SPACE}%" for row in found],
+        "Changed": [units.number(row["moved"], "layer") if row["moved"] else "none" for row in found],
+    }
+    return kit.networks(found, details["best"], more)
 
 
 def _costs(run: kit.Run, options: Sequence[str]) -> dict[str, Any]:
@@ -169,13 +158,12 @@ def _about_spread(result: Values) -> str:
     if not found:
         return ""
     limits = {limit["metric"]: units.limit_text(limit, named=False) for limit in result["limits"]}
-    targets = [
-        f"{units.value(metric, aim)}{'' if metric == 'latency_ms' else ' ' + units.name(metric).lower()}"
-        f"{' latency' if metric == 'latency_ms' else ''} (limit {limits.get(metric, units.NONE)})"
-        for metric, aim in aims.items()
-    ]
-    every = {1: "the target", 2: "both targets at once"}.get(len(targets), "all targets at once")
-    what = "the target" if len(targets) == 1 else "the targets"
+    targets = []
+    for metric, aim in aims.items():
+        name = "latency" if metric == "latency_ms" else units.name(metric).lower()
+        targets.append(f"{units.value(metric, aim)} {name} (limit {limits.get(metric, units.NONE)})")
+    what, every = ("the target", "the target") if len(targets) == 1 else ("the targets", "all targets at once")
+    every = "both targets at once" if len(targets) == 2 else every
     said = ABOUT_SPREAD.format(what=what, targets=" and ".join(targets), samples=units.count(found[0]["samples"]), every=every)
     shown = min(len(next(iter(s["relative"].values()))) for s in found)
     return f"{said} Shown are the first {units.count(shown)} of each."
@@ -184,109 +172,49 @@ def _about_spread(result: Values) -> str:
 # -- costs at falling temperatures ---------------------------------------------------------------------------------
 
 
-def spread(found: Sequence[Values], width: float) -> str:
-    """A panel per temperature: for one target the costs in a strip, for two against each other, for more every two."""
-    if not found:
-        return ""
-    metrics = list(found[0]["relative"])
-    alt = "Costs of networks drawn from the proposals. " + " ".join(f"{_within(s)} within 2 % of every target." for s in found)
-    if len(metrics) == 1:
-        height = 46.0 * len(found) + 46
-        return kit.draw(f"spread{width:.0f}", alt, width, height, lambda figure: _strips(figure, found, metrics[0]))
-    pairs = list(combinations(metrics, 2))
-    grid = _Grid(len(found), 4 if width > 500 else 2, width)
-
-    def paint(figure: Figure) -> None:
-        for i, pair in enumerate(pairs):
-            _scatters(figure, found, pair, grid, i * grid.height)
-
-    return kit.draw(f"spread{width:.0f}", alt, width, grid.height * len(pairs), paint)
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Where the panels of one pair of targets stand, in pixels."""
-
-    panels: int
-    columns: int
-    width: float
-    left: float = 66.0
-    gap: float = 16.0
-    title: float = 24.0  # over each panel
-    below: float = 56.0  # for the numbers and the name of the axis
-
-    @property
-    def side(self) -> float:
-        return (self.width - self.left - self.gap * self.columns) / self.columns
-
-    @property
-    def rows(self) -> int:
-        return -(-self.panels // self.columns)
-
-    @property
-    def height(self) -> float:
-        return self.rows * (self.title + self.side) + self.below
-
-    def corner(self, i: int) -> tuple[float, float]:
-        """Left and top of a panel."""
-        row, column = divmod(i, self.columns)
-        return self.left + column * (self.side + self.gap), self.title + row * (self.title + self.side)
+def spread(found: Sequence[Values]) -> list[tuple[str, Markup]]:
+    """A panel per temperature: for one target how often each cost is drawn, for more every two against each other."""
+    metrics = list(found[0]["relative"]) if found else []
+    pairs = list(combinations(metrics, 2)) or [(metric, "") for metric in metrics]
+    return [(_within(s), _panel(i, s, pair, found)) for pair in pairs for i, s in enumerate(found)]
 
 
 def _within(s: Values) -> str:
     return f"τ = {s['tau']:.2g}: {100 * s['within']:.1f}{units.SPACE}%"
 
 
-def _percent(s: Values, metric: str) -> np.ndarray:
-    return 100.0 * np.array(s["relative"][metric])
+def _panel(i: int, s: Values, pair: tuple[str, str], found: Sequence[Values]) -> Markup:
+    costs = [100.0 * np.array(s["relative"][metric]) for metric in pair if metric]
+    spans = [_span(found, metric) for metric in pair if metric]
+    near, far = 100 - WITHIN, 100 + WITHIN
+
+    def paint(ax: Axes) -> None:
+        ax.set(xlim=spans[0], xlabel=_label(pair[0]))
+        if pair[1]:
+            ax.plot(*costs, "o", color=kit.BLUE, alpha=0.3, markersize=3, markeredgewidth=0, zorder=3)
+            ax.fill([near, far, far, near], [near, near, far, far], facecolor="none", edgecolor=kit.ORANGE, zorder=4)
+            ax.axvline(100, color=kit.ORANGE, linewidth=0.8)
+            ax.axhline(100, color=kit.ORANGE, linewidth=0.8)
+            ax.set(ylim=spans[1], ylabel=_label(pair[1]))
+        else:
+            ax.axvspan(near, far, color=kit.ORANGE, alpha=0.25, linewidth=0)
+            ax.hist(costs[0], np.arange(spans[0][0], spans[0][1] + WITHIN, WITHIN).tolist(), color=kit.BLUE)
+            ax.set_ylabel("Networks")
+        ax.locator_params(nbins=4)
+
+    name = f"spread-{'-'.join(filter(None, pair))}-{i}"
+    alt = f"Costs of networks drawn from the proposals. {_within(s)} within 2 % of every target."
+    return kit.panel(name, alt, paint, 171, 180)
 
 
 def _span(found: Sequence[Values], metric: str) -> tuple[float, float]:
     """An axis for all temperatures: the targets' surroundings are always on it."""
-    low = min(90.0, *(float(_percent(s, metric).min()) for s in found))
-    high = max(110.0, *(float(_percent(s, metric).max()) for s in found))
-    return low - 0.04 * (high - low), high + 0.04 * (high - low)
-
-
-def _strips(figure: Figure, found: Sequence[Values], metric: str) -> None:
-    ax = kit.axes(figure, 132, 6, 16, 40)
-    ax.axvspan(100 - WITHIN, 100 + WITHIN, color=kit.ORANGE, alpha=0.25, linewidth=0)
-    for y, s in enumerate(found):
-        x = _percent(s, metric)
-        ax.plot(x, y + _fan(len(x)), "o", color=kit.BLUE, alpha=0.25, markersize=3, markeredgewidth=0)
-    ax.set_yticks(range(len(found)), [_within(s) for s in found])
-    ax.set(ylim=(len(found) - 0.5, -0.5), xlim=_span(found, metric), xlabel=_label(metric))
-    ax.grid(axis="y", visible=False)
-
-
-def _fan(n: int) -> np.ndarray:
-    """Heights within a strip that keep neighbours apart: the golden ratio's sequence, in -0.35..0.35."""
-    return 0.7 * (np.arange(n) * 0.6180339887 % 1.0) - 0.35
-
-
-def _scatters(figure: Figure, found: Sequence[Values], pair: tuple[str, str], grid: _Grid, top: float) -> None:
-    width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
-    spans = _span(found, pair[0]), _span(found, pair[1])
-    for i, s in enumerate(found):
-        left, above = grid.corner(i)
-        ax = kit.axes(figure, left, top + above, width - left - grid.side, height - top - above - grid.side)
-        near, far = 100 - WITHIN, 100 + WITHIN
-        ax.fill([near, far, far, near], [near, near, far, far], facecolor="none", edgecolor=kit.ORANGE, zorder=4)
-        ax.axvline(100, color=kit.ORANGE, linewidth=0.8)
-        ax.axhline(100, color=kit.ORANGE, linewidth=0.8)
-        ax.plot(*(_percent(s, m) for m in pair), "o", color=kit.BLUE, alpha=0.3, markersize=3, markeredgewidth=0, zorder=3)
-        ax.set(xlim=spans[0], ylim=spans[1])
-        ax.locator_params(nbins=3)
-        ax.tick_params(labelleft=i % grid.columns == 0, labelbottom=i + grid.columns >= grid.panels)
-        ax.set_title(_within(s), loc="left", fontsize=12, pad=5)
-    middle = top + (grid.title + grid.rows * (grid.title + grid.side)) / 2
-    figure.text(12 / width, 1 - middle / height, _label(pair[1]), rotation=90, va="center", ha="center")
-    under = top + grid.height - 18
-    figure.text((grid.left + width) / 2 / width, 1 - under / height, _label(pair[0]), va="center", ha="center")
+    costs = np.concatenate([[0.9, 1.1], *(s["relative"][metric] for s in found)]) * 100
+    return float(costs.min()) - 0.04 * float(np.ptp(costs)), float(costs.max()) + 0.04 * float(np.ptp(costs))
 
 
 def _label(metric: str) -> str:
-    return f"{units.name(metric)} (% of target)"
+    return f"{units.name(metric)} (%)"
 
 
 # -- reset blocks --------------------------------------------------------------------------------------------------
@@ -296,7 +224,7 @@ def without_blocks(found: Values) -> Markup:
     """The section of `hiernas vital RUN --reset`."""
     images, accuracy = units.count(found["images"]), units.percent(found["accuracy"])
     said = ABOUT_RESET.format(images=images, accuracy=accuracy, draws=units.number(found["draws"], "draw"))
-    return kit.figure("What each block is worth", lambda width: reset(found, width), said)
+    return kit.section("What each block is worth", kit.picture(lambda width: reset(found, width), said))
 
 
 def reset_picture(found: Values) -> str:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -35,7 +35,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.globals |= {"units": units, "FULL": FULL}
+TEMPLATES.globals["FULL"] = FULL
 PARTS: Any = TEMPLATES.get_template("parts.html").module  # macros: tables, notes, folds, heat maps
 
 
@@ -58,7 +58,16 @@ class Told:
     phases: Mapping[str, str] = field(default_factory=dict)
     marks: Sequence[str] = ()  # what happened between two trainings of the supernet
     levels: bool = False  # whether each of these is a search of its own, so that no curve goes from one to the next
-    front: bool = True  # whether there is a front to show
+
+
+class Teller(Protocol):
+    """A method's part of the report: a module of these two functions."""
+
+    def tell(self, run: Run) -> Told:
+        """What the page says."""
+
+    def words(self, result: Values) -> list[str]:
+        """Lines for the terminal."""
 
 
 def style() -> str:
@@ -72,15 +81,15 @@ def section(title: str, *parts: Markup | str) -> Markup:
     return PARTS.section(title, found) if found else Markup()
 
 
-def picture(draw: Callable[[float], str], caption: str = "", title: str = "") -> Markup:
+def picture(draw: Callable[[float], str], caption: str) -> Markup:
     """A figure, drawn for a wide and for a narrow screen; nothing where there is nothing to draw."""
     wide = draw(WIDE)
-    return PARTS.picture(wide, draw(NARROW), caption, title) if wide else Markup()
+    return PARTS.picture(wide, draw(NARROW), caption) if wide else Markup()
 
 
-def figure(title: str, draw: Callable[[float], str], caption: str) -> Markup:
-    """A section with a figure."""
-    return section(title, picture(draw, caption))
+def beside(named: Sequence[tuple[str, Markup]], caption: str = "") -> Markup:
+    """Small figures by name, side by side where there is room; nothing where there are none."""
+    return PARTS.beside(named, caption) if named else Markup()
 
 
 def table(
@@ -93,6 +102,23 @@ def table(
     shown = [i for i in range(len(rows[0])) if any(row[i] != units.NONE for row in rows)] if head else range(len(rows[0]))
     right = [k for k, i in enumerate(shown) if i in numbers]
     return PARTS.table([head[i] for i in shown] if head else [], [[row[i] for i in shown] for row in rows], kind, right, marked)
+
+
+def networks(found: Sequence[Values], chosen: int, more: Mapping[str, Sequence[object]]) -> Markup:
+    """A table of networks, the chosen one marked; `more`: columns of a method's own."""
+    like = max((t for n in found if (t := units.latency(n, "predicted"))), default=None)
+    columns: dict[str, Sequence[object]] = {
+        "": [PARTS.note(i + 1, "chosen") if i == chosen else i + 1 for i in range(len(found))],
+        "Accuracy": [units.percent(n["val_accuracy"]) for n in found],
+        **more,
+        "Predicted": [units.milliseconds(units.latency(n, "predicted"), like) for n in found],
+        "Measured": [units.milliseconds(units.latency(n, "measured"), like) for n in found],
+        "Parameters": [units.count(n["params"]) for n in found],
+        "Multiply-adds": [units.count(n["macs"]) for n in found],
+        "Operations, layer by layer": [PARTS.code(units.compact(n["options"])) for n in found],
+    }
+    rows = list(zip(*columns.values(), strict=True))
+    return table(list(columns), rows, "front", numbers=range(1, len(columns) - 1), marked=chosen)
 
 
 @dataclass(frozen=True)
@@ -126,9 +152,9 @@ def probabilities(stage: Values, sites: Sequence[str], framed: bool = False, sta
 
 # Names of colours: in the page each becomes a CSS variable, so that one drawing serves light, dark and print.
 INK, MUTED, RULE, PAPER = "#1b1f24", "#5b6471", "#d9dde3", "#fffffe"
-BLUE, ORANGE, ON_BLUE = "#0072b2", "#d55e00", "#fffffd"  # Okabe and Ito's palette, safe for the colour-blind
+BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's palette, safe for the colour-blind
 VARIABLES = {
-    INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", BLUE: "blue", ORANGE: "orange", ON_BLUE: "on-blue"
+    INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", BLUE: "blue", ORANGE: "orange"
 }  # fmt: skip
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text, not outlines
@@ -173,6 +199,19 @@ def draw(name: str, alt: str, width: float, height: float, paint: Callable[[Figu
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     return Markup(_inline(buffer.getvalue(), name, alt, width, height))
+
+
+def panel(name: str, alt: str, paint: Callable[[Axes], None], width: float = 412, height: float = 290) -> Markup:
+    """A small figure: one pair of axes, with room for a legend below where there is one."""
+
+    def all_of_it(figure: Figure) -> None:
+        ax = axes(figure, 56, 8, 12, 46)
+        paint(ax)
+        if ax.get_legend_handles_labels()[1]:
+            ax.set_position((56 / width, 74 / height, 1 - 68 / width, 1 - 82 / height))
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -42 / (height - 82)), ncols=3, columnspacing=1.2)
+
+    return draw(name, alt, width, height, all_of_it)
 
 
 def alone(inline: str) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from markupsafe import Markup
@@ -14,28 +13,18 @@ from markupsafe import Markup
 from hiernas.errors import RunError
 from hiernas.report import cells, figures, hmnas, hournas, units
 from hiernas.report.graphs import is_cells
-from hiernas.report.kit import PARTS, TEMPLATES, Run, Told, Values, figure, probabilities, section, style, table
+from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, section, style, table
 
 FORMAT = 1
 NEEDED = ("chosen", "data", "front", "limits", "method", "objective", "space", "stages")
-TELLERS: Mapping[str, ModuleType] = {  # by what a method left in the result's details; the first that is there tells
+TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's details; the first that is there tells
     "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
 }  # fmt: skip
-
-ABOUT_OPERATIONS = (
-    "Probability (%) of each operation in each layer, among the best architectures found before a pruning: the "
-    "stronger the colour, the more frequent. A cross marks an operation that was dropped there; an empty place, one "
-    "that the layer does not have."
-)
-ABOUT_PRUNING = "Dotted lines mark the prunings: the supernet goes on with the weights of what survives."
 
 
 def words(result: Values) -> list[str]:
     """Lines for the terminal: what was found."""
-    teller = _teller(result)
-    lines = teller.words(result) if teller else []
-    if not teller or (teller is cells and len(result["front"]) > 1):
-        lines = [f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations", *lines]
+    lines = _teller(result).words(result)
     return lines if is_cells(result) else [*lines, "chosen: " + " ".join(result["chosen"]["options"])]
 
 
@@ -116,79 +105,34 @@ def _events(run_folder: Path) -> list[Values]:
 
 def page(run: Run, reset: Values | None = None) -> str:
     """The whole page as text; `reset` is what `hiernas vital --reset` found."""
-    result, teller = run.result, _teller(run.result)
-    told: Told = teller.tell(run) if teller else _evaluated(run)
+    result, told = run.result, _teller(run.result).tell(run)
     sections = [
         section("Asked, predicted, measured", table(ASKED, _asked(result), "asked"), _precision(result)),
         *told.found,
-        *_front(result, told),
-        *([] if is_cells(result) else [_network(result)]),
+        "" if is_cells(result) else figures.network(result),
         hournas.without_blocks(reset) if reset else "",
-        figure("Training", lambda w: figures.training(run.events, told, w), f"Accuracy by epoch. {told.training}".strip()),
-        section("The front in numbers", _members(result)) if told.front else "",
+        section("Training", figures.training(run.events, told)),
         section("Data", table([], _data(result["data"]), "pairs"), PARTS.listed(result["data"].get("notes") or [], "notes")),
         section("Settings", table([], _settings(result), "pairs")),
         section("Time", _times(result["seconds"], told.phases)) if result.get("seconds") else "",
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
-    template = TEMPLATES.get_template("page.html")
-    return template.render(
+    accuracy, where = _accuracy(result["chosen"])
+    return TEMPLATES.get_template("page.html").render(
         over=["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")],
-        title=_title(result), lead=_lead(result, told), tiles=_tiles(result["chosen"]),
-        result=result, sections=sections, style=style(),
-    )  # fmt: skip
+        title=f"{units.percent(accuracy)} {where} accuracy on {result['data']['name']}",
+        lead=_lead(result, told),
+        tiles=_tiles(result["chosen"]),
+        result=result,
+        sections=sections,
+        style=style(),
+    )
 
 
-def _teller(result: Values) -> ModuleType | None:
-    """Who tells of a result, by what is in it; None for a search that evaluated networks of a chain one by one."""
+def _teller(result: Values) -> Teller:
+    """Who tells of a result, by what is in it; `figures` of networks of a chain that were evaluated one by one."""
     details = result.get("details") or {}
-    return next((teller for key, teller in TELLERS.items() if key in details), cells if is_cells(result) else None)
-
-
-def _evaluated(run: Run) -> Told:
-    pruned = bool(run.result["stages"])
-    marks = [f"pruned to {units.size(s['size_after'])}" for s in run.result["stages"]]
-    return Told(units.evaluated(run.result), training=ABOUT_PRUNING if pruned else "", marks=marks)
-
-
-def _front(result: Values, told: Told) -> list[Markup]:
-    """The front, and what each pruning on the way to it kept."""
-    if not told.front:
-        return []
-    stages = [s for s in result["stages"] if s["sites"]]
-    sites = list(dict.fromkeys(site for s in stages for site in s["sites"]))
-    maps = [
-        (
-            f"Stage {s['stage']}: {units.size(s['size_before'])} → {units.size(s['size_after'])} architectures",
-            probabilities(s, sites, stages=stages),
-        )
-        for s in stages
-    ]
-    about = PARTS.words(ABOUT_OPERATIONS, small=True)
-    return [
-        figure("Pareto front", lambda width: figures.front(result, width), _about_front(result, figures.front_metric(result))),
-        section("What each pruning kept", PARTS.beside(maps), about) if maps else Markup(),
-    ]
-
-
-def _about_front(result: Values, metric: str) -> str:
-    """The front's caption: what is plotted, and what could not be."""
-    n, of = len(result["front"]), units.name(metric).lower()
-    none = "No other network that was found is" if n == 1 else f"{n} networks; none that was found is"
-    said = [f"{none} both more accurate and better in {of}.", "Accuracy is that with the supernet's weights."]
-    if any(limit["metric"] == metric for limit in result["limits"]):
-        said.append("Grey is outside the limits.")
-    others = [units.limit_text(limit) for limit in result["limits"] if limit["metric"] != metric]
-    if others:
-        said.append(f"Also asked: {', '.join(others)}.")
-    if metric != result["objective"]:
-        said.append(f"{units.name(result['objective'])} was not predicted for all of them.")
-    return " ".join(said)
-
-
-def _network(result: Values) -> Markup:
-    drawn, about = figures.network(result)
-    return section("The chosen network", drawn, PARTS.words(about, small=True)) if drawn else Markup()
+    return next((teller for key, teller in TELLERS.items() if key in details), cells if is_cells(result) else figures)
 
 
 # -- headline ------------------------------------------------------------------------------------------------------
@@ -202,24 +146,15 @@ def _accuracy(chosen: Values) -> tuple[float, str]:
     return chosen["val_accuracy"], "supernet validation"
 
 
-def _title(result: Values) -> str:
-    accuracy, where = _accuracy(result["chosen"])
-    return f"{units.percent(accuracy)} {where} accuracy on {result['data']['name']}"
-
-
 def _lead(result: Values, told: Told) -> str:
     """What the page is about: where a search has decided nothing, what is handed over is no network that it found."""
-    data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result["limits"])
-    size = "×".join(map(str, data["input_size"]))
-    where = f"{data['name']} ({len(data['classes'])} classes, {size} images)"
-    return f"{_what(result)} for {where} {f'with {limits}' if limits else 'without limits'}. {told.lead}"
-
-
-def _what(result: Values) -> str:
     decided = [verdict["decided"] for verdict in (result.get("details") or {}).get("decided", {}).values()]
-    if all(decided):
-        return "The best network found"
-    return "A network of which a part was found" if any(decided) else "A regular network, which no search has found,"
+    what = "The best network found"
+    if not all(decided):
+        what = "A network of which a part was found" if any(decided) else "A regular network, which no search has found,"
+    data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result["limits"])
+    where = f"{data['name']} ({len(data['classes'])} classes, {units.image(data)} images)"
+    return f"{what} for {where} {f'with {limits}' if limits else 'without limits'}. {told.lead}"
 
 
 def _tiles(chosen: Values) -> list[tuple[str, str, str]]:
@@ -236,7 +171,6 @@ def _tiles(chosen: Values) -> list[tuple[str, str, str]]:
 
 
 # -- asked, predicted, measured ------------------------------------------------------------------------------------
-
 
 ASKED = ["", "Asked", "Predicted", "Measured", "Limit"]
 
@@ -292,16 +226,10 @@ def _verdict(result: Values, metric: str, found: float | None, predicted: float 
     final = predicted if found is None else found
     if not limits or final is None:
         return "not measured" if limits else ""
-    miss = max(_miss(limit, final) for limit in limits)
+    above = [(final - limit["high"]) / limit["high"] for limit in limits if limit["high"]]
+    below = [(limit["low"] - final) / limit["low"] for limit in limits if limit["low"]]
+    miss = max(0.0, *above, *below)  # as a fraction of the limit
     return PARTS.verdict(miss <= 0, f"met{by}" if miss <= 0 else f"missed by {100 * miss:.1f} %{by}")
-
-
-def _miss(limit: Values, found: float) -> float:
-    """By which fraction of the limit a value lies outside it; 0 inside."""
-    low, high = limit["low"], limit["high"]
-    above = (found - high) / high if high else 0.0
-    below = (low - found) / low if low else 0.0
-    return max(0.0, above, below)
 
 
 def _precision(result: Values) -> Markup:
@@ -309,8 +237,7 @@ def _precision(result: Values) -> Markup:
     device, error = result.get("device"), result.get("latency_error")
     said = []
     if device:
-        threads = f"{device['threads']} thread{'s' if device['threads'] != 1 else ''}"
-        runtime = f"{device['runtime']} {device['version']}"
+        runtime, threads = f"{device['runtime']} {device['version']}", units.number(device["threads"], "thread")
         said.append(f"Latency on {device['device']}, {runtime}, {threads}, batch {device['batch']}.")
     if error:
         side = "too high" if error["bias_percent"] >= 0 else "too low"
@@ -321,31 +248,7 @@ def _precision(result: Values) -> Markup:
     return PARTS.words(" ".join(said)) if said else Markup()
 
 
-# -- the front -----------------------------------------------------------------------------------------------------
-
-
-def _members(result: Values) -> Markup:
-    """Every network of the front, the chosen one marked."""
-    members = units.front(result)
-    like = max((t for m in members if (t := units.latency(m, "predicted"))), default=None)
-    rows: list[list[object]] = []
-    for i, m in enumerate(members, 1):
-        rows.append([
-            PARTS.note(i, "chosen") if m is result["chosen"] else i,
-            units.percent(m["val_accuracy"]),
-            units.milliseconds(units.latency(m, "predicted"), like),
-            units.milliseconds(units.latency(m, "measured"), like),
-            units.count(m["params"]),
-            units.count(m["macs"]),
-            PARTS.code(units.compact(m["options"])),
-        ])  # fmt: skip
-    marked = next((i for i, m in enumerate(members) if m is result["chosen"]), -1)
-    head = ["", "Accuracy", "Predicted", "Measured", "Parameters", "Multiply-adds", "Operations, layer by layer"]
-    return table(head, rows, "front", numbers=range(1, 6), marked=marked)
-
-
 # -- data, settings, time ------------------------------------------------------------------------------------------
-
 
 PARTS_OF_DATA = (("train", "for training"), ("val", "for validation"), ("test", "for the test"))
 
@@ -354,11 +257,10 @@ def _data(found: Values) -> list[tuple[str, object]]:
     classes = list(map(str, found["classes"]))
     names = ", ".join(classes[:40]) + (f" and {len(classes) - 40} more" if len(classes) > 40 else "")
     parts = [f"{units.count(found[part])} {use}" for part, use in PARTS_OF_DATA if found.get(part) is not None]
-    size = "×".join(map(str, found["input_size"]))
     return [
         ("Name", found["name"]),
         ("Images", ", ".join(parts)),
-        ("Size", f"{size} (channels, height, width)"),
+        ("Size", f"{units.image(found)} (channels, height, width)"),
         (f"{len(classes)} classes", names),
     ]
 

@@ -96,6 +96,11 @@ def limit_text(limit: Mapping[str, Any], named: bool = True) -> str:
     return f"{said}≤{SPACE}{asked(metric, high)}" if low is None else f"{said}≥{SPACE}{asked(metric, low)}"
 
 
+def image(data: Mapping[str, Any]) -> str:
+    """The size of the images: '1×8×8'."""
+    return "×".join(map(str, data["input_size"]))
+
+
 def compact(options: Sequence[object]) -> str:
     """Options with repeats counted: 'k3_e3 2×skip k5_e6'."""
     runs = [(option, len(list(same))) for option, same in groupby(map(str, options))]
@@ -122,9 +127,3 @@ def latency(network: Mapping[str, Any], kind: str) -> float | None:
     """'predicted', 'measured', 'p10' or 'p90' of a network in ms; None where it is not known."""
     found = (network.get("latency_ms") or {}).get(kind)
     return None if found is None else float(found)
-
-
-def front(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The front's networks; the chosen one with all that was measured of it."""
-    chosen = result["chosen"]
-    return [chosen if member["options"] == chosen["options"] else member for member in result["front"]]

@@ -20,8 +20,8 @@ from hiernas.latency.runtimes import make_runtime
 from hiernas.methods import METHODS
 from hiernas.problem import Candidate, Found, Problem
 from hiernas.randomness import seeded, torch_generator
-from hiernas.report import write_report
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
+from hiernas.report.page import write_report
 from hiernas.run.compare import compare
 from hiernas.run.folder import RunFolder
 from hiernas.run.settings import from_dict

@@ -23,8 +23,8 @@ from hiernas.latency.runtimes import RUNTIME, make_runtime
 from hiernas.methods import METHODS
 from hiernas.problem import Problem
 from hiernas.randomness import numpy_generator
-from hiernas.report import write_report
 from hiernas.report.doubts import of_limits
+from hiernas.report.page import write_report
 from hiernas.run.folder import Listener, RunFolder, next_free, refuse_existing
 from hiernas.run.outcome import complete, train_only
 from hiernas.run.settings import differences, for_images, from_file, names_of, to_dict, with_settings
