@@ -6,7 +6,8 @@ import errno
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -49,29 +50,29 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(f"error: {message}")
+    _say(f"error: {message}")
     sys.exit(code)
+
+
+def _say(message: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(message)
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------
 
 
-def display() -> Any:
-    """A listener that shows a run's progress."""
+@contextmanager
+def progress() -> Iterator[Any]:
+    """A listener that shows a run's events; an interruption ends with one line and exit code 130."""
     from hiernas.cli.progress import Display
 
-    return Display(out)
-
-
-def interruptible(work: Any, display: Any) -> Any:
-    """Do the work; an interruption ends with one line and exit code 130."""
-    try:
-        return work()
-    except KeyboardInterrupt:
-        again = f"go on with `hiernas resume {display.run}`; at most the last minute is done again"
-        how = again if display.run else "nothing was written yet"
-        Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(f"interrupted: {how}")
-        raise typer.Exit(130) from None
+    with Display(out) as listener:
+        try:
+            yield listener
+        except KeyboardInterrupt:
+            again = f"go on with `hiernas resume {listener.run}`; at most the last minute is done again"
+            _say(f"interrupted: {again if listener.run else 'no run was begun; latencies that were measured are kept'}")
+            raise typer.Exit(130) from None
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
@@ -188,8 +189,8 @@ def search(asked: SearchOptions) -> None:
     from hiernas.run.search import search as run_search
 
     request = request_of(asked)
-    with display() as listener:
-        run = interruptible(lambda: run_search(request, asked.out, listener), listener)
+    with progress() as listener:
+        run = run_search(request, asked.out, listener)
     print_summary(run.path)
 
 
@@ -200,7 +201,7 @@ def check(asked: CheckOptions) -> None:
     from hiernas.run.search import prepare
 
     request = request_of(asked)
-    with display() as listener:
+    with progress() as listener:
         prepared = prepare(request, listener)
     print_pairs("Check: nothing was trained", shown(prepared, estimate(prepared)))
 
@@ -213,8 +214,8 @@ def resume(run: Annotated[Path, typer.Argument(help="folder of a run that was in
     RunFolder.open(run)  # says so at once where it is none
     from hiernas.run.search import resume as run_resume
 
-    with display() as listener:
-        interruptible(lambda: run_resume(run, listener), listener)
+    with progress() as listener:
+        run_resume(run, listener)
     print_summary(run)
 
 
@@ -223,7 +224,7 @@ def measure(asked: MeasureOptions) -> None:
     """Measure the latency table of a space on this device; what was measured before is kept."""
     from hiernas.commands.measure import measure as run_measure
 
-    with display() as listener:
+    with progress() as listener:
         shown = run_measure(asked, listener)
     print_pairs(f"Latency of {asked.source}", shown)
 
@@ -233,7 +234,7 @@ def cost(asked: CostOptions) -> None:
     """Parameters, MACs and latency of a network: counted, published, predicted from the table and measured here."""
     from hiernas.commands.cost import cost as run_cost
 
-    with display() as listener:
+    with progress() as listener:
         shown = run_cost(asked, listener)
     print_pairs(asked.source, shown)
 
@@ -261,8 +262,8 @@ def train(asked: TrainOptions) -> None:
     """Train the stand-alone network of a run or an architecture file, from scratch or with inherited weights."""
     from hiernas.commands.train import train as run_train
 
-    with display() as listener:
-        path = interruptible(lambda: run_train(asked, listener), listener)
+    with progress() as listener:
+        path = run_train(asked, listener)
     print_summary(path)
 
 
@@ -296,8 +297,8 @@ def rank(
         raise ConfigError(f"--against {against}: there is 'random' only")
     from hiernas.commands.rank import rank as run_rank
 
-    with display() as listener:
-        found = interruptible(lambda: run_rank(run, networks, epochs, listener), listener)
+    with progress() as listener:
+        found = run_rank(run, networks, epochs, listener)
     print_pairs(str(run), found.rows())
 
 

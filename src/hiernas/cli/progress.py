@@ -17,8 +17,6 @@ PHASES = {
     "mask1": "masks of edges", "mask2": "masks of operations", "mask3": "masks of filters",
     **{f"compare{i}": f"training for comparison {i}/3" for i in (1, 2, 3)},
 }  # fmt: skip
-
-
 SEARCHED = {
     "entropy": "entropy", "beta_entropy": "of beta", "skips": "identities", "none": "none", "depth": "depth",
     "dead": "dead cells",
@@ -63,9 +61,9 @@ class Display:
     def _on_start(self, e: Mapping[str, Any]) -> None:
         self.plan = e["plan"]
         self.run = str(e["run"])
-        self.console.print(f"run folder {self.run}, limits {', '.join(e['limits'])}", highlight=False)
+        self.console.print(f"run folder {self.run}, limits {', '.join(e['limits'])}")
         if e.get("fitted"):
-            self.console.print(f"for so few images: {e['fitted']}", highlight=False)
+            self.console.print(f"for so few images: {e['fitted']}")
 
     def _on_step(self, e: Mapping[str, Any]) -> None:
         share = (e["epoch"] + e["step"] / e["steps"]) / e["epochs"]
@@ -82,11 +80,11 @@ class Display:
         text += _search_so_far(e)
         if e.get("alarm") and e["alarm"] not in self.alarms:
             self.alarms.add(e["alarm"])
-            self.console.print(f"warning: {e['alarm']}", highlight=False)
+            self.console.print(f"warning: {e['alarm']}")
         self._advance(e["phase"], e["epoch"] / e["epochs"], text, final=e["epoch"] == e["epochs"])
 
     def _on_undecided(self, e: Mapping[str, Any]) -> None:
-        self.console.print(f"warning: {e['doubt']}", highlight=False)
+        self.console.print(f"warning: {e['doubt']}")
 
     def _on_generation(self, e: Mapping[str, Any]) -> None:
         self.best = e["best"]
@@ -96,17 +94,17 @@ class Display:
 
     def _on_pruned(self, e: Mapping[str, Any]) -> None:
         sizes = f"{units.size(e['size_before'])} to {units.size(e['size_after'])} architectures"
-        self.console.print(f"stage {e['stage']}: pruned the space from {sizes}", highlight=False)
+        self.console.print(f"stage {e['stage']}: pruned the space from {sizes}")
 
     def _on_ranking(self, e: Mapping[str, Any]) -> None:
-        text = f"{e['of'] - e['trained']} networks to train for {e['epochs']} epochs each; {e['trained']} are trained"
-        self.console.print(text, highlight=False)
+        left = e["of"] - e["trained"]
+        self.console.print(f"{left} networks to train for {e['epochs']} epochs each; {e['trained']} are trained")
 
     def _on_cells(self, e: Mapping[str, Any]) -> None:
-        self.console.print(f"cells: {e['genotype']}", highlight=False)
+        self.console.print(f"cells: {e['genotype']}")
 
     def _on_numbers(self, e: Mapping[str, Any]) -> None:
-        self.console.print(f"cells per stage: {', '.join(map(str, e['cells']))}", highlight=False)
+        self.console.print(f"cells per stage: {', '.join(map(str, e['cells']))}")
 
     def _on_measured(self, e: Mapping[str, Any]) -> None:
         self._show(f"measuring whole network {e['done']} of {e['total']}", 1.0, "")
@@ -142,7 +140,7 @@ class Display:
             self.bar.update(self.task, description=text, completed=done, left=left)
         elif final or time.monotonic() - self.last_line > 10.0:
             self.last_line = time.monotonic()
-            self.console.print(f"{done:4.0%} {text} {left}".rstrip(), highlight=False)
+            self.console.print(f"{done:4.0%} {text} {left}".rstrip())
 
 
 def _search_so_far(e: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ from hiernas.errors import ConfigError, LatencyError, SpaceError, one_of
 from hiernas.methods import FILES
 from hiernas.names import PRESETS, RUNTIMES, SPACES
 
-Data = Annotated[str, Option(help="'digits', a folder of class folders, a folder of parquet files, or hf:NAME")]
 Settings = Annotated[
     list[str] | None, Option("--set", help="KEY=VALUE of the method's configuration, or space.KEY=VALUE; repeatable")
 ]
@@ -23,9 +22,7 @@ Folder = Annotated[Path | None, Option(help="folder to write; default: a new one
 ImageSize = Annotated[int | None, Option(help="resize images to this many pixels a side")]
 SkipBad = Annotated[bool, Option("--skip-bad-images", help="leave out images that cannot be read, and count them")]
 TableFile = Annotated[Path | None, Option(help="a latency table file (ours or a phone's)")]
-Runtime = Annotated[
-    str | None, Option(help="what measures latency; default: onnxruntime; see `hiernas list runtimes`")
-]
+Runtime = Annotated[str | None, Option(help="what measures latency; default: onnxruntime; see `hiernas list runtimes`")]
 Threads = Annotated[int | None, Option(help="threads of the measured runtime; default: 1", min=1)]
 
 
@@ -35,15 +32,11 @@ class CheckOptions:
 
     method: Annotated[str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")] = "hnas"
     space: Annotated[str | None, Option(help="search space; default: the method's own; see `hiernas list spaces`")] = None
-    data: Data = "digits"
-    limit: Annotated[
-        list[str] | None, Option(help="such as \"latency_ms<=5\" or \"60<=latency_ms<=70\"; repeatable")
-    ] = None
+    data: Annotated[str, Option(help="'digits', a folder of class folders, a folder of parquet files, or hf:NAME")] = "digits"
+    limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "60<=latency_ms<=70"; repeatable')] = None
     latency_table: TableFile = None
     preset: Annotated[str, Option(help="quick, small or paper; see `hiernas list presets`")] = "quick"
-    cells: Annotated[
-        str | None, Option(help="cells of a stage search: a genotype by name or text, or a run that found some")
-    ] = None
+    cells: Annotated[str | None, Option(help="of a stage search: a genotype by name or text, or a run that found some")] = None
     settings: Settings = None
     seed: Seed = 0
     image_size: ImageSize = None
@@ -214,9 +207,7 @@ class TrainOptions:
     epochs: Annotated[int | None, Option(help="default: the preset's final_epochs", min=1)] = None
     lr: Annotated[float | None, Option(help="initial learning rate; default: the preset's final_lr")] = None
     recipe: Annotated[str | None, Option(help="a published recipe; see `hiernas list recipes`")] = None
-    network: Annotated[
-        str | None, Option(help="'imagenet' or 'cifar': build found cells into the network for such images")
-    ] = None
+    network: Annotated[str | None, Option(help="'imagenet' or 'cifar': build found cells into its network")] = None
     preset: Annotated[str | None, Option(help="its size, or a search's recipe; default: the run's, or quick")] = None
     settings: Settings = None
     seed: Seed = 0

@@ -18,7 +18,7 @@ import numpy as np
 
 from hiernas.costs.limits import sample_feasible
 from hiernas.costs.tables import cost_tables
-from hiernas.errors import ConfigError, LimitError, RunError
+from hiernas.errors import LimitError, RunError
 from hiernas.randomness import numpy_generator
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.outcome import last_supernet, train_network
@@ -88,8 +88,6 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
 
     Goes on where it was interrupted. Raises `RunError` for a run that is not a finished search.
     """
-    if networks < 2:
-        raise ConfigError(f"--networks {networks}: a spread needs at least 2")
     run = RunFolder.open(path, listener)
     result = run.read_json("result.json")
     if result is None or "front" not in result:
@@ -176,11 +174,11 @@ def _train(run: RunFolder, prepared: Prepared, architecture: Architecture, key: 
 def _order(
     run: RunFolder, prepared: Prepared, supernet: Any, networks: Sequence[Architecture], trained: Sequence[float]
 ) -> Order | str:
-    config = prepared.config
-    if len(networks) < FEWEST:
-        return order_of([], trained, numpy_generator(run.config["seed"], "tau"))
-    evaluate = prepared.problem(run).trainer.evaluator(supernet, config.train, config.calibration_images)
-    return order_of(evaluate(list(networks)), trained, numpy_generator(run.config["seed"], "tau"))
+    config, accuracies = prepared.config, list[float]()
+    if len(networks) >= FEWEST:
+        evaluate = prepared.problem(run).trainer.evaluator(supernet, config.train, config.calibration_images)
+        accuracies = evaluate(list(networks))
+    return order_of(accuracies, trained, numpy_generator(run.config["seed"], "tau"))
 
 
 def order_of(supernet: Sequence[float], trained: Sequence[float], rng: np.random.Generator) -> Order | str:

@@ -117,9 +117,7 @@ def _network(asked: TrainOptions, architecture: Architecture | None, images: Ima
     return architecture
 
 
-def transfer(
-    architecture: Architecture, input_size: tuple[int, int, int], num_classes: int, stem: str
-) -> Architecture:
+def transfer(architecture: Architecture, input_size: tuple[int, int, int], num_classes: int, stem: str) -> Architecture:
     """What was found in cells, in the network for other images: its stem, channels and number of cells.
 
     Stage graphs keep their number of cells. Raises `ConfigError` for networks that are no cells.
