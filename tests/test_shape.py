@@ -13,7 +13,7 @@ import hiernas
 AT_MOST = {  # files and lines; to be lowered, never raised. A method's: what its imports reach, itself included
     "hnas": (18, 2500), "baselines": (18, 2500), "darts": (18, 2500),
     "hournas": (20, 2700), "hdas": (20, 2700), "hmnas": (22, 3400),
-    "the package": (133, 19900),  # in the end 100 and 15,500
+    "the package": (126, 19500),  # in the end 100 and 15,500
 }  # fmt: skip
 LARGEST = 404  # lines of a file; in the end 400
 CIRCLES: list[int] = []  # files in each circle of imports

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from hiernas.budget import CostTable, Limit
-from hiernas.costs.budget import TableBudget
+from hiernas.costs.limits import TableBudget
 from hiernas.networks.ops import MBConv
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hiernas.data import ImageData, Split, load_data
-from hiernas.data.divide import default_val_per_class, divide, fingerprint_of
+from hiernas.data.load import default_val_per_class, divide, fingerprint_of
 from hiernas.errors import DataError
 
 

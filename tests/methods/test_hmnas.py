@@ -41,7 +41,7 @@ from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
 from hiernas.search.pressure import Pressure
 from hiernas.space import Architecture, SearchSpace
-from hiernas.train.calibrate import calibrate
+from hiernas.train.evaluate import calibrate
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase, Recipe
 from methods.test_contract import CHAIN, SKIPS, latency_file

@@ -11,8 +11,7 @@ from torch import nn
 from hiernas import spaces
 from hiernas.data import ImageData
 from hiernas.randomness import seeded
-from hiernas.train.calibrate import calibrate
-from hiernas.train.evaluate import Evaluator, shared_prefixes
+from hiernas.train.evaluate import Evaluator, calibrate, shared_prefixes
 from hiernas.train.loop import accuracy
 
 

@@ -28,8 +28,16 @@ from hiernas.run.search import reload_data
 from hiernas.space import Architecture, Skeleton
 from hiernas.spaces import KNOWN, space_function
 from hiernas.train.loop import accuracy
-from hiernas.vital.blocks import Block, blocks_of_graph, blocks_of_network, blocks_of_space
-from hiernas.vital.reset import DRAWS, PROBABILITIES, Progress, reset_blocks
+from hiernas.vital.blocks import (
+    DRAWS,
+    PROBABILITIES,
+    Block,
+    Progress,
+    blocks_of_graph,
+    blocks_of_network,
+    blocks_of_space,
+    reset_blocks,
+)
 
 Table = tuple[list[str], list[list[str]], list[str]]  # column heads, rows, and remarks below
 IMAGES = 1000  # test images that a network with reset blocks is judged on, at most

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from typing import Any
 
 import numpy as np
 
 from hiernas.budget import METRICS, SUFFIXES, CostTable, Limit, Tables, quantity
+from hiernas.costs.count import cost
 from hiernas.costs.programming import greatest_gain, least_violation
+from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError, did_you_mean
-from hiernas.space import SearchSpace
+from hiernas.space import Architecture, SearchSpace
 
 ENUMERABLE = 20_000  # spaces up to this size are listed
 BATCH, BATCHES = 4096, 16  # uniform samples drawn before a sampler turns to walks
@@ -274,3 +278,48 @@ def feasible_share(
     """Share of the architectures that meets the limits: exact for small spaces, else over `n` uniform samples."""
     genes = space.all_encoded() if space.size() <= ENUMERABLE else space.sample_encoded(rng, n)
     return float(satisfied(tables, limits, genes).mean())
+
+
+# -- the budget of a search ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TableBudget:
+    """Fulfils `hiernas.budget.Budget` by the tables of each space; `latency`: a latency table (ours or a phone's), or None."""
+
+    limits: tuple[Limit, ...]
+    latency: Any | None = None
+    own: Callable[[SearchSpace], Tables] | None = None  # tables in place of the space's
+
+    def tables(self, space: SearchSpace) -> Tables:
+        """Cost tables of a (restricted) space."""
+        return cost_tables(space, self.latency) if self.own is None else self.own(space)
+
+    def count(self, architecture: Architecture) -> tuple[int, int]:
+        """Parameters and multiply-adds of a whole network."""
+        found = cost(architecture)
+        return found.params, found.macs
+
+    def met(self, space: SearchSpace, genes: np.ndarray) -> np.ndarray:
+        """Which architectures meet all limits: [N, sites] -> bool [N]."""
+        return satisfied(self.tables(space), self.limits, genes)
+
+    def sample(self, space: SearchSpace, rng: np.random.Generator, n: int, exclude: Iterable[bytes] = ()) -> np.ndarray:
+        """See `sample_feasible`."""
+        return sample_feasible(space, self.tables(space), self.limits, rng, n, exclude)
+
+    def best(self, space: SearchSpace, gains: Sequence[np.ndarray]) -> np.ndarray:
+        """See `best_within`."""
+        return best_within(space, self.tables(space), self.limits, gains)
+
+    def nearest(self, space: SearchSpace) -> np.ndarray:
+        """See `nearest`."""
+        return nearest(space, self.tables(space), self.limits)[0]
+
+    def by(self, tables: Callable[[SearchSpace], Tables]) -> TableBudget:
+        """The same limits by other tables."""
+        return replace(self, own=tables)
+
+    def within(self, wanted: Sequence[Limit]) -> TableBudget:
+        """Other limits by the same tables."""
+        return replace(self, limits=tuple(wanted))

@@ -1,18 +1,26 @@
-"""`load_data`: from what the user names to an `ImageData`."""
+"""`load_data`: from what the user names to an `ImageData`; how one set is cut in three, its statistics and fingerprint."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from hiernas.data.divide import as_split, channel_statistics, divide, fingerprint_of
 from hiernas.data.images import MIN_SIZE, load_images, survey
 from hiernas.data.sources import find
-from hiernas.data.split import ImageData
+from hiernas.data.split import ImageData, Images, Split, Subset
 from hiernas.errors import DataError
+
+STATISTICS_IMAGES = 10_000  # training images that mean and std are taken from, at most
+FINGERPRINT_IMAGES = 64  # images of each split that enter the fingerprint, evenly spaced
+PIECE = 256  # images fetched at a time
+TEST_SHARE = 5  # one image in five is held out for testing where the source has no test images
 
 
 def load_data(
@@ -77,3 +85,104 @@ def _check(image_size: int | None, val_per_class: int | None, seed: int, memory_
             raise DataError(f"{name}={value} must be a whole number, at least {least}")
     if not memory_gib >= 0:
         raise DataError(f"memory_gib={memory_gib} must be 0 or more; 0 decodes every image on demand")
+
+
+def default_val_per_class(images: int, classes: int) -> int:
+    """Validation images cut from a class with so many training images: 20 %, at most max(50, 2000 // classes)."""
+    return max(1, min(_fifth(images), max(50, 2000 // classes)))
+
+
+def divide(
+    labels: np.ndarray, parts: Mapping[str, np.ndarray], classes: Sequence[str], val_per_class: int | None, seed: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Rows of "train", "val" and "test", in ascending order, and what was held out, in words.
+
+    `labels` [N] belong to all rows; `parts` are the rows of "train" and of those of "val" and "test" that the source
+    has. A missing one is cut from "train" class by class: for testing 20 %, for validation `val_per_class` images.
+    Raises `DataError` where a class has too few images for that, or none in a split the source has.
+    """
+    if val_per_class is not None and "val" in parts:
+        raise DataError(f"val_per_class={val_per_class} does nothing: the data have a validation split; leave it out")
+    _check_counts(labels, parts, classes)
+    rows, notes = dict(parts), []
+    if "test" not in parts:
+        shares = [max(1, _fifth(int(n))) for n in _counts(labels, rows["train"], classes)]
+        rows["test"], rows["train"] = _cut(labels, rows["train"], shares, [seed, 0])
+        notes.append(f"no test split given: {len(rows['test'])} images (20 % of each class) are held out for testing")
+    if "val" not in parts:
+        counts = [int(n) for n in _counts(labels, rows["train"], classes)]
+        shares = [val_per_class or default_val_per_class(n, len(classes)) for n in counts]
+        for name, n, share in zip(classes, counts, shares, strict=True):
+            if share >= n:
+                raise DataError(
+                    f"val_per_class={share} would leave none of the {n} training images of class '{name}'; "
+                    f"give at most {min(counts) - 1}"
+                )
+        rows["val"], rows["train"] = _cut(labels, rows["train"], shares, [seed, 1])
+        notes.append(f"no validation split given: {len(rows['val'])} training images are held out for validation")
+    return rows, notes
+
+
+def _fifth(n: int) -> int:
+    return (2 * n + TEST_SHARE) // (2 * TEST_SHARE)  # n / 5, rounded half up
+
+
+def _counts(labels: np.ndarray, rows: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    return np.bincount(labels[rows], minlength=len(classes))
+
+
+def _check_counts(labels: np.ndarray, parts: Mapping[str, np.ndarray], classes: Sequence[str]) -> None:
+    needed = {0: 1, 1: 2, 2: 5}[("test" not in parts) + ("val" not in parts)]
+    for part, rows in parts.items():
+        least = needed if part == "train" else 1
+        for name, n in zip(classes, _counts(labels, rows, classes), strict=True):
+            if n < least:
+                raise DataError(
+                    f"class '{name}' has {n} usable images in the {part} split, but at least {least} must be there; "
+                    "add images or leave the class out"
+                )
+
+
+def _cut(
+    labels: np.ndarray, rows: np.ndarray, shares: Sequence[int], seed: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`shares[c]` random rows of each class c, and the others."""
+    rng = np.random.default_rng(seed)
+    taken = [rng.permutation(rows[labels[rows] == c])[:n] for c, n in enumerate(shares)]
+    cut = np.sort(np.concatenate(taken))
+    return cut, np.setdiff1d(rows, cut)
+
+
+def as_split(images: Images, labels: np.ndarray, rows: np.ndarray) -> Split:
+    """The split of these rows of `images`."""
+    return Split(Subset(images, torch.from_numpy(rows)), torch.from_numpy(labels[rows]))
+
+
+def channel_statistics(images: Images, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of pixels scaled to 0..1, of up to 10,000 random images.
+
+    Exact for the images taken, as it counts the 256 pixel values. A deviation of 0 is returned as 1.
+    """
+    rng = np.random.default_rng([seed, 2])
+    rows = torch.from_numpy(np.sort(rng.permutation(len(images))[:STATISTICS_IMAGES]))
+    pieces = [rows[i : i + PIECE] for i in range(0, len(rows), PIECE)]
+    counts = torch.stack([_histogram(images.fetch(piece)) for piece in pieces]).sum(0).double()  # [C, 256]
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = counts / counts.sum(1, keepdim=True)
+    mean = (share * values).sum(1)
+    std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
+    return tuple(mean.tolist()), tuple(s if s > 0 else 1.0 for s in std.tolist())
+
+
+def _histogram(pixels: Tensor) -> Tensor:
+    return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels.unbind(1)])
+
+
+def fingerprint_of(classes: Sequence[str], input_size: tuple[int, int, int], splits: Sequence[Split]) -> str:
+    """16 hexadecimal digits over classes, sizes, labels and up to 64 images of each split."""
+    digest = hashlib.sha256(repr((tuple(classes), input_size)).encode())
+    for split in splits:
+        digest.update(repr(len(split)).encode() + split.labels.numpy().tobytes())
+        some = np.unique(np.linspace(0, len(split) - 1, FINGERPRINT_IMAGES).astype(np.int64))
+        digest.update(split.images.fetch(torch.from_numpy(some)).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

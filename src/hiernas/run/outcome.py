@@ -26,8 +26,7 @@ from hiernas.run.compare import compare
 from hiernas.run.folder import RunFolder
 from hiernas.run.settings import from_dict
 from hiernas.space import Architecture, SearchSpace
-from hiernas.train.calibrate import calibrate
-from hiernas.train.evaluate import batch_for, calibration_indices
+from hiernas.train.evaluate import batch_for, calibrate, calibration_indices
 from hiernas.train.loop import fit, predictions
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.version import VERSION

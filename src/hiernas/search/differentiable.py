@@ -16,8 +16,8 @@ from hiernas.randomness import torch_generator
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, by_strength
 from hiernas.search.bilevel import shares
 from hiernas.search.decided import Verdict, regular
-from hiernas.search.ledger import Ledger
 from hiernas.search.pressure import Extra
+from hiernas.search.ranking import Ledger
 from hiernas.space import Architecture
 from hiernas.train.recipes import Phase, Recipe
 

@@ -16,9 +16,8 @@ from hiernas.budget import Budget
 from hiernas.errors import LimitError
 from hiernas.problem import Candidate, Problem
 from hiernas.randomness import numpy_generator
-from hiernas.search.ledger import Evaluate, Ledger
 from hiernas.search.nsga2 import ConstrainedNSGA2
-from hiernas.search.ranking import objectives
+from hiernas.search.ranking import Evaluate, Ledger, objectives
 from hiernas.space import SearchSpace
 
 EXHAUSTIVE = 200_000  # architectures that are enumerated at the most

@@ -7,7 +7,7 @@ and position. A training that was cut off anywhere therefore ends, on CPU, with 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +24,6 @@ from hiernas.gates import Gates
 from hiernas.networks.cell_modules import DropPath
 from hiernas.problem import Architect, DrawGates, Journal, Validate
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
-from hiernas.train.average import Average
 from hiernas.train.recipes import Phase, Recipe
 
 
@@ -346,3 +345,36 @@ def predictions(
     named = [network(x, *given).argmax(1).cpu() for x in batches]
     network.train(was_training)
     return torch.cat(named)
+
+
+class Average:
+    """A running average of everything in a network's state; early on it forgets faster, so that it is never stale.
+
+    The decay of update n is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._current = dict(network.state_dict())  # shares its memory with the network
+        self.values = {name: value.clone() for name, value in self._current.items()}
+
+    @torch.no_grad()
+    def update(self, done: int) -> None:
+        """Take in the network's state after `done` updates before this one."""
+        weight = 1.0 - min(self.decay, (1.0 + done) / (10.0 + done))
+        floats = [name for name, value in self.values.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.values[n] for n in floats], [self._current[n] for n in floats], weight)
+        for name in self.values.keys() - set(floats):
+            self.values[name].copy_(self._current[name])
+
+    @torch.no_grad()
+    def restore(self, values: Mapping[str, Tensor]) -> None:
+        """Go on with saved values."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Put the average into the network."""
+        for name, value in self._current.items():
+            value.copy_(self.values[name])

@@ -32,8 +32,7 @@ from hiernas.methods.hournas.vital import vital_sites
 from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, training_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.bilevel import shares
-from hiernas.search.ledger import Ledger
-from hiernas.search.ranking import pareto_front
+from hiernas.search.ranking import Ledger, pareto_front
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import Phase, Recipe
 
