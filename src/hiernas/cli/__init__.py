@@ -62,7 +62,7 @@ def _say(message: str) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Any]:
+def listening() -> Iterator[Any]:
     """A listener that shows a run's events; an interruption ends with one line and exit code 130."""
     from hiernas.cli.progress import Display
 
@@ -189,7 +189,7 @@ def search(asked: SearchOptions) -> None:
     from hiernas.run.search import search as run_search
 
     request = request_of(asked)
-    with progress() as listener:
+    with listening() as listener:
         run = run_search(request, asked.out, listener)
     print_summary(run.path)
 
@@ -201,7 +201,7 @@ def check(asked: CheckOptions) -> None:
     from hiernas.run.search import prepare
 
     request = request_of(asked)
-    with progress() as listener:
+    with listening() as listener:
         prepared = prepare(request, listener)
     print_pairs("Check: nothing was trained", shown(prepared, estimate(prepared)))
 
@@ -214,7 +214,7 @@ def resume(run: Annotated[Path, typer.Argument(help="folder of a run that was in
     RunFolder.open(run)  # says so at once where it is none
     from hiernas.run.search import resume as run_resume
 
-    with progress() as listener:
+    with listening() as listener:
         run_resume(run, listener)
     print_summary(run)
 
@@ -224,7 +224,7 @@ def measure(asked: MeasureOptions) -> None:
     """Measure the latency table of a space on this device; what was measured before is kept."""
     from hiernas.commands.measure import measure as run_measure
 
-    with progress() as listener:
+    with listening() as listener:
         shown = run_measure(asked, listener)
     print_pairs(f"Latency of {asked.source}", shown)
 
@@ -234,7 +234,7 @@ def cost(asked: CostOptions) -> None:
     """Parameters, MACs and latency of a network: counted, published, predicted from the table and measured here."""
     from hiernas.commands.cost import cost as run_cost
 
-    with progress() as listener:
+    with listening() as listener:
         shown = run_cost(asked, listener)
     print_pairs(asked.source, shown)
 
@@ -262,7 +262,7 @@ def train(asked: TrainOptions) -> None:
     """Train the stand-alone network of a run or an architecture file, from scratch or with inherited weights."""
     from hiernas.commands.train import train as run_train
 
-    with progress() as listener:
+    with listening() as listener:
         path = run_train(asked, listener)
     print_summary(path)
 
@@ -297,7 +297,7 @@ def rank(
         raise ConfigError(f"--against {against}: there is 'random' only")
     from hiernas.commands.rank import rank as run_rank
 
-    with progress() as listener:
+    with listening() as listener:
         found = run_rank(run, networks, epochs, listener)
     print_pairs(str(run), found.rows())
 
