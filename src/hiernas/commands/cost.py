@@ -15,8 +15,6 @@ from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.phone import load_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
-from hiernas.networks.cell import CellNetwork
-from hiernas.networks.stage import StageNetwork
 from hiernas.report.units import milliseconds
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.space import Architecture, SearchSpace
@@ -104,11 +102,11 @@ def cells_named(text: str) -> str:
         return text
     architecture = architecture_file(Path(text))
     skeleton: Any = architecture.skeleton
-    if isinstance(skeleton, CellNetwork):
-        return skeleton.genotype(architecture).to_text()
-    if isinstance(skeleton, StageNetwork):
-        return skeleton.genotype.to_text()
-    raise SpaceError(f"{text} found a network of '{skeleton.name}', which has no cells; name a search in cells, or a genotype")
+    if skeleton.searched == "blocks":
+        nothing = f"{text} found a network of '{skeleton.name}', which has no cells"
+        raise SpaceError(f"{nothing}; name a search in cells, or a genotype")
+    found = skeleton.genotype(architecture) if skeleton.searched == "cells" else skeleton.genotype
+    return str(found.to_text())
 
 
 def load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:

@@ -18,7 +18,7 @@ from hiernas.run.outcome import inherited_weights, train_only
 from hiernas.run.search import reload_data
 from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
 from hiernas.space import Architecture, known_space
-from hiernas.spaces import KNOWN, known
+from hiernas.spaces import known
 from hiernas.train.recipes import Recipe, retraining
 from hiernas.version import VERSION
 
@@ -97,14 +97,14 @@ def _network(asked: TrainOptions, architecture: Architecture | None, images: Ima
     """The network to be trained, a published one where there is no architecture; it fits the images and the recipe."""
     if architecture is None:
         name = str(asked.source)
-        cells = KNOWN[name].space in ("darts", "hdas_cells", "hdas_stages")
-        second_classifier = {"auxiliary": True} if cells and recipe.drop_path else {}  # where the recipe is for one
-        architecture = known(name, images.input_size, images.num_classes, **second_classifier)
+        architecture = known(name, images.input_size, images.num_classes)
+        if recipe.drop_path and architecture.skeleton.searched != "blocks":  # the recipe is for a second classifier, too
+            architecture = known(name, images.input_size, images.num_classes, auxiliary=True)
     Augment.of(recipe)  # says so where it is not available
     if asked.network is not None:
         architecture = transfer(architecture, images.input_size, images.num_classes, asked.network)
     skeleton = architecture.skeleton
-    if recipe.drop_path and not skeleton.groups:
+    if recipe.drop_path and skeleton.searched == "blocks":
         raise ConfigError(
             f"train.drop_path is for networks of cells, and '{skeleton.name}' is a chain; leave it out, or choose another "
             "recipe"
@@ -123,9 +123,9 @@ def transfer(architecture: Architecture, input_size: tuple[int, int, int], num_c
     Stage graphs keep their number of cells. Raises `ConfigError` for networks that are no cells.
     """
     skeleton = architecture.skeleton
-    if not skeleton.groups:
+    if skeleton.searched == "blocks":
         raise ConfigError(f"--network is for networks of cells, and '{skeleton.name}' is a chain; leave it out")
-    dropped = {"input_size", "num_classes", "channels", "stem"} | ({"cells"} if skeleton.name != "hdas_stages" else set())
+    dropped = {"input_size", "num_classes", "channels", "stem"} | ({"cells"} if skeleton.searched == "cells" else set())
     arguments = {key: value for key, value in skeleton.arguments if key not in dropped}
     arguments |= {"input_size": input_size, "num_classes": num_classes, "stem": stem}
     space = known_space(skeleton.name, arguments, source="--network")

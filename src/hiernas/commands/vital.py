@@ -17,7 +17,6 @@ from hiernas.commands.options import VitalOptions
 from hiernas.costs.count import Count
 from hiernas.data.split import Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
-from hiernas.networks.chain import Chain
 from hiernas.networks.graph import graph_of_program
 from hiernas.quiet import quiet
 from hiernas.randomness import numpy_generator
@@ -122,8 +121,8 @@ def _of_program(asked: VitalOptions, path: Path) -> Listing:
 def named(blocks: Sequence[Block], architecture: Architecture) -> list[Block]:
     """The blocks of a chain network under the names of its sites; those of any other network as they are."""
     names: dict[str, str] = {}
-    skeleton = architecture.skeleton
-    if isinstance(skeleton, Chain):
+    skeleton: Any = architecture.skeleton
+    if skeleton.searched == "blocks":
         for part, sites in (("stem", skeleton.stem), ("head", skeleton.head)):
             names |= {f"{part}.{i}": site.name for i, site in enumerate(sites)}
         names |= {name.replace(".", "_"): name for name in skeleton.site_names}
@@ -131,9 +130,10 @@ def named(blocks: Sequence[Block], architecture: Architecture) -> list[Block]:
 
 
 def _left_out(architecture: Architecture) -> tuple[str, ...]:
-    if not isinstance(architecture.skeleton, Chain):
+    skeleton: Any = architecture.skeleton
+    if skeleton.searched != "blocks":
         return ()
-    sites = zip(architecture.skeleton.sites, architecture.choices, strict=True)
+    sites = zip(skeleton.sites, architecture.choices, strict=True)
     out = [s.name for s, choice in sites if len(choice) == 1 and type(s.build(choice[0][0])) is nn.Identity]
     return (f"left out, since 'skip' was chosen: {', '.join(out)}",) if out else ()
 
