@@ -46,7 +46,7 @@ class CheckOptions:
     threads: Threads = None
 
     def __post_init__(self) -> None:
-        from hiernas.costs.limits import parse_limits
+        from hiernas.costs import parse_limits
 
         one_of("method", self.method, FILES)
         one_of("preset", self.preset, PRESETS)

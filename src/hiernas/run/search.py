@@ -12,7 +12,8 @@ import numpy as np
 
 import hiernas.spaces
 from hiernas.budget import Limit
-from hiernas.costs.limits import TableBudget, check_reachable, median_limit, parse_limits
+from hiernas.costs import parse_limits
+from hiernas.costs.limits import TableBudget, check_reachable, median_limit
 from hiernas.costs.tables import cost_tables
 from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
