@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from common import dated, side_by_side
 from hiernas import spaces
-from hiernas.costs.limits import parse_limits
+from hiernas.costs import parse_limits
 from hiernas.data.batches import normalise
 from hiernas.gates import Gates, single_path, uniform_path
 from hiernas.methods import hournas as module

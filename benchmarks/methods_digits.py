@@ -17,7 +17,8 @@ import torch
 
 import hiernas
 from common import write
-from hiernas.costs.limits import parse_limits, sample_feasible
+from hiernas.costs import parse_limits
+from hiernas.costs.limits import sample_feasible
 from hiernas.costs.tables import cost_tables
 from hiernas.methods.hnas import QUICK
 from hiernas.randomness import numpy_generator

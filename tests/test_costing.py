@@ -1,15 +1,19 @@
 """`hiernas cost`: files, run folders and published networks by name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from hiernas.cli import app
-from hiernas.commands.cost import Source, cost_of
+from hiernas.commands import cost as command
+from hiernas.commands.cost import architecture_of
 from hiernas.commands.lists import listing
+from hiernas.commands.options import CostOptions
 from hiernas.costs.count import cost
 from hiernas.errors import ConfigError, RunError, SpaceError
+from hiernas.space import Architecture
 from hiernas.spaces import KNOWN, darts, known, tiny
 
 PIXEL = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "latency" / "pixel1-proxylessnas.yaml"
@@ -24,8 +28,12 @@ def test_published_sizes_of_cell_networks(name: str) -> None:
         assert round(counted.macs / 1e6) in (KNOWN[name].published_macs, KNOWN[name].published_macs + 1)  # type: ignore[operator]
 
 
-def silent(_: object) -> None:
-    pass
+def cost_of(source: str, **options: Any) -> dict[str, str]:
+    return command.cost(CostOptions(source=source, **options), lambda _: None)
+
+
+def loaded(source: str, **options: Any) -> Architecture:
+    return architecture_of(CostOptions(source=source, **options))
 
 
 def test_a_file_costs_what_is_counted_and_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +41,7 @@ def test_a_file_costs_what_is_counted_and_measured(tmp_path: Path, monkeypatch: 
     for space in (tiny(), darts((1, 8, 8), 10, channels=2, cells=3)):
         architecture = next(iter(space)) if space.name == "tiny" else space.architecture("Genotype(" + GENES + ")")
         architecture.save(tmp_path / "a.json")
-        shown = cost_of(Source(str(tmp_path / "a.json")), None, "onnxruntime", 1, silent)
+        shown = cost_of(str(tmp_path / "a.json"))
         counted = cost(architecture)
         assert (shown["params"], shown["macs"]) == (f"{counted.params:,}", f"{counted.macs:,}")
         predicted, measured = (float(shown[f"latency {kind}"].split()[0]) for kind in ("predicted", "measured"))
@@ -49,8 +57,8 @@ GENES = f"normal={NORMAL}, reduce={REDUCE}"
 
 @pytest.mark.skipif(not PIXEL.exists(), reason="the phones' latency tables are not beside the checkout")
 def test_the_pixel_1_stands_beside_the_published_latency() -> None:
-    shown = cost_of(Source("proxyless-mobile", arguments={"widths": "search"}), PIXEL, None, None, silent)
-    assert shown["latency predicted"].startswith("82.5 ms (pixel1-proxylessnas")
+    shown = cost_of("proxyless-mobile", settings=["space.widths=search"], latency_table=PIXEL)
+    assert shown["latency predicted"].startswith("82.5\xa0ms (pixel1-proxylessnas")
     assert shown["published latency"] == "Pixel 1: 78 ms"
     assert "82.5 ms" in shown["note"]
     result = CliRunner().invoke(app, ["cost", "proxyless-mobile", "--latency-table", str(PIXEL)])
@@ -58,29 +66,29 @@ def test_the_pixel_1_stands_beside_the_published_latency() -> None:
 
 
 def test_networks_by_name_take_other_sizes() -> None:
-    small = Source("mnasnet-a1", (1, 28, 28), 7).load()
+    small = loaded("mnasnet-a1", input_size="1,28,28", num_classes=7)
     assert (small.skeleton.input_size, small.skeleton.num_classes) == ((1, 28, 28), 7)
-    assert Source("darts-v2", arguments={"channels": 4}).load() == known("darts-v2", channels=4)
+    assert loaded("darts-v2", settings=["space.channels=4"]) == known("darts-v2", channels=4)
 
 
 def test_what_is_no_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="there is no known network 'mnasnet-a9'; did you mean 'mnasnet-a1'"):
-        Source("mnasnet-a9").load()
+        loaded("mnasnet-a9")
     with pytest.raises(SpaceError, match="cannot read the architecture file"):
-        Source(str(tmp_path / "nothing.json")).load()
+        loaded(str(tmp_path / "nothing.json"))
     with pytest.raises(RunError, match="run folder"):
-        Source(str(tmp_path)).load()
+        loaded(str(tmp_path))
     next(iter(tiny())).save(tmp_path / "a.json")
     with pytest.raises(ConfigError, match="are for published networks"):
-        Source(str(tmp_path / "a.json"), num_classes=3).load()
+        loaded(str(tmp_path / "a.json"), num_classes=3)
     with pytest.raises(SpaceError, match="does not take these arguments"):
-        Source("fbnet-c", arguments={"width": 3}).load()
+        loaded("fbnet-c", settings=["space.width=3"])
 
 
 def test_every_space_is_listed_with_its_paper() -> None:
     columns, rows, remarks = listing("spaces")
     assert columns == ["space", "sites", "options", "size", "params", "MACs"]
     by_name = {row[0]: row for row in rows}
-    assert by_name["fbnet"][1:4] == ["22", "9", "9.85e+20"]
-    assert by_name["darts"][1:4] == ["28", "8", "1.08e+18"]
+    assert by_name["fbnet"][1:4] == ["22", "9", "9.85×10²⁰"]
+    assert by_name["darts"][1:4] == ["28", "8", "1.08×10¹⁸"]
     assert len([r for r in remarks if "arXiv" in r]) == len(rows) - 1

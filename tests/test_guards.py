@@ -14,9 +14,10 @@ import yaml
 from PIL import Image
 
 import hiernas
+from hiernas.cli import summary
 from hiernas.commands.check import estimate
-from hiernas.commands.cost import Source, cost_of
-from hiernas.commands.lists import summary
+from hiernas.commands.cost import cost
+from hiernas.commands.options import CostOptions
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import WORKERS
 from hiernas.errors import LatencyError, LimitError, RunError
@@ -155,7 +156,7 @@ def test_a_search_without_latencies_from_beginning_to_end(few: ImageData, tmp_pa
         "device": runtime.device, "runtime": "onnxruntime", "version": runtime.version, "threads": 1, "batch": 1
     }  # fmt: skip
     lines, rows = summary(result)
-    assert rows[0][:3] == ["latency", "-", "-"]
+    assert rows[0][:3] == ["latency", "–", "–"]
     assert "ms" in rows[0][3]
     assert not [line for line in lines if "cannot be measured" in line]
     assert "Latency" in (run.path / "report.html").read_text()
@@ -184,7 +185,7 @@ def test_a_table_and_a_runtime_that_disagree(asked: dict[str, Any], message: str
     with pytest.raises(LatencyError, match=f"t.json was measured with {message}"):
         prepare(Request("hnas", SPACE, {}, few, config=config(), latency_table=file, **asked))
     with pytest.raises(LatencyError, match=message):
-        cost_of(Source("mobilenetv2"), file, asked["runtime"], asked.get("threads"), print)
+        cost(CostOptions(source="mobilenetv2", latency_table=file, **asked), print)
     agreeing = prepare(Request("hnas", SPACE, {}, few, config=config(), latency_table=file, runtime="openvino", threads=2))
     assert agreeing.latency.threads == 2
 

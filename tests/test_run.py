@@ -268,7 +268,7 @@ def test_interrupted_by_the_user(tmp_path: Path) -> None:
 
 
 def test_lists() -> None:
-    assert "1.55e+27" in cli("list", "spaces")
+    assert "1.55×10²⁷" in cli("list", "spaces")
     assert "hnas" in cli("list", "methods")
     assert "onnxruntime" in cli("list", "runtimes")
     assert "train.batch_size" in cli("list", "presets")

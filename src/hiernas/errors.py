@@ -53,3 +53,10 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+
+
+def one_of(kind: str, name: str, known: Iterable[str], error: type[HiernasError] = ConfigError) -> None:
+    """Raise an error for a name that is not known, with the nearest that is."""
+    known = list(known)
+    if name not in known:
+        raise error(f"unknown {kind} '{name}'; {did_you_mean(name, known)}")

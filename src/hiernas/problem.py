@@ -254,11 +254,6 @@ class Method:
         all_parts = sum(len(s[o]) for s, d in zip(every, mixed.decisions, strict=True) for o in d.options)
         return own / (len(always) + all_parts)
 
-    @property
-    def summary(self) -> str:
-        """The first line of what the method's function says of itself."""
-        return (self.search.__doc__ or "").strip().splitlines()[0]
-
 
 def only(*searched: str, reason: str) -> Callable[[SearchSpace], str | None]:
     """The refusal of all spaces but those whose skeletons are of these kinds (`Skeleton.searched`)."""

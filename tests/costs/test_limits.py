@@ -9,12 +9,12 @@ import pytest
 from test_cost_tables import toy_latency
 
 from hiernas.costs import limits as limits_module
+from hiernas.costs import parse_limits
 from hiernas.costs.limits import (
     Limit,
     check_reachable,
     feasible_share,
     nearest,
-    parse_limits,
     sample_feasible,
     satisfied,
     violation,

@@ -9,7 +9,9 @@ import pytest
 import torch
 from generated import computes, imported, noise, trained
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from hiernas.cli import app
 from hiernas.commands.export import export_network
 from hiernas.errors import ConfigError, RunError
 from hiernas.spaces import tiny
@@ -35,8 +37,8 @@ def test_an_architecture_file_becomes_a_python_file(tmp_path: Path) -> None:
     assert torch.equal(computes(module.load(), noise((1, 8, 8))), computes(network, noise((1, 8, 8))))
     assert {"input_size": [1, 8, 8], "mean": [0.3], "classes": list("0123456789")} == module.METADATA
 
-    with pytest.raises(ConfigError, match=r"unknown format 'pyhton'; did you mean 'python'\?"):
-        export_network(tmp_path / "mine.json", "pyhton", None, None)
+    mistaken = CliRunner().invoke(app, ["export", str(tmp_path / "mine.json"), "--to", "pyhton"])
+    assert str(mistaken.exception) == "unknown format 'pyhton'; did you mean 'python'?"
     with pytest.raises(ConfigError, match=r"a Python file is named NAME\.py"):
         export_network(tmp_path / "mine.json", "python", tmp_path / "mine.safetensors", None)
     with pytest.raises(ConfigError, match="it is a folder; name a file"):

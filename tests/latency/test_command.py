@@ -10,19 +10,20 @@ import pytest
 from known import Known
 
 from hiernas.commands import measure as command
-from hiernas.commands.measure import Asked, measure
+from hiernas.commands.measure import measure
+from hiernas.commands.options import MeasureOptions
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.measure import cached_table_path, fingerprint, identity, plan_of
 from hiernas.latency.runner import RESULT_KIND
 from hiernas.latency.table import Entry, LatencyTable, merge
 from hiernas.spaces import tiny
 
-SMALL = Asked("tiny", (3, 16, 16), 4)
+SMALL = MeasureOptions(source="tiny", input_size="3,16,16", num_classes=4)
 SPACE = tiny((3, 16, 16), 4)
 
 
-def asked(**more: object) -> Asked:
-    return Asked(**{**vars(SMALL), **more})  # type: ignore[arg-type]
+def asked(**more: object) -> MeasureOptions:
+    return MeasureOptions(**{**vars(SMALL), **more})  # type: ignore[arg-type]
 
 
 def silent(event: object) -> None:

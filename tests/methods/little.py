@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import hiernas
+from hiernas.costs import parse_limits
 from hiernas.costs.count import parts_of_space
-from hiernas.costs.limits import parse_limits
 from hiernas.data import ImageData
 from hiernas.data.split import Split, Subset
 from hiernas.latency.table import Entry, LatencyTable

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import hiernas
-from hiernas.costs.limits import parse_limits
+from hiernas.costs import parse_limits
 from hiernas.data import ImageData, load_data
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, LimitError

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import hiernas
 from hiernas.budget import Limit
 from hiernas.costs import limits as limits_module
-from hiernas.costs.limits import parse_limits
+from hiernas.costs import parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, LimitError

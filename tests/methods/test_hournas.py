@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 import hiernas
 from hiernas import spaces
 from hiernas.budget import Limit
-from hiernas.costs.limits import nearest, parse_limits, satisfied
+from hiernas.costs import parse_limits
+from hiernas.costs.limits import nearest, satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.data.split import Split

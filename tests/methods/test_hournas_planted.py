@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hiernas.costs.limits import parse_limits
+from hiernas.costs import parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.gates import Gates
 from hiernas.methods.hournas import HourNASConfig, hournas

@@ -13,7 +13,8 @@ import torch
 from little import CONFIG, LIMITS, OPS, few_of, found_by, latency_file, little, problem
 from safetensors.torch import load_file
 
-from hiernas.costs.limits import parse_limits, satisfied
+from hiernas.costs import parse_limits
+from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.methods import hournas as module

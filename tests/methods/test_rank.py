@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 from hiernas import space as architecture_module
 from hiernas.commands import rank as trust
-from hiernas.commands.lists import trust_rows
 from hiernas.costs.count import cost
 from hiernas.data import ImageData
 from hiernas.export import formats
@@ -65,7 +64,7 @@ def test_where_there_is_no_ranking_it_says_why() -> None:
     rising, constant = [0.1, 0.2, 0.3, 0.4, 0.5], [0.1] * 5
     assert "all 5 have the same accuracy in the supernet, 10.00%" in str(trust.order_of(constant, rising, rng))
     assert "all 5 have the same accuracy after training" in str(trust.order_of(rising, constant, rng))
-    shown = trust_rows(trust.Trust(0.9, (0.8, 0.7), 20.0, {trust.OWN: "no Kendall's tau of 2"}, 3))
+    shown = trust.Trust(0.9, (0.8, 0.7), 20.0, {trust.OWN: "no Kendall's tau of 2"}, 3).rows()
     assert "rank again with more --networks" in shown[f"supernet, {trust.OWN}"]
 
 

@@ -19,7 +19,7 @@ from matplotlib.textpath import TextPath
 from report_runs import Page
 
 import hiernas
-from hiernas.commands.lists import summary
+from hiernas.cli import summary
 from hiernas.errors import SpaceError
 from hiernas.networks.cell_ops import OPERATIONS
 from hiernas.networks.genotype import Genotype, read_genotype

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hiernas.costs.limits import parse_limits
+from hiernas.costs import parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.report import doubts, page
 from hiernas.report.kit import Told

@@ -13,7 +13,7 @@ import pytest
 import report_runs as runs
 from report_runs import Page
 
-from hiernas.commands.lists import summary
+from hiernas.cli import summary
 from hiernas.errors import RunError
 from hiernas.report import figures, hournas
 from hiernas.report.kit import Run

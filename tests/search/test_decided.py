@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import hiernas
-from hiernas.costs.limits import best_within, parse_limits
+from hiernas.costs import parse_limits
+from hiernas.costs.limits import best_within
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from hiernas.cli import app
-from hiernas.commands.vital import Subject, reset_of, reset_table
+from hiernas.commands.options import VitalOptions
+from hiernas.commands.vital import Listing, listing, reset, reset_table
 from hiernas.costs.count import cost
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError, HiernasError, RunError, SpaceError
@@ -26,6 +28,14 @@ from hiernas.train.loop import accuracy
 SITES = ("k3_e3", "skip", "k5_e3", "skip", "k3_e6", "k3_e3", "k5_e6", "skip")
 LISTED = ["stem", "stage1.block1", "stage2.block1", "stage3.block1", "stage3.block2", "stage4.block1", "head", "classifier"]
 VITAL = ["stem", "stage2.block1", "stage3.block1", "stage4.block1", "head", "classifier"]
+
+
+def listed(source: object, **options: Any) -> Listing:
+    return listing(VitalOptions(source=str(source), **options))
+
+
+def reset_of(run: Path, progress: Any = None, **options: Any) -> dict[str, Any]:
+    return reset(VitalOptions(source=str(run), reset=True, **options), progress)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +64,12 @@ def run(architecture: Architecture, network: nn.Module, digits: ImageData) -> Pa
 
 def test_a_file_a_run_and_its_program(architecture: Architecture, network: nn.Module, run: Path) -> None:
     whole = cost(architecture)
-    listings = [Subject(str(path)).listing() for path in (run, run / "best.json")]
+    listings = [listed(path) for path in (run, run / "best.json")]
     export(network, torch.randn(2, 1, 8, 8), Path("mine.pt2"), "pt2")
-    listings.append(Subject("mine.pt2").listing())
-    for listing in listings:
-        assert [b.vital for b in listing.blocks] == [name in VITAL for name in LISTED]
-        assert (listing.total().params, listing.total().macs) == (whole.params, whole.macs)
+    listings.append(listed("mine.pt2"))
+    for found in listings:
+        assert [b.vital for b in found.blocks] == [name in VITAL for name in LISTED]
+        assert (found.total().params, found.total().macs) == (whole.params, whole.macs)
     assert [b.name for b in listings[0].blocks] == LISTED
     assert listings[0].remarks == ("left out, since 'skip' was chosen: stage1.block2, stage2.block2, stage4.block2",)
     assert [b.count for b in listings[0].blocks] == [b.count for b in listings[2].blocks]
@@ -68,13 +78,13 @@ def test_a_file_a_run_and_its_program(architecture: Architecture, network: nn.Mo
 def test_sums_and_shares(run: Path) -> None:
     result = CliRunner().invoke(app, ["vital", str(run)])
     rows = [line.split() for line in result.stdout.splitlines()]
-    listing = Subject(str(run)).listing()
+    whole = listed(run).total()
     blocks = {row[0]: row for row in rows if row and row[0] in LISTED}
     assert [row[0] for row in rows if row and row[0] in LISTED] == LISTED
     assert [name for name, row in blocks.items() if row[1] == "vital"] == VITAL
     params = {name: int(row[-4].replace(",", "")) for name, row in blocks.items()}
     macs = {name: int(row[-2].replace(",", "")) for name, row in blocks.items()}
-    assert (sum(params.values()), sum(macs.values())) == (listing.total().params, listing.total().macs)
+    assert (sum(params.values()), sum(macs.values())) == (whole.params, whole.macs)
     vital = sum(params[name] for name in VITAL)
     total = next(row for row in rows if row[:2] == ["vital", "blocks"])
     assert total[2:4] == [f"{vital:,}", f"{100 * vital / sum(params.values()):.1f}%"]
@@ -82,14 +92,14 @@ def test_sums_and_shares(run: Path) -> None:
 
 
 def test_names_of_spaces_and_networks() -> None:
-    space = Subject("tiny", (3, 32, 32), 5).listing()
+    space = listed("tiny", input_size="3,32,32", num_classes=5)
     assert "a space: every block counts with its largest operation" in space.remarks
     assert space.title == "tiny for images of (3, 32, 32) in 5 classes"
-    small = Subject("fbnet-c", (3, 32, 32), 10).listing()
+    small = listed("fbnet-c", input_size="3,32,32", num_classes=10)
     expected = cost(known("fbnet-c", (3, 32, 32), 10))
     assert (small.total().params, small.total().macs) == (expected.params, expected.macs)
     assert [b.name for b in small.blocks if b.vital][1:-2] == [f"stage{i}.block1" for i in range(2, 8)]
-    slim = Subject("proxyless", (3, 32, 32), 10, {"widths": "gpu"}).listing()
+    slim = listed("proxyless", input_size="3,32,32", num_classes=10, settings=["space.widths=gpu"])
     assert slim.blocks[0].count.params == 3 * 40 * 9 + 2 * 40  # the stem of 'gpu' is 40 wide
 
 
@@ -135,25 +145,25 @@ def failing(*arguments: str) -> Exception:
 
 def test_mistakes_are_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"'darts' is a space of cells; .*one network of cells"):
-        Subject("darts").listing()
+        listed("darts")
     with pytest.raises(SpaceError, match=r"there is no space, network, file or run 'fbnett'; did you mean 'fbnet'\?"):
-        Subject("fbnett").listing()
+        listed("fbnett")
     (tmp_path / "text.json").write_text("[1, 2]")
     with pytest.raises(SpaceError, match=r"text\.json is not an architecture"):
-        Subject("text.json").listing()
+        listed("text.json")
     (tmp_path / "text.pt2").write_text("no program")
     with pytest.raises(SpaceError, match=r"text\.pt2 cannot be read as a program of torch\.export: .*--to pt2"):
-        Subject("text.pt2").listing()
+        listed("text.pt2")
     with pytest.raises(SpaceError, match=r"none\.pt2 cannot be read as a program of torch\.export: there is no such file"):
-        Subject("none.pt2").listing()
+        listed("none.pt2")
     with pytest.raises(ConfigError, match=r"text\.pt2 says its own image size"):
-        Subject("text.pt2", num_classes=3).listing()
+        listed("text.pt2", num_classes=3)
     with pytest.raises(ConfigError, match="says its own image size, classes and space"):
-        Subject("run", (3, 32, 32)).listing()
+        listed("run", input_size="3,32,32")
     with pytest.raises(SpaceError, match=r"space 'tiny' has no setting 'space\.width'"):
-        Subject("tiny", arguments={"width": 3}).listing()
+        listed("tiny", settings=["space.width=3"])
     assert "--draws, --images and --seed are for --reset" in str(failing("tiny", "--seed", "3"))
-    assert "vital blocks take --set space.KEY=VALUE only" in str(failing("tiny", "--set", "epochs=3"))
+    assert "takes --set space.KEY=VALUE only" in str(failing("tiny", "--set", "epochs=3"))
     assert "--reset takes a run folder" in str(failing("tiny", "--reset"))
     (run / "best.safetensors").unlink()
     with pytest.raises(RunError, match="run has no trained network yet; go on with `hiernas resume run`"):

@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from hiernas.report import units
+
 PHASES = {
     "train": "training supernet", "evolve": "searching", "final": "training the chosen network",
     "mask1": "masks of edges", "mask2": "masks of operations", "mask3": "masks of filters",
     **{f"compare{i}": f"training for comparison {i}/3" for i in (1, 2, 3)},
 }  # fmt: skip
-
-
 SEARCHED = {
     "entropy": "entropy", "beta_entropy": "of beta", "skips": "identities", "none": "none", "depth": "depth",
     "dead": "dead cells",
@@ -61,9 +61,9 @@ class Display:
     def _on_start(self, e: Mapping[str, Any]) -> None:
         self.plan = e["plan"]
         self.run = str(e["run"])
-        self.console.print(f"run folder {self.run}, limits {', '.join(e['limits'])}", highlight=False)
+        self.console.print(f"run folder {self.run}, limits {', '.join(e['limits'])}")
         if e.get("fitted"):
-            self.console.print(f"for so few images: {e['fitted']}", highlight=False)
+            self.console.print(f"for so few images: {e['fitted']}")
 
     def _on_step(self, e: Mapping[str, Any]) -> None:
         share = (e["epoch"] + e["step"] / e["steps"]) / e["epochs"]
@@ -80,11 +80,11 @@ class Display:
         text += _search_so_far(e)
         if e.get("alarm") and e["alarm"] not in self.alarms:
             self.alarms.add(e["alarm"])
-            self.console.print(f"warning: {e['alarm']}", highlight=False)
+            self.console.print(f"warning: {e['alarm']}")
         self._advance(e["phase"], e["epoch"] / e["epochs"], text, final=e["epoch"] == e["epochs"])
 
     def _on_undecided(self, e: Mapping[str, Any]) -> None:
-        self.console.print(f"warning: {e['doubt']}", highlight=False)
+        self.console.print(f"warning: {e['doubt']}")
 
     def _on_generation(self, e: Mapping[str, Any]) -> None:
         self.best = e["best"]
@@ -93,20 +93,18 @@ class Display:
         self._advance(e["phase"], share, text, final=share == 1)
 
     def _on_pruned(self, e: Mapping[str, Any]) -> None:
-        self.console.print(
-            f"stage {e['stage']}: pruned the space from {number(e['size_before'])} to {number(e['size_after'])} architectures",
-            highlight=False,
-        )
+        sizes = f"{units.size(e['size_before'])} to {units.size(e['size_after'])} architectures"
+        self.console.print(f"stage {e['stage']}: pruned the space from {sizes}")
 
     def _on_ranking(self, e: Mapping[str, Any]) -> None:
-        text = f"{e['of'] - e['trained']} networks to train for {e['epochs']} epochs each; {e['trained']} are trained"
-        self.console.print(text, highlight=False)
+        left = e["of"] - e["trained"]
+        self.console.print(f"{left} networks to train for {e['epochs']} epochs each; {e['trained']} are trained")
 
     def _on_cells(self, e: Mapping[str, Any]) -> None:
-        self.console.print(f"cells: {e['genotype']}", highlight=False)
+        self.console.print(f"cells: {e['genotype']}")
 
     def _on_numbers(self, e: Mapping[str, Any]) -> None:
-        self.console.print(f"cells per stage: {', '.join(map(str, e['cells']))}", highlight=False)
+        self.console.print(f"cells per stage: {', '.join(map(str, e['cells']))}")
 
     def _on_measured(self, e: Mapping[str, Any]) -> None:
         self._show(f"measuring whole network {e['done']} of {e['total']}", 1.0, "")
@@ -135,14 +133,14 @@ class Display:
         if done - self.first_done < 0.005:
             return ""
         seconds = (time.monotonic() - self.started) * (1.0 - done) / (done - self.first_done)
-        return f"about {duration(seconds)} left"
+        return f"about {units.seconds(seconds)} left"
 
     def _show(self, text: str, done: float, left: str, final: bool = False) -> None:
         if self.console.is_terminal:
             self.bar.update(self.task, description=text, completed=done, left=left)
         elif final or time.monotonic() - self.last_line > 10.0:
             self.last_line = time.monotonic()
-            self.console.print(f"{done:4.0%} {text} {left}".rstrip(), highlight=False)
+            self.console.print(f"{done:4.0%} {text} {left}".rstrip())
 
 
 def _search_so_far(e: Mapping[str, Any]) -> str:
@@ -153,27 +151,3 @@ def _search_so_far(e: Mapping[str, Any]) -> str:
             said += f" · {words} {e[name]:.2f}" if isinstance(e[name], float) else f" · {words} {e[name]}"
     counts = Counter(option for option in e.get("derived", {}).values() if option != "none" and not option.isdigit())
     return said + (f" · now {', '.join(f'{n} {option}' for option, n in counts.most_common())}" if counts else "")
-
-
-def number(n: int) -> str:
-    """A number of architectures for people: 200,000 or 6.64e+17."""
-    return f"{n:,}" if n < 10**7 else f"{n:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """A duration for people: 40 s, 3 min, 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def quantity(metric: str, value: float | None) -> str:
-    """A cost for people: 1.25 ms, 3.20 M, 412 M."""
-    if value is None:
-        return "-"
-    if metric == "latency_ms":
-        return f"{value:.3g} ms" if value < 100 else f"{value:.1f} ms"
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.2f} {suffix}"
-    return f"{value:.0f}"

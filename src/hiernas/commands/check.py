@@ -19,17 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiernas.commands.cost import cells_named
+from hiernas.commands.options import CheckOptions, split_settings
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
 from hiernas.data.images import OnDemand
-from hiernas.data.split import Subset
+from hiernas.data.split import Split, Subset
 from hiernas.gates import Gates, single_path, softmax
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runtimes import RUNTIMES
 from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
-from hiernas.run.request import Prepared
+from hiernas.report import units
+from hiernas.run.request import Prepared, Request
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Recipe
@@ -54,6 +57,43 @@ class Estimate:
         return sum(self.seconds.values())
 
 
+def request_of(asked: CheckOptions) -> Request:
+    """The search that is asked for. A mistake is named before anything is read."""
+    of_space, settings = split_settings(asked.settings)
+    if asked.cells is not None:
+        of_space["cell"] = cells_named(asked.cells)
+    request = Request(
+        asked.method, asked.space, of_space, asked.data, asked.limit or (), asked.latency_table, asked.runtime, asked.threads,
+        asked.preset, settings=settings, seed=asked.seed, image_size=asked.image_size, val_per_class=asked.val_per_class,
+        skip_bad_images=asked.skip_bad_images,
+    )  # fmt: skip
+    request.resolved()
+    return request
+
+
+def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
+    """What `hiernas check` says, by name."""
+    data = prepared.data
+    rows = {"space": f"{prepared.space.name}, {units.size(e.space_size)} architectures"}
+    for metric, (smallest, typical, largest) in e.costs.items():
+        values = (units.amount(metric, v) for v in (smallest, typical, largest))
+        rows[metric] = "smallest {}, typical {}, largest {}".format(*values)
+    rows["limits"] = ", ".join(map(str, prepared.limits)) + (" (the median: none was given)" * prepared.automatic_limit)
+    rows["within the limits"] = f"{e.feasible_share:.1%} of the architectures (estimated from 10,000 in large spaces)"
+    rows["data"] = f"{data.name}: {len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images of " + (
+        f"{data.input_size} in {data.num_classes} classes"
+    )
+    rows |= {"note" + " " * i: note for i, note in enumerate(data.notes)}
+    if prepared.fitted:
+        rows["for so few images"] = prepared.fitted
+    rows |= {"doubtful" + " " * i: doubt for i, doubt in enumerate(prepared.doubts)}
+    rows["supernet"] = f"{e.supernet_params:,} parameters"
+    rows["memory"] = f"about {e.memory_gib:.2f} GiB"
+    phases = ", ".join(f"{phase} {units.seconds(s)}" for phase, s in e.seconds.items())
+    rows["time"] = f"about {units.seconds(e.total_seconds)} here: {phases}"
+    return rows
+
+
 def estimate(prepared: Prepared) -> Estimate:
     """Measure what is needed for the estimates; trains nothing that is kept."""
     space, config, method = prepared.space, prepared.config, METHODS[prepared.method]
@@ -61,39 +101,28 @@ def estimate(prepared: Prepared) -> Estimate:
     tables = cost_tables(among, prepared.latency)
     rng = numpy_generator(prepared.seed, "check")
     genes = among.sample_encoded(rng, 10_000)
-    costs = {
-        name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()
-    }
-    if not method.inherits:
-        params, step_seconds, activations = _mixed_step(prepared)
-        candidate_seconds = 0.0  # what a search in cells finds is evaluated once
-    else:
-        supernet: Any = space.supernet()
-        supernet.to(memory_format=torch.channels_last)
-        params = sum(p.numel() for p in supernet.parameters())
+    costs = {name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()}
+    recipe = config.search.train if hasattr(config, "search") else config.train  # a search in cells has one of its own
+    searched = method.proxy(space, config)
+    supernet: Any = searched.supernet()
+    params = sum(p.numel() for p in supernet.parameters())
+    if method.inherits:
         largest = single_path(genes[int(np.argmax(tables["macs"].of(genes)))])
         paths = [single_path(path) for path in genes[:STEPS]]
-        step_seconds, activations = _training_step(supernet, prepared, paths, largest, recipe_of(config))
-        candidate_seconds = _evaluation(supernet, prepared, genes)
-    batch = min(recipe_of(config).batch_size, len(prepared.data.train))
+    else:
+        largest = softmax([torch.zeros(len(d.options)) for d in searched.decisions])
+        paths = [largest] * (STEPS // 3)
+    image_seconds, activations = _training_step(supernet, prepared, paths, largest, recipe)
+    candidate_seconds = _evaluation(supernet, prepared, genes) if method.inherits else 0.0  # cells are evaluated once
     training = 4 * (3 * params) + activations  # weights, gradients, momentum in 32 bits
     return Estimate(
         space_size=max(space.size(), among.size()),
         costs=costs,
-        feasible_share=share_feasible(prepared),
+        feasible_share=feasible_share(among, tables, prepared.limits, numpy_generator(prepared.seed, "share")),
         supernet_params=params,
         memory_gib=(max(training, 4 * params + _evaluating(prepared), _measuring(prepared)) + _pictures(prepared)) / 2**30,
-        seconds=_seconds(prepared, step_seconds / batch, candidate_seconds, _final_image(prepared, step_seconds / batch)),
+        seconds=_seconds(prepared, image_seconds, candidate_seconds),
     )
-
-
-def share_feasible(prepared: Prepared, n: int = 10_000) -> float:
-    """Share of sampled architectures that meet the limits."""
-    method = METHODS[prepared.method]
-    among = method.among(prepared.space)
-    tables = cost_tables(among, prepared.latency)
-    rng = numpy_generator(prepared.seed, "share")
-    return feasible_share(among, tables, prepared.limits, rng, n)
 
 
 def _pictures(prepared: Prepared) -> int:
@@ -121,56 +150,32 @@ def _measuring(prepared: Prepared) -> int:
     return plan_of(prepared.space, RUNTIMES[table.runtime].inner_layout).loaded_bytes(table.threads, table.batch)
 
 
-def _final_image(prepared: Prepared, of_supernet: float) -> float:
-    """Seconds of a training step per image of a network like those that are found.
+def _seconds(prepared: Prepared, image_seconds: float, candidate_seconds: float) -> dict[str, float]:
+    """By phase, from those of a training step of the supernet per image and of a candidate's evaluation.
 
-    A step of single paths is one of such a network; where all operations are computed at once, one is built and timed.
+    A step of single paths is like one of a network that is found; where all operations are computed at once, such a network
+    is built and timed.
     """
-    if METHODS[prepared.method].inherits:
-        return of_supernet
-    network = prepared.space.sample(numpy_generator(prepared.seed, "final")).build()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
-    recipe = prepared.config.train
-    seconds, _ = _training_step(network, prepared, [None] * (STEPS // 3), None, recipe)
-    return seconds / min(recipe.batch_size, len(prepared.data.train))
-
-
-def _seconds(
-    prepared: Prepared, image_seconds: float, candidate_seconds: float, final_image: float
-) -> dict[str, float]:
-    config, seconds = prepared.config, {}
-    for phase, work in METHODS[prepared.method].work(config, prepared.data).items():
+    config, method, seconds = prepared.config, METHODS[prepared.method], {}
+    final = image_seconds
+    if not method.inherits:
+        network = prepared.space.sample(numpy_generator(prepared.seed, "final")).build()
+        final, _ = _training_step(network, prepared, [None] * (STEPS // 3), None, config.train)
+    for phase, work in method.work(config, prepared.data).items():
         if phase.startswith("evolve"):
             seconds[phase] = config.population * (config.generations + 1) * candidate_seconds
         else:
-            seconds[phase] = work / 3.0 * (final_image if phase.startswith(("final", "compare")) else image_seconds)
+            seconds[phase] = work / 3.0 * (final if phase.startswith(("final", "compare")) else image_seconds)
     return seconds
 
 
-def recipe_of(config: Any) -> Recipe:
-    """The recipe of a method's supernet: a search in cells has one of its own."""
-    recipe: Recipe = config.search.train if hasattr(config, "search") else config.train
-    return recipe
-
-
-def _mixed_step(prepared: Prepared) -> tuple[int, float, int]:
-    """Parameters of the search network of a space of cells, seconds of a step, bytes saved for its backward pass."""
-    searched = METHODS[prepared.method].proxy(prepared.space, prepared.config)
-    supernet = searched.supernet()
-    supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
-    gates = softmax([torch.zeros(len(d.options)) for d in searched.decisions])
-    seconds, saved = _training_step(supernet, prepared, [gates] * (STEPS // 3), gates, recipe_of(prepared.config))
-    return sum(p.numel() for p in supernet.parameters()), seconds, saved
-
-
 def _training_step(
-    supernet: nn.Module, prepared: Prepared, paths: Sequence[Gates | None], largest: Gates | None, recipe: Recipe
+    network: nn.Module, prepared: Prepared, paths: Sequence[Gates | None], largest: Gates | None, recipe: Recipe
 ) -> tuple[float, int]:
-    """Seconds of a step, and bytes that the largest one saves for its backward pass. None: a network without gates."""
-    data = prepared.data
-    fabric = make_fabric(recipe)
-    optimizer = torch.optim.SGD(supernet.parameters(), lr=1e-4)
-    model, wrapped = fabric.setup(supernet, optimizer)
+    """Seconds of a step per image, and bytes that the largest saves for its backward pass. None: a network without gates."""
+    data, fabric = prepared.data, make_fabric(recipe)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
+    model, wrapped = fabric.setup(network, torch.optim.SGD(network.parameters(), lr=1e-4))
     indices = torch.arange(min(recipe.batch_size, len(data.train)))
     x, y = normalise(data.train.images.fetch(indices), data, fabric.device), data.train.labels[indices].to(fabric.device)
 
@@ -187,7 +192,7 @@ def _training_step(
     start = time.perf_counter()
     for path in paths:
         step(path)
-    return (time.perf_counter() - start) / len(paths), saved[0]
+    return (time.perf_counter() - start) / len(paths) / len(indices), saved[0]
 
 
 @contextmanager
@@ -210,7 +215,8 @@ def _evaluation(supernet: Any, prepared: Prepared, genes: np.ndarray) -> float:
     config, data = prepared.config, prepared.data
     typical = float(np.median(cost_tables(prepared.space, None)["macs"].of(genes)))
     n = int(min(200, max(16, TIMED_MACS / typical)))
-    few = replace(data, val=_first(data.val, n))
+    first = torch.arange(min(n, len(data.val)))
+    few = replace(data, val=Split(Subset(data.val.images, first), data.val.labels[first]))
     evaluator = Evaluator(
         supernet, few, make_fabric(config.train), seed=0, calibration_images=min(n, config.calibration_images),
         batch_size=batch_for(prepared.space),
@@ -223,19 +229,3 @@ def _evaluation(supernet: Any, prepared: Prepared, genes: np.ndarray) -> float:
     images = len(data.val) + min(config.calibration_images, len(data.train))
     timed = len(few.val) + min(n, config.calibration_images, len(data.train))
     return seconds * images / timed
-
-
-def _first(split: Any, n: int) -> Any:
-    return replace(split, images=_Head(split.images, min(n, len(split))), labels=split.labels[:n])
-
-
-@dataclass(frozen=True)
-class _Head:
-    images: Any
-    n: int
-
-    def __len__(self) -> int:
-        return self.n
-
-    def fetch(self, indices: Tensor) -> Tensor:
-        return self.images.fetch(indices)

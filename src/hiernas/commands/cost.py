@@ -1,53 +1,90 @@
-"""What a network costs: the command `hiernas cost`, for architecture files, run folders and published networks by name."""
+"""`hiernas cost`: what a network costs; of an architecture file, a run folder or a published network by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hiernas.cli.progress import quantity
+from torch import nn
+
 from hiernas.combinatorics import Decision
+from hiernas.commands.measure import teller
+from hiernas.commands.options import CostOptions, SizedOptions
 from hiernas.costs.count import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.phone import load_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
-from hiernas.networks.cell import CellNetwork
-from hiernas.networks.stage import StageNetwork
+from hiernas.report.units import milliseconds
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import KNOWN, Known, known
 from hiernas.subsets import subsets
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where an architecture comes from: a file, a run folder, or a published network's name, for other sizes if wanted."""
+def cost(asked: CostOptions, listener: Listener) -> dict[str, str]:
+    """Costs of a network by name of the cost: counted, as published, predicted and measured."""
+    architecture, network = architecture_of(asked), published(asked.source)
+    skeleton, counted = architecture.skeleton, count_cost(architecture)
+    shown = {
+        "space": skeleton.name,
+        "for images of": f"{skeleton.input_size} in {skeleton.num_classes} classes",
+        "params": f"{counted.params:,}",
+        "macs": f"{counted.macs:,}",
+    }
+    return shown | (_printed(network) if network else {}) | _latencies(architecture, asked, listener)
 
-    text: str
-    input_size: tuple[int, int, int] | None = None
-    num_classes: int | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the published network's space
 
-    @property
-    def known(self) -> Known | None:
-        """The published network, where the text is the name of one."""
-        return None if Path(self.text).exists() else KNOWN.get(self.text)
+def _printed(network: Known) -> dict[str, str]:
+    rows = {
+        "published params": network.published_params and f"{network.published_params:g} M",
+        "published macs": network.published_macs and f"{network.published_macs:g} M",
+        "published latency": network.published_latency,
+        "source": network.source,
+        "note": network.note,
+    }
+    return {name: str(text) for name, text in rows.items() if text}
 
-    def load(self) -> Architecture:
-        """The architecture. Raises `SpaceError`, `RunError` or `ConfigError` with what is wrong."""
-        path = Path(self.text)
-        looks_like_a_path = path.exists() or path.suffix or len(path.parts) > 1
-        if not looks_like_a_path:
-            return known(self.text, self.input_size, self.num_classes, **self.arguments)
-        if self.input_size or self.num_classes or self.arguments:
-            raise ConfigError(
-                f"{self.text} says its own image size, classes and space; --input-size, --num-classes and --set are for "
-                "published networks"
-            )
-        return architecture_file(path)
+
+def _latencies(architecture: Architecture, asked: CostOptions, listener: Listener) -> dict[str, str]:
+    if asked.latency_table is not None:
+        table = load_table(asked.latency_table, asked.runtime, asked.threads)
+        return {"latency predicted": f"{milliseconds(table.predict(architecture))} ({table.device}, {table.runtime})"}
+    engine = make_runtime(asked.runtime or RUNTIME, asked.threads or 1)
+    kept = tuple(
+        Decision(name, tuple(option for option, _ in choice))
+        for name, choice in zip(architecture.skeleton.site_names, architecture.choices, strict=True)
+    )
+    only = SearchSpace(architecture.skeleton, kept)  # its operations, however many a node keeps
+    only = only if architecture.is_single else subsets(only)
+    measured = measure_table(only, engine, cached_table_path(engine), teller(listener))
+    whole = engine.measure(architecture.build(), architecture.skeleton.input_size, runs=100, warmup=10)
+    where = f"{measured.device}, {measured.runtime}, {measured.threads} thread(s)"
+    return {
+        "latency predicted": f"{milliseconds(measured.predict(architecture))} ({where})",
+        "latency measured": f"{milliseconds(whole.p10_ms)} (median {whole.median_ms:.3g}, 90 % {whole.p90_ms:.3g})",
+    }
+
+
+# -- the networks of this command and of others ------------------------------------------------------------------------
+
+
+def published(text: str) -> Known | None:
+    """The published network, where a text is the name of one."""
+    return None if Path(text).exists() else KNOWN.get(text)
+
+
+def architecture_of(asked: SizedOptions) -> Architecture:
+    """The network that is asked for. Raises `SpaceError`, `RunError` or `ConfigError` with what is wrong."""
+    path = Path(asked.source)
+    if not (path.exists() or path.suffix or len(path.parts) > 1):
+        return known(asked.source, asked.sizes, asked.num_classes, **asked.arguments)
+    if asked.sizes or asked.num_classes or asked.arguments:
+        raise ConfigError(
+            f"{asked.source} says its own image size, classes and space; --input-size, --num-classes and --set are for "
+            "published networks"
+        )
+    return architecture_file(path)
 
 
 def architecture_file(source: Path) -> Architecture:
@@ -65,65 +102,26 @@ def cells_named(text: str) -> str:
         return text
     architecture = architecture_file(Path(text))
     skeleton: Any = architecture.skeleton
-    if isinstance(skeleton, CellNetwork):
-        return skeleton.genotype(architecture).to_text()
-    if isinstance(skeleton, StageNetwork):
-        return skeleton.genotype.to_text()
-    raise SpaceError(f"{text} found a network of '{skeleton.name}', which has no cells; name a search in cells, or a genotype")
+    if skeleton.searched == "blocks":
+        nothing = f"{text} found a network of '{skeleton.name}', which has no cells"
+        raise SpaceError(f"{nothing}; name a search in cells, or a genotype")
+    found = skeleton.genotype(architecture) if skeleton.searched == "cells" else skeleton.genotype
+    return str(found.to_text())
 
 
-def cost_of(
-    source: Source, latency_table: Path | None, runtime: str | None, threads: int | None, listener: Listener
-) -> dict[str, str]:
-    """Costs of a network by name of the cost: counted, as published, predicted and measured."""
-    architecture = source.load()
-    counted = count_cost(architecture)
-    skeleton = architecture.skeleton
-    shown = {
-        "space": skeleton.name,
-        "for images of": f"{skeleton.input_size} in {skeleton.num_classes} classes",
-        "params": f"{counted.params:,}",
-        "macs": f"{counted.macs:,}",
-    }
-    network = source.known
-    if network is not None:
-        shown |= _published(network)
-    return shown | _latencies(architecture, latency_table, runtime, threads, listener)
+def load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:
+    """The trained network of a weights file, and what the file says of it. Raises `RunError` where they do not fit."""
+    from safetensors import SafetensorError, safe_open
 
-
-def _published(network: Known) -> dict[str, str]:
-    rows = {
-        "published params": network.published_params and f"{network.published_params:g} M",
-        "published macs": network.published_macs and f"{network.published_macs:g} M",
-        "published latency": network.published_latency,
-        "source": network.source,
-        "note": network.note,
-    }
-    return {name: text for name, text in rows.items() if text}
-
-
-def _latencies(
-    architecture: Architecture, latency_table: Path | None, runtime: str | None, threads: int | None, listener: Listener
-) -> dict[str, str]:
-    if latency_table is not None:
-        table = load_table(latency_table, runtime, threads)
-        where = f"{table.device}, {table.runtime}"
-        return {"latency predicted": f"{quantity('latency_ms', table.predict(architecture))} ({where})"}
-    engine = make_runtime(runtime or RUNTIME, threads or 1)
-    kept = tuple(
-        Decision(name, tuple(option for option, _ in choice))
-        for name, choice in zip(architecture.skeleton.site_names, architecture.choices, strict=True)
-    )
-    only = SearchSpace(architecture.skeleton, kept)  # its operations, however many a node keeps
-    only = only if architecture.is_single else subsets(only)
-    measured = measure_table(only, engine, cached_table_path(engine), _teller(listener))
-    whole = engine.measure(architecture.build(), architecture.skeleton.input_size, runs=100, warmup=10)
-    where = f"{measured.device}, {measured.runtime}, {measured.threads} thread(s)"
-    return {
-        "latency predicted": f"{quantity('latency_ms', measured.predict(architecture))} ({where})",
-        "latency measured": f"{quantity('latency_ms', whole.p10_ms)} (median {whole.median_ms:.3g}, 90 % {whole.p90_ms:.3g})",
-    }
-
-
-def _teller(listener: Listener) -> Any:
-    return lambda done, total, key: listener({"event": "measuring", "done": done, "total": total, "key": key})
+    if not weights.is_file():
+        raise RunError(f"there are no weights at {weights}; train the network first, or name the file with --weights")
+    network = architecture.build()
+    try:
+        with safe_open(weights, "pt") as f:
+            network.load_state_dict({k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118 - not a dict
+            metadata = dict(f.metadata() or {})
+    except SafetensorError as error:
+        raise RunError(f"{weights} is damaged and cannot be read: {error}") from error
+    except RuntimeError as error:
+        raise RunError(f"the weights in {weights} are not of this architecture") from error
+    return network.eval(), metadata

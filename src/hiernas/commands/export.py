@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hiernas.commands.cost import architecture_file
+from hiernas.commands.cost import architecture_file, load_network
 from hiernas.data.batches import normalise
-from hiernas.errors import ConfigError, ExportError, RunError, did_you_mean
-from hiernas.export import FORMATS, SUFFIXES, export, timm_network
+from hiernas.errors import ConfigError, ExportError
+from hiernas.export import export, timm_network
+from hiernas.names import FORMATS
 from hiernas.randomness import torch_generator
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import reload_data
@@ -19,14 +20,12 @@ from hiernas.space import Architecture
 
 def export_network(source: Path, to: str, out: Path | None, weights: Path | None) -> dict[str, str]:
     """Export the trained network of a run or an architecture file; what was written, by name."""
-    if to not in FORMATS:
-        raise ConfigError(f"unknown format '{to}'; {did_you_mean(to, FORMATS)}")
     architecture = architecture_file(source)
     folder = source if source.is_dir() else source.parent
     weights = weights or folder / (f"{source.stem}.safetensors" if source.is_file() else "best.safetensors")
     network, metadata = load_network(architecture, weights)
     images, what = _parity_images(folder, architecture)
-    path = out or folder / f"best{SUFFIXES[to]}"
+    path = out or folder / f"best{FORMATS[to]}"
     if path.is_dir() or not path.parent.is_dir():
         reason = "it is a folder; name a file" if path.is_dir() else f"the folder {path.parent} does not exist; make it first"
         raise ConfigError(f"--out {path}: {reason}")
@@ -47,24 +46,6 @@ def _in_timm(architecture: Architecture, network: nn.Module) -> str:
         f"num_features={found.arguments['num_features']}, activation {found.act}, "
         f"batch-norm eps {found.bn_eps:g}" + ", then conv_stem.stride = (1, 1)" * (found.stem_stride == 1)
     )
-
-
-def load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:
-    """The trained network of a weights file, and what the file says of it. Raises `RunError` where they do not fit."""
-    from safetensors import SafetensorError, safe_open
-
-    if not weights.is_file():
-        raise RunError(f"there are no weights at {weights}; train the network first, or name the file with --weights")
-    network = architecture.build()
-    try:
-        with safe_open(weights, "pt") as f:
-            network.load_state_dict({k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118 - not a dict
-            metadata = dict(f.metadata() or {})
-    except SafetensorError as error:
-        raise RunError(f"{weights} is damaged and cannot be read: {error}") from error
-    except RuntimeError as error:
-        raise RunError(f"the weights in {weights} are not of this architecture") from error
-    return network.eval(), metadata
 
 
 def _parity_images(folder: Path, architecture: Architecture) -> tuple[torch.Tensor, str]:

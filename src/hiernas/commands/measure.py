@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hiernas.commands.options import MeasureOptions
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
@@ -20,39 +20,18 @@ from hiernas.randomness import numpy_generator
 from hiernas.report.units import milliseconds
 from hiernas.run.folder import Listener
 from hiernas.space import SearchSpace
-from hiernas.spaces.named import space_function
+from hiernas.spaces import space_function
 
 SHOWN = 5  # doubts that are shown
 BUSY = 0.75  # load per core from which a measurement is warned of
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What `hiernas measure` was asked; None where nothing was said."""
-
-    space: str
-    input_size: tuple[int, int, int]
-    num_classes: int
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the space
-    runtime: str | None = None
-    threads: int | None = None
-    out: Path | None = None
-    pack: Path | None = None
-    import_file: Path | None = None
-    allow_missing: bool = False
-    merge: Path | None = None
-    calibrate: int | None = None
-    even: bool = False
-    seed: int | None = None
-    store_correction: bool = False
-
-
-def measure(asked: Asked, listener: Listener) -> dict[str, str]:
-    """Do what was asked; what it says, by name. Raises `ConfigError` for options that do not go together."""
-    _check(asked)
-    arguments = dict(asked.arguments)
-    make = space_function(asked.space, arguments)
-    space = make(input_size=asked.input_size, num_classes=asked.num_classes, **arguments)
+def measure(asked: MeasureOptions, listener: Listener) -> dict[str, str]:
+    """Do what was asked; what it says, by name."""
+    if asked.calibrate is not None and asked.calibrate < FEWEST:
+        raise ConfigError(f"--calibrate {asked.calibrate}: so few networks tell too little; take at least {FEWEST}")
+    make = space_function(asked.source, asked.arguments)
+    space = make(input_size=asked.sizes, num_classes=asked.num_classes, **asked.arguments)
     if asked.pack is not None:
         return _pack(space, asked.pack)
     if asked.import_file is not None:
@@ -67,38 +46,7 @@ def teller(listener: Listener, event: str = "measuring") -> Progress:
     return lambda done, total, key: listener({"event": event, "done": done, "total": total, "key": key})
 
 
-def _check(asked: Asked) -> None:
-    modes = {"--pack": asked.pack, "--import": asked.import_file, "--merge": asked.merge, "--calibrate": asked.calibrate}
-    given = [flag for flag, value in modes.items() if value is not None]
-    if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)} do not go together; give one of them at a time")
-    rules = [
-        (asked.allow_missing, "--allow-missing", "--import", asked.import_file),
-        (asked.even, "--even", "--calibrate", asked.calibrate),
-        (asked.seed is not None, "--seed", "--calibrate", asked.calibrate),
-        (asked.store_correction, "--store-correction", "--calibrate", asked.calibrate),
-    ]
-    for is_given, flag, needed, value in rules:
-        if is_given and value is None:
-            raise ConfigError(f"{flag} is for {needed}; give both, or neither")
-    elsewhere = given and given != ["--calibrate"]
-    if elsewhere and (asked.runtime is not None or asked.threads is not None):
-        raise ConfigError(
-            f"--runtime and --threads do not go with {given[0]}: nothing is measured here (a pack runs on onnxruntime, "
-            "with `measure.py --threads N` on the device)"
-        )
-    if asked.pack is not None and asked.out is not None:
-        raise ConfigError("--out does not go with --pack: name the pack's folder with --pack DIR")
-    if asked.calibrate is not None and asked.calibrate < FEWEST:
-        raise ConfigError(f"--calibrate {asked.calibrate}: so few networks tell too little; take at least {FEWEST}")
-    if asked.store_correction and asked.out is None:
-        raise ConfigError(
-            "--store-correction needs a table of its own, --out FILE: the cached one serves all spaces, and a correction is "
-            "of one space"
-        )
-
-
-def _measure(space: SearchSpace, asked: Asked, listener: Listener) -> dict[str, str]:
+def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> dict[str, str]:
     engine = make_runtime(asked.runtime or RUNTIME, asked.threads or 1)
     path = asked.out or cached_table_path(engine)
     shown = _busy()

@@ -18,7 +18,7 @@ import numpy as np
 
 from hiernas.costs.limits import sample_feasible
 from hiernas.costs.tables import cost_tables
-from hiernas.errors import ConfigError, LimitError, RunError
+from hiernas.errors import LimitError, RunError
 from hiernas.randomness import numpy_generator
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.outcome import last_supernet, train_network
@@ -43,6 +43,12 @@ class Order:
     chance: float  # probability of a |tau| so large where one has nothing to do with the other
     networks: int
 
+    def __str__(self) -> str:
+        return (
+            f"Kendall's tau {self.tau:.2f} (95 %: {self.low:.2f} to {self.high:.2f}; by chance with probability "
+            f"{self.chance:.2g}) between its accuracies and those after training, over {self.networks}"
+        )
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -53,6 +59,19 @@ class Trust:
     improvement: float  # RI, in percent
     orders: Mapping[str, Order | str]  # by what was ranked; a sentence where there is no tau; empty without a supernet of all
     epochs: int
+
+    def rows(self) -> dict[str, str]:
+        """What `hiernas rank` shows, by name."""
+        mean, spread = float(np.mean(self.random)), float(np.std(self.random, ddof=1))
+        rows = {
+            "chosen": f"{self.chosen:.2%} test accuracy after {self.epochs} epochs",
+            "random": f"{mean:.2%} ± {spread:.2%} over {len(self.random)} networks within the same limits",
+            "improvement": f"{self.improvement:+.2f} % over random (RI)",
+        }
+        for over, order in self.orders.items():
+            more = "; rank again with more --networks (11 in HNAS' paper)" if isinstance(order, str) and over == OWN else ""
+            rows[f"supernet, {over}"] = f"{order}{more}"
+        return rows
 
 
 @dataclass(frozen=True)
@@ -70,8 +89,6 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
 
     Goes on where it was interrupted. Raises `RunError` for a run that is not a finished search.
     """
-    if networks < 2:
-        raise ConfigError(f"--networks {networks}: a spread needs at least 2")
     run = RunFolder.open(path, listener)
     result = run.read_json("result.json")
     if result is None or "front" not in result:
@@ -158,11 +175,11 @@ def _train(run: RunFolder, prepared: Prepared, architecture: Architecture, key: 
 def _order(
     run: RunFolder, prepared: Prepared, supernet: Any, networks: Sequence[Architecture], trained: Sequence[float]
 ) -> Order | str:
-    config = prepared.config
-    if len(networks) < FEWEST:
-        return order_of([], trained, numpy_generator(run.config["seed"], "tau"))
-    evaluate = RunTrainer(prepared.data, run, prepared.seed).evaluator(supernet, config.train, config.calibration_images)
-    return order_of(evaluate(list(networks)), trained, numpy_generator(run.config["seed"], "tau"))
+    config, accuracies = prepared.config, list[float]()
+    if len(networks) >= FEWEST:
+        evaluate = RunTrainer(prepared.data, run, prepared.seed).evaluator(supernet, config.train, config.calibration_images)
+        accuracies = evaluate(list(networks))
+    return order_of(accuracies, trained, numpy_generator(run.config["seed"], "tau"))
 
 
 def order_of(supernet: Sequence[float], trained: Sequence[float], rng: np.random.Generator) -> Order | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,11 @@ import torch
 from torch import nn
 
 import hiernas.spaces
-from hiernas.commands.cost import Source, architecture_file
-from hiernas.commands.export import load_network
+from hiernas.commands.cost import architecture_file, architecture_of, load_network
+from hiernas.commands.options import VitalOptions
 from hiernas.costs.count import Count
-from hiernas.data.split import ImageData, Split, Subset
+from hiernas.data.split import Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
-from hiernas.networks.chain import Chain
 from hiernas.networks.graph import graph_of_program
 from hiernas.quiet import quiet
 from hiernas.randomness import numpy_generator
@@ -25,9 +24,8 @@ from hiernas.report.hournas import reset_picture
 from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import reload_data
-from hiernas.space import Architecture
-from hiernas.spaces import KNOWN
-from hiernas.spaces.named import space_function
+from hiernas.space import Architecture, Skeleton
+from hiernas.spaces import KNOWN, space_function
 from hiernas.train.loop import accuracy
 from hiernas.vital.blocks import (
     DRAWS,
@@ -57,14 +55,13 @@ class Listing:
         counts = [b.count for b in self.blocks if vital is None or b.vital == vital]
         return Count(sum(c.params for c in counts), sum(c.macs for c in counts))
 
-
     def table(self) -> Table:
         """Blocks with their costs and shares of the whole, then the sums."""
         whole, no_row = self.total(), [""] * 6
         rows = [[b.name, "vital" if b.vital else "", *_shares(b.count, whole)] for b in self.blocks]
         sums = [("vital blocks", True), ("other blocks", False), ("all", None)]
         rows += [no_row, *([name, "", *_shares(self.total(vital), whole)] for name, vital in sums)]
-        return *_flush_right(["block", "", "params", "", "MACs", ""], rows, range(2, 6)), ["", self.title, *self.remarks]
+        return ["block", "", "params", "", "MACs", ""], rows, ["", self.title, *self.remarks]
 
 
 def _shares(part: Count, whole: Count) -> list[str]:
@@ -72,78 +69,60 @@ def _shares(part: Count, whole: Count) -> list[str]:
     return [text for n, of in pairs for text in (f"{n:,}", f"{n / max(of, 1):.1%}")]
 
 
-def _flush_right(head: list[str], rows: list[list[str]], columns: range) -> tuple[list[str], list[list[str]]]:
-    """Head and rows with the columns of numbers padded on the left."""
-    for i in columns:
-        width = max(len(row[i]) for row in (head, *rows))
-        for row in (head, *rows):
-            row[i] = row[i].rjust(width)
-    return head, rows
+def listing(asked: VitalOptions) -> Listing:
+    """The blocks of what is asked for. Raises `SpaceError`, `RunError` or `ConfigError` with what is wrong."""
+    name, path = asked.source, Path(asked.source)
+    if path.suffix == ".pt2":
+        return _of_program(asked, path)
+    if not path.exists() and name in hiernas.spaces.NAMES:
+        return _of_space(asked)
+    if not path.exists() and name not in KNOWN and not path.suffix and len(path.parts) == 1:
+        near = did_you_mean(name, [*hiernas.spaces.NAMES, *KNOWN])
+        raise SpaceError(f"there is no space, network, file or run '{name}'; {near}")
+    architecture = architecture_of(asked)
+    blocks = blocks_of_network(architecture.build(), architecture.skeleton.input_size)
+    title = f"{name}: a network of {architecture.skeleton.name} for {_images_of(architecture.skeleton)}"
+    return Listing(title, named(blocks, architecture), _left_out(architecture))
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is looked at: a space or a network by name, an architecture file, a run folder, or an exported program."""
-
-    text: str
-    input_size: tuple[int, int, int] | None = None
-    num_classes: int | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the space
-
-    def listing(self) -> Listing:
-        """Its blocks. Raises `SpaceError`, `RunError` or `ConfigError` with what is wrong."""
-        path = Path(self.text)
-        if path.suffix == ".pt2":
-            return self._program(path)
-        if not path.exists() and self.text in hiernas.spaces.NAMES:
-            return self._space()
-        if not path.exists() and self.text not in KNOWN and not path.suffix and len(path.parts) == 1:
-            near = did_you_mean(self.text, [*hiernas.spaces.NAMES, *KNOWN])
-            raise SpaceError(f"there is no space, network, file or run '{self.text}'; {near}")
-        architecture = Source(self.text, self.input_size, self.num_classes, self.arguments).load()
-        skeleton = architecture.skeleton
-        blocks = blocks_of_network(architecture.build(), skeleton.input_size)
-        sizes = f"images of {skeleton.input_size} in {skeleton.num_classes} classes"
-        title = f"{self.text}: a network of {skeleton.name} for {sizes}"
-        return Listing(title, named(blocks, architecture), _left_out(architecture))
-
-    def _space(self) -> Listing:
-        given = {"input_size": self.input_size, "num_classes": self.num_classes}
-        make = space_function(self.text, self.arguments)
-        space = make(**{key: value for key, value in given.items() if value is not None}, **self.arguments)
-        sizes = f"images of {space.skeleton.input_size} in {space.skeleton.num_classes} classes"
-        remarks = ["a space: every block counts with its largest operation"]
-        if self.text in KNOWN:
-            remarks.append(f"a published network has this name, too: `hiernas cost {self.text}`")
-        return Listing(f"{self.text} for {sizes}", blocks_of_space(space), remarks)
-
-    def _program(self, path: Path) -> Listing:
-        if self.input_size or self.num_classes or self.arguments:
-            raise ConfigError(
-                f"{path} says its own image size and layers; --input-size, --num-classes and --set are for names of spaces "
-                "and networks"
-            )
-        try:
-            with quiet():
-                program = torch.export.load(path)
-        except Exception as error:  # torch.export raises almost anything
-            reason = "there is no such file" if not path.is_file() else _first_line(error)
-            raise SpaceError(
-                f"{path} cannot be read as a program of torch.export: {reason}; write one with `hiernas export RUN --to pt2` "
-                "or torch.export.save"
-            ) from error
-        return Listing(f"{path}: an exported program", blocks_of_graph(graph_of_program(program)))
+def _images_of(skeleton: Skeleton) -> str:
+    return f"images of {skeleton.input_size} in {skeleton.num_classes} classes"
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _of_space(asked: VitalOptions) -> Listing:
+    given = {"input_size": asked.sizes, "num_classes": asked.num_classes}
+    make = space_function(asked.source, asked.arguments)
+    space = make(**{key: value for key, value in given.items() if value is not None}, **asked.arguments)
+    remarks = ["a space: every block counts with its largest operation"]
+    if asked.source in KNOWN:
+        remarks.append(f"a published network has this name, too: `hiernas cost {asked.source}`")
+    return Listing(f"{asked.source} for {_images_of(space.skeleton)}", blocks_of_space(space), remarks)
+
+
+def _of_program(asked: VitalOptions, path: Path) -> Listing:
+    if asked.sizes or asked.num_classes or asked.arguments:
+        raise ConfigError(
+            f"{path} says its own image size and layers; --input-size, --num-classes and --set are for names of spaces "
+            "and networks"
+        )
+    try:
+        with quiet():
+            program = torch.export.load(path)
+    except Exception as error:  # torch.export raises almost anything
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = said if path.is_file() else "there is no such file"
+        raise SpaceError(
+            f"{path} cannot be read as a program of torch.export: {reason}; write one with `hiernas export RUN --to pt2` "
+            "or torch.export.save"
+        ) from error
+    return Listing(f"{path}: an exported program", blocks_of_graph(graph_of_program(program)))
 
 
 def named(blocks: Sequence[Block], architecture: Architecture) -> list[Block]:
     """The blocks of a chain network under the names of its sites; those of any other network as they are."""
     names: dict[str, str] = {}
-    skeleton = architecture.skeleton
-    if isinstance(skeleton, Chain):
+    skeleton: Any = architecture.skeleton
+    if skeleton.searched == "blocks":
         for part, sites in (("stem", skeleton.stem), ("head", skeleton.head)):
             names |= {f"{part}.{i}": site.name for i, site in enumerate(sites)}
         names |= {name.replace(".", "_"): name for name in skeleton.site_names}
@@ -151,9 +130,10 @@ def named(blocks: Sequence[Block], architecture: Architecture) -> list[Block]:
 
 
 def _left_out(architecture: Architecture) -> tuple[str, ...]:
-    if not isinstance(architecture.skeleton, Chain):
+    skeleton: Any = architecture.skeleton
+    if skeleton.searched != "blocks":
         return ()
-    sites = zip(architecture.skeleton.sites, architecture.choices, strict=True)
+    sites = zip(skeleton.sites, architecture.choices, strict=True)
     out = [s.name for s, choice in sites if len(choice) == 1 and type(s.build(choice[0][0])) is nn.Identity]
     return (f"left out, since 'skip' was chosen: {', '.join(out)}",) if out else ()
 
@@ -161,16 +141,14 @@ def _left_out(architecture: Architecture) -> tuple[str, ...]:
 # -- without a block -------------------------------------------------------------------------------------------------
 
 
-def reset_of(
-    path: Path, draws: int | None = None, images: int | None = None, seed: int | None = None, progress: Progress | None = None
-) -> dict[str, Any]:
+def reset(asked: VitalOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Reset channels of every block of a run's trained network in turn; what became of its test accuracy.
 
     Written to the run folder as vital.json and vital.svg, and to its report where it has one. Accuracies are shares of
-    `images` test images (default: 1000, or all if there are fewer), the same for every block; `draws`: see `reset_blocks`.
-    Raises `RunError` where the run has no trained network.
+    the test images, the same for every block; draws: see `reset_blocks`. Raises `RunError` where the run has no trained
+    network.
     """
-    draws, images, seed = draws or DRAWS, images or IMAGES, seed or 0
+    draws, images, seed, path = asked.draws or DRAWS, asked.images or IMAGES, asked.seed or 0, Path(asked.source)
     if not path.is_dir():
         raise ConfigError(f"--reset takes a run folder, whose network is trained and whose test images are known, not {path}")
     run, architecture = RunFolder.open(path), architecture_file(path)
@@ -178,7 +156,8 @@ def reset_of(
         raise RunError(f"{path} has no trained network yet; go on with `hiernas resume {path}`")
     network, _ = load_network(architecture, path / "best.safetensors")
     data = reload_data(run, None)
-    split = _some(data, images, seed)
+    chosen = torch.from_numpy(np.sort(numpy_generator(seed, "reset images").permutation(len(data.test))[:images]))
+    split = Split(Subset(data.test.images, chosen), data.test.labels[chosen])
     found = reset_blocks(network, split, data, seed=seed, draws=draws, progress=progress)
     blocks = named([each.block for each in found], architecture)
     result = {
@@ -218,18 +197,10 @@ def reset_table(result: Mapping[str, Any], path: Path) -> Table:
         f"wrote {path / 'vital.svg'} and {path / 'vital.json'}",
     ]
     head = ["block", "", "reset", *(f"p = {p:g}" for p in result["probabilities"])]
-    return *_flush_right(head, rows, range(3, len(head))), ["", *remarks]
+    return head, rows, ["", *remarks]
 
 
 def _points(lost: Sequence[float]) -> str:
     """'8.9 (1.4 to 17.8)', or one number alone; without the sign of a zero."""
     mean, least, most = (round(float(x), 1) + 0.0 for x in (np.mean(lost), min(lost), max(lost)))
     return f"{mean:.1f}" + (f" ({least:.1f} to {most:.1f})" if len(lost) > 1 else "")
-
-
-def _some(data: ImageData, images: int, seed: int) -> Split:
-    """So many of the test images, or all if there are fewer."""
-    if images >= len(data.test):
-        return data.test
-    rows = torch.from_numpy(np.sort(numpy_generator(seed, "reset images").permutation(len(data.test))[:images]))
-    return Split(Subset(data.test.images, rows), data.test.labels[rows])

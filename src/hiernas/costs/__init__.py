@@ -1,1 +1,61 @@
-"""What a network costs: parameters, multiply-adds and latency, as tables per site and option, and limits on them."""
+"""What networks cost, and limits on it; here limits are read from text, which takes neither torch nor a space."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+
+from hiernas.budget import METRICS, SUFFIXES, Limit
+from hiernas.errors import LimitError, did_you_mean
+
+UNITS = {"latency_ms": {"": 1, "ms": 1}, "params": {"": 1, **SUFFIXES}, "macs": {"": 1, **SUFFIXES}}
+EXAMPLES = {"latency_ms": "5 or 5ms", "params": "4.8M or 4800000", "macs": "300M or 3e8"}
+
+
+def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
+    """Read limits such as "latency_ms<=5", "params <= 4.8M" or "60<=latency_ms<=70ms"; one `Limit` per metric.
+
+    Several limits on one metric must all hold. Raises `LimitError` with what cannot be read.
+    """
+    limits: dict[str, Limit] = {}
+    for text in [texts] if isinstance(texts, str) else texts:
+        new = _parse(text)
+        old = limits.get(new.metric, new)
+        limits[new.metric] = Limit(new.metric, max(old.low, new.low), min(old.high, new.high))
+    return tuple(limits.values())
+
+
+def _parse(text: str) -> Limit:
+    words = [word.strip() for word in re.split(r"([<>=]+)", text)]
+    signs = words[1::2]
+    for sign in signs:
+        if sign not in ("<=", ">="):
+            raise LimitError(f"limit '{text}' uses '{sign}'; write '<=' or '>=' (a bound itself is allowed)")
+    if len(signs) == 1:
+        left, sign, right = words
+        if _looks_like_a_number(left):  # 5 <= params
+            left, sign, right = right, {"<=": ">=", ">=": "<="}[sign], left
+        bound = _number(right, left, text)
+        return Limit(left, high=bound) if sign == "<=" else Limit(left, low=bound)
+    if len(signs) == 2 and signs[0] == signs[1]:
+        low, metric, high = (words[0], words[2], words[4]) if signs[0] == "<=" else (words[4], words[2], words[0])
+        return Limit(metric, _number(low, metric, text), _number(high, metric, text))
+    raise LimitError(f"'{text}' is not a limit; write 'metric<=number', 'metric>=number' or 'low<=metric<=high'")
+
+
+def _looks_like_a_number(word: str) -> bool:
+    return re.match(r"[-+.\d]|(nan|inf)\b", word, re.IGNORECASE) is not None
+
+
+def _number(word: str, metric: str, text: str) -> float:
+    if metric not in METRICS:
+        raise LimitError(f"unknown metric '{metric}' in limit '{text}'; {did_you_mean(metric, METRICS)}")
+    found = re.fullmatch(r"([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([a-z]*)", word, re.IGNORECASE)
+    if found is None or found[2] not in UNITS[metric]:
+        raise LimitError(f"limit '{text}': '{word}' is no number for {metric}; write {EXAMPLES[metric]}")
+    value = float(Decimal(found[1]) * UNITS[metric][found[2]])
+    if not 0 <= value < math.inf:
+        raise LimitError(f"limit '{text}': {word} is no bound for {metric}; a bound is a number from 0 upward")
+    return value

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from hiernas.errors import ConfigError, ExportError, did_you_mean
 from hiernas.export.python import python_files
 from hiernas.latency.runner import load_onnxruntime
+from hiernas.names import FORMATS
 from hiernas.quiet import quiet
 from hiernas.space import Architecture
 
-SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "python": ".py"}
-FORMATS = tuple(SUFFIXES)
 TOLERANCE = 1e-4  # largest relative difference allowed; measured: about 1e-7
 TIMEOUT = 600  # seconds for a Python file to load and run
 

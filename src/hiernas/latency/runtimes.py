@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiernas.errors import LatencyError, did_you_mean
+from hiernas.errors import LatencyError, one_of
 from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime, timed
 from hiernas.latency.table import Entry
 from hiernas.machine import usable_cores
@@ -375,8 +375,7 @@ RUNTIME = "onnxruntime"  # where none is named
 
 def make_runtime(name: str, threads: int) -> Any:
     """A runtime by name."""
-    if name not in RUNTIMES:
-        raise LatencyError(f"unknown runtime '{name}'; {did_you_mean(name, RUNTIMES)}")
+    one_of("runtime", name, RUNTIMES, LatencyError)
     if not 1 <= threads <= usable_cores():
         raise LatencyError(
             f"threads is {threads}, and this process may use {usable_cores()} cores: more threads than cores wait for each "

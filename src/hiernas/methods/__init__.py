@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hiernas.problem import Method
 
-FILES = {
-    "hnas": "hnas", "hournas": "hournas", "darts": "darts", "hdas": "hdas", "hdas-cells": "hdas",
-    "hdas-distribution": "hdas", "hdas-stages": "hdas", "hmnas": "hmnas", "spos": "baselines", "random": "baselines",
-}  # fmt: skip
+FILES = {  # where each one is, and what it is, for people
+    "hnas": ("hnas", "HNAS, arXiv 2005.07564v1: a supernet of single paths, pruned to what its best networks use"),
+    "hournas": ("hournas", "HourNAS, arXiv 2005.14446v3: vital blocks, then the others inside proposals within the limits"),
+    "darts": ("darts", "DARTS, arXiv 1806.09055, first order: weights and logits by turns, then a node's two strongest edges"),
+    "hdas": ("hdas", "H-DAS, arXiv 2101.04028v2: cells, then the number of cells of each stage, then the graphs between them"),
+    "hdas-cells": ("hdas", "H-DAS' cells alone: three normal and two reduction ones, each stage's own"),
+    "hdas-distribution": ("hdas", "H-DAS' number of cells of each stage, of given cells, with the graphs between them"),
+    "hdas-stages": ("hdas", "H-DAS' graphs between given cells, with the depth loss"),
+    "hmnas": ("hmnas", "HM-NAS, arXiv 1909.00122v2: weighted edges and operations, of which learned masks keep what stays"),
+    "spos": ("baselines", "SPOS, arXiv 1904.00420, with its own evolution, by HNAS' configuration"),
+    "random": ("baselines", "random networks within the limits, judged by the same supernet, by HNAS' configuration"),
+}
 
 
 class Methods(Mapping[str, "Method"]):
     """The records by name."""
 
     def __getitem__(self, name: str) -> Method:
-        found: Mapping[str, Method] = importlib.import_module(f"hiernas.methods.{FILES[name]}").METHODS
+        found: Mapping[str, Method] = importlib.import_module(f"hiernas.methods.{FILES[name][0]}").METHODS
         return found[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -24,7 +24,7 @@ def of_limits(tables: Mapping[str, CostTable], limits: Sequence[Limit], automati
     for limit in limits:
         table = tables[limit.metric]
         if limit.low <= table.smallest and table.largest <= limit.high:
-            span = " to ".join(_quantity(limit.metric, v) for v in (table.smallest, table.largest))
+            span = " to ".join(units.amount(limit.metric, v) for v in (table.smallest, table.largest))
             found.append(
                 f"the limit {limit} rules nothing out: the networks of the space go from {span}; choose a tighter limit or "
                 "a larger space"
@@ -86,7 +86,3 @@ def of_latency(chosen: Mapping[str, Any], limits: Sequence[Limit]) -> list[str]:
         if limit.metric == "latency_ms" and not limit.low <= measured <= limit.high:
             found.append(f"the measured latency, {measured:.3g} ms, is outside {limit}, which the predicted one meets")
     return found
-
-
-def _quantity(metric: str, value: float) -> str:
-    return units.milliseconds(value) if metric == "latency_ms" else units.short(value)

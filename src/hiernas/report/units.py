@@ -60,6 +60,11 @@ def value(metric: str, n: float | None) -> str:
     return milliseconds(n) if metric == "latency_ms" else count(n)
 
 
+def amount(metric: str, n: float | None) -> str:
+    """The same in three digits: '0.110 ms', '12.3 k'."""
+    return milliseconds(n) if metric == "latency_ms" else short(n)
+
+
 def seconds(s: float) -> str:
     """31.04 -> '31.0 s', 3723 -> '1 h 02 min'."""
     if s < 99.95:

@@ -11,7 +11,8 @@ from typing import Any
 
 import hiernas.spaces
 from hiernas.budget import Limit
-from hiernas.costs.limits import check_reachable, median_limit, parse_limits
+from hiernas.costs import parse_limits
+from hiernas.costs.limits import check_reachable, median_limit
 from hiernas.costs.tables import cost_tables
 from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
@@ -24,7 +25,7 @@ from hiernas.report.doubts import of_limits
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.settings import differences, for_images, from_dict, from_file, names_of, plain, to_dict, with_settings
 from hiernas.space import SearchSpace
-from hiernas.spaces.named import make_space, space_function
+from hiernas.spaces import make_space, space_function
 from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Retraining
 from hiernas.version import VERSION

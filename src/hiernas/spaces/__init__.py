@@ -1,5 +1,15 @@
 """Search spaces: functions that return a `SearchSpace`. All take `input_size` and `num_classes`."""
 
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hiernas.data.split import ImageData
+from hiernas.errors import SpaceError, one_of
+from hiernas.names import SPACES
+from hiernas.space import SearchSpace
 from hiernas.spaces.chain import Stage, chain_space, fit_strides
 from hiernas.spaces.darts import darts
 from hiernas.spaces.efficientnet import efficientnet
@@ -12,27 +22,11 @@ from hiernas.spaces.mobilenetv2 import mobilenetv2
 from hiernas.spaces.nasbench_macro import nasbench_macro
 from hiernas.spaces.tiny import tiny
 
-PAPERS = {  # the spaces an architecture file may name, and where they are from
-    "darts": "DARTS, arXiv 1806.09055",
-    "efficientnet": "EfficientNet, arXiv 1905.11946, in the form of HourNAS, arXiv 2005.14446v3",
-    "fbnet": "FBNet, arXiv 1812.03443",
-    "fbnet_enlarged": "HourNAS, arXiv 2005.14446v3",
-    "hdas_cells": "H-DAS, arXiv 2101.04028v2",
-    "hdas_stages": "H-DAS, arXiv 2101.04028v2",
-    "hnas_basic": "HNAS, arXiv 2005.07564v1",
-    "hnas_large": "HNAS, arXiv 2005.07564v1",
-    "mnasnet": "MnasNet, arXiv 1807.11626, in the form of HourNAS, arXiv 2005.14446v3",
-    "mobilenetv2": "MobileNetV2, arXiv 1801.04381; the choice of operations is ours",
-    "nasbench_macro": "NAS-Bench-Macro, arXiv 2103.11922",
-    "proxyless": "ProxylessNAS, arXiv 1812.00332",
-    "tiny": "ours",
-}
-NAMES = tuple(PAPERS)
+NAMES = tuple(SPACES)
 
 __all__ = [
     "KNOWN",
     "NAMES",
-    "PAPERS",
     "Known",
     "Stage",
     "chain_space",
@@ -46,9 +40,37 @@ __all__ = [
     "hnas_basic",
     "hnas_large",
     "known",
+    "make_space",
     "mnasnet",
     "mobilenetv2",
     "nasbench_macro",
     "proxyless",
+    "space_function",
     "tiny",
 ]
+
+
+def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., SearchSpace]:
+    one_of("space", name, NAMES, SpaceError)
+    function: Callable[..., SearchSpace] = globals()[name]
+    known = [p for p in inspect.signature(function).parameters if p not in ("input_size", "num_classes")]
+    for key in arguments:
+        if key not in known:
+            raise SpaceError(f"space '{name}' has no setting 'space.{key}'; known: {', '.join(known) or 'none'}")
+    return function
+
+
+def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapping[str, Any]) -> SearchSpace:
+    """The named space for the data's image size and classes; a given space must fit them."""
+    if space is None:
+        raise SpaceError("no space was named")
+    if isinstance(space, str):
+        return space_function(space, arguments)(input_size=data.input_size, num_classes=data.num_classes, **arguments)
+    wanted = (space.skeleton.input_size, space.skeleton.num_classes)
+    if wanted != (data.input_size, data.num_classes):
+        raise SpaceError(
+            f"space '{space.name}' is for images of size {wanted[0]} in {wanted[1]} classes, but {data.name} has "
+            f"{data.input_size} in {data.num_classes}; make the space with input_size={data.input_size}, "
+            f"num_classes={data.num_classes}"
+        )
+    return space

@@ -1,0 +1,231 @@
+"""What the longer commands are asked: each option is declared once, and a wrong name is refused before torch is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from hiernas.errors import ConfigError, LatencyError, SpaceError, one_of
+from hiernas.methods import FILES
+from hiernas.names import PRESETS, RUNTIMES, SPACES
+
+Settings = Annotated[
+    list[str] | None, Option("--set", help="KEY=VALUE of the method's configuration, or space.KEY=VALUE; repeatable")
+]
+SpaceSettings = Annotated[list[str] | None, Option("--set", help="space.KEY=VALUE; repeatable")]
+Seed = Annotated[int, Option(help="seed of everything random", min=0)]
+Folder = Annotated[Path | None, Option(help="folder to write; default: a new one under runs/")]
+ImageSize = Annotated[int | None, Option(help="resize images to this many pixels a side")]
+SkipBad = Annotated[bool, Option("--skip-bad-images", help="leave out images that cannot be read, and count them")]
+TableFile = Annotated[Path | None, Option(help="a latency table file (ours or a phone's)")]
+Runtime = Annotated[str | None, Option(help="what measures latency; default: onnxruntime; see `hiernas list runtimes`")]
+Threads = Annotated[int | None, Option(help="threads of the measured runtime; default: 1", min=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """A search that may be done."""
+
+    method: Annotated[str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")] = "hnas"
+    space: Annotated[str | None, Option(help="search space; default: the method's own; see `hiernas list spaces`")] = None
+    data: Annotated[str, Option(help="'digits', a folder of class folders, a folder of parquet files, or hf:NAME")] = "digits"
+    limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "60<=latency_ms<=70"; repeatable')] = None
+    latency_table: TableFile = None
+    preset: Annotated[str, Option(help="quick, small or paper; see `hiernas list presets`")] = "quick"
+    cells: Annotated[str | None, Option(help="of a stage search: a genotype by name or text, or a run that found some")] = None
+    settings: Settings = None
+    seed: Seed = 0
+    image_size: ImageSize = None
+    val_per_class: Annotated[int | None, Option(help="validation images per class, cut from the training images")] = None
+    skip_bad_images: SkipBad = False
+    runtime: Runtime = None
+    threads: Threads = None
+
+    def __post_init__(self) -> None:
+        from hiernas.costs import parse_limits
+
+        one_of("method", self.method, FILES)
+        one_of("preset", self.preset, PRESETS)
+        _check_names(self.space, self.runtime)
+        parse_limits(self.limit or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(CheckOptions):
+    out: Folder = None
+
+
+def _check_names(space: str | None, runtime: str | None) -> None:
+    if space is not None:
+        one_of("space", space, SPACES, SpaceError)
+    if runtime is not None:
+        one_of("runtime", runtime, RUNTIMES, LatencyError)
+
+
+def split_settings(settings: list[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """The arguments of a space among "KEY=VALUE" settings, and the other settings."""
+    texts = settings or []
+    of_space = [t.strip() for t in texts if t.strip().startswith("space.")]
+    pairs = [t.removeprefix("space.").partition("=") for t in of_space]
+    for key, equals, _ in pairs:
+        if not equals:
+            raise ConfigError(f"--set space.{key}: write space.KEY=VALUE")
+    return {key: _value(value) for key, _, value in pairs}, [t for t in texts if t.strip() not in of_space]
+
+
+def _value(text: str) -> Any:
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return tuple(value) if isinstance(value, list) else text if isinstance(value, dict) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizedOptions:
+    """Of the commands that look at one space or network, which has its own image size and classes or is given them."""
+
+    source: str
+    input_size: Annotated[str | None, Option(help="channels,height,width; of a space or a published network")] = None
+    num_classes: Annotated[int | None, Option(help="classes; of a space or a published network", min=2)] = None
+    settings: SpaceSettings = None
+
+    @property
+    def sizes(self) -> tuple[int, int, int] | None:
+        """The image size: channels, height, width. Raises `ConfigError` for one that no machine could compute with."""
+        from hiernas.machine import usable_memory
+
+        text = self.input_size
+        if text is None:
+            return None
+        parts = text.split(",")
+        if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
+            raise ConfigError(f"--input-size {text}: write channels,height,width, such as 3,224,224")
+        sizes = (int(parts[0]), int(parts[1]), int(parts[2]))
+        bytes_, memory = 4 * sizes[0] * sizes[1] * sizes[2], usable_memory()
+        if bytes_ > memory / 64:
+            most = int((memory / 64 / 4 / sizes[0]) ** 0.5)
+            raise ConfigError(
+                f"--input-size {text}: one such input takes {bytes_ / 2**30:,.1f} GiB, and what a network computes from it "
+                f"many times that; this machine has {memory / 2**30:.1f} GiB; give sides of at most {most}"
+            )
+        return sizes
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those of the space."""
+        of_space, others = split_settings(self.settings)
+        if others:
+            raise ConfigError(f"--set {others[0]}: this command takes --set space.KEY=VALUE only")
+        return of_space
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostOptions(SizedOptions):
+    source: Annotated[
+        str, Argument(metavar="NETWORK", help="an architecture file (best.json), a run folder, or a name such as fbnet-c")
+    ]
+    latency_table: TableFile = None
+    runtime: Runtime = None
+    threads: Threads = None
+
+    def __post_init__(self) -> None:
+        _check_names(None, self.runtime)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitalOptions(SizedOptions):
+    source: Annotated[str, Argument(help="a space or network by name, an architecture file, a run folder, a .pt2 file")]
+    reset: Annotated[bool, Option("--reset", help="of a run: reset each block, see what accuracy is left")] = False
+    draws: Annotated[int | None, Option(help="random draws of channels to reset; default: 5", min=1)] = None
+    images: Annotated[int | None, Option(help="test images to use; default: 1000 at most", min=1)] = None
+    seed: Annotated[int | None, Option(help="of the draws; default: 0", min=0)] = None
+
+    def __post_init__(self) -> None:
+        if not self.reset and (self.draws, self.images, self.seed) != (None, None, None):
+            raise ConfigError("--draws, --images and --seed are for --reset; give both, or neither")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions(SizedOptions):
+    source: Annotated[str, Argument(metavar="SPACE", help="search space; see `hiernas list spaces`")]
+    input_size: Annotated[str | None, Option(help="channels,height,width")] = "3,224,224"
+    num_classes: Annotated[int | None, Option(help="classes of the classifier", min=2)] = 1000
+    runtime: Runtime = None
+    threads: Threads = None
+    out: Annotated[Path | None, Option(help="table file; default: the user's cache")] = None
+    pack: Annotated[Path | None, Option(help="folder to write, for a device without HierNAS")] = None
+    import_file: Annotated[Path | None, Option("--import", help="what a pack measured; becomes a table")] = None
+    allow_missing: Annotated[bool, Option("--allow-missing", help="import what was measured so far")] = False
+    merge: Annotated[Path | None, Option(help="another table of the same device, to be put into this one")] = None
+    calibrate: Annotated[int | None, Option(help="compare with this many whole networks")] = None
+    even: Annotated[bool, Option("--even", help="networks spread evenly over the latencies, not uniform")] = False
+    seed: Annotated[int | None, Option(help="of the networks of --calibrate; default: 0", min=0)] = None
+    store_correction: Annotated[bool, Option("--store-correction", help="the table then predicts corrected")] = False
+
+    def __post_init__(self) -> None:
+        _check_names(self.source, self.runtime)
+        modes = {"--pack": self.pack, "--import": self.import_file, "--merge": self.merge, "--calibrate": self.calibrate}
+        given = [flag for flag, value in modes.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} do not go together; give one of them at a time")
+        rules = [
+            (self.allow_missing, "--allow-missing", "--import", self.import_file),
+            (self.even, "--even", "--calibrate", self.calibrate),
+            (self.seed is not None, "--seed", "--calibrate", self.calibrate),
+            (self.store_correction, "--store-correction", "--calibrate", self.calibrate),
+        ]
+        for is_given, flag, needed, value in rules:
+            if is_given and value is None:
+                raise ConfigError(f"{flag} is for {needed}; give both, or neither")
+        elsewhere = given and given != ["--calibrate"]
+        if elsewhere and (self.runtime is not None or self.threads is not None):
+            raise ConfigError(
+                f"--runtime and --threads do not go with {given[0]}: nothing is measured here (a pack runs on onnxruntime, "
+                "with `measure.py --threads N` on the device)"
+            )
+        if self.pack is not None and self.out is not None:
+            raise ConfigError("--out does not go with --pack: name the pack's folder with --pack DIR")
+        if self.store_correction and self.out is None:
+            raise ConfigError(
+                "--store-correction needs a table of its own, --out FILE: the cached one serves all spaces, and a correction "
+                "is of one space"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    source: Annotated[Path, Argument(help="a run folder or an architecture file")]
+    data: Annotated[str | None, Option(help="the images; default: those of the run")] = None
+    inherit: Annotated[bool, Option("--inherit", help="start from the supernet's weights (of a run)")] = False
+    epochs: Annotated[int | None, Option(help="default: the preset's final_epochs", min=1)] = None
+    lr: Annotated[float | None, Option(help="initial learning rate; default: the preset's final_lr")] = None
+    recipe: Annotated[str | None, Option(help="a published recipe; see `hiernas list recipes`")] = None
+    network: Annotated[str | None, Option(help="'imagenet' or 'cifar': build found cells into its network")] = None
+    preset: Annotated[str | None, Option(help="its size, or a search's recipe; default: the run's, or quick")] = None
+    settings: Settings = None
+    seed: Seed = 0
+    out: Folder = None
+    image_size: ImageSize = None
+    skip_bad_images: SkipBad = False
+
+    def __post_init__(self) -> None:
+        if self.preset is not None:
+            one_of("preset", self.preset, PRESETS)
+        if self.inherit and not self.source.is_dir():
+            raise ConfigError(f"--inherit needs a run folder, whose supernet has the weights; {self.source} is a file")
+        if self.inherit and self.data is not None:
+            raise ConfigError("--inherit goes on with the run's own images; leave --data out")
+        if self.data is None and self.source.is_dir() and (self.image_size is not None or self.skip_bad_images):
+            raise ConfigError("--image-size and --skip-bad-images are for --data; the run's own images are read as they were")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ConfigError(f"--lr is {self.lr}; it must be positive")
+        for text in self.settings or ():
+            if not text.strip().startswith("train."):
+                raise ConfigError(f"--set {text}: a training takes --epochs, --lr and --set train.KEY=VALUE")
