@@ -50,8 +50,8 @@ def load_data(
     """
     _check(image_size, val_per_class, seed, memory_gib)
     found = find(source, memory_gib)
-    if len(found.classes) < 2 or not len(found.reader):
-        held = f"only the class '{found.classes[0]}'" if found.classes and len(found.reader) else "no readable images"
+    if len(found.classes) < 2 or not found.reader.count:
+        held = f"only the class '{found.classes[0]}'" if found.classes and found.reader.count else "no readable images"
         raise DataError(f"'{found.name}' holds {held}; a classifier needs images of at least two classes")
     headers = found.headers if found.headers is not None else survey(found.reader)
     loaded = load_images(
