@@ -233,14 +233,13 @@ class Loaded:
     notes: tuple[str, ...]
 
 
-def load_images(
-    reader: Reader, headers: Sequence[Header | str], *, image_size: int | None, skip_bad: bool, memory_gib: float
-) -> Loaded:
+def load_images(found: Found, *, image_size: int | None, skip_bad: bool, memory_gib: float) -> Loaded:
     """Decodes every picture once; keeps the pixels where they fit in `memory_gib`, otherwise only checks the files.
 
     With `skip_bad` damaged pictures are collected in `Loaded.bad`, and have no say in the common form.
     Raises `DataError` for the first damaged picture without it, or where no picture is left.
     """
+    reader, headers = found.reader, found.headers if found.headers is not None else survey(found.reader)
     bad = {i: header for i, header in enumerate(headers) if isinstance(header, str)}
     if bad and not skip_bad:
         raise _damaged(reader, *min(bad.items()))
