@@ -153,15 +153,13 @@ def choose_form(headers: Sequence[Header], image_size: int | None) -> Form:
     """
     channels = sorted({h.channels for h in headers})
     if len(channels) > 1 and channels != [1, 3]:
-        raise DataError(
-            f"images have {' and '.join(map(str, channels))} channels; give all of them the same channel count"
-        )
+        raise DataError(f"images have {' and '.join(map(str, channels))} channels; give all of them the same channel count")
     if image_size is not None:
         return Form(channels[-1], image_size, image_size)
     sizes = {(h.height, h.width) for h in headers}
     if len(sizes) > 1:
-        short = float(np.median([min(h.height, h.width) for h in headers]))
-        side = min(MAX_SIZE, max(8, int(short) // 8 * 8))
+        short = int(np.median([min(h.height, h.width) for h in headers]))
+        side = min(MAX_SIZE, max(8, short // 8 * 8))
         return Form(channels[-1], side, side)
     height, width = sizes.pop()
     if min(height, width) < MIN_SIZE:
@@ -173,11 +171,10 @@ def choose_form(headers: Sequence[Header], image_size: int | None) -> Form:
 def _check_form(form: Form, headers: Sequence[Header]) -> None:
     """Refuse, before any pixel is allocated, sizes that no network could be trained on here, or that only enlarge."""
     short = int(np.median([min(h.height, h.width) for h in headers]))
-    side = min(form.height, form.width)
+    side, longer = sorted((form.height, form.width))
     memory = usable_memory()
-    fits = int((memory / SHARE / (BATCH * form.channels * 4) * side / max(form.height, form.width)) ** 0.5)
-    most = min(fits, ENLARGED * short)
-    if side <= most:
+    fits = int((memory / SHARE / (BATCH * form.channels * 4) * side / longer) ** 0.5)
+    if side <= (most := min(fits, ENLARGED * short)):
         return
     taken = BATCH * 4 * form.channels * form.height * form.width / 2**30
     reason = (
@@ -223,20 +220,13 @@ def _fit(image: Image.Image, form: Form) -> Image.Image:
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """All pictures of a reader in one form. Rows in `bad` hold nothing and must not be fetched."""
+def load_images(
+    found: Found, *, image_size: int | None, skip_bad: bool, memory_gib: float
+) -> tuple[Images, Form, list[int], list[str]]:
+    """All pictures in one form, that form, the rows that are damaged and must not be fetched, and notes.
 
-    images: Images
-    form: Form
-    bad: Mapping[int, str]  # row -> reason
-    notes: tuple[str, ...]
-
-
-def load_images(found: Found, *, image_size: int | None, skip_bad: bool, memory_gib: float) -> Loaded:
-    """Decodes every picture once; keeps the pixels where they fit in `memory_gib`, otherwise only checks the files.
-
-    With `skip_bad` damaged pictures are collected in `Loaded.bad`, and have no say in the common form.
+    Decodes every picture once; keeps the pixels where they fit in `memory_gib`, otherwise only checks the files.
+    With `skip_bad` damaged pictures are left out, and have no say in the common form.
     Raises `DataError` for the first damaged picture without it, or where no picture is left.
     """
     reader, headers = found.reader, found.headers if found.headers is not None else survey(found.reader)
@@ -255,9 +245,9 @@ def load_images(found: Found, *, image_size: int | None, skip_bad: bool, memory_
     notes = [f"{len(bad)} damaged images left out: {some([reader.name(i) for i in sorted(bad)])}"] if bad else []
     notes += _form_notes(good, form)
     if pixels is not None:
-        return Loaded(InMemory(torch.from_numpy(pixels)), form, bad, tuple(notes))
+        return InMemory(torch.from_numpy(pixels)), form, list(bad), notes
     notes.append(f"images are decoded on demand: {gib:.2g} GiB of pixels exceed the limit of {memory_gib:g} GiB")
-    return Loaded(OnDemand(reader, form, largest), form, bad, tuple(notes))
+    return OnDemand(reader, form, largest), form, list(bad), notes
 
 
 def reason_of(error: Exception) -> str:
@@ -300,9 +290,7 @@ def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:
     return notes
 
 
-def _decode_rows(
-    reader: Reader, form: Form, rows: Sequence[int], out: np.ndarray | None, skip_bad: bool
-) -> dict[int, str]:
+def _decode_rows(reader: Reader, form: Form, rows: Sequence[int], out: np.ndarray | None, skip_bad: bool) -> dict[int, str]:
     """Decodes picture `rows[k]` into `out[k]`, or only tries to. The rows that fail and why, if that is no error."""
 
     def put(k: int) -> None:

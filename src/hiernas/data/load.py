@@ -53,16 +53,16 @@ def load_data(
     if len(found.classes) < 2 or not found.reader.count:
         held = f"only the class '{found.classes[0]}'" if found.classes and found.reader.count else "no readable images"
         raise DataError(f"'{found.name}' holds {held}; a classifier needs images of at least two classes")
-    loaded = load_images(found, image_size=image_size, skip_bad=skip_bad_images, memory_gib=memory_gib)
-    usable = {part: np.setdiff1d(rows, list(loaded.bad)) for part, rows in found.parts.items()}
-    divided, notes = divide(found.labels, usable, found.classes, val_per_class, seed)
+    images, form, bad, changes = load_images(found, image_size=image_size, skip_bad=skip_bad_images, memory_gib=memory_gib)
+    usable = {part: np.setdiff1d(rows, bad) for part, rows in found.parts.items()}
+    divided, cuts = divide(found.labels, usable, found.classes, val_per_class, seed)
     labels, rows = torch.from_numpy(found.labels), [torch.from_numpy(divided[part]) for part in PARTS]
-    train, val, test = (Split(Subset(loaded.images, of), labels[of]) for of in rows)
-    input_size = (*loaded.form,)
+    train, val, test = (Split(Subset(images, some), labels[some]) for some in rows)
+    input_size = (*form,)
     mean, std = channel_statistics(train.images, seed)
-    notes = [*found.notes, *loaded.notes, *notes]
+    notes = (*found.notes, *changes, *cuts)
     fingerprint = fingerprint_of(found.classes, input_size, (train, val, test))
-    return ImageData(found.name, train, val, test, found.classes, input_size, mean, std, tuple(notes), fingerprint)
+    return ImageData(found.name, train, val, test, found.classes, input_size, mean, std, notes, fingerprint)
 
 
 def _check(image_size: int | None, val_per_class: int | None, seed: int, memory_gib: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,19 +132,15 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [p for p in _list(folder) if p.is_dir()]
-
-
-def _files(folder: Path) -> list[Path]:
-    return [p for p in _list(folder) if not p.is_dir()]
-
-
-def _list(folder: Path) -> list[Path]:
+def _inside(folder: Path, *, folders: bool) -> list[Path]:
+    """Its folders, or its files; hidden ones left out, sorted."""
     try:
-        return sorted(p for p in folder.iterdir() if not _hidden(p.name))
+        return sorted(p for p in folder.iterdir() if p.is_dir() == folders and not _hidden(p.name))
     except OSError as error:
         raise DataError(f"folder '{folder}' cannot be read ({error.strerror}); check its permissions") from None
+
+
+_folders, _files = partial(_inside, folders=True), partial(_inside, folders=False)
 
 
 def _walk(folder: Path) -> list[Path]:

@@ -173,8 +173,10 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[s
 def _found(name: str, tables: Mapping[str, Sequence[Table]], follow_paths: bool, notes: tuple[str, ...] = ()) -> Found:
     by_part = {part: np.concatenate([_labels(table) for table in tables[part]]) for part in PARTS if part in tables}
     rows = rows_of([table for part in by_part for table in tables[part]], follow_paths)
-    known = np.unique(by_part["train"])
-    classes = _classes(tables["train"][0].classes, known)
+    known, names = np.unique(by_part["train"]), tables["train"][0].classes
+    if names is not None and len(known) and known[-1] >= len(names):
+        raise DataError(f"label {known[-1]} has no name: the table names {len(names)} classes, from 0; correct it")
+    classes = tuple(str(i) if names is None else names[i] for i in known)
     for part, labels in by_part.items():
         for label in np.setdiff1d(labels, known):
             raise DataError(f"label {label} of the {part} split is not in the train split; give both the same classes")
@@ -184,21 +186,11 @@ def _found(name: str, tables: Mapping[str, Sequence[Table]], follow_paths: bool,
     return Found(name, rows, np.searchsorted(known, ids), parts, classes, notes)
 
 
-def _classes(names: tuple[str, ...] | None, known: np.ndarray) -> tuple[str, ...]:
-    if names is None:
-        return tuple(str(i) for i in known)
-    if len(known) and known[-1] >= len(names):
-        raise DataError(f"label {known[-1]} has no name: the table names {len(names)} classes, from 0; correct it")
-    return tuple(names[i] for i in known)
-
-
 def _labels(table: Table) -> np.ndarray:
     """Label ids: int64 [N]."""
-    if table.labels.null_count:
-        row = table.labels.is_null().to_pylist().index(True)
-        raise DataError(f"{table.name}, row {row}, has no label; leave unlabelled rows out")
-    labels = table.labels.to_numpy().astype(np.int64)
-    if (labels < 0).any():
-        row = int(np.argmax(labels < 0))
-        raise DataError(f"{table.name}, row {row}, has the label {labels[row]}; leave unlabelled rows out")
-    return labels
+    labels = table.labels.to_numpy()
+    for row in np.flatnonzero(~(labels >= 0)).tolist():  # where there is none, NumPy has a NaN
+        label = table.labels[row].as_py()
+        has = "no label" if label is None else f"the label {label}"
+        raise DataError(f"{table.name}, row {row}, has {has}; leave unlabelled rows out")
+    return labels.astype(np.int64)
