@@ -95,9 +95,6 @@ class InMemory:
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels
 
-    def __len__(self) -> int:
-        return len(self.pixels)
-
     def fetch(self, indices: Tensor) -> Tensor:
         return self.pixels[indices]
 
@@ -108,9 +105,6 @@ class OnDemand:
     def __init__(self, reader: Reader, form: Form, largest: int) -> None:
         self.reader, self.form = reader, form
         self.decoding_bytes = reader.workers * 4 * largest  # pictures of at most `largest` pixels, one for each thread
-
-    def __len__(self) -> int:
-        return self.reader.count
 
     def fetch(self, indices: Tensor) -> Tensor:
         pixels = np.empty((len(indices), *self.form), dtype=np.uint8)
@@ -183,8 +177,8 @@ def _check_form(form: Form, headers: Sequence[Header]) -> None:
         if side > fits
         else f"the pictures have {short} on their short side, and enlarging them more than {ENLARGED}-fold adds nothing"
     )
-    size = f"{form.height}x{form.width}"
-    raise DataError(f"images of {size} pixels are too large: {reason}; give an image_size (--image-size) of at most {most}")
+    size = f"{form.height}x{form.width} pixels"
+    raise DataError(f"images of {size} are too large: {reason}; give an image_size (--image-size) of at most {most}")
 
 
 def decode(picture: Picture, form: Form) -> np.ndarray:

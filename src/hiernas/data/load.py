@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from hiernas.data.images import MIN_SIZE, PARTS, load_images
 from hiernas.data.sources import find
-from hiernas.data.split import ImageData, Images, Split, Subset
+from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import DataError
 
 STATISTICS_IMAGES = 10_000  # training images that mean and std are taken from, at most
@@ -59,7 +59,7 @@ def load_data(
     labels, rows = torch.from_numpy(found.labels), [torch.from_numpy(divided[part]) for part in PARTS]
     train, val, test = (Split(Subset(images, some), labels[some]) for some in rows)
     input_size = (*form,)
-    mean, std = channel_statistics(train.images, seed)
+    mean, std = channel_statistics(train, seed)
     notes = (*found.notes, *changes, *cuts)
     fingerprint = fingerprint_of(found.classes, input_size, (train, val, test))
     return ImageData(found.name, train, val, test, found.classes, input_size, mean, std, notes, fingerprint)
@@ -139,14 +139,15 @@ def _cut(labels: np.ndarray, rows: np.ndarray, shares: Sequence[int], seed: list
     return cut, np.setdiff1d(rows, cut)
 
 
-def channel_statistics(images: Images, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(split: Split, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of pixels scaled to 0..1, of up to 10,000 random images.
 
     Exact for the images taken, as it counts the 256 pixel values. A deviation of 0 is returned as 1.
     """
     rng = np.random.default_rng([seed, 2])
-    rows = torch.from_numpy(np.sort(rng.permutation(len(images))[:STATISTICS_IMAGES]))
-    counts = torch.stack([_histogram(images.fetch(piece)) for piece in torch.split(rows, PIECE)]).sum(0).double()  # [C, 256]
+    rows = torch.from_numpy(np.sort(rng.permutation(len(split))[:STATISTICS_IMAGES]))
+    pieces = [_histogram(split.images.fetch(some)) for some in torch.split(rows, PIECE)]
+    counts = torch.stack(pieces).sum(0).double()  # [C, 256]
     values = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True)
     mean = (share * values).sum(1)

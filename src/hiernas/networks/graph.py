@@ -267,8 +267,8 @@ class _Reader:
             self.parameters[node.name] = parameters
             return
         operation = getattr(getattr(node.target, "overloadpacket", node.target), "__name__", "")
-        stack = [(path, _kind(kind)) for path, kind in (node.meta.get("nn_module_stack") or {}).values()]
-        self.kinds.update(stack)
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        self.kinds |= {path: k if isinstance(k, str) else f"{k.__module__}.{k.__qualname__}" for path, k in stack}
         if operation in EMPTY:
             return
         product = operation.rstrip("_") in PRODUCTS
@@ -283,10 +283,6 @@ class _Reader:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             node.target(*args, **kwargs)  # type: ignore[operator] # of a call_function it is a function
         return counter.get_total_flops() // 2 // self.batch
-
-
-def _kind(kind: Any) -> str:
-    return kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _example(node: torch.fx.Node) -> Any:

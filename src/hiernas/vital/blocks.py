@@ -96,10 +96,9 @@ def reset_blocks(
     if draws < 1 or not all(0 < p <= 1 for p in probabilities):
         raise ConfigError(f"draws={draws}, probabilities={list(probabilities)}: at least one draw, p above 0 and at most 1")
     graph = graph_of_network(network, data.input_size)
-    blocks = regions(graph)
     cases = [(p, draw) for p in probabilities for draw in range(draws if p < 1 else 1)]
-    plan = [(region, output_modules(graph, region)) for region in blocks]
-    correct = torch.zeros(len(blocks), len(cases), dtype=torch.int64)
+    plan = [(region, output_modules(graph, region)) for region in regions(graph)]
+    correct = torch.zeros(len(plan), len(cases), dtype=torch.int64)
     batches = in_order(len(split), BATCH)
     with torch.no_grad(), evaluating(network):
         for done, indices in enumerate(batches):
@@ -107,9 +106,9 @@ def reset_blocks(
             for i, hits in enumerate(_hits(network, x, split.labels[indices].to(x.device), plan, cases, seed), 1):
                 correct[i - 1] += hits
                 if progress is not None:
-                    progress(done * len(blocks) + i, len(batches) * len(blocks))
+                    progress(done * len(plan) + i, len(batches) * len(plan))
     found = []
-    for region, hits in zip(blocks, correct.tolist(), strict=True):
+    for (region, _), hits in zip(plan, correct.tolist(), strict=True):
         shares = {p: tuple(n / len(split) for n, (q, _) in zip(hits, cases, strict=True) if q == p) for p in probabilities}
         found.append(Reset(block_of(graph, region), bool(graph.branch_ends(region)), shares))
     return found
