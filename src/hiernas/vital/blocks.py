@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ def _hits(
         for p, draw in cases:
             with ExitStack() as hooks:
                 for name in outputs:
-                    hook = _zeroing(p, (seed, "reset", region.name, draw, name))
+                    hook = partial(_zero, p, (seed, "reset", region.name, draw, name))
                     hooks.enter_context(network.get_submodule(name).register_forward_hook(hook))
                 hits.append((behind(x.clone()).argmax(1) == labels).sum())
         yield torch.stack(hits).cpu()
@@ -152,13 +153,8 @@ def output_modules(graph: Graph, region: Region) -> list[str]:
     return list(dict.fromkeys(modules))
 
 
-def _zeroing(p: float, purpose: tuple[Any, ...]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    """A hook that sets the same channels of every output to zero."""
-
-    def zero(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        dim = 1 if output.ndim in (2, 4) else output.ndim - 1  # [B, C], [B, C, H, W]; sequences are [B, N, C]
-        numbers = numpy_generator(*purpose).random(output.shape[dim])
-        drawn = torch.from_numpy(numbers < p).to(output.device)
-        return output.masked_fill(drawn if dim == output.ndim - 1 else drawn[:, None, None], 0.0)
-
-    return zero
+def _zero(p: float, purpose: tuple[Any, ...], module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """What becomes of a module's output: channels are zero that are drawn for this purpose, the same each time."""
+    dim = 1 if output.ndim == 4 else output.ndim - 1  # [B, C, H, W]; [B, C], and sequences [B, N, C]
+    drawn = torch.from_numpy(numpy_generator(*purpose).random(output.shape[dim]) < p).to(output.device)
+    return output.masked_fill(drawn[:, None, None] if output.ndim == 4 else drawn, 0.0)
