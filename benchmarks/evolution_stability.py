@@ -21,6 +21,7 @@ from hiernas.budget import Limit
 from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.run.folder import RunFolder
+from hiernas.run.request import make_problem
 from hiernas.search.evolution import Effort, evolve
 from hiernas.search.ranking import operation_frequency
 from hiernas.space import Architecture
@@ -48,9 +49,8 @@ def main() -> None:
         for seed in range(SEEDS):
             with tempfile.TemporaryDirectory() as folder:
                 run = RunFolder.create(Path(folder) / "r", {})
-                found = evolve(
-                    SPACE, accuracy, tables, LIMITS, Effort(name, **EFFORT), metric="macs", phase="p", run=run, seed=seed
-                )
+                problem = make_problem(SPACE, None, LIMITS, None, run, seed)  # type: ignore[arg-type] # without data
+                found = evolve(SPACE, accuracy, problem, Effort(name, **EFFORT), metric="macs", phase="p")
             p = operation_frequency(found, SPACE, "macs", 10)
             flat = np.array([v for site in p.values() for v in site.values()])
             shares.append(flat)

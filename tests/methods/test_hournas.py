@@ -120,7 +120,7 @@ def test_every_chain_space_gets_its_proposals(name: str) -> None:
     fixed = fix_vital(space, theta, minimal, given)
     assert fixed.size() == math.prod(len(d.options) for d in space.decisions if d.name not in changing)
     assert satisfied(cost_tables(fixed, None), limits, nearest(fixed, cost_tables(fixed, None), limits)[0])[0]
-    aims = aims_of(fixed, cost_tables(fixed, None), limits)
+    aims = aims_of(fixed, given.budget)
     targets = make_targets(fixed, cost_tables(fixed, None), aims)
     proposals = optimise_proposals(targets, 8, 400, lr=0.01, beta=0.01, tau=(5.0, 0.01), rng=np.random.default_rng(0))
     genes = np.where(targets.options, proposals, -np.inf).argmax(-1)
