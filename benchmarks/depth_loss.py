@@ -23,7 +23,7 @@ from common import CIFAR10, write
 from hiernas.methods.hdas import PRESETS, hdas_stages
 from hiernas.randomness import numpy_generator
 from hiernas.run.folder import RunFolder
-from hiernas.run.search import Request, prepare
+from hiernas.run.request import Request, prepare
 from hiernas.spaces import hdas_stages as space_of
 
 CELLS, CHANNELS = 14, 8  # of the network that is derived, as in the preset

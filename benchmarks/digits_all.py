@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from common import dated
-from hiernas.run.search import Request, resume, search
+from hiernas.run.request import Request
+from hiernas.run.search import resume, search
 
 METHODS = (
     "hdas-stages", "darts", "hmnas", "hdas", "hdas-cells", "hdas-distribution", "spos", "random", "hnas", "hournas",

@@ -24,7 +24,8 @@ from common import CIFAR10, ratio, side_by_side, write
 from hiernas.errors import SpaceError
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.randomness import numpy_generator
-from hiernas.run.search import Request, resume, search
+from hiernas.run.request import Request
+from hiernas.run.search import resume, search
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts
 from hiernas.subsets import subsets

@@ -37,9 +37,9 @@ from hiernas.methods.hournas.architect import Learned, ProposalArchitect
 from hiernas.methods.hournas.proposals import fresh_parameters, option_mask
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
-from hiernas.search.bilevel import shares
+from hiernas.search.bilevel import frozen, shares
 from hiernas.space import SearchSpace
-from hiernas.train.loop import fit, frozen
+from hiernas.train.loop import fit
 from hiernas.train.recipes import Phase, Recipe
 from planted import RIGHT, residual_chain, right_sites, textures, vital_chain
 

@@ -19,10 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import shapes
 
 from common import dated
+from hiernas.data.load import joined
 from hiernas.methods.hnas import SMALL
 from hiernas.run.folder import RunFolder
-from hiernas.run.outcome import joined
-from hiernas.run.search import Request, prepare, search
+from hiernas.run.request import Request, prepare
+from hiernas.run.search import search
 from hiernas.space import Architecture
 from hiernas.train.loop import accuracy, fit
 from hiernas.train.recipes import Phase

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ from hiernas.commands.cost import cost
 from hiernas.commands.options import CostOptions
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import WORKERS
-from hiernas.errors import LatencyError, LimitError
+from hiernas.errors import LatencyError, LimitError, RunError
 from hiernas.export import formats
 from hiernas.latency.measure import Plan, identity, plan_of
 from hiernas.latency.runtimes import OnnxRuntime
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
-from hiernas.run import search as run_module
-from hiernas.run.search import Request, prepare, resume, search
+from hiernas.run import request as run_module
+from hiernas.run.folder import RunFolder
+from hiernas.run.request import Prepared, Request, prepare, reload_data, restore
+from hiernas.run.search import resume, search
 from hiernas.run.settings import with_settings
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.evaluate import evaluation_bytes
@@ -112,6 +115,28 @@ def test_an_impossible_limit_is_refused_before_anything_is_measured(monkeypatch:
     monkeypatch.setattr(run_module, "measure_table", refuse)
     with pytest.raises(LimitError, match="no architecture of 'tiny' meets params"):
         prepare(Request(limits=["latency_ms<=5", "params<=1"]))
+
+
+def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
+    limits, sizes = ["50k<=params<=200k", "macs<=3M", "latency_ms<=100"], {"val_per_class": 20, "seed": 3}
+    made_up(hiernas.spaces.tiny(), OnnxRuntime()).save(tmp_path / "t.json")
+    table = tmp_path / "t.json"
+    prepared = prepare(Request("hnas", "tiny", limits=limits, latency_table=table, settings=["stages=3"], **sizes))
+    few = prepared.space.restrict({"stage1.block2": ["k3_e3", "skip"]})
+    prepared = replace(prepared, space=few, doubts=("one", "two"))
+    run = RunFolder.create(tmp_path / "r", prepared.to_dict())
+    run.close()
+    opened = RunFolder.open(run.path)
+    again = restore(opened)
+    different = {f.name for f in fields(Prepared) if f.name != "data" and getattr(again, f.name) != getattr(prepared, f.name)}
+    assert not different
+    assert [s.labels.tolist() for s in (again.data.train, again.data.val)] == [
+        s.labels.tolist() for s in (prepared.data.train, prepared.data.val)
+    ]
+    assert {"format": 1, **again.to_dict()} == opened.config
+    del opened.config["data"]["val_per_class"]
+    with pytest.raises(RunError, match=r"config.yaml is damaged \('val_per_class' is missing or unknown\)"):
+        reload_data(opened)
 
 
 @pytest.mark.usefixtures("_quick_export")

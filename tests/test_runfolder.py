@@ -100,11 +100,18 @@ def test_a_full_disk_is_said_and_leaves_the_former_file(tmp_path: Path, monkeypa
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "r", RUN)
-    code = f"from hiernas.run.folder import RunFolder; RunFolder.open({str(run.path)!r}).own()"
+    code = f"from hiernas.run.folder import RunFolder; run = RunFolder.open({str(run.path)!r}); run.own()"
     refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "another process is working on" in refused.stderr
     run.close()
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with subprocess.Popen([sys.executable, "-c", f"{code}; print('owned', flush=True); input()"], stdin=-1, stdout=-1) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"owned\n"
+        with pytest.raises(RunError, match="another process is working on"):
+            run.own()
+        other.kill()
+    run.own()  # nothing is left of the one that was killed
+    run.close()
 
 
 def test_new_run_folders_are_numbered(tmp_path: Path) -> None:

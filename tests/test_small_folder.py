@@ -10,9 +10,11 @@ import shapes
 import torch
 
 from hiernas.data import ImageData, load_data
+from hiernas.data.load import joined
 from hiernas.run.folder import RunFolder
-from hiernas.run.outcome import joined, train_network
-from hiernas.run.search import Request, prepare, search
+from hiernas.run.outcome import train_network
+from hiernas.run.request import Request, prepare
+from hiernas.run.search import search
 from hiernas.spaces import tiny
 from hiernas.train.recipes import Phase, Recipe
 from toy import RUN

@@ -10,8 +10,9 @@ from typing import Any
 from hiernas.errors import RunError
 from hiernas.problem import Candidate
 from hiernas.run.folder import RunFolder
-from hiernas.run.search import Request, search
+from hiernas.run.request import Request
 from hiernas.run.search import resume as _resume
+from hiernas.run.search import search
 from hiernas.space import Architecture, SearchSpace
 
 
@@ -51,9 +52,8 @@ class Search:
         `data` is an `ImageData`, a torch Dataset of (image, label), or what `hiernas.load_data` takes. Raises
         `LimitError` before any training where no architecture meets the limits.
         """
-        own = space if isinstance(space, SearchSpace) else None
         request = Request(self.method, space, {}, data, tuple(limits), latency_table, config=config, seed=seed)
-        return _result(search(request, out), own)
+        return _result(search(request, out), space)
 
 
 hnas = Search("hnas")  # HNAS, arXiv 2005.07564v1
@@ -70,14 +70,14 @@ def resume(run: str | Path, space: SearchSpace | None = None, data: Any = None) 
     return _result(_resume(run, space=space, data=data), space)
 
 
-def _result(run: RunFolder, space: SearchSpace | None) -> SearchResult:
+def _result(run: RunFolder, space: SearchSpace | str | None) -> SearchResult:
     result = run.read_json("result.json")
     if result is None or "front" not in result:
         raise RunError(f"{run.path} holds no finished search")
     return SearchResult(
         front=tuple(_candidate(m) for m in result["front"]),
         chosen=_candidate(result["chosen"]),
-        architecture=Architecture.load(run.path / "best.json", space),
+        architecture=Architecture.load(run.path / "best.json", space if isinstance(space, SearchSpace) else None),
         test_accuracy=result["chosen"]["test_accuracy"],
         run_folder=run.path,
         result=result,

@@ -24,7 +24,8 @@ from hiernas.export import formats
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
 from hiernas.networks.genotype import Genotype
-from hiernas.run.search import Request, prepare, resume, search
+from hiernas.run.request import Request, prepare
+from hiernas.run.search import resume, search
 from hiernas.run.settings import keys, with_settings
 from hiernas.space import Architecture, SearchSpace
 

@@ -39,7 +39,8 @@ from hiernas.networks.ops import MBConv
 from hiernas.problem import Start
 from hiernas.report.page import words
 from hiernas.run.folder import RunFolder
-from hiernas.run.search import Request, resume, search
+from hiernas.run.request import Request
+from hiernas.run.search import resume, search
 from hiernas.run.settings import with_settings
 from hiernas.space import Architecture, SearchSpace
 from methods.test_contract import SPACES, binding_limits, latency_file, tiny_config

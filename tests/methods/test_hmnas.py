@@ -36,7 +36,8 @@ from hiernas.problem import Problem
 from hiernas.randomness import seeded
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import train_network
-from hiernas.run.search import Request, make_problem, resume, search
+from hiernas.run.request import Request
+from hiernas.run.search import make_problem, resume, search
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
 from hiernas.search.pressure import Pressure

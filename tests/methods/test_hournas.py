@@ -30,7 +30,8 @@ from hiernas.methods.hournas.proposals import aims_of, make_targets, optimise_pr
 from hiernas.methods.hournas.vital import vital_sites
 from hiernas.networks.chain import ChainSupernet
 from hiernas.problem import Problem
-from hiernas.run.search import Request, make_problem, prepare
+from hiernas.run.request import Request, prepare
+from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.recipes import Recipe

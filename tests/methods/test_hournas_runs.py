@@ -25,7 +25,8 @@ from hiernas.networks.chain import ChainSupernet
 from hiernas.problem import Found
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import train_network
-from hiernas.run.search import Request, resume, search
+from hiernas.run.request import Request
+from hiernas.run.search import resume, search
 from hiernas.run.settings import from_file
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.recipes import Phase

@@ -19,13 +19,14 @@ from hiernas.costs.count import cost
 from hiernas.data import ImageData
 from hiernas.export import formats
 from hiernas.methods import METHODS
-from hiernas.run import search as run_module
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import inherited_weights, last_supernet
-from hiernas.run.search import Request, search
+from hiernas.run.request import Request, restore
+from hiernas.run.search import search
 from hiernas.run.settings import with_settings
 from hiernas.space import Architecture
 from hiernas.train.loop import accuracy
+from hiernas.train.trainer import RunTrainer
 
 COMMON = ["final_epochs=1", "calibration_images=40", "train.batch_size=24", "train.accelerator=cpu"]
 CONFIGS = {
@@ -76,7 +77,7 @@ def few(digits: ImageData) -> ImageData:
 def finished(request: Any, few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """A search of two supernets, the second one over a smaller space."""
     monkeypatch.setattr(formats, "_by_dynamo", lambda *_: (_ for _ in ()).throw(NotImplementedError))
-    monkeypatch.setattr(trust, "reload_prepared", lambda run: run_module._reload(run, little(), few))
+    monkeypatch.setattr(trust, "restore", lambda run: restore(run, little(), few))
     monkeypatch.setattr(architecture_module, "known_space", lambda *_: little())  # best.json is of a space without a name
     config = with_settings(METHODS[request.param].presets["quick"], [*COMMON, *CONFIGS[request.param]])
     table = latency_file(tmp_path, little())  # another device's: nothing is measured
@@ -86,7 +87,7 @@ def finished(request: Any, few: ImageData, tmp_path: Path, monkeypatch: pytest.M
 def in_supernet(run: RunFolder, architecture: Architecture, data: ImageData, config: Any) -> float:
     """Accuracy of the stand-alone network with weights cut from the last supernet."""
     network = architecture.build()
-    network.load_state_dict(inherited_weights(run, architecture, data, config.train))
+    network.load_state_dict(inherited_weights(run, architecture, data))
     return float(accuracy(network.eval(), data.val, data))
 
 
@@ -94,7 +95,7 @@ def test_the_supernet_that_chose_is_ranked_over_its_own_space(
     finished: RunFolder, few: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = json.loads((finished.path / "result.json").read_text())
-    prepared = run_module._reload(finished, little(), few)
+    prepared = restore(finished, little(), few)
     kept = result["stages"][-1]["kept"]
     supernet = last_supernet(finished, little())
     assert supernet is not None
@@ -103,7 +104,7 @@ def test_the_supernet_that_chose_is_ranked_over_its_own_space(
     last = load_file(finished.path / "checkpoint" / "train2.safetensors")
     assert all((value == last[f"model.{name}"]).all() for name, value in supernet.state_dict().items())
     # the accuracies that the search itself went by, from the checkpoint; the first supernet has others
-    evaluate = prepared.problem(finished).trainer.evaluator(supernet, prepared.config.train, 40)
+    evaluate = RunTrainer(prepared.data, finished, prepared.seed).evaluator(supernet, prepared.config.train, 40)
     front = [little().architecture(m["options"]) for m in result["front"]]
     assert evaluate(front) == [m["val_accuracy"] for m in result["front"]]
 

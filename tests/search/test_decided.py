@@ -25,7 +25,8 @@ from hiernas.methods import METHODS
 from hiernas.methods import darts as of_darts
 from hiernas.problem import Found, Problem
 from hiernas.run.folder import RunFolder
-from hiernas.run.search import Request, make_problem, search
+from hiernas.run.request import Request
+from hiernas.run.search import make_problem, search
 from hiernas.run.settings import for_images, keys
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.decided import Verdict, regular, separation

@@ -198,7 +198,7 @@ def search(asked: SearchOptions) -> None:
 def check(asked: CheckOptions) -> None:
     """Say what a search would face: size, costs, share within the limits, memory and time. Trains nothing."""
     from hiernas.commands.check import estimate, request_of, shown
-    from hiernas.run.search import prepare
+    from hiernas.run.request import prepare
 
     request = request_of(asked)
     with listening() as listener:

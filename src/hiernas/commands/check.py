@@ -32,7 +32,7 @@ from hiernas.latency.runtimes import RUNTIMES
 from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
 from hiernas.report import units
-from hiernas.run.search import Prepared, Request
+from hiernas.run.request import Prepared, Request
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Recipe
@@ -96,10 +96,10 @@ def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
 
 def estimate(prepared: Prepared) -> Estimate:
     """Measure what is needed for the estimates; trains nothing that is kept."""
-    space, config, method = prepared.space, prepared.config, METHODS[prepared.request.method]
+    space, config, method = prepared.space, prepared.config, METHODS[prepared.method]
     among = method.among(space)
     tables = cost_tables(among, prepared.latency)
-    rng = numpy_generator(prepared.request.seed, "check")
+    rng = numpy_generator(prepared.seed, "check")
     genes = among.sample_encoded(rng, 10_000)
     costs = {name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()}
     recipe = config.search.train if hasattr(config, "search") else config.train  # a search in cells has one of its own
@@ -118,7 +118,7 @@ def estimate(prepared: Prepared) -> Estimate:
     return Estimate(
         space_size=max(space.size(), among.size()),
         costs=costs,
-        feasible_share=feasible_share(among, tables, prepared.limits, numpy_generator(prepared.request.seed, "share")),
+        feasible_share=feasible_share(among, tables, prepared.limits, numpy_generator(prepared.seed, "share")),
         supernet_params=params,
         memory_gib=(max(training, 4 * params + _evaluating(prepared), _measuring(prepared)) + _pictures(prepared)) / 2**30,
         seconds=_seconds(prepared, image_seconds, candidate_seconds),
@@ -145,7 +145,7 @@ def _evaluating(prepared: Prepared) -> int:
 def _measuring(prepared: Prepared) -> int:
     """Bytes of the operations that are loaded at a time while this device's latency table is measured."""
     table = prepared.latency
-    if table is None or prepared.request.latency_table is not None:
+    if table is None or prepared.latency_table is not None:
         return 0
     return plan_of(prepared.space, RUNTIMES[table.runtime].inner_layout).loaded_bytes(table.threads, table.batch)
 
@@ -156,10 +156,10 @@ def _seconds(prepared: Prepared, image_seconds: float, candidate_seconds: float)
     A step of single paths is like one of a network that is found; where all operations are computed at once, such a network
     is built and timed.
     """
-    config, method, seconds = prepared.config, METHODS[prepared.request.method], {}
+    config, method, seconds = prepared.config, METHODS[prepared.method], {}
     final = image_seconds
     if not method.inherits:
-        network = prepared.space.sample(numpy_generator(prepared.request.seed, "final")).build()
+        network = prepared.space.sample(numpy_generator(prepared.seed, "final")).build()
         final, _ = _training_step(network, prepared, [None] * (STEPS // 3), None, config.train)
     for phase, work in method.work(config, prepared.data).items():
         if phase.startswith("evolve"):

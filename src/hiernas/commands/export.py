@@ -14,7 +14,7 @@ from hiernas.export import export, timm_network
 from hiernas.names import FORMATS
 from hiernas.randomness import torch_generator
 from hiernas.run.folder import RunFolder
-from hiernas.run.search import reload_data
+from hiernas.run.request import reload_data
 from hiernas.space import Architecture
 
 

@@ -22,10 +22,11 @@ from hiernas.errors import LimitError, RunError
 from hiernas.randomness import numpy_generator
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.outcome import last_supernet, train_network
-from hiernas.run.search import Prepared, reload_prepared
+from hiernas.run.request import Prepared, restore
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase
+from hiernas.train.trainer import RunTrainer
 
 RESAMPLES = 1000  # bootstrap samples of the interval of Kendall's tau
 FEWEST = 5  # networks of a ranking: fewer in perfect order are no evidence (of 4, one order in 24; two-sided 8 %)
@@ -92,7 +93,7 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
     result = run.read_json("result.json")
     if result is None or "front" not in result:
         raise RunError(f"{path} is no finished search; `hiernas resume {path}` finishes one")
-    prepared = reload_prepared(run)
+    prepared = restore(run)
     length = epochs or prepared.config.final_epochs
     found, chosen = _networks(run, prepared, result, networks), Architecture.load(path / "best.json")
     same = length == prepared.config.final_epochs and not result.get("inherited")  # the others begin from scratch
@@ -176,7 +177,7 @@ def _order(
 ) -> Order | str:
     config, accuracies = prepared.config, list[float]()
     if len(networks) >= FEWEST:
-        evaluate = prepared.problem(run).trainer.evaluator(supernet, config.train, config.calibration_images)
+        evaluate = RunTrainer(prepared.data, run, prepared.seed).evaluator(supernet, config.train, config.calibration_images)
         accuracies = evaluate(list(networks))
     return order_of(accuracies, trained, numpy_generator(run.config["seed"], "tau"))
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from hiernas.commands.cost import architecture_file, published
 from hiernas.commands.options import TrainOptions
-from hiernas.data import Augment, ImageData, load_data
+from hiernas.data import Augment, ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
 from hiernas.run.folder import Listener, RunFolder, next_free
 from hiernas.run.outcome import inherited_weights, train_only
-from hiernas.run.search import reload_data
+from hiernas.run.request import read_data, reload_data, retraining_of
 from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
 from hiernas.space import Architecture, known_space
 from hiernas.spaces import known
-from hiernas.train.recipes import Recipe, retraining
+from hiernas.train.recipes import Recipe, Retraining, retraining
 from hiernas.version import VERSION
 
 
@@ -37,14 +37,10 @@ def train(asked: TrainOptions, listener: Listener) -> Path:
     size = "run" if origin is not None and recipe is None and preset is None else preset or "quick"  # a run's own is fitted
     meant, config = config, for_images(config, size, len(images.train), names_of(settings))
     architecture = _network(asked, architecture, images, config.train)
-    weights = inherited_weights(origin, architecture, images, config.train) if asked.inherit and origin else None
-    training = {
-        "architecture": architecture.to_json(),
-        "epochs": asked.epochs or config.final_epochs,
-        "lr": config.final_lr * (0.1 if asked.inherit else 1.0) if asked.lr is None else asked.lr,
-        "recipe": to_dict(config.train),
-        "inherit": asked.inherit,
-    }
+    weights = inherited_weights(origin, architecture, images) if asked.inherit and origin else None
+    lr = config.final_lr * (0.1 if asked.inherit else 1.0) if asked.lr is None else asked.lr
+    how = Retraining(config.train, asked.epochs or config.final_epochs, lr)
+    training = {"architecture": architecture.to_json(), **to_dict(how), "inherit": asked.inherit}
     header = {
         "hiernas": VERSION, "method": "train", "preset": preset or ("run" if origin else "quick"), "seed": asked.seed,
         "data": data, "train": json.loads(json.dumps(training)), "fitted": differences(meant, config),
@@ -77,8 +73,8 @@ def _recipe_source(origin: RunFolder | None, recipe: str | None, preset: str | N
     if origin is not None and preset is None and "config" in origin.config:
         return from_dict(type(METHODS[origin.config["method"]].presets["paper"]), origin.config["config"])
     if origin is not None and preset is None:  # a run of `hiernas train`
-        asked = origin.config["train"]
-        return _Settings(from_dict(Recipe, asked["recipe"]), asked["epochs"], asked["lr"])
+        found = retraining_of(origin)
+        return _Settings(found.recipe, found.epochs, found.lr)
     return PRESETS[preset or "quick"]
 
 
@@ -88,9 +84,7 @@ def _training_data(origin: RunFolder | None, asked: TrainOptions) -> tuple[Image
     if asked.data is None:
         raise ConfigError("an architecture does not say which images to train on; name them with --data")
     how: dict[str, Any] = {"image_size": asked.image_size, "seed": asked.seed, "skip_bad_images": asked.skip_bad_images}
-    images = load_data(asked.data, **how)
-    where = str(Path(asked.data).resolve()) if Path(asked.data).exists() else asked.data
-    return images, {"source": where, "val_per_class": None, **how, "fingerprint": images.fingerprint}
+    return read_data(asked.data, val_per_class=None, **how)
 
 
 def _network(asked: TrainOptions, architecture: Architecture | None, images: ImageData, recipe: Recipe) -> Architecture:

@@ -23,7 +23,7 @@ from hiernas.randomness import numpy_generator
 from hiernas.report.hournas import reset_picture
 from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder
-from hiernas.run.search import reload_data
+from hiernas.run.request import reload_data
 from hiernas.space import Architecture, Skeleton
 from hiernas.spaces import KNOWN, space_function
 from hiernas.train.loop import accuracy

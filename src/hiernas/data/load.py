@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,27 @@ def fingerprint_of(classes: Sequence[str], input_size: tuple[int, int, int], spl
         some = np.unique(np.linspace(0, len(split) - 1, FINGERPRINT_IMAGES).astype(np.int64))
         digest.update(split.images.fetch(torch.from_numpy(some)).contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Two sets of images as one."""
+
+    first: Split
+    second: Split
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] of indices [B] into the first set's images, then the second's."""
+        ours = indices < len(self.first)
+        a, b = self.first.images.fetch(indices[ours]), self.second.images.fetch(indices[~ours] - len(self.first))
+        out = a.new_empty((len(indices), *a.shape[1:]))
+        out[ours], out[~ours] = a, b
+        return out
+
+
+def joined(first: Split, second: Split) -> Split:
+    """Training and validation images together: what a stand-alone network is trained on."""
+    return Split(Joined(first, second), torch.cat([first.labels, second.labels]))

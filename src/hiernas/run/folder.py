@@ -15,14 +15,14 @@ import os
 import shutil
 import sqlite3
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from hiernas.errors import RunError
 
@@ -42,7 +42,7 @@ class RunFolder:
         self.path = path
         self.config = config
         self.listener = listener
-        self._lock: weakref.finalize[..., RunFolder] | None = None
+        self._lock = FileLock(path / ".lock", blocking=False, thread_local=False)  # held as long as this object lives
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], listener: Listener | None = None) -> RunFolder:
@@ -96,37 +96,29 @@ class RunFolder:
         if events.exists():
             text = events.read_bytes()
             if not text.endswith(b"\n"):  # a line that was being written
-                self._write("events.jsonl", lambda f: f.write(text[: text.rfind(b"\n") + 1]))
+                self.write_bytes("events.jsonl", text[: text.rfind(b"\n") + 1])
 
     def _take_lock(self) -> None:
-        if os.name != "posix" or self._lock is not None:
-            return
-        import fcntl
-
         with _disk(self.path):
-            descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT, 0o644)
-        self._lock = weakref.finalize(self, os.close, descriptor)  # held as long as this object lives
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            raise RunError(f"another process is working on {self.path}; wait for it or stop it") from error
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                raise RunError(f"another process is working on {self.path}; wait for it or stop it") from error
 
     def close(self) -> None:
         """Give the folder free for other processes."""
-        if self._lock is not None:
-            self._lock()
-            self._lock = None
+        self._lock.release(force=True)
 
     # -- files -------------------------------------------------------------------------------------------------
 
-    def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> Path:
+    def write_bytes(self, name: str, data: bytes) -> Path:
+        """Write a file of the folder atomically."""
         path = self.path / name
         partial = path.with_name(path.name + ".partial")
         with _disk(path):
             try:
                 with open(partial, "wb") as f:
-                    write(f)
+                    f.write(data)
                     f.flush()
                     os.fsync(f.fileno())
                 os.replace(partial, path)
@@ -138,10 +130,6 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of the folder atomically."""
         return self.write_bytes(name, text.encode())
-
-    def write_bytes(self, name: str, data: bytes) -> Path:
-        """Write a file of the folder atomically."""
-        return self._write(name, lambda f: f.write(data))
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file atomically; numbers that are not finite are refused."""
@@ -166,7 +154,7 @@ class RunFolder:
         from safetensors.torch import save
 
         data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"position": json.dumps(position)})
-        self._write(f"checkpoint/{name}.safetensors", lambda f: f.write(data))
+        self.write_bytes(f"checkpoint/{name}.safetensors", data)
 
     def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Weights and position, None where not saved yet; raises `RunError` where the file is damaged."""

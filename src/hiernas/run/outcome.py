@@ -1,10 +1,9 @@
-"""From what a search found to what a user takes home: trained, measured, exported, reported."""
+"""From what a search found to what a user takes home: trained, tested, measured, compared, exported, reported."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,143 +12,85 @@ from torch import Tensor, nn
 
 from hiernas.data import ImageData
 from hiernas.data.batches import at_once, normalise
-from hiernas.data.split import Split
+from hiernas.data.load import joined
 from hiernas.errors import LatencyError, RunError
 from hiernas.export import export
 from hiernas.latency.runtimes import make_runtime
+from hiernas.latency.table import BELONGS_TO
 from hiernas.methods import METHODS
-from hiernas.problem import Candidate, Found, Problem
+from hiernas.problem import Candidate, Found, Start
 from hiernas.randomness import seeded, torch_generator
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
 from hiernas.report.page import write_report
-from hiernas.run.compare import compare
 from hiernas.run.folder import RunFolder
-from hiernas.run.settings import from_dict
+from hiernas.run.request import Prepared, retraining_of
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.evaluate import batch_for, calibrate, calibration_indices
-from hiernas.train.loop import fit, predictions
+from hiernas.train.loop import accuracy, fit, predictions
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.version import VERSION
 
 PARITY_IMAGES = 16  # real test images that exported files are compared on
 MEASURED_RUNS = 100
 CALIBRATION_IMAGES = 2000  # for the batch-norm statistics of a trained network
+WAYS = ("fine_tuned", "from_scratch")  # in which networks are trained that are compared
 
 
-@dataclass(frozen=True)
-class Joined:
-    """Two sets of images as one."""
-
-    first: Split
-    second: Split
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.second)
-
-    def fetch(self, indices: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] of indices [B] into the first set's images, then the second's."""
-        ours = indices < len(self.first)
-        if bool(ours.all()):
-            return self.first.images.fetch(indices)
-        b = self.second.images.fetch(indices[~ours] - len(self.first))
-        if not bool(ours.any()):
-            return b
-        a = self.first.images.fetch(indices[ours])
-        out = torch.empty((len(indices), *a.shape[1:]), dtype=a.dtype)
-        out[ours], out[~ours] = a, b
-        return out
-
-
-def joined(first: Split, second: Split) -> Split:
-    """Training and validation images together: what a stand-alone network is trained on."""
-    return Split(Joined(first, second), torch.cat([first.labels, second.labels]))
-
-
-def complete(
-    problem: Problem, run: RunFolder, latency: Any, config: Any, found: Found, doubts: Sequence[str] = ()
-) -> None:
-    """Everything after the search: final training, whole-network latencies, files, result and report.
-
-    `latency`: the table that the search went by, or None. `doubts`: what was doubtful before the search began.
-    """
-    data, architecture, limits = problem.data, found.architecture, problem.budget.limits
+def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
+    """Everything after the search: final training, whole-network latencies, files, result and report."""
+    architecture, data, limits = found.architecture, prepared.data, prepared.limits
     run.write_json("best.json", architecture.to_json())
-    start = found.start
-    phase = Phase("final", config.final_epochs, config.final_lr if start is None else start.lr)
-    network = train_network(architecture, data, phase, config.train, run, None if start is None else start.weights)
-    test_accuracy, of_network = tested(network, data)
-    outputs = write_network(network, architecture, data, run)
-    measured = measure_front(data, run, latency, found)
-    chosen = _member(found.chosen, measured)
+    network = _trained(prepared, run, "final", architecture, found.start)
+    own = _taken_home(run, architecture, data, network, found.start is not None)
+    meter = _meter(prepared)
+    source = prepared.latency or meter  # of latencies: a table, or what measures them
+    measured = _measured(run, data, meter, found)
+    chosen = {**_member(found.chosen, measured), **own["chosen"]}
+    compared = _compared(prepared, run, found, chosen["test_accuracy"], measured)
     of_search = found.doubts or of_ranking(found.chosen.val_accuracy, data.val.labels.numpy())
-    compared = compare(problem, run, config, found, test_accuracy, measured, train_network)
+    bounds = zip(run.config["limits"], limits, strict=True)
     result = {
-        **_header(run),
-        "space": {"name": found.space.name, "arguments": _arguments(architecture), "size": found.space.size()},
-        "data": describe_data(data),
-        "objective": config.objective,
-        "limits": [_limit(x) for x in limits],
-        "automatic_limit": run.config["automatic_limit"],
-        "device": device_of(latency or meter(run, latency)),
+        **own,
+        "space": {"name": found.space.name, "arguments": architecture.to_json()["arguments"], "size": found.space.size()},
+        "objective": prepared.config.objective,
+        "limits": [{**values, "text": str(limit)} for values, limit in bounds],
+        "automatic_limit": prepared.automatic_limit,
+        "device": source and {k: prepared.runtime if k == "runtime" else getattr(source, k) for k in BELONGS_TO},
         "front": [_member(c, measured) for c in found.front],
-        "chosen": {**chosen, "test_accuracy": test_accuracy, "sites": architecture.to_json()["sites"]},
-        "inherited": start is not None,
+        "chosen": chosen,
         **({"compared": compared} if compared else {}),
         "latency_error": _latency_error(found, measured),
         "evaluated": run.count_candidates(),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
         "details": dict(found.details),
-        "doubts": [*of_network, *of_search, *of_latency(chosen, limits), *doubts],
-        "fitted": run.config.get("fitted", ""),
-        "outputs": outputs,
-        "seconds": run.seconds(),
+        "doubts": [*own["doubts"], *of_search, *of_latency(chosen, limits), *prepared.doubts],
     }
-    run.write_json("result.json", result)
+    run.write_json("result.json", {**result, "seconds": run.seconds()})
     write_report(run.path)
-    run.event("finished", test_accuracy=test_accuracy)
+    run.event("finished", test_accuracy=chosen["test_accuracy"])
 
 
 def train_only(run: RunFolder, data: ImageData) -> None:
     """The run of `hiernas train`: one architecture of the run's config, from scratch or from inherited weights."""
-    asked = run.config["train"]
+    asked, how = run.config["train"], retraining_of(run)
     architecture = Architecture.from_json(asked["architecture"], source=f"{run.path}/config.yaml")
-    phase = Phase("final", asked["epochs"], asked["lr"])
-    recipe = from_dict(Recipe, asked["recipe"])
     run.write_json("best.json", architecture.to_json())
-    weights = run.load_tensors("inherited")
+    weights, _ = run.load_tensors("inherited") or (None, {})
     if asked["inherit"] and weights is None:
         raise RunError(f"{run.path} was stopped before its inherited weights were written; start the training again")
-    network = train_network(architecture, data, phase, recipe, run, None if weights is None else weights[0])
-    test_accuracy, doubts = tested(network, data)
-    outputs = write_network(network, architecture, data, run)
-    result = {
-        **_header(run),
-        "data": describe_data(data),
-        "doubts": doubts,
-        "fitted": run.config.get("fitted", ""),
-        "chosen": {"sites": architecture.to_json()["sites"], "test_accuracy": test_accuracy},
-        "inherited": weights is not None,
-        "outputs": outputs,
-        "seconds": run.seconds(),
-    }
-    run.write_json("result.json", result)
-    run.event("finished", test_accuracy=test_accuracy)
+    network = train_network(architecture, data, Phase("final", how.epochs, how.lr), how.recipe, run, weights)
+    result = _taken_home(run, architecture, data, network, weights is not None)
+    run.write_json("result.json", {**result, "seconds": run.seconds()})
+    run.event("finished", test_accuracy=result["chosen"]["test_accuracy"])
 
 
-def tested(network: nn.Module, data: ImageData) -> tuple[float, list[str]]:
-    """Test accuracy, and what is doubtful in it."""
-    named, labels = predictions(network, data.test, data).numpy(), data.test.labels.numpy()
-    return float((named == labels).mean()), of_predictions(named, labels, data.classes)
+# -- trained and tested ------------------------------------------------------------------------------------------------
 
 
 def train_network(
-    architecture: Architecture,
-    data: ImageData,
-    phase: Phase,
-    recipe: Recipe,
-    run: RunFolder,
+    architecture: Architecture, data: ImageData, phase: Phase, recipe: Recipe, run: RunFolder,
     weights: Mapping[str, Tensor] | None = None,
-) -> nn.Module:
+) -> nn.Module:  # fmt: skip
     """The stand-alone network, trained on training and validation images, from scratch or from given weights.
 
     Batch-norm statistics are re-estimated in the end: the running ones are those of augmented images, and after few steps
@@ -172,97 +113,63 @@ def train_network(
     return network.cpu().eval()
 
 
-def inherited_weights(run: RunFolder, architecture: Architecture, data: ImageData, recipe: Recipe) -> dict[str, Tensor]:
-    """The weights an architecture has in the last supernet of a run, batch-norm statistics re-estimated."""
-    found = run.load_tensors("found")
-    if found is not None:  # written by the search itself
-        if architecture != Architecture.load(run.path / "best.json", architecture.skeleton.space()):  # type: ignore[attr-defined]
-            raise RunError(f"{run.path} holds the weights of its chosen network only; leave --inherit out")
-        return found[0]
-    if run.config["method"] not in METHODS or not METHODS[run.config["method"]].inherits:
-        raise RunError(
-            f"{run.path} was searched by '{run.config['method']}' in a smaller network than the one it found: there are no "
-            "weights to inherit; leave --inherit out"
-        )
-    supernet = last_supernet(run, architecture.skeleton.space())  # type: ignore[attr-defined] # chains have one
-    if supernet is None:
-        raise RunError(f"{run.path} has no finished supernet; name the run of a finished search")
-    network = supernet.subnet(architecture)
-    images, batch = run.config["config"]["calibration_images"], batch_for(supernet.space)
-    batches = calibration_indices(data, run.config["seed"], images, batch)
-    calibrate(network, [normalise(data.train.images.fetch(i), data, torch.device("cpu")) for i in batches])
-    return dict(network.state_dict())
+def _trained(prepared: Prepared, run: RunFolder, phase: str, architecture: Architecture, start: Start | None) -> nn.Module:
+    """A network after the final training: from a start, or from scratch."""
+    config = prepared.config
+    lr, weights = (config.final_lr, None) if start is None else (start.lr, start.weights)
+    return train_network(architecture, prepared.data, Phase(phase, config.final_epochs, lr), config.train, run, weights)
 
 
-def last_supernet(run: RunFolder, space: SearchSpace) -> Any | None:
-    """The supernet that chose in a finished search by single paths, which holds all networks of its own space.
-
-    Its space is what the last pruning left; `space`: the one that was searched. None for other methods, and where the
-    search has not finished.
-    """
-    if run.config["method"] not in METHODS or not METHODS[run.config["method"]].inherits:
-        return None
-    names = sorted((p.stem for p in (run.path / "checkpoint").glob("train*.safetensors")), key=lambda n: int(n[5:]))
-    result = run.read_json("result.json")
-    loaded = run.load_tensors(names[-1]) if names else None
-    if loaded is None or result is None or "stages" not in result:
-        return None
-    kept = result["stages"][-1]["kept"] if result["stages"] else run.config["space"]["options"]
-    supernet: Any = space.restrict(kept).supernet()
-    supernet.load_state_dict({k[6:]: v for k, v in loaded[0].items() if k.startswith("model.")})
-    return supernet
-
-
-def write_network(
-    network: nn.Module, architecture: Architecture, data: ImageData, run: RunFolder
-) -> dict[str, dict[str, Any]]:
-    """best.safetensors and best.onnx; what was written, with the measured parity."""
-    metadata = network_metadata(architecture, data)
-    save_weights(network, run, metadata)
-    images = normalise(data.test.images.fetch(torch.arange(min(PARITY_IMAGES, len(data.test)))), data, torch.device("cpu"))
-    written = export(network, images, run.path / "best.onnx", "onnx", metadata)
-    return {"onnx": {"file": "best.onnx", "largest_difference": written.largest_difference}}
-
-
-def network_metadata(architecture: Architecture, data: ImageData) -> dict[str, str]:
-    """What a trained network's file says of itself: enough to be used alone."""
-    values = {
-        "architecture": architecture.to_json(),
-        "classes": list(data.classes),
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "input_size": list(data.input_size),
-    }
-    return {"hiernas": VERSION, **{k: json.dumps(v) for k, v in values.items()}}
-
-
-def save_weights(network: nn.Module, run: RunFolder, metadata: Mapping[str, str]) -> None:
-    """best.safetensors: the state dict of `Architecture.load("best.json").build()`."""
+def _taken_home(
+    run: RunFolder, architecture: Architecture, data: ImageData, network: nn.Module, inherited: bool
+) -> dict[str, Any]:
+    """Test the trained network and write its files: best.safetensors, the state dict of `Architecture.load("best.json")
+    .build()`, and best.onnx. Returns what every result.json has."""
     from safetensors.torch import save
 
-    data = save({k: v.contiguous() for k, v in network.state_dict().items()}, dict(metadata))
-    run.write_bytes("best.safetensors", data)
+    named, labels = predictions(network, data.test, data).numpy(), data.test.labels.numpy()
+    shown = {"classes": data.classes, "mean": data.mean, "std": data.std, "input_size": data.input_size}
+    values = {"architecture": architecture.to_json(), **shown}  # enough for a file to be used alone
+    metadata = {"hiernas": VERSION, **{k: json.dumps(v) for k, v in values.items()}}
+    weights = {k: v.contiguous() for k, v in network.state_dict().items()}
+    run.write_bytes("best.safetensors", save(weights, metadata))
+    images = normalise(data.test.images.fetch(torch.arange(min(PARITY_IMAGES, len(data.test)))), data, torch.device("cpu"))
+    written = export(network, images, run.path / "best.onnx", "onnx", metadata)
+    return {
+        "format": 1,
+        "hiernas": VERSION,
+        **{k: run.config[k] for k in ("method", "preset", "seed")},
+        "data": {
+            "name": data.name, "classes": list(data.classes), "train": len(data.train), "val": len(data.val),
+            "test": len(data.test), "input_size": list(data.input_size), "notes": list(data.notes),
+        },
+        "chosen": {"test_accuracy": float((named == labels).mean()), "sites": architecture.to_json()["sites"]},
+        "inherited": inherited,
+        "doubts": of_predictions(named, labels, data.classes),
+        "fitted": run.config.get("fitted", ""),
+        "outputs": {"onnx": {"file": "best.onnx", "largest_difference": written.largest_difference}},
+    }  # fmt: skip
 
 
-def meter(run: RunFolder, table: Any) -> Any | None:
+# -- measured and compared ---------------------------------------------------------------------------------------------
+
+
+def _meter(prepared: Prepared) -> Any | None:
     """What measures whole networks: the runtime of the latency table or, without a table, the one that was asked for.
 
     None where it is not here: another device's table, a package that is missing, more threads than cores.
     """
-    asked = run.config
-    name, threads = (asked["runtime"], asked["threads"]) if table is None else (table.runtime, table.threads)
     try:
-        runtime = make_runtime(name, threads)
+        runtime = make_runtime(prepared.runtime, prepared.threads)
     except LatencyError:
         return None
-    return runtime if table is None or runtime.device == table.device else None
+    return runtime if prepared.latency is None or runtime.device == prepared.latency.device else None
 
 
-def measure_front(data: ImageData, run: RunFolder, latency: Any, found: Found) -> dict[str, Any]:
-    """Whole-network latencies of the front and the chosen member, by their options; kept as they come in."""
-    runtime = meter(run, latency)
+def _measured(run: RunFolder, data: ImageData, meter: Any | None, found: Found) -> dict[str, Any]:
+    """Whole-network latencies of front, chosen member and rivals, by their options; kept as they come in."""
     measured: dict[str, Any] = run.read_json("checkpoint/measured.json") or {}
-    if runtime is None:
+    if meter is None:
         return measured
     members = {",".join(rival.architecture.labels): rival.architecture for rival in found.rivals}
     members |= {",".join(c.options): found.space.architecture(c.options) for c in found.front if c != found.chosen}
@@ -270,8 +177,7 @@ def measure_front(data: ImageData, run: RunFolder, latency: Any, found: Found) -
     for i, (key, architecture) in enumerate(members.items()):
         if key in measured:
             continue
-        network = architecture.build()
-        entry = runtime.measure(network, data.input_size, runs=MEASURED_RUNS, warmup=10)
+        entry = meter.measure(architecture.build(), data.input_size, runs=MEASURED_RUNS, warmup=10)
         # like a table's entries, a network counts with the tenth percentile of its runs: see `latency.table`
         measured[key] = {"measured": entry.p10_ms, "median": entry.median_ms, "p10": entry.p10_ms, "p90": entry.p90_ms}
         run.write_json("checkpoint/measured.json", measured)
@@ -299,46 +205,86 @@ def _latency_error(found: Found, measured: Mapping[str, Any]) -> dict[str, Any] 
     if not pairs:
         return None
     errors = np.array([100.0 * (predicted - real) / real for predicted, real in pairs])
-    return {
-        "mean_absolute_percent": float(np.abs(errors).mean()),
-        "bias_percent": float(errors.mean()),
-        "networks": len(pairs),
-    }
+    mean, bias = float(np.abs(errors).mean()), float(errors.mean())
+    return {"mean_absolute_percent": mean, "bias_percent": bias, "networks": len(pairs)}
 
 
-def _header(run: RunFolder) -> dict[str, Any]:
-    config = run.config
-    return {
-        "format": 1,
-        "hiernas": VERSION,
-        "method": config["method"],
-        "preset": config["preset"],
-        "seed": config["seed"],
-    }
+def _compared(
+    prepared: Prepared, run: RunFolder, found: Found, test_accuracy: float, measured: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The rivals of a search, each trained in both ways; every accuracy is kept as it comes in.
+
+    What the chosen network, the first of them, has been trained for already is taken over.
+    """
+    known: dict[str, float] = run.read_json("checkpoint/compared.json") or {}
+    own = WAYS[0] if found.start is not None else WAYS[1]
+    rows, trained = [], 0
+    for i, rival in enumerate(found.rivals):
+        reached = {own: test_accuracy} if i == 0 else {}
+        for way in (way for way in WAYS if way not in reached):
+            trained += 1
+            phase = f"compare{trained}"
+            if phase not in known:
+                network = _trained(prepared, run, phase, rival.architecture, rival.start if way == WAYS[0] else None)
+                known[phase] = accuracy(network, prepared.data.test, prepared.data)
+                run.write_json("checkpoint/compared.json", known)
+            reached[way] = known[phase]
+        candidate, whole = rival.candidate, measured.get(",".join(rival.architecture.labels), {})
+        rows.append({
+            "name": rival.name,
+            "sites": rival.architecture.to_json()["sites"],
+            "untrained": candidate.val_accuracy,
+            **{way: reached[way] for way in WAYS},
+            "params": candidate.params,
+            "macs": candidate.macs,
+            "latency_ms": {"predicted": candidate.latency_ms, "measured": whole.get("measured")},
+        })  # fmt: skip
+    return rows
 
 
-def describe_data(data: ImageData) -> dict[str, Any]:
-    """The data as a result reports them."""
-    sizes = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
-    return {
-        "name": data.name, "classes": list(data.classes), **sizes, "input_size": list(data.input_size),
-        "notes": list(data.notes),
-    }  # fmt: skip
+# -- weights of a search's last supernet -------------------------------------------------------------------------------
 
 
-def device_of(source: Any) -> dict[str, Any] | None:
-    """Where latencies come from: a table's, or those that a runtime measures."""
-    if source is None:
+def inherited_weights(run: RunFolder, architecture: Architecture, data: ImageData) -> dict[str, Tensor]:
+    """The weights an architecture has in the last supernet of a run, batch-norm statistics re-estimated."""
+    space: SearchSpace = architecture.skeleton.space()  # type: ignore[attr-defined] # all of ours have one
+    found = run.load_tensors("found")
+    if found is not None:  # written by the search itself
+        if architecture != Architecture.load(run.path / "best.json", space):
+            raise RunError(f"{run.path} holds the weights of its chosen network only; leave --inherit out")
+        return found[0]
+    if not _inherits(run):
+        raise RunError(
+            f"{run.path} was searched by '{run.config['method']}' in a smaller network than the one it found: there are no "
+            "weights to inherit; leave --inherit out"
+        )
+    supernet = last_supernet(run, space)
+    if supernet is None:
+        raise RunError(f"{run.path} has no finished supernet; name the run of a finished search")
+    network = supernet.subnet(architecture)
+    images, batch = run.config["config"]["calibration_images"], batch_for(supernet.space)
+    batches = calibration_indices(data, run.config["seed"], images, batch)
+    calibrate(network, [normalise(data.train.images.fetch(i), data, torch.device("cpu")) for i in batches])
+    return dict(network.state_dict())
+
+
+def last_supernet(run: RunFolder, space: SearchSpace) -> Any | None:
+    """The supernet that chose in a finished search by single paths, which holds all networks of its own space.
+
+    Its space is what the last pruning left; `space`: the one that was searched. None for other methods, and where the
+    search has not finished.
+    """
+    names = sorted((p.stem for p in (run.path / "checkpoint").glob("train*.safetensors")), key=lambda n: int(n[5:]))
+    loaded = run.load_tensors(names[-1]) if names and _inherits(run) else None
+    result = run.read_json("result.json") or {}
+    if loaded is None or "stages" not in result:
         return None
-    runtime = source.runtime if hasattr(source, "runtime") else source.name
-    return {"device": source.device, "runtime": runtime, **{k: getattr(source, k) for k in ("version", "threads", "batch")}}
+    kept = result["stages"][-1]["kept"] if result["stages"] else run.config["space"]["options"]
+    supernet: Any = space.restrict(kept).supernet()
+    supernet.load_state_dict({k[6:]: v for k, v in loaded[0].items() if k.startswith("model.")})
+    return supernet
 
 
-def _arguments(architecture: Architecture) -> dict[str, Any]:
-    return dict(architecture.to_json()["arguments"])
-
-
-def _limit(limit: Any) -> dict[str, Any]:
-    low = None if np.isinf(limit.low) else limit.low
-    high = None if np.isinf(limit.high) else limit.high
-    return {"metric": limit.metric, "low": low, "high": high, "text": str(limit)}
+def _inherits(run: RunFolder) -> bool:
+    method = METHODS.get(run.config["method"])
+    return method is not None and method.inherits

@@ -144,10 +144,10 @@ def from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain values for YAML."""
-    return {k: _plain(v) for k, v in asdict(config).items()}
+    return {k: plain(v) for k, v in asdict(config).items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,293 @@
+"""What is asked of a search, and what follows from it: everything loaded, checked and decided, as config.yaml keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import hiernas.spaces
+from hiernas.budget import Limit
+from hiernas.costs import parse_limits
+from hiernas.costs.limits import check_reachable, median_limit
+from hiernas.costs.tables import cost_tables
+from hiernas.data import Augment, ImageData, load_data
+from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
+from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.phone import load_table
+from hiernas.latency.runtimes import RUNTIME, make_runtime
+from hiernas.methods import METHODS
+from hiernas.randomness import numpy_generator
+from hiernas.report.doubts import of_limits
+from hiernas.run.folder import Listener, RunFolder
+from hiernas.run.settings import differences, for_images, from_dict, from_file, names_of, plain, to_dict, with_settings
+from hiernas.space import SearchSpace
+from hiernas.spaces import make_space, space_function
+from hiernas.train.loop import make_fabric
+from hiernas.train.recipes import Retraining
+from hiernas.version import VERSION
+
+OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load_data`
+READY = "checkpoint/latency.ready"  # empty: the run folder's copy of the latency table is complete
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a search. Names and texts as on the command line; objects from Python."""
+
+    method: str = "hnas"
+    space: str | SearchSpace | None = None  # None: the method's own, of the preset's size
+    space_arguments: Mapping[str, Any] = field(default_factory=dict)  # beyond input_size and num_classes
+    data: Any = "digits"  # anything `load_data` takes, or an ImageData
+    limits: Sequence[str] = ()
+    latency_table: str | Path | None = None  # None: this device's, from the cache or measured
+    runtime: str | None = None  # None: that of the latency table, else onnxruntime
+    threads: int | None = None  # None: those of the latency table, else 1
+    preset: str = "quick"
+    config: Any = None  # of the method; None: the preset's, for as many images as there are
+    settings: Sequence[str] = ()  # "key=value" on top of it
+    seed: int = 0
+    image_size: int | None = None
+    val_per_class: int | None = None
+    skip_bad_images: bool = False
+
+    def resolved(self) -> Any:
+        """The configuration: the given one or the preset's, with the settings."""
+        if self.method not in METHODS:
+            raise ConfigError(f"unknown method '{self.method}'; {did_you_mean(self.method, METHODS)}")
+        presets, config = METHODS[self.method].presets, self.config
+        kind = type(presets["paper"])
+        if config is None and self.preset not in presets:
+            raise ConfigError(f"unknown preset '{self.preset}'; {did_you_mean(self.preset, presets)}")
+        if config is not None and not isinstance(config, kind):
+            raise ConfigError(f"method '{self.method}' takes a {kind.__name__}, not a {type(config).__name__}")
+        return with_settings(presets[self.preset] if config is None else config, self.settings)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A search with everything loaded, checked and decided. `to_dict` is its config.yaml, which `restore` reads."""
+
+    method: str
+    preset: str  # "custom" where anything else than a preset is asked for
+    seed: int
+    space: SearchSpace
+    data: ImageData
+    data_source: Mapping[str, Any]  # see `read_data`
+    limits: tuple[Limit, ...]
+    automatic_limit: bool
+    latency_table: str | None  # the file that was given
+    runtime: str  # that measures the networks that are found
+    threads: int
+    latency: Any  # the latency table that is gone by (ours or a phone's), or None
+    config: Any
+    fitted: str = ""  # what in the preset was changed for the number of images, in words
+    doubts: tuple[str, ...] = ()  # what is doubtful before anything was searched
+
+    def to_dict(self) -> dict[str, Any]:
+        """As config.yaml has it."""
+        skeleton, options = self.space.skeleton, {d.name: list(d.options) for d in self.space.decisions}
+        return {
+            "hiernas": VERSION, "method": self.method, "preset": self.preset, "seed": self.seed,
+            "space": {"name": skeleton.name, "arguments": plain(dict(skeleton.arguments)), "options": options},
+            "data": dict(self.data_source),
+            "limits": [
+                {"metric": x.metric, **{k: b if isfinite(b) else None for k, b in (("low", x.low), ("high", x.high))}}
+                for x in self.limits
+            ],
+            "automatic_limit": self.automatic_limit, "latency_table": self.latency_table, "runtime": self.runtime,
+            "threads": self.threads, "config": to_dict(self.config), "fitted": self.fitted, "doubts": list(self.doubts),
+        }  # fmt: skip
+
+
+def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) -> Prepared:
+    """The search of a run folder, loaded again by its config.yaml. `space`, `data`: those that have no name."""
+    with reading(run) as config:
+        same = {k: config[k] for k in ("method", "preset", "seed", "automatic_limit", "latency_table", "runtime", "threads")}
+        name, sizes = config["space"]["name"], ("input_size", "num_classes")
+        arguments = {k: v for k, v in config["space"]["arguments"].items() if k not in sizes}
+        kept = {site: tuple(options) for site, options in config["space"]["options"].items()}
+        limits = tuple(Limit(**{k: v for k, v in limit.items() if v is not None}) for limit in config["limits"])
+        chosen = from_file(type(METHODS[config["method"]].presets["paper"]), config["config"])
+        told = {"fitted": config.get("fitted", ""), "doubts": tuple(config.get("doubts", ()))}
+    if space is None and name not in hiernas.spaces.NAMES:
+        raise RunError(f"{run.path} searches a space of your own, '{name}'; resume it with space=...")
+    images = reload_data(run, data)
+    space = make_space(space or name, images, arguments).restrict(kept)
+    file = _kept_latency(run) or same["latency_table"]
+    latency = _latency(same["method"], space, file, same["runtime"], same["threads"], chosen, limits, run.listener)
+    return Prepared(
+        **same, **told, space=space, data=images, data_source=config["data"], limits=limits, latency=latency, config=chosen
+    )
+
+
+def prepare(request: Request, listener: Listener | None = None) -> Prepared:
+    """Load data, space, costs and limits; every mistake and every impossible limit is refused here."""
+    asked, method = request.resolved(), METHODS[request.method]
+    (name, arguments), limits = _named_space(request), parse_limits(request.limits)
+    if isinstance(name, str):
+        space_function(name, arguments)
+    data, source = read_data(request.data, **{k: getattr(request, k) for k in OPTIONS})
+    config, metrics = asked, [limit.metric for limit in limits]
+    if request.config is None:
+        config = for_images(asked, request.preset, len(data.train), names_of(request.settings))
+    fitted = differences(asked, config)
+    if config.objective == "auto":  # the latency where it is limited or nothing is, else what the first limit is on
+        config = replace(config, objective="latency_ms" if "latency_ms" in metrics or not metrics else metrics[0])
+    space = make_space(name, data, arguments)
+    _refuse(request.method, config, space, data)
+    among = method.among(space)
+    counted = [limit for limit in limits if limit.metric != "latency_ms"]
+    check_reachable(among, cost_tables(among, None), counted)  # what can be refused before anything is measured
+    file, runtime, threads = request.latency_table, request.runtime, request.threads
+    latency = _latency(request.method, space, file, runtime, threads, config, limits, listener)
+    if not metrics:
+        table = cost_tables(space, latency)[config.objective]
+        limits = (median_limit(space, table, numpy_generator(request.seed, "limit")),)
+    tables = cost_tables(among, latency)
+    check_reachable(among, tables, limits)
+    return Prepared(
+        method=request.method, preset=request.preset if request.config is None and not request.settings else "custom",
+        seed=request.seed, space=space, data=data, data_source=source, limits=limits, automatic_limit=not metrics,
+        latency_table=None if file is None else str(Path(file).resolve()),
+        runtime=runtime or RUNTIME if latency is None else latency.runtime,
+        threads=threads or 1 if latency is None else latency.threads,
+        latency=latency, config=config, fitted=fitted, doubts=tuple(of_limits(tables, limits, not metrics)),
+    )  # fmt: skip
+
+
+def _named_space(request: Request) -> tuple[str | SearchSpace, Mapping[str, Any]]:
+    """The space asked for and its arguments: without a name the method's own; one of its own in the size of the preset."""
+    method = METHODS[request.method]
+    for name in method.finds:
+        if name in request.space_arguments:
+            option = " (--cells)" if name == "cell" else ""
+            raise ConfigError(f"method '{request.method}' finds space.{name} itself; leave it{option} out")
+    own = method.spaces[request.preset if request.preset in method.spaces else "paper"]
+    space = next(iter(own)) if request.space is None else request.space
+    sizes = own.get(space, {}) if isinstance(space, str) else {}
+    return space, {**sizes, **request.space_arguments}
+
+
+def _refuse(method: str, config: Any, space: SearchSpace, data: ImageData) -> None:
+    """What cannot be searched, or trained on these images."""
+    size, refusal = data.input_size[1:], METHODS[method].refusal(space)
+    if len(data.train) < 2 * 2:
+        raise ConfigError(f"{len(data.train)} training images are too few to train on")
+    Augment.of(config.train)  # says so where it is not available
+    make_fabric(config.train)  # says so where this machine lacks the device or the precision
+    if config.train.cutout >= min(size):
+        raise ConfigError(f"train.cutout is {config.train.cutout}, and the images are {size} pixels; choose less")
+    if config.calibration_images < data.num_classes:
+        raise ConfigError(f"calibration_images={config.calibration_images} is fewer than one image per class")
+    if refusal is not None:
+        raise SpaceError(
+            f"method '{method}' cannot search '{space.name}': {refusal}; leave --space out, or choose another method "
+            "(`hiernas list methods`)"
+        )
+    if config.train.drop_path and space.skeleton.searched == "blocks":
+        raise ConfigError(
+            f"train.drop_path is for networks of cells, and '{space.name}' is a chain; leave it out (--set train.drop_path=0)"
+        )
+
+
+# -- what is read from files -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading(run: RunFolder) -> Iterator[Mapping[str, Any]]:
+    """The run's config.yaml; what cannot be read in it is a `RunError`."""
+    try:
+        yield run.config
+    except (KeyError, TypeError, AttributeError, ConfigError, LimitError) as error:
+        what = f"{error} is missing or unknown" if isinstance(error, KeyError) else error
+        raise RunError(f"{run.path}/config.yaml is damaged ({what}); start the search again") from error
+
+
+def read_data(data: Any, **options: Any) -> tuple[ImageData, dict[str, Any]]:
+    """Images, and what config.yaml says of them: where they are from, how they were read, and how they are recognised.
+
+    `data`: an `ImageData`, or anything that `load_data` takes; `options`: a value for each of OPTIONS.
+    """
+    if isinstance(data, str) and not data:
+        raise DataError("--data is empty; name 'digits', a folder or hf:NAME")
+    images = data if isinstance(data, ImageData) else load_data(data, **options)
+    name = str(data) if isinstance(data, str | Path) else None
+    if name is not None and Path(name).exists():
+        name = str(Path(name).resolve())
+    return images, {"source": name, **{k: options[k] for k in OPTIONS}, "fingerprint": images.fingerprint}
+
+
+def reload_data(run: RunFolder, data: Any = None) -> ImageData:
+    """The images of a run, which must be as they were. `data`: those images, where they have no name."""
+    with reading(run) as config:
+        asked = config["data"]
+        source, fingerprint, options = asked["source"], asked["fingerprint"], {k: asked[k] for k in OPTIONS}
+    if data is None and source is None:
+        raise RunError(f"{run.path} was started from Python with data that have no name; resume it with data=...")
+    images, now = read_data(source if data is None else data, **options)
+    if now["fingerprint"] != fingerprint:
+        raise RunError(
+            f"the data at {source} changed since {run.path} was started; put the former images back, or start a new search"
+        )
+    return images
+
+
+def retraining_of(run: RunFolder) -> Retraining:
+    """How a run of `hiernas train` trains its network."""
+    with reading(run) as config:
+        asked = config["train"]
+        return from_dict(Retraining, {"recipe": asked["recipe"], "epochs": asked["epochs"], "lr": asked["lr"]})
+
+
+def _latency(
+    method: str, space: SearchSpace, file: str | Path | None, runtime: str | None, threads: int | None, config: Any,
+    limits: Sequence[Limit], listener: Listener | None,
+) -> Any:  # fmt: skip
+    """The latency table: the given one, checked to cover what the method needs, or this device's, measured where it lacks.
+
+    None where no table is given and the search goes by no latencies; the runtime is looked at all the same.
+    """
+    spaces, table = dict.fromkeys((space, METHODS[method].among(space))), None
+    if file is not None:
+        table = load_table(Path(file), runtime, threads)
+        for each in spaces:
+            cost_tables(each, table)  # says what is missing
+        return table
+    engine = make_runtime(runtime or RUNTIME, threads or 1)
+
+    def progress(done: int, total: int, key: str) -> None:
+        if listener is not None:
+            listener({"event": "measuring", "done": done, "total": total, "key": key})
+
+    if "latency_ms" in (config.objective, *(limit.metric for limit in limits)):
+        for each in spaces:
+            table = measure_table(each, engine, cached_table_path(engine), progress)
+    return table
+
+
+def keep_latency(run: RunFolder, prepared: Prepared) -> None:
+    """Put the latency table that the search goes by into the run folder, where there is one and it is not there yet."""
+    if prepared.latency is None or (run.path / READY).exists():
+        return
+    if prepared.latency_table is not None:
+        file = Path(prepared.latency_table)
+        run.write_bytes(f"latency{file.suffix}", file.read_bytes())
+    else:
+        prepared.latency.save(run.path / "latency.json")
+    run.write_text(READY, "")
+
+
+def _kept_latency(run: RunFolder) -> Path | None:
+    if not (run.path / READY).exists():
+        return None
+    for path in sorted(run.path.glob("latency.*")):
+        try:
+            load_table(path)
+        except LatencyError as error:
+            raise RunError(f"{path}, which this run's limits were checked against, is damaged; start it again") from error
+        return path
+    raise RunError(f"the latency table of {run.path} is gone, and its limits were checked against it; start it again")
