@@ -126,7 +126,7 @@ def test_mean_and_deviation_are_those_of_the_training_images() -> None:
 
 
 def test_statistics_take_a_random_part_of_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hiernas.data.divide.STATISTICS_IMAGES", 300)
+    monkeypatch.setattr("hiernas.data.load.STATISTICS_IMAGES", 300)
     data, full = load_data("digits", seed=1), 0.30579  # the mean of 1,151 images with seed 0
     assert data.mean == load_data("digits", seed=1).mean
     assert data.mean[0] != full

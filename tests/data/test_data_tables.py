@@ -14,7 +14,7 @@ from pictures import encoded, everything, picture, pixels, write
 from PIL import Image
 
 from hiernas.data import load_data
-from hiernas.data.tables import Chunk, Rows
+from hiernas.data.tables import Table, rows_of
 from hiernas.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -55,11 +55,12 @@ def test_a_table_gives_the_pixels_of_the_folder(tmp_path: Path, memory_gib: floa
 def test_rows_are_counted_within_their_table() -> None:
     pa = pytest.importorskip("pyarrow")
     numbers = [(0, 1, 2), (), (20, 21), (30, 31, 32, 33)]
-    arrays = [pa.array([encoded(picture(i)) for i in some], pa.binary()) for some in numbers]
-    tables = (("a", 0), ("a", 3), ("a", 3), ("b", 0))
-    rows = Rows([Chunk(name, first, x, None) for (name, first), x in zip(tables, arrays, strict=True)])
+    arrays = [pa.array([{"bytes": encoded(picture(i))} for i in some], pa.struct({"bytes": pa.binary()})) for some in numbers]
+    empty = Table("empty", pa.chunked_array([arrays[1]]), None, None)
+    a, b = (Table(name, pa.chunked_array(x), None, None) for name, x in (("a", arrays[:3]), ("b", arrays[3:])))
+    rows = rows_of([empty, a, empty, b], follow_paths=False)
     names = [f"a, row {i}," for i in range(5)] + [f"b, row {i}," for i in range(4)]
-    assert [rows.name(i) for i in range(len(rows))] == names
+    assert [rows.name(i) for i in range(rows.count)] == names
     truth = [picture(i) for some in numbers for i in some]
     assert all(np.array_equal(np.asarray(rows.open(i)), x) for i, x in enumerate(truth))
 

@@ -243,7 +243,7 @@ class TwoWays(nn.Module):
 
 def _halves(data: ImageData) -> tuple[Split, Split]:
     """10 images for the weights, the others for the architecture."""
-    from hiernas.data.images import Subset
+    from hiernas.data.split import Subset
 
     rows = torch.arange(len(data.train))
     return tuple(Split(Subset(data.train.images, r), data.train.labels[r]) for r in (rows[:10], rows[10:]))  # type: ignore[return-value]

@@ -83,8 +83,9 @@ def _training_data(origin: RunFolder | None, asked: TrainOptions) -> tuple[Image
         return reload_data(origin, None), dict(origin.config["data"])
     if asked.data is None:
         raise ConfigError("an architecture does not say which images to train on; name them with --data")
-    how: dict[str, Any] = {"image_size": asked.image_size, "seed": asked.seed, "skip_bad_images": asked.skip_bad_images}
-    return read_data(asked.data, val_per_class=None, **how)
+    return read_data(
+        asked.data, image_size=asked.image_size, val_per_class=None, skip_bad_images=asked.skip_bad_images, seed=asked.seed
+    )
 
 
 def _network(asked: TrainOptions, architecture: Architecture | None, images: ImageData, recipe: Recipe) -> Architecture:

@@ -68,16 +68,15 @@ def augment(x: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
     short = min(x.shape[2:])
     if settings.cutout >= short:
         raise ConfigError(f"cutout={settings.cutout} covers images of {short} pixels; give at most {short - 1}")
-    kind = settings.kind
-    if kind == "auto":
-        kind = "resized_crop" if short >= RESIZED_FROM else "crop"
+    auto = "resized_crop" if short >= RESIZED_FROM else "crop"
+    kind = auto if settings.kind == "auto" else settings.kind
     if kind == "crop":
         x = _crop(x, max(1, short // 8), generator)
     elif kind == "resized_crop":
         x = _resized_crop(x, generator)
     if settings.flip if settings.flip is not None else x.shape[1] == 3 and kind != "none":
-        mirror = torch.rand(len(x), generator=generator) < 0.5
-        x = torch.where(mirror.to(x.device)[:, None, None, None], x.flip(3), x)
+        mirror = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
+        x = torch.where(mirror.to(x.device), x.flip(3), x)
     if settings.autoaugment:
         x = _autoaugment(x, generator)
     return _cutout(x, settings.cutout, generator) if settings.cutout else x
@@ -94,8 +93,7 @@ def _torchvision() -> Any:
 
 
 def _autoaugment(x: Tensor, generator: torch.Generator) -> Tensor:
-    module = _torchvision()
-    policy = module.AutoAugment(module.AutoAugmentPolicy.CIFAR10)
+    policy = _torchvision().AutoAugment(_torchvision().AutoAugmentPolicy.CIFAR10)
     with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator only
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
         return torch.stack([policy(image) for image in x])
@@ -104,11 +102,10 @@ def _autoaugment(x: Tensor, generator: torch.Generator) -> Tensor:
 def _crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     n, c, h, w = x.shape
     top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(x.device)  # [B, 1] each
-    rows = top + torch.arange(h, device=x.device)  # [B, H]
-    columns = left + torch.arange(w, device=x.device)  # [B, W]
-    images = torch.arange(n, device=x.device)[:, None, None, None]
-    channels = torch.arange(c, device=x.device)[None, :, None, None]
-    return F.pad(x, (pad,) * 4)[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
+    rows, columns = top + torch.arange(h, device=x.device), left + torch.arange(w, device=x.device)  # [B, H], [B, W]
+    images, channels = torch.arange(n, device=x.device), torch.arange(c, device=x.device)
+    at = images[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None, :]
+    return F.pad(x, (pad,) * 4)[at]
 
 
 def _resized_crop(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -127,12 +124,10 @@ def _resized_crop(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def _cutout(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """A square around a random pixel, cut off at the border: on average it hides less than side^2 pixels."""
-    n, _, h, w = x.shape
-    centres = [torch.randint(0, size, (n, 1), generator=generator).to(x.device) for size in (h, w)]
     inside = []
-    for centre, size in zip(centres, (h, w), strict=True):
-        offset = torch.arange(size, device=x.device) - (centre - side // 2)
-        inside.append((offset >= 0) & (offset < side))  # [B, H], [B, W]
+    for size in x.shape[2:]:
+        offset = torch.arange(size) - torch.randint(0, size, (len(x), 1), generator=generator) + side // 2
+        inside.append(((offset >= 0) & (offset < side)).to(x.device))  # [B, H], [B, W]
     hidden = inside[0][:, None, :, None] & inside[1][:, None, None, :]  # [B, 1, H, W]
     fill = x.float().mean((0, 2, 3), keepdim=True).round().to(torch.uint8)  # [1, C, 1, 1]
     return torch.where(hidden, fill, x)

@@ -13,12 +13,14 @@ are refused, and those to which pictures would grow more than 16-fold.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from itertools import chain
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -29,7 +31,7 @@ from hiernas.data.split import Images
 from hiernas.errors import DataError
 from hiernas.machine import usable_cores, usable_memory
 
-Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C]
+Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C] of other than 1 or 3 channels
 T = TypeVar("T")
 
 MIN_SIZE, KEEP_UP_TO, MAX_SIZE = 4, 256, 224  # pixels of the short side
@@ -47,14 +49,14 @@ CONVERTED = {
 }
 
 
-class Reader(Protocol):
-    """Pictures by number. `open` may raise anything where a picture is damaged."""
+@dataclass(frozen=True)
+class Reader:
+    """Pictures by number."""
 
-    @property
-    def workers(self) -> int: ...  # threads that may call `open` at a time
-    def __len__(self) -> int: ...
-    def name(self, i: int) -> str: ...
-    def open(self, i: int) -> Picture: ...
+    count: int
+    open: Callable[[int], Picture]  # may raise anything where a picture is damaged
+    name: Callable[[int], str]
+    workers: int = WORKERS  # threads that may call `open` at a time
 
 
 class Header(NamedTuple):
@@ -93,9 +95,6 @@ class InMemory:
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels
 
-    def __len__(self) -> int:
-        return len(self.pixels)
-
     def fetch(self, indices: Tensor) -> Tensor:
         return self.pixels[indices]
 
@@ -107,13 +106,9 @@ class OnDemand:
         self.reader, self.form = reader, form
         self.decoding_bytes = reader.workers * 4 * largest  # pictures of at most `largest` pixels, one for each thread
 
-    def __len__(self) -> int:
-        return len(self.reader)
-
     def fetch(self, indices: Tensor) -> Tensor:
         pixels = np.empty((len(indices), *self.form), dtype=np.uint8)
-        for row, reason in _decode_rows(self.reader, self.form, indices.tolist(), pixels):
-            raise _damaged(self.reader, row, reason)
+        _decode_rows(self.reader, self.form, indices.tolist(), pixels, skip_bad=False)
         return torch.from_numpy(pixels)
 
 
@@ -121,7 +116,7 @@ def measure(picture: Picture) -> Header:
     """Kind, channels and upright size, from the header alone where the format allows it."""
     if isinstance(picture, np.ndarray):
         height, width, channels = picture.shape
-        return Header({1: "grey", 3: "rgb"}.get(channels, "bands"), channels, height, width)
+        return Header("bands", channels, height, width)
     width, height = picture.size
     if width != height and picture.getexif().get(ORIENTATION, 1) >= 5:  # turned by 90 degrees
         width, height = _upright(picture).size
@@ -137,20 +132,12 @@ def measure(picture: Picture) -> Header:
 def survey(reader: Reader) -> list[Header | str]:
     """The header of every picture, or the reason why it cannot be read."""
 
-    def work(span: range) -> list[Header | str]:
-        found: list[Header | str] = []
-        for i in span:
-            try:
-                picture = reader.open(i)
-                with nullcontext() if isinstance(picture, np.ndarray) else picture:
-                    found.append(measure(picture))
-            except (DataError, MemoryError):
-                raise
-            except Exception as error:  # Pillow raises many types on damaged files
-                found.append(reason_of(error))
-        return found
+    def header(i: int) -> Header:
+        picture = reader.open(i)
+        with nullcontext() if isinstance(picture, np.ndarray) else picture:
+            return measure(picture)
 
-    return [header for part in _spread(work, len(reader), reader.workers) for header in part]
+    return list(_each(header, reader.count, reader.workers))
 
 
 def choose_form(headers: Sequence[Header], image_size: int | None) -> Form:
@@ -160,15 +147,13 @@ def choose_form(headers: Sequence[Header], image_size: int | None) -> Form:
     """
     channels = sorted({h.channels for h in headers})
     if len(channels) > 1 and channels != [1, 3]:
-        raise DataError(
-            f"images have {' and '.join(map(str, channels))} channels; give all of them the same channel count"
-        )
+        raise DataError(f"images have {' and '.join(map(str, channels))} channels; give all of them the same channel count")
     if image_size is not None:
         return Form(channels[-1], image_size, image_size)
     sizes = {(h.height, h.width) for h in headers}
     if len(sizes) > 1:
-        short = float(np.median([min(h.height, h.width) for h in headers]))
-        side = min(MAX_SIZE, max(8, int(short) // 8 * 8))
+        short = int(np.median([min(h.height, h.width) for h in headers]))
+        side = min(MAX_SIZE, max(8, short // 8 * 8))
         return Form(channels[-1], side, side)
     height, width = sizes.pop()
     if min(height, width) < MIN_SIZE:
@@ -180,11 +165,10 @@ def choose_form(headers: Sequence[Header], image_size: int | None) -> Form:
 def _check_form(form: Form, headers: Sequence[Header]) -> None:
     """Refuse, before any pixel is allocated, sizes that no network could be trained on here, or that only enlarge."""
     short = int(np.median([min(h.height, h.width) for h in headers]))
-    side = min(form.height, form.width)
+    side, longer = sorted((form.height, form.width))
     memory = usable_memory()
-    fits = int((memory / SHARE / (BATCH * form.channels * 4) * side / max(form.height, form.width)) ** 0.5)
-    most = min(fits, ENLARGED * short)
-    if side <= most:
+    fits = int((memory / SHARE / (BATCH * form.channels * 4) * side / longer) ** 0.5)
+    if side <= (most := min(fits, ENLARGED * short)):
         return
     taken = BATCH * 4 * form.channels * form.height * form.width / 2**30
     reason = (
@@ -193,24 +177,17 @@ def _check_form(form: Form, headers: Sequence[Header]) -> None:
         if side > fits
         else f"the pictures have {short} on their short side, and enlarging them more than {ENLARGED}-fold adds nothing"
     )
-    size = f"{form.height}x{form.width}"
-    raise DataError(f"images of {size} pixels are too large: {reason}; give an image_size (--image-size) of at most {most}")
+    size = f"{form.height}x{form.width} pixels"
+    raise DataError(f"images of {size} are too large: {reason}; give an image_size (--image-size) of at most {most}")
 
 
 def decode(picture: Picture, form: Form) -> np.ndarray:
     """A picture in the common form: uint8 [C, H, W]."""
     if isinstance(picture, np.ndarray):
-        if picture.shape[2] not in (1, 3):
-            return np.stack([np.asarray(_fit(_band(picture, c), form)) for c in range(picture.shape[2])])
-        picture = Image.fromarray(picture) if picture.shape[2] == 3 else _band(picture, 0)
+        return np.stack([np.asarray(_fit(Image.fromarray(band), form)) for band in np.moveaxis(picture, 2, 0)])
     with picture:
-        flat = _flat(_upright(picture), "L" if form.channels == 1 else "RGB")
-        pixels = np.asarray(_fit(flat, form))
+        pixels = np.asarray(_fit(_flat(_upright(picture), "L" if form.channels == 1 else "RGB"), form))
     return pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _band(array: np.ndarray, channel: int) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(array[:, :, channel]))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -237,41 +214,34 @@ def _fit(image: Image.Image, form: Form) -> Image.Image:
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """All pictures of a reader in one form. Rows in `bad` hold nothing and must not be fetched."""
-
-    images: Images
-    form: Form
-    bad: Mapping[int, str]  # row -> reason
-    notes: tuple[str, ...]
-
-
 def load_images(
-    reader: Reader, headers: Sequence[Header | str], *, image_size: int | None, skip_bad: bool, memory_gib: float
-) -> Loaded:
-    """Decodes every picture once; keeps the pixels where they fit in `memory_gib`, otherwise only checks the files.
+    found: Found, *, image_size: int | None, skip_bad: bool, memory_gib: float
+) -> tuple[Images, Form, list[int], list[str]]:
+    """All pictures in one form, that form, the rows that are damaged and must not be fetched, and notes.
 
-    With `skip_bad` damaged pictures are collected in `Loaded.bad`, and have no say in the common form.
+    Decodes every picture once; keeps the pixels where they fit in `memory_gib`, otherwise only checks the files.
+    With `skip_bad` damaged pictures are left out, and have no say in the common form.
     Raises `DataError` for the first damaged picture without it, or where no picture is left.
     """
+    reader, headers = found.reader, found.headers if found.headers is not None else survey(found.reader)
     bad = {i: header for i, header in enumerate(headers) if isinstance(header, str)}
     if bad and not skip_bad:
-        raise _damaged(reader, min(bad), bad[min(bad)])
-    form = choose_form(_good(headers, bad), image_size)
-    _check_form(form, _good(headers, bad))
-    largest = max(h.height * h.width for h in _good(headers, bad))
-    images, failed = _decode_all(reader, form, skip_bad, memory_gib, largest)
-    bad = failed | bad
-    good = _good(headers, bad)
-    if choose_form(good, image_size) != form:  # a picture whose header is fine, but not its pixels, had a say
-        form = choose_form(good, image_size)
-        images, _ = _decode_all(reader, form, skip_bad, memory_gib, largest)
-    notes = [*_bad_notes(reader, bad), *_form_notes(good, form)]
-    if isinstance(images, OnDemand):
-        gib = _gib(reader, form)
-        notes.append(f"images are decoded on demand: {gib:.2g} GiB of pixels exceed the limit of {memory_gib:g} GiB")
-    return Loaded(images, form, bad, tuple(notes))
+        raise _damaged(reader, *min(bad.items()))
+    good, form = _good(headers, bad), None
+    largest = max(h.height * h.width for h in good)
+    while form != (chosen := choose_form(good, image_size)):  # again if a picture that cannot be decoded had a say
+        form = chosen
+        _check_form(form, good)
+        gib = reader.count * math.prod(form) / 2**30
+        pixels = np.zeros((reader.count, *form), dtype=np.uint8) if gib <= memory_gib else None
+        bad = _decode_rows(reader, form, range(reader.count), pixels, skip_bad) | bad
+        good = _good(headers, bad)
+    notes = [f"{len(bad)} damaged images left out: {some([reader.name(i) for i in sorted(bad)])}"] if bad else []
+    notes += _form_notes(good, form)
+    if pixels is not None:
+        return InMemory(torch.from_numpy(pixels)), form, list(bad), notes
+    notes.append(f"images are decoded on demand: {gib:.2g} GiB of pixels exceed the limit of {memory_gib:g} GiB")
+    return OnDemand(reader, form, largest), form, list(bad), notes
 
 
 def reason_of(error: Exception) -> str:
@@ -282,6 +252,11 @@ def reason_of(error: Exception) -> str:
     return first[:120] or type(error).__name__
 
 
+def some(names: Sequence[str]) -> str:
+    """The first five of them."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
 def _good(headers: Sequence[Header | str], bad: Mapping[int, str]) -> list[Header]:
     good = [header for i, header in enumerate(headers) if isinstance(header, Header) and i not in bad]
     if not good:
@@ -289,36 +264,11 @@ def _good(headers: Sequence[Header | str], bad: Mapping[int, str]) -> list[Heade
     return good
 
 
-def _gib(reader: Reader, form: Form) -> float:
-    return len(reader) * form.channels * form.height * form.width / 2**30
-
-
-def _decode_all(
-    reader: Reader, form: Form, skip_bad: bool, memory_gib: float, largest: int
-) -> tuple[Images, dict[int, str]]:
-    """Every picture decoded, and kept where there is room; and what failed, by row."""
-    fits = _gib(reader, form) <= memory_gib
-    pixels = np.zeros((len(reader), *form), dtype=np.uint8) if fits else None
-    bad = {}
-    for row, reason in _decode_rows(reader, form, range(len(reader)), pixels):
-        if not skip_bad:
-            raise _damaged(reader, row, reason)
-        bad[row] = reason
-    return OnDemand(reader, form, largest) if pixels is None else InMemory(torch.from_numpy(pixels)), bad
-
-
 def _damaged(reader: Reader, row: int, reason: str) -> DataError:
     return DataError(
         f"{reader.name(row)} cannot be read ({reason}); replace it, or leave such images out with --skip-bad-images "
         "(skip_bad_images=True)"
     )
-
-
-def _bad_notes(reader: Reader, bad: Mapping[int, str]) -> list[str]:
-    if not bad:
-        return []
-    named = ", ".join(reader.name(i) for i in sorted(bad)[:5])
-    return [f"{len(bad)} damaged images left out: {named}{', ...' if len(bad) > 5 else ''}"]
 
 
 def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:
@@ -334,33 +284,39 @@ def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:
     return notes
 
 
-def _decode_rows(reader: Reader, form: Form, rows: Sequence[int], out: np.ndarray | None) -> Iterator[tuple[int, str]]:
-    """Decodes picture `rows[k]` into `out[k]` (or only tries to); yields what fails as (row, reason), in order."""
+def _decode_rows(reader: Reader, form: Form, rows: Sequence[int], out: np.ndarray | None, skip_bad: bool) -> dict[int, str]:
+    """Decodes picture `rows[k]` into `out[k]`, or only tries to. The rows that fail and why, if that is no error."""
 
-    def work(span: range) -> list[tuple[int, str]]:
-        failed = []
-        for k in span:
-            try:
-                pixels = decode(reader.open(rows[k]), form)
-            except (DataError, MemoryError):
-                raise
-            except Exception as error:  # Pillow raises many types on damaged files
-                failed.append((rows[k], reason_of(error)))
-                continue
-            if out is not None:
-                out[k] = pixels
-        return failed
+    def put(k: int) -> None:
+        pixels = decode(reader.open(rows[k]), form)
+        if out is not None:
+            out[k] = pixels
 
-    for failed in _spread(work, len(rows), reader.workers):
-        yield from failed
+    bad = {}
+    for row, reason in zip(rows, _each(put, len(rows), reader.workers), strict=True):
+        if reason is not None:
+            if not skip_bad:
+                raise _damaged(reader, row, reason)
+            bad[row] = reason
+    return bad
 
 
-def _spread(work: Callable[[range], T], n: int, workers: int) -> Iterator[T]:
-    """`work` on pieces of range(n), by `workers` threads; the results in order."""
-    piece = max(1, min(256, n // (4 * workers)))
-    spans = [range(start, min(start + piece, n)) for start in range(0, n, piece)]
+def _each(work: Callable[[int], T], n: int, workers: int) -> Iterator[T | str]:
+    """In order, for i below n, what `work(i)` returns, or the reason why picture i cannot be read."""
+
+    def attempt(i: int) -> T | str:
+        try:
+            return work(i)
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # Pillow raises many types on damaged files
+            return reason_of(error)
+
     if workers == 1:
-        yield from map(work, spans)
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            yield from pool.map(work, spans)
+        yield from map(attempt, range(n))
+        return
+    piece = max(1, min(256, n // (4 * workers)))  # pictures that a thread takes at a time
+    with ThreadPoolExecutor(workers) as pool:
+        yield from chain.from_iterable(
+            pool.map(lambda at: [attempt(i) for i in range(at, min(at + piece, n))], range(0, n, piece))
+        )

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hiernas.data.images import MIN_SIZE, load_images, survey
+from hiernas.data.images import MIN_SIZE, PARTS, load_images
 from hiernas.data.sources import find
-from hiernas.data.split import ImageData, Images, Split, Subset
+from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import DataError
 
 STATISTICS_IMAGES = 10_000  # training images that mean and std are taken from, at most
@@ -51,31 +51,19 @@ def load_data(
     """
     _check(image_size, val_per_class, seed, memory_gib)
     found = find(source, memory_gib)
-    if len(found.classes) < 2 or not len(found.reader):
-        held = f"only the class '{found.classes[0]}'" if found.classes and len(found.reader) else "no readable images"
+    if len(found.classes) < 2 or not found.reader.count:
+        held = f"only the class '{found.classes[0]}'" if found.classes and found.reader.count else "no readable images"
         raise DataError(f"'{found.name}' holds {held}; a classifier needs images of at least two classes")
-    headers = found.headers if found.headers is not None else survey(found.reader)
-    loaded = load_images(
-        found.reader, headers, image_size=image_size, skip_bad=skip_bad_images, memory_gib=memory_gib
-    )
-    bad = np.array(sorted(loaded.bad), dtype=np.int64)
-    usable = {part: np.setdiff1d(np.arange(rows.start, rows.stop), bad) for part, rows in found.parts.items()}
-    rows, notes = divide(found.labels, usable, found.classes, val_per_class, seed)
-    train, val, test = (as_split(loaded.images, found.labels, rows[part]) for part in ("train", "val", "test"))
-    input_size = (loaded.form.channels, loaded.form.height, loaded.form.width)
-    mean, std = channel_statistics(train.images, seed)
-    return ImageData(
-        name=found.name,
-        train=train,
-        val=val,
-        test=test,
-        classes=found.classes,
-        input_size=input_size,
-        mean=mean,
-        std=std,
-        notes=(*found.notes, *loaded.notes, *notes),
-        fingerprint=fingerprint_of(found.classes, input_size, (train, val, test)),
-    )
+    images, form, bad, changes = load_images(found, image_size=image_size, skip_bad=skip_bad_images, memory_gib=memory_gib)
+    usable = {part: np.setdiff1d(rows, bad) for part, rows in found.parts.items()}
+    divided, cuts = divide(found.labels, usable, found.classes, val_per_class, seed)
+    labels, rows = torch.from_numpy(found.labels), [torch.from_numpy(divided[part]) for part in PARTS]
+    train, val, test = (Split(Subset(images, some), labels[some]) for some in rows)
+    input_size = (*form,)
+    mean, std = channel_statistics(train, seed)
+    notes = (*found.notes, *changes, *cuts)
+    fingerprint = fingerprint_of(found.classes, input_size, (train, val, test))
+    return ImageData(found.name, train, val, test, found.classes, input_size, mean, std, notes, fingerprint)
 
 
 def _check(image_size: int | None, val_per_class: int | None, seed: int, memory_gib: float) -> None:
@@ -107,11 +95,11 @@ def divide(
     _check_counts(labels, parts, classes)
     rows, notes = dict(parts), []
     if "test" not in parts:
-        shares = [max(1, _fifth(int(n))) for n in _counts(labels, rows["train"], classes)]
+        shares = [max(1, _fifth(n)) for n in _counts(labels, rows["train"], classes)]
         rows["test"], rows["train"] = _cut(labels, rows["train"], shares, [seed, 0])
         notes.append(f"no test split given: {len(rows['test'])} images (20 % of each class) are held out for testing")
     if "val" not in parts:
-        counts = [int(n) for n in _counts(labels, rows["train"], classes)]
+        counts = _counts(labels, rows["train"], classes)
         shares = [val_per_class or default_val_per_class(n, len(classes)) for n in counts]
         for name, n, share in zip(classes, counts, shares, strict=True):
             if share >= n:
@@ -128,8 +116,8 @@ def _fifth(n: int) -> int:
     return (2 * n + TEST_SHARE) // (2 * TEST_SHARE)  # n / 5, rounded half up
 
 
-def _counts(labels: np.ndarray, rows: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    return np.bincount(labels[rows], minlength=len(classes))
+def _counts(labels: np.ndarray, rows: np.ndarray, classes: Sequence[str]) -> list[int]:
+    return [int(n) for n in np.bincount(labels[rows], minlength=len(classes))]
 
 
 def _check_counts(labels: np.ndarray, parts: Mapping[str, np.ndarray], classes: Sequence[str]) -> None:
@@ -144,9 +132,7 @@ def _check_counts(labels: np.ndarray, parts: Mapping[str, np.ndarray], classes: 
                 )
 
 
-def _cut(
-    labels: np.ndarray, rows: np.ndarray, shares: Sequence[int], seed: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _cut(labels: np.ndarray, rows: np.ndarray, shares: Sequence[int], seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """`shares[c]` random rows of each class c, and the others."""
     rng = np.random.default_rng(seed)
     taken = [rng.permutation(rows[labels[rows] == c])[:n] for c, n in enumerate(shares)]
@@ -154,20 +140,15 @@ def _cut(
     return cut, np.setdiff1d(rows, cut)
 
 
-def as_split(images: Images, labels: np.ndarray, rows: np.ndarray) -> Split:
-    """The split of these rows of `images`."""
-    return Split(Subset(images, torch.from_numpy(rows)), torch.from_numpy(labels[rows]))
-
-
-def channel_statistics(images: Images, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(split: Split, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of pixels scaled to 0..1, of up to 10,000 random images.
 
     Exact for the images taken, as it counts the 256 pixel values. A deviation of 0 is returned as 1.
     """
     rng = np.random.default_rng([seed, 2])
-    rows = torch.from_numpy(np.sort(rng.permutation(len(images))[:STATISTICS_IMAGES]))
-    pieces = [rows[i : i + PIECE] for i in range(0, len(rows), PIECE)]
-    counts = torch.stack([_histogram(images.fetch(piece)) for piece in pieces]).sum(0).double()  # [C, 256]
+    rows = torch.from_numpy(np.sort(rng.permutation(len(split))[:STATISTICS_IMAGES]))
+    pieces = [_histogram(split.images.fetch(some)) for some in torch.split(rows, PIECE)]
+    counts = torch.stack(pieces).sum(0).double()  # [C, 256]
     values = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True)
     mean = (share * values).sum(1)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from hiernas.data.images import PART_NAMES, PARTS, WORKERS, Found, Header, Picture, measure, reason_of
+from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, measure, reason_of, some
 from hiernas.data.tables import from_hub, from_parquet
 from hiernas.errors import DataError, did_you_mean
 
@@ -23,6 +24,7 @@ EXTENSIONS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"),
     *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+ITEM = "item {} of the data set"
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")
 LAYOUTS = "one folder per class, or train/, val/ and test/ with class folders, or parquet files"
 
@@ -55,24 +57,6 @@ def from_digits() -> Found:
 # Folders
 
 
-class Files:
-    """Picture files by number."""
-
-    workers = WORKERS
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def name(self, i: int) -> str:
-        return self.paths[i]
-
-    def open(self, i: int) -> Picture:
-        return Image.open(self.paths[i])
-
-
 def from_folder(folder: Path, memory_gib: float) -> Found:
     """Class folders, split folders with class folders, or parquet files."""
     if not folder.exists():
@@ -82,93 +66,81 @@ def from_folder(folder: Path, memory_gib: float) -> Found:
     if not folder.is_dir():
         raise DataError(f"'{folder}' is a file; give the folder that holds {LAYOUTS}")
     tables = [p for at in (folder, folder / "data") if at.is_dir() for p in _files(at) if p.suffix == ".parquet"]
-    if tables:
-        return from_parquet(_name(folder), tables, memory_gib)
-    return _from_class_folders(folder)
+    name = folder.resolve().name
+    return from_parquet(name, tables, memory_gib) if tables else _from_class_folders(name, folder)
 
 
-def _from_class_folders(folder: Path) -> Found:
+def _from_class_folders(name: str, folder: Path) -> Found:
     trees, notes = _split_folders(folder)
-    classes = tuple(d.name for d in _folders(trees["train"]))
-    _check_classes(trees, classes)
+    classes = _classes(trees)
     paths: list[str] = []
     labels: list[int] = []
-    others: list[str] = []
+    others: list[Path] = []
     parts = {}
-    for part in (p for p in PARTS if p in trees):
+    for part, tree in trees.items():
         start = len(paths)
-        others += [str(p.relative_to(folder)) for p in _files(trees[part])]
-        for label, name in enumerate(classes):
-            for path in _walk(trees[part] / name):
-                if path.suffix.lower() in EXTENSIONS:
-                    paths.append(str(path))
-                    labels.append(label)
-                else:
-                    others.append(str(path.relative_to(folder)))
+        others += _files(tree)
+        for label, files in enumerate(_walk(tree / c) for c in classes):
+            images = [str(path) for path in files if path.suffix.lower() in EXTENSIONS]
+            others += [path for path in files if path.suffix.lower() not in EXTENSIONS]
+            paths += images
+            labels += [label] * len(images)
         parts[part] = range(start, len(paths))
     if others:
-        notes.append(f"{len(others)} files that are no images in class folders are ignored: {_some(others)}")
-    return Found(_name(folder), Files(paths), np.array(labels, dtype=np.int64), parts, classes, tuple(notes))
+        named = some([str(path.relative_to(folder)) for path in others])
+        notes.append(f"{len(others)} files that are no images in class folders are ignored: {named}")
+    reader = Reader(len(paths), lambda i: Image.open(paths[i]), lambda i: paths[i])
+    return Found(name, reader, np.array(labels, dtype=np.int64), parts, classes, tuple(notes))
 
 
 def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The tree of class folders of each split; the folder itself where it has no split folders. And notes."""
-    inside = _folders(folder)
     trees: dict[str, Path] = {}
-    for d in inside:
-        part = PART_NAMES.get(d.name.lower())
-        if part is None:
-            continue
+    for d in _folders(folder):
+        part = PART_NAMES.get(d.name.lower(), "")
         if part in trees:
             raise DataError(f"'{folder}' has {trees[part].name}/ and {d.name}/ for one split; keep one of the two")
-        trees[part] = d
+        if part:
+            trees[part] = d
     if not any(_folders(d) for d in trees.values()):  # then "train" and "test" are names of classes like any other
         return {"train": folder}, []
     if "train" not in trees:
         raise DataError(f"'{folder}' has {', '.join(f'{d.name}/' for d in trees.values())} but no train/; add it")
-    extra = [d.name for d in inside if d not in trees.values()]
-    return trees, [f"folders beside {trees['train'].name}/ are ignored: {_some(extra)}"] if extra else []
+    extra = [d.name for d in _folders(folder) if d not in trees.values()]
+    notes = [f"folders beside {trees['train'].name}/ are ignored: {some(extra)}"] if extra else []
+    return {part: trees[part] for part in PARTS if part in trees}, notes
 
 
-def _check_classes(trees: Mapping[str, Path], classes: Sequence[str]) -> None:
+def _classes(trees: Mapping[str, Path]) -> tuple[str, ...]:
+    """The names of the class folders, which all splits must have."""
     top = trees["train"]
+    classes = tuple(d.name for d in _folders(top))
     if not classes:
         loose = sum(p.suffix.lower() in EXTENSIONS for p in _files(top))
         holds = f"holds {loose} images but no class folders" if loose else "holds no images"
         raise DataError(f"'{top}' {holds}; put the images into {LAYOUTS}")
-    for part in ("val", "test"):
-        if part not in trees:
-            continue
-        names = [d.name for d in _folders(trees[part])]
+    for tree in trees.values():
+        names = [d.name for d in _folders(tree)]
         for name in [c for c in classes if c not in names]:
-            raise DataError(
-                f"class '{name}' of '{top}' is missing in '{trees[part]}'; add it there, or move that folder elsewhere"
-            )
+            raise DataError(f"class '{name}' of '{top}' is missing in '{tree}'; add it there, or move that folder elsewhere")
         for name in [c for c in names if c not in classes]:
-            raise DataError(f"class '{name}' of '{trees[part]}' is not in '{top}'; the classes must be the same")
-
-
-def _name(folder: Path) -> str:
-    return folder.resolve().name
+            raise DataError(f"class '{name}' of '{tree}' is not in '{top}'; the classes must be the same")
+    return classes
 
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in _list(folder) if p.is_dir())
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in _list(folder) if not p.is_dir())
-
-
-def _list(folder: Path) -> list[Path]:
+def _inside(folder: Path, *, folders: bool) -> list[Path]:
+    """Its folders, or its files; hidden ones left out, sorted."""
     try:
-        return [p for p in folder.iterdir() if not _hidden(p.name)]
+        return sorted(p for p in folder.iterdir() if p.is_dir() == folders and not _hidden(p.name))
     except OSError as error:
         raise DataError(f"folder '{folder}' cannot be read ({error.strerror}); check its permissions") from None
+
+
+_folders, _files = partial(_inside, folders=True), partial(_inside, folders=False)
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -180,29 +152,7 @@ def _walk(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
 # Data sets in Python
-
-
-class Items:
-    """Items (image, label) of a data set, asked for by one thread, as data sets need not bear several."""
-
-    workers = 1
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def name(self, i: int) -> str:
-        return f"item {i} of the data set"
-
-    def open(self, i: int) -> Picture:
-        return as_picture(self.dataset[i][0], self.name(i))
 
 
 def from_dataset(dataset: Any, name: str | None = None) -> Found:
@@ -212,43 +162,42 @@ def from_dataset(dataset: Any, name: str | None = None) -> Found:
     [H, W], or either with floats in 0..1. The data set must give the same image each time, so without random
     augmentation. Raises `DataError` for anything else.
     """
-    items = Items(dataset)
-    labels, headers = [], []
-    for i in range(len(items)):
-        label, header = _look_at(items, i)
-        labels.append(label)
-        headers.append(header)
-    known = np.array(labels, dtype=np.int64)
-    ids = np.unique(known[known >= 0])
-    parts = {"train": range(len(items))}
-    classes = tuple(str(i) for i in ids)
-    return Found(name or type(dataset).__name__, items, np.searchsorted(ids, known), parts, classes, (), headers)
+    rows = range(len(dataset))
+    looked = [_look_at(dataset, i) for i in rows]
+    labels = np.array([label for label, _ in looked], dtype=np.int64)
+    ids = np.unique(labels[labels >= 0])
+    classes, headers = tuple(str(i) for i in ids), [header for _, header in looked]
+    # one thread, as data sets need not bear several
+    reader = Reader(len(rows), lambda i: as_picture(dataset[i][0], ITEM.format(i)), ITEM.format, workers=1)
+    name = name or type(dataset).__name__
+    return Found(name, reader, np.searchsorted(ids, labels), {"train": rows}, classes, headers=headers)
 
 
-def _look_at(items: Items, i: int) -> tuple[int, Header | str]:
+def _look_at(dataset: Any, i: int) -> tuple[int, Header | str]:
     """Label and header of item i; label -1 and the reason where the data set fails to give the item."""
+    name = ITEM.format(i)
     try:
-        item = items.dataset[i]
+        item = dataset[i]
     except MemoryError:
         raise
     except Exception as error:  # whatever the user's code raises
         return -1, reason_of(error)
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise DataError(f"{items.name(i)} is a {type(item).__name__}; it must be a pair (image, label)")
+        raise DataError(f"{name} is a {type(item).__name__}; it must be a pair (image, label)")
     try:
         label = operator.index(item[1])
     except TypeError:
-        raise DataError(f"{items.name(i)} has the label {item[1]!r}; labels must be whole numbers from 0") from None
+        raise DataError(f"{name} has the label {item[1]!r}; labels must be whole numbers from 0") from None
     if label < 0:
-        raise DataError(f"{items.name(i)} has the label {label}; labels must be whole numbers from 0")
+        raise DataError(f"{name} has the label {label}; labels must be whole numbers from 0")
     try:
-        return label, measure(as_picture(item[0], items.name(i)))
+        return label, measure(as_picture(item[0], name))
     except (OSError, SyntaxError, ValueError) as error:  # a Pillow image whose pixels cannot be loaded
         return label, reason_of(error)
 
 
 def as_picture(image: object, name: str) -> Picture:
-    """A Pillow image, or uint8 [H, W, C], from what a data set may hold. Raises `DataError` for anything else."""
+    """What a data set may hold as a `Picture`. Raises `DataError` for anything else."""
     if isinstance(image, Image.Image):
         return image.copy()  # closing it leaves the data set's own image open
     if isinstance(image, Tensor):
@@ -260,13 +209,13 @@ def as_picture(image: object, name: str) -> Picture:
         raise DataError(f"{name} is a {type(image).__name__}; give a Pillow image, a tensor or an array")
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise DataError(f"{name} has shape {list(array.shape)}; give {order} or [H, W]")
-    if array.ndim == 2:
-        return _bytes(array[:, :, None], name)
-    if order == "[C, H, W]":
+    if array.ndim == 3 and order == "[C, H, W]":
         array = array.transpose(1, 2, 0)
+    array = np.atleast_3d(array)
     if array.shape[2] > 4 >= array.shape[0 if order == "[H, W, C]" else 1]:
         raise DataError(f"{name} has shape {list(image.shape)}, but a {type(image).__name__} must be {order}")
-    return _bytes(array, name)
+    array = _bytes(array, name)
+    return Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array) if array.shape[2] in (1, 3) else array
 
 
 def _bytes(array: np.ndarray, name: str) -> np.ndarray:

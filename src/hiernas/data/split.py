@@ -11,7 +11,6 @@ from torch import Tensor
 class Images(Protocol):
     """Pixels of one size, in memory or decoded on demand."""
 
-    def __len__(self) -> int: ...
     def fetch(self, indices: Tensor) -> Tensor: ...  # int64 [B] -> uint8 [B, C, H, W]
 
 
@@ -20,9 +19,6 @@ class Subset:
 
     def __init__(self, images: Images, rows: Tensor) -> None:
         self.images, self.rows = images, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def fetch(self, indices: Tensor) -> Tensor:
         return self.images.fetch(self.rows[indices])

@@ -20,52 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from hiernas.data.images import PART_NAMES, PARTS, WORKERS, Found, Picture, reason_of
+from hiernas.data.images import PART_NAMES, PARTS, Found, Picture, Reader, reason_of
 from hiernas.errors import DataError
 
 LABELS = ("label", "labels", "fine_label", "target")  # tried in this order where several columns hold whole numbers
 IMAGES = ("image", "img")
 SHARD = re.compile(r"(train|val|valid|validation|test)([-_.].*)?", re.IGNORECASE)  # train, test-00000-of-00002
-
-
-class Chunk(NamedTuple):
-    """Rows of one table, as Arrow arrays."""
-
-    table: str
-    first: int  # row of the table this chunk starts with
-    encoded: Any  # binary
-    paths: Any  # string, or None where paths must not be followed
-
-
-class Rows:
-    """Pictures of table rows by number."""
-
-    workers = WORKERS
-
-    def __init__(self, chunks: Sequence[Chunk]) -> None:
-        self.chunks = [c for c in chunks if len(c.encoded)]
-        self.ends = np.cumsum([len(c.encoded) for c in self.chunks]).tolist()
-
-    def __len__(self) -> int:
-        return self.ends[-1] if self.ends else 0
-
-    def _at(self, i: int) -> tuple[Chunk, int]:
-        k = bisect.bisect_right(self.ends, i)
-        return self.chunks[k], i - (self.ends[k - 1] if k else 0)
-
-    def name(self, i: int) -> str:
-        chunk, row = self._at(i)
-        return f"{chunk.table}, row {chunk.first + row},"
-
-    def open(self, i: int) -> Picture:
-        chunk, row = self._at(i)
-        encoded = chunk.encoded[row].as_buffer()
-        if encoded is not None:
-            return Image.open(io.BytesIO(encoded))
-        path = chunk.paths[row].as_py() if chunk.paths is not None else None
-        if path is None:
-            raise ValueError("no picture in this row")
-        return Image.open(path)
 
 
 class Table(NamedTuple):
@@ -75,6 +35,30 @@ class Table(NamedTuple):
     images: Any
     labels: Any
     classes: tuple[str, ...] | None
+
+
+def rows_of(tables: Sequence[Table], follow_paths: bool) -> Reader:
+    """The pictures in the rows of these tables, one table after the other."""
+    starts = np.cumsum([0, *(len(table.images) for table in tables)]).tolist()
+
+    def at(i: int) -> tuple[Table, int]:
+        k = bisect.bisect_right(starts, i) - 1
+        return tables[k], i - starts[k]
+
+    def picture(i: int) -> Picture:
+        table, row = at(i)
+        value = table.images[row].as_py() or {}
+        if value.get("bytes") is not None:
+            return Image.open(io.BytesIO(value["bytes"]))
+        if not follow_paths or value.get("path") is None:
+            raise ValueError("no picture in this row")
+        return Image.open(value["path"])
+
+    def name(i: int) -> str:
+        table, row = at(i)
+        return f"{table.name}, row {row},"
+
+    return Reader(starts[-1], picture, name)
 
 
 def from_parquet(name: str, files: Sequence[Path], memory_gib: float) -> Found:
@@ -87,7 +71,7 @@ def from_parquet(name: str, files: Sequence[Path], memory_gib: float) -> Found:
     except ImportError:
         raise DataError("reading parquet needs pyarrow: pip install 'hiernas[hub]'") from None
     tables: dict[str, list[Table]] = {}
-    on_disk = _encoded_gib(files) > memory_gib
+    on_disk = sum(path.stat().st_size for path in files) / 2**30 > memory_gib  # pictures do not compress further
     for path in files:
         match = SHARD.fullmatch(path.stem)
         part = PART_NAMES[match.group(1).lower()] if match else ""
@@ -104,10 +88,6 @@ def from_parquet(name: str, files: Sequence[Path], memory_gib: float) -> Found:
             "name them train.parquet or train-*.parquet, and likewise validation and test"
         )
     return _found(name, tables, follow_paths=False)
-
-
-def _encoded_gib(files: Sequence[Path]) -> float:
-    return sum(path.stat().st_size for path in files) / 2**30  # encoded pictures do not compress further
 
 
 def _read(name: str, file: Any, on_disk: bool) -> Table:
@@ -191,47 +171,26 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[s
 
 
 def _found(name: str, tables: Mapping[str, Sequence[Table]], follow_paths: bool, notes: tuple[str, ...] = ()) -> Found:
-    chunks: list[Chunk] = []
-    by_part = {}
-    for part in (p for p in PARTS if p in tables):
-        for table in tables[part]:
-            chunks += _chunks(table, follow_paths)
-        by_part[part] = np.concatenate([_labels(table) for table in tables[part]])
-    known = np.unique(by_part["train"])
-    classes = _classes(tables["train"][0].classes, known)
+    by_part = {part: np.concatenate([_labels(table) for table in tables[part]]) for part in PARTS if part in tables}
+    rows = rows_of([table for part in by_part for table in tables[part]], follow_paths)
+    known, names = np.unique(by_part["train"]), tables["train"][0].classes
+    if names is not None and len(known) and known[-1] >= len(names):
+        raise DataError(f"label {known[-1]} has no name: the table names {len(names)} classes, from 0; correct it")
+    classes = tuple(str(i) if names is None else names[i] for i in known)
     for part, labels in by_part.items():
         for label in np.setdiff1d(labels, known):
             raise DataError(f"label {label} of the {part} split is not in the train split; give both the same classes")
     ends = np.cumsum([len(labels) for labels in by_part.values()]).tolist()
     parts = {part: range(end - len(by_part[part]), end) for part, end in zip(by_part, ends, strict=True)}
     ids = np.concatenate(list(by_part.values()))
-    return Found(name, Rows(chunks), np.searchsorted(known, ids), parts, classes, notes)
-
-
-def _classes(names: tuple[str, ...] | None, known: np.ndarray) -> tuple[str, ...]:
-    if names is None:
-        return tuple(str(i) for i in known)
-    if len(known) and known[-1] >= len(names):
-        raise DataError(f"label {known[-1]} has no name: the table names {len(names)} classes, from 0; correct it")
-    return tuple(names[i] for i in known)
-
-
-def _chunks(table: Table, follow_paths: bool) -> list[Chunk]:
-    chunks, first = [], 0
-    for chunk in table.images.chunks:
-        fields = dict(zip((f.name for f in chunk.type), chunk.flatten(), strict=True))
-        chunks.append(Chunk(table.name, first, fields["bytes"], fields.get("path") if follow_paths else None))
-        first += len(chunk)
-    return chunks
+    return Found(name, rows, np.searchsorted(known, ids), parts, classes, notes)
 
 
 def _labels(table: Table) -> np.ndarray:
     """Label ids: int64 [N]."""
-    if table.labels.null_count:
-        row = table.labels.is_null().to_pylist().index(True)
-        raise DataError(f"{table.name}, row {row}, has no label; leave unlabelled rows out")
-    labels = table.labels.to_numpy().astype(np.int64)
-    if (labels < 0).any():
-        row = int(np.argmax(labels < 0))
-        raise DataError(f"{table.name}, row {row}, has the label {labels[row]}; leave unlabelled rows out")
-    return labels
+    labels = table.labels.to_numpy()
+    for row in np.flatnonzero(~(labels >= 0)).tolist():  # where there is none, NumPy has a NaN
+        label = table.labels[row].as_py()
+        has = "no label" if label is None else f"the label {label}"
+        raise DataError(f"{table.name}, row {row}, has {has}; leave unlabelled rows out")
+    return labels.astype(np.int64)

@@ -17,6 +17,7 @@ import networkx
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiernas.errors import SpaceError
@@ -51,7 +52,7 @@ class Region:
 
     def holds(self, path: str) -> bool:
         """Whether a module or a parameter is part of it."""
-        return any(_within(path, mine) for mine in self.paths)
+        return any(within(path, mine) for mine in self.paths)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Graph:
 
     def layers_of(self, path: str) -> frozenset[str]:
         """The layers whose parameters are of this module, or are this parameter; all with the path ''."""
-        return frozenset(c.name for c in self.calls.values() if any(_within(p, path) for p in c.parameters))
+        return frozenset(c.name for c in self.calls.values() if any(within(p, path) for p in c.parameters))
 
     @cached_property
     def bypassed(self) -> Mapping[str, int]:
@@ -88,7 +89,8 @@ class Graph:
         An identity is a way without any layer from one dominator of the output to the next. A layer beside a projection
         shortcut is none of these: each of the two ways has layers.
         """
-        tree = networkx.immediate_dominators(self._networkx(), self.start)
+        edges = [(source, c.name) for c in self.calls.values() for source in c.sources]
+        tree = networkx.immediate_dominators(networkx.DiGraph(edges), self.start)
         dominators = [self.end]
         while dominators[-1] != self.start:
             dominators.append(tree[dominators[-1]])
@@ -115,11 +117,9 @@ class Graph:
         parameters = dict.fromkeys(p for c in mine for p in c.parameters if region.holds(p))
         return sum(self.sizes[p] for p in parameters), sum(c.macs for c in mine)
 
-    def _networkx(self) -> networkx.DiGraph:
-        return networkx.DiGraph([(source, c.name) for c in self.calls.values() for source in c.sources])
 
-
-def _within(path: str, parent: str) -> bool:
+def within(path: str, parent: str) -> bool:
+    """Whether a module or a parameter is this module or parameter, or part of it."""
     return not parent or path == parent or path.startswith(f"{parent}.")
 
 
@@ -133,8 +133,8 @@ def regions(graph: Graph) -> list[Region]:
     where an identity leads around one of its parts, and where identities lead around all of them, one around each. A
     normalisation right behind a single layer joins it.
     """
-    tree = _Tree(graph)
-    found = [Region(path or tree.title, (path,), graph.layers_of(path)) for path in tree.expanded("")]
+    tree, title = _Tree(graph), graph.kinds.get("", "network").rpartition(".")[2]
+    found = [Region(path or title, (path,), graph.layers_of(path)) for path in tree.expanded("")]
     order = {name: i for i, name in enumerate(graph.calls)}
     joined: list[Region] = []
     for region in sorted(found, key=lambda r: min(order[layer] for layer in r.layers)):
@@ -151,35 +151,32 @@ class _Tree:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.modules: dict[str, dict[str, None]] = {"": {}}  # paths of a module's own modules
-        self.parameters: dict[str, dict[str, None]] = {"": {}}  # and of its own parameters
-        for name in dict.fromkeys(p for c in graph.calls.values() for p in c.parameters):
-            path = name
+        self.inside: dict[str, dict[str, None]] = {"": {}}  # by module: its own parameters and modules
+        for path in dict.fromkeys(p for c in graph.calls.values() for p in c.parameters):
             while path:
                 parent = path.rpartition(".")[0]
-                (self.parameters if path == name else self.modules).setdefault(parent, {})[path] = None
+                self.inside.setdefault(parent, {})[path] = None
                 path = parent
 
-    @property
-    def title(self) -> str:
-        return self.graph.kinds.get("", "network").rpartition(".")[2]
+    def modules(self, path: str) -> list[str]:
+        """The modules of a module; a layer has none."""
+        return [inner for inner in self.inside.get(path, ()) if inner in self.inside]
 
     def is_layer(self, region: Region) -> bool:
-        return len(region.paths) == 1 and region.paths[0] not in self.modules
+        return len(region.paths) == 1 and not self.modules(region.paths[0])
 
     def is_norm(self, region: Region) -> bool:
         return self.is_layer(region) and self.graph.kinds.get(region.paths[0], "").startswith(NORMS)
 
     def expanded(self, path: str) -> list[str]:
-        modules = self.modules.get(path, {})
-        if not modules:
+        if not self.modules(path):
             return [path]
-        parts = [*self.parameters.get(path, {}), *(part for module in modules for part in self.expanded(module))]
+        parts = [part for inner in self.inside[path] for part in self.expanded(inner)]
         return parts if not path or self._splits(path, parts) else [path]
 
     def _splits(self, path: str, parts: Sequence[str]) -> bool:
         kind = self.graph.kinds.get(path, CONTAINERS[0])  # a module list is never called
-        container = kind.startswith(CONTAINERS) and all(module in self.modules for module in self.modules[path])
+        container = kind.startswith(CONTAINERS) and all(map(self.modules, self.modules(path)))
         ways = [self._ways(part) for part in parts]
         if self._ways(path):
             return (container or len(parts) > 1) and sum(map(len, ways)) == len(set().union(*ways))
@@ -187,8 +184,8 @@ class _Tree:
 
     def _ways(self, path: str) -> set[int]:
         """The identities that lead around a part; none if there are layers without one."""
-        ways = [self.graph.bypassed.get(layer) for layer in self.graph.layers_of(path)]
-        return set() if None in ways else {way for way in ways if way is not None}
+        layers = self.graph.layers_of(path)
+        return {self.graph.bypassed[layer] for layer in layers} if layers <= self.graph.bypassed.keys() else set()
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -236,20 +233,15 @@ def graph_of_program(program: ExportedProgram) -> Graph:
     reader = _Reader(start, dict(signature.inputs_to_parameters))
     for node in program.graph.nodes:
         reader.read(node)
-    calls = _between(reader.calls, end)
+    needed = {end}
+    for call in reversed(reader.calls.values()):
+        if call.name in needed:
+            needed.update(call.sources)
+    calls = {name: call for name, call in reader.calls.items() if name in needed}
     if end not in calls or not any(c.parameters for c in calls.values()):
         raise SpaceError("this program has no layers between its first input and its first output; export a network of layers")
     sizes = {name: parameter.numel() for name, parameter in program.named_parameters()}
     return Graph(start, end, calls, reader.kinds, sizes)
-
-
-def _between(calls: Mapping[str, Call], end: str) -> dict[str, Call]:
-    """The calls that the output depends on."""
-    needed = {end}
-    for call in reversed(list(calls.values())):
-        if call.name in needed:
-            needed.update(call.sources)
-    return {name: call for name, call in calls.items() if name in needed}
 
 
 class _Reader:
@@ -266,7 +258,7 @@ class _Reader:
     def read(self, node: torch.fx.Node) -> None:
         if node.name == self.start:
             self.batch = int(_example(node).shape[0])
-        if node.op != "call_function" or not _holds_tensors(node.meta.get("val")):
+        if node.op != "call_function" or not any(isinstance(v, Tensor) for v in tree_leaves(node.meta.get("val"))):
             return
         arguments = [self.now.get(n.name, n.name) for n in node.all_input_nodes]
         sources = tuple(a for a in arguments if a == self.start or a in self.calls)
@@ -275,20 +267,16 @@ class _Reader:
             self.parameters[node.name] = parameters
             return
         operation = getattr(getattr(node.target, "overloadpacket", node.target), "__name__", "")
-        stack = [(path, _kind(kind)) for path, kind in (node.meta.get("nn_module_stack") or {}).values()]
-        self.kinds.update(stack)
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        self.kinds |= {path: k if isinstance(k, str) else f"{k.__module__}.{k.__qualname__}" for path, k in stack}
         if operation in EMPTY:
             return
-        in_place = operation.endswith("_") and not operation.startswith("_")
         product = operation.rstrip("_") in PRODUCTS
         macs = self._macs(node) if parameters or product else 0
         self.calls[node.name] = Call(node.name, sources, product, stack[-1][0] if stack else "", parameters, macs)
-        if in_place:
-            self._changed(arguments[0], node.name)
-
-    def _changed(self, value: str, call: str) -> None:
-        self.now |= {old: call for old, new in self.now.items() if new == value}
-        self.now[value] = call
+        if operation.endswith("_") and not operation.startswith("_"):  # in place
+            changed = arguments[0]
+            self.now |= {old: node.name for old, new in self.now.items() if new == changed} | {changed: node.name}
 
     def _macs(self, node: torch.fx.Node) -> int:
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), _example)
@@ -297,27 +285,15 @@ class _Reader:
         return counter.get_total_flops() // 2 // self.batch
 
 
-def _kind(kind: Any) -> str:
-    return kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _holds_tensors(value: Any) -> bool:
-    return any(isinstance(v, Tensor) for v in (value if isinstance(value, tuple | list) else (value,)))
-
-
 def _example(node: torch.fx.Node) -> Any:
     """A node's value as an empty tensor of its size, or as the number it is."""
-    return torch.utils._pytree.tree_map(_without_data, node.meta.get("val"))
 
+    def example(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return torch.empty([example(n) for n in value.shape], dtype=value.dtype, device="meta")
+        return value.node.hint if isinstance(value, torch.SymInt) else value
 
-def _without_data(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return torch.empty([_number(n) for n in value.shape], dtype=value.dtype, device="meta")
-    return _number(value)
-
-
-def _number(value: Any) -> Any:
-    return value.node.hint if isinstance(value, torch.SymInt) else value
+    return tree_map(example, node.meta.get("val"))
 
 
 def has_identity(module: nn.Module, input_size: tuple[int, int, int]) -> bool:

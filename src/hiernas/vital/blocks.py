@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,14 +17,13 @@ from hiernas.data.batches import in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods.hournas.vital import vital_sites
-from hiernas.networks.graph import Graph, Region, evaluating, graph_of_network, regions
+from hiernas.networks.graph import Graph, Region, evaluating, graph_of_network, regions, within
 from hiernas.randomness import numpy_generator
 from hiernas.space import SearchSpace
 
 PROBABILITIES = (0.3, 0.6, 1.0)  # the paper's p
 DRAWS = 5  # for p < 1
 BATCH = 250
-Case = tuple[float, int]  # probability and draw
 Progress = Callable[[int, int], None]  # blocks done, of how many (in all batches)
 
 
@@ -97,10 +97,9 @@ def reset_blocks(
     if draws < 1 or not all(0 < p <= 1 for p in probabilities):
         raise ConfigError(f"draws={draws}, probabilities={list(probabilities)}: at least one draw, p above 0 and at most 1")
     graph = graph_of_network(network, data.input_size)
-    blocks = regions(graph)
     cases = [(p, draw) for p in probabilities for draw in range(draws if p < 1 else 1)]
-    plan = [(region, output_modules(graph, region)) for region in blocks]
-    correct = torch.zeros(len(blocks), len(cases), dtype=torch.int64)
+    plan = [(region, output_modules(graph, region)) for region in regions(graph)]
+    correct = torch.zeros(len(plan), len(cases), dtype=torch.int64)
     batches = in_order(len(split), BATCH)
     with torch.no_grad(), evaluating(network):
         for done, indices in enumerate(batches):
@@ -108,43 +107,32 @@ def reset_blocks(
             for i, hits in enumerate(_hits(network, x, split.labels[indices].to(x.device), plan, cases, seed), 1):
                 correct[i - 1] += hits
                 if progress is not None:
-                    progress(done * len(blocks) + i, len(batches) * len(blocks))
-    return [_result(graph, *each, cases, len(split)) for each in zip(blocks, correct, strict=True)]
-
-
-def _result(graph: Graph, region: Region, correct: Tensor, cases: Sequence[Case], images: int) -> Reset:
-    accuracies: dict[float, list[float]] = {}
-    for (p, _), hits in zip(cases, correct.tolist(), strict=True):
-        accuracies.setdefault(p, []).append(hits / images)
-    return Reset(block_of(graph, region), bool(graph.branch_ends(region)), {p: tuple(each) for p, each in accuracies.items()})
+                    progress(done * len(plan) + i, len(batches) * len(plan))
+    found = []
+    for (region, _), hits in zip(plan, correct.tolist(), strict=True):
+        shares = {p: tuple(n / len(split) for n, (q, _) in zip(hits, cases, strict=True) if q == p) for p in probabilities}
+        found.append(Reset(block_of(graph, region), bool(graph.branch_ends(region)), shares))
+    return found
 
 
 def _hits(
-    network: nn.Module, x: Tensor, labels: Tensor, plan: Sequence[tuple[Region, list[str]]], cases: Sequence[Case], seed: int
-) -> Iterator[Tensor]:
-    """Per block the numbers of images [cases] that are classified rightly."""
-    for (before, behind), (region, outputs) in zip(_cut(network, [r for r, _ in plan]), plan, strict=True):
-        x = before(x)  # once for all cases: what comes before a block does not depend on it
+    network: nn.Module, x: Tensor, labels: Tensor, plan: Sequence[tuple[Region, list[str]]],
+    cases: Sequence[tuple[float, int]], seed: int,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Per block the numbers of images [cases] that are classified rightly; a case is a probability and a draw."""
+    names, position, behind = list(dict(network.named_children())), 0, network
+    for region, outputs in plan:
+        if type(network) is nn.Sequential:  # what comes before a block does not depend on it: once for all cases
+            at = names.index(region.paths[0].partition(".")[0])
+            x, behind, position = network[position:at](x), network[at:], at
         hits = []
         for p, draw in cases:
-            with _resetting(network, outputs, p, (seed, "reset", region.name, draw)):
+            with ExitStack() as hooks:
+                for name in outputs:
+                    hook = partial(_zero, p, (seed, "reset", region.name, draw, name))
+                    hooks.enter_context(network.get_submodule(name).register_forward_hook(hook))
                 hits.append((behind(x.clone()).argmax(1) == labels).sum())
         yield torch.stack(hits).cpu()
-
-
-def _cut(network: nn.Module, blocks: Sequence[Region]) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Per block what lies between the block before and it, and the network from it on; in a sequence of modules.
-
-    Any other network is run as a whole each time.
-    """
-    names, position = list(dict(network.named_children())), 0
-    for region in blocks:
-        if type(network) is not nn.Sequential:
-            yield nn.Identity(), network
-            continue
-        at = names.index(region.paths[0].partition(".")[0])
-        yield network[position:at], network[at:]
-        position = at
 
 
 def output_modules(graph: Graph, region: Region) -> list[str]:
@@ -155,39 +143,18 @@ def output_modules(graph: Graph, region: Region) -> list[str]:
         if module not in graph.kinds:
             raise SpaceError(f"'{module}' is no module that is called, so it has no output to reset; make it one")
         return [module]
-    return list(dict.fromkeys(_module_of(graph, region, end) for end in ends))
+    modules = [graph.calls[end].module for end in ends]
+    for module, end in zip(modules, ends, strict=True):
+        if not module or any(within(c.module, module) for c in graph.calls.values() if end in c.sources):
+            raise SpaceError(
+                f"the residual branch of '{region.name}' ends within the forward function of "
+                f"{graph.kinds.get(module, 'the network')}, where it cannot be reset; make the branch's last operation a module"
+            )
+    return list(dict.fromkeys(modules))
 
 
-def _module_of(graph: Graph, region: Region, end: str) -> str:
-    """The module whose output is the result of a call."""
-    module = graph.calls[end].module
-    users = [c for c in graph.calls.values() if end in c.sources]
-    if not module or any(c.module == module or c.module.startswith(f"{module}.") for c in users):
-        raise SpaceError(
-            f"the residual branch of '{region.name}' ends within the forward function of "
-            f"{graph.kinds.get(module, 'the network')}, where it cannot be reset; make the branch's last operation a module"
-        )
-    return module
-
-
-@contextmanager
-def _resetting(network: nn.Module, modules: Sequence[str], p: float, purpose: tuple[Any, ...]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for name in modules:
-            hook = _zeroing(p, (*purpose, name))
-            stack.callback(network.get_submodule(name).register_forward_hook(hook).remove)
-        yield
-
-
-def _zeroing(p: float, purpose: tuple[Any, ...]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    """A hook that sets the same channels of every output to zero."""
-
-    def zero(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        dim = 1 if output.ndim in (2, 4) else output.ndim - 1  # [B, C], [B, C, H, W]; sequences are [B, N, C]
-        numbers = numpy_generator(*purpose).random(output.shape[dim])
-        shape = [1] * output.ndim
-        shape[dim] = -1
-        kept = torch.from_numpy(numbers >= p).to(output.device).reshape(shape)
-        return output.masked_fill(~kept, 0.0)
-
-    return zero
+def _zero(p: float, purpose: tuple[Any, ...], module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """What becomes of a module's output: channels are zero that are drawn for this purpose, the same each time."""
+    dim = 1 if output.ndim == 4 else output.ndim - 1  # [B, C, H, W]; [B, C], and sequences [B, N, C]
+    drawn = torch.from_numpy(numpy_generator(*purpose).random(output.shape[dim]) < p).to(output.device)
+    return output.masked_fill(drawn[:, None, None] if output.ndim == 4 else drawn, 0.0)
