@@ -24,6 +24,7 @@ from hiernas.methods.hdas import PRESETS, hdas_stages
 from hiernas.randomness import numpy_generator
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare
+from hiernas.run.search import make_problem
 from hiernas.spaces import hdas_stages as space_of
 
 CELLS, CHANNELS = 14, 8  # of the network that is derived, as in the preset
@@ -44,9 +45,10 @@ def searched(delta: float, window: int, seed: int, folder: Path) -> list[float]:
     kept = path / "depth.json"
     if not kept.exists():
         begun = (path / "config.yaml").exists()
-        asked = {"method": "hdas-stages", "seed": seed, "data": None}
-        run = RunFolder.open(path) if begun else RunFolder.create(path, asked)
-        found = hdas_stages(prepare(request).problem(run), config)
+        header = {"method": "hdas-stages", "seed": seed, "data": None}
+        run = RunFolder.open(path) if begun else RunFolder.create(path, header)
+        asked = prepare(request)
+        found = hdas_stages(make_problem(asked.space, asked.data, asked.limits, asked.latency, run, seed), config)
         kept.write_text(json.dumps([*_depth_and_dead(found.architecture), 100 * found.chosen.val_accuracy]))
     return list(json.loads(kept.read_text()))
 

@@ -21,7 +21,7 @@ from hiernas.budget import Limit
 from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.run.folder import RunFolder
-from hiernas.run.request import make_problem
+from hiernas.run.search import make_problem
 from hiernas.search.evolution import Effort, evolve
 from hiernas.search.ranking import operation_frequency
 from hiernas.space import Architecture

@@ -11,11 +11,11 @@ import pytest
 import hiernas
 
 AT_MOST = {  # files and lines; to be lowered, never raised. A method's: what its imports reach, itself included
-    "hnas": (18, 2500), "baselines": (18, 2500), "darts": (18, 2500),
-    "hournas": (20, 2700), "hdas": (20, 2700), "hmnas": (22, 3400),
-    "the package": (126, 19500),  # in the end 100 and 15,500
+    "hnas": (14, 1880), "baselines": (15, 1930), "darts": (16, 2130),
+    "hournas": (15, 2110), "hdas": (17, 2390), "hmnas": (22, 3340),
+    "the package": (126, 19000),  # in the end 100 and 15,500
 }  # fmt: skip
-LARGEST = 404  # lines of a file; in the end 400
+LARGEST = 400  # lines of a file
 CIRCLES: list[int] = []  # files in each circle of imports
 LAYERS = [  # each imports only from itself and from those before it
     {"version", "errors", "names", "randomness", "quiet", "machine", "combinatorics", "space", "subsets", "gates", "budget"},

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from hiernas.errors import SpaceError
-from hiernas.networks.chain import Chain
 from hiernas.networks.parts import Part
 from hiernas.report import kit, units
 from hiernas.report.kit import Values
@@ -349,8 +348,8 @@ def _named(group: str, option: str) -> Block:
 
 
 def _chain_blocks(found: Architecture, vital: Collection[str]) -> list[Block]:
-    skeleton = found.skeleton
-    if not isinstance(skeleton, Chain):
+    skeleton: Any = found.skeleton
+    if skeleton.searched != "blocks":
         return []
     fixed, options = skeleton.parts()
     stem, head = fixed[: len(skeleton.stem)], fixed[len(skeleton.stem) :]
