@@ -12,7 +12,7 @@ from hiernas import gates
 from hiernas.costs.count import cost
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import SpaceError
-from hiernas.networks import cell_modules as cells
+from hiernas.networks import cell_ops as cells
 from hiernas.networks.cell_modules import Cell, DropPath
 from hiernas.networks.cell_supernet import CellSupernet
 from hiernas.networks.parts import live_nodes

@@ -103,6 +103,7 @@ def test_reductions_of_larger_images_leave_the_memory_alone() -> None:
     """In a process of its own: as two convolutions of stride 2 this ends with a segmentation fault on some CPUs."""
     program = """
 import torch
+from hiernas.networks.cell_ops import FactorizedReduce
 torch.set_num_threads(1)
 for channels in (4, 8, 12) * 20:
     op = FactorizedReduce(channels, channels).to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ import torch
 from hiernas.costs.count import Count, cost, count
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import SpaceError
-from hiernas.networks import cell_modules as cells
+from hiernas.networks import cell_ops as cells
 from hiernas.networks.ops import Op
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
