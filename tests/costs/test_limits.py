@@ -21,6 +21,7 @@ from hiernas.costs.limits import (
 )
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError
+from hiernas.space import SearchSpace
 from hiernas.spaces import hnas_basic, proxyless
 from toy import toy_space
 
@@ -248,3 +249,23 @@ def test_an_empty_region_gives_none() -> None:
     limits = [Limit("params", high=tables["params"].smallest - 1)]
     assert sample_feasible(space, tables, limits, np.random.default_rng(0), 5).shape == (0, 22)
     assert feasible_share(space, tables, limits, np.random.default_rng(0)) == 0.0
+
+
+def test_the_tables_of_a_space_are_made_once_and_are_those_of_that_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[SearchSpace] = []
+
+    def counted(space: SearchSpace, latency: object) -> object:
+        made.append(space)
+        return cost_tables(space, None)
+
+    monkeypatch.setattr(limits_module, "cost_tables", counted)
+    space = toy_space()
+    smaller = space.restrict({space.decisions[0].name: space.decisions[0].options[:1]})
+    budget = limits_module.TableBudget(parse_limits(["macs<=1"]))
+    for asked in (space, smaller, space, smaller):
+        for metric, table in budget.tables(asked).items():
+            expected = cost_tables(asked, None)[metric]
+            assert (table.smallest, table.largest) == (expected.smallest, expected.largest)
+    assert made == [space, smaller]
+    other = budget.by(lambda of: {"macs": cost_tables(of, None)["params"]})  # not what the first one knows
+    assert other.tables(space)["macs"].largest == cost_tables(space, None)["params"].largest

@@ -7,7 +7,7 @@ which only proposes architectures of spaces too large to list.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
@@ -236,10 +236,13 @@ class TableBudget:
     limits: tuple[Limit, ...]
     latency: Any | None = None
     own: Callable[[SearchSpace], Tables] | None = None  # tables in place of the space's
+    _made: dict[int, tuple[SearchSpace, Tables]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def tables(self, space: SearchSpace) -> Tables:
-        """Cost tables of a (restricted) space."""
-        return cost_tables(space, self.latency) if self.own is None else self.own(space)
+        """Cost tables of a (restricted) space, made once for each: an evolution asks for every generation's children."""
+        if id(space) not in self._made:  # the space is kept with them, so that its id stays its own
+            self._made[id(space)] = space, cost_tables(space, self.latency) if self.own is None else self.own(space)
+        return self._made[id(space)][1]
 
     def count(self, architecture: Architecture) -> tuple[int, int]:
         """Parameters and multiply-adds of a whole network."""

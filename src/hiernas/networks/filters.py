@@ -71,11 +71,6 @@ def tail_of(operation: nn.Module) -> Tail | None:
     return Tail(layers, conv, norm)
 
 
-def is_whole(operation: nn.Module) -> bool:
-    """Whether no filter of an operation was dropped."""
-    return not any(isinstance(module, Spread) for module in operation.modules())
-
-
 def tails_of(network: nn.Module) -> dict[str, Tail]:
     """The ends of all operations with output filters, by the operations' paths in a network that was built."""
     found = ((path, tail_of(operation)) for path, operation in _operations(network))

@@ -66,7 +66,7 @@ class HDASConfig:
 
 def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
     """H^c-DAS (arXiv 2101.04028v2): three normal and two reduction cells, each stage's own, searched as DARTS does."""
-    encoding = Softmax(problem.space.proxy(config.channels, config.cells))
+    encoding = Softmax(_cells_proxy(problem.space, config))
     extra = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
     return found(learn(encoding, problem, config.search, "train1", extra), problem, config)
 
@@ -185,7 +185,7 @@ STAGES: dict[str, Any] = {  # sizes of the networks that are trained for good, b
     "paper": {"auxiliary": True},
 }
 NUMBERS = {preset: {**size, "cells": 26, "least": 4} for preset, size in STAGES.items()}
-CELLS = {preset: {**size, "channels": 8, "cells": 5} for preset, size in STAGES.items() if preset != "paper"}
+CELLS: dict[str, Any] = {preset: {"channels": 8, "cells": 5} for preset in ("quick", "small")} | {"paper": {"auxiliary": True}}
 GRAPHS_ONLY = only("graphs", reason="it searches the graphs between given cells (hdas_stages)")
 NUMBERS_ONLY = only("numbers", reason="it searches the number of cells (hdas_stages with space.cells=26 and space.least=4)")
 
@@ -195,7 +195,7 @@ METHODS = {
         among=lambda space: graphs_of(space).cell_space(),
     ),
     "hdas-cells": Method(
-        hdas_cells, PRESETS, plan, sized("hdas_cells", {**CELLS, "paper": {"auxiliary": True}}),
+        hdas_cells, PRESETS, plan, sized("hdas_cells", CELLS),
         only("cells", reason="it searches cells (darts, hdas_cells)"), _cells_proxy,
     ),
     "hdas-distribution": Method(
