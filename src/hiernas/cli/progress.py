@@ -29,7 +29,8 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.plan: Mapping[str, float] = {}
-        self.run = ""
+        self.again = ""  # the command that goes on with what is being done
+        self.of_study = False
         self.best = 0.0
         self.started = time.monotonic()
         self.first_done: float | None = None
@@ -58,10 +59,22 @@ class Display:
     def _on_measuring(self, e: Mapping[str, Any]) -> None:
         self._show(f"measuring latency of operation {e['done']} of {e['total']}", e["done"] / max(e["total"], 1), "")
 
+    def _on_study(self, e: Mapping[str, Any]) -> None:
+        self.again, self.of_study = f"hiernas compare {e['path']}", True
+        self.console.print(f"study {e['path']}: {e['of']} runs")
+
+    def _on_job(self, e: Mapping[str, Any]) -> None:
+        self.console.print(f"{e['label']}, seed {e['seed']}, {e['limit']}")
+
+    def _on_jobs(self, e: Mapping[str, Any]) -> None:
+        self._show(f"{e['done']} of {e['of']} runs are done", e["done"] / e["of"], "")
+
     def _on_start(self, e: Mapping[str, Any]) -> None:
         self.plan = e["plan"]
-        self.run = str(e["run"])
-        self.console.print(f"run folder {self.run}, limits {', '.join(e['limits'])}")
+        if not self.of_study:
+            self.again = f"hiernas resume {e['run']}"
+        self.best, self.first_done = 0.0, None
+        self.console.print(f"run folder {e['run']}, limits {', '.join(e['limits'])}")
         if e.get("fitted"):
             self.console.print(f"for so few images: {e['fitted']}")
 
