@@ -97,9 +97,7 @@ def _outside(limit: Limit, value: float) -> str:
 
 def _table(tables: Tables, limit: Limit) -> CostTable:
     if limit.metric not in tables:
-        raise LimitError(
-            f"the limit {limit} needs a latency table: name one with --latency-table FILE, or measure this device"
-        )
+        raise LimitError(f"the limit {limit} needs a latency table: name one with --latency-table FILE, or measure this device")
     return tables[limit.metric]
 
 
@@ -118,9 +116,7 @@ def nearest(space: SearchSpace, tables: Tables, limits: Sequence[Limit]) -> tupl
     return genes, optimal and float(violation(tables, limits, genes)[0]) > 1e-8
 
 
-def best_within(
-    space: SearchSpace, tables: Tables, limits: Sequence[Limit], gains: Sequence[np.ndarray]
-) -> np.ndarray:
+def best_within(space: SearchSpace, tables: Tables, limits: Sequence[Limit], gains: Sequence[np.ndarray]) -> np.ndarray:
     """The architecture of greatest total gain that meets all limits, int64 [sites]; `gains`: per site [options].
 
     Exact by listing for small spaces, by integer programming for others. Raises `LimitError` where none is found.
@@ -198,9 +194,7 @@ class _Found:
         return np.array(self._rows, dtype=np.int64).reshape(-1, len(space.decisions))
 
 
-def _walk(
-    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, found: _Found
-) -> None:
+def _walk(space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, found: _Found) -> None:
     """Random walks that change one or two sites at a time and never raise the violation."""
     genes = space.sample_encoded(rng, WALKERS)
     known = found.genes(space)

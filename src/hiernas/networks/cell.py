@@ -74,9 +74,7 @@ class CellNetwork:
     def groups(self) -> tuple[Group, ...]:
         """The edges into each node: two of them stay."""
         nodes = range(INPUTS, INPUTS + self.nodes)
-        return tuple(
-            Group(tuple(edge_name(kind, s, n) for s in range(n)), 2) for kind in self.cell_kinds for n in nodes
-        )
+        return tuple(Group(tuple(edge_name(kind, s, n) for s in range(n)), 2) for kind in self.cell_kinds for n in nodes)
 
     def space(self) -> SearchSpace:
         """The search space over all operations of all edges."""

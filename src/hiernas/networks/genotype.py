@@ -104,9 +104,7 @@ def check_operations(graph: Graph, what: str, allowed: Sequence[str]) -> None:
     for node, edges in enumerate(graph, INPUTS):
         for op, source in edges:
             if op not in allowed:
-                raise SpaceError(
-                    f"the edge from {source} to {node} of '{what}' cannot be '{op}'; {did_you_mean(op, allowed)}"
-                )
+                raise SpaceError(f"the edge from {source} to {node} of '{what}' cannot be '{op}'; {did_you_mean(op, allowed)}")
 
 
 def _fields_of_text(text: str) -> Any:
@@ -121,9 +119,7 @@ def _fields_of_text(text: str) -> Any:
             raise ValueError
         return {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError) as error:
-        raise SpaceError(
-            f"not a genotype: {_short(text)}; write Genotype(normal=[('sep_conv_3x3', 0), ...], ...)"
-        ) from error
+        raise SpaceError(f"not a genotype: {_short(text)}; write Genotype(normal=[('sep_conv_3x3', 0), ...], ...)") from error
 
 
 def _literal(node: ast.expr) -> Any:

@@ -390,5 +390,3 @@ def _in_words(blocks: Sequence[Block]) -> str:
             stride = f" stride {b.stride}" if b.stride != 1 else ""
             words.append(f"{b.group} {b.label}".replace("\n", " ") + stride + " (vital)" * b.vital)
     return "The chosen network: " + ", ".join(words) + "."
-
-
