@@ -113,7 +113,9 @@ def fit(
             if position.epoch == phase.epochs or time.monotonic() - saved_at > min(5.0, run.checkpoint_seconds):
                 _save(model, optimizer, phase, run, position, architect, average)
                 saved_at = time.monotonic()
-            run.event("epoch", phase=phase.name, epoch=position.epoch, epochs=phase.epochs, val_accuracy=accuracy, **summary)
+            run.event(
+                "epoch", phase=phase.name, epoch=position.epoch, epochs=phase.epochs, val_accuracy=accuracy, **summary
+            )
 
 
 class _Trainer:
@@ -206,7 +208,9 @@ class _Trainer:
         logits, auxiliary = output if isinstance(output, tuple) else (output, None)
         loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
         if auxiliary is not None:
-            loss = loss + self.recipe.auxiliary * F.cross_entropy(auxiliary, y, label_smoothing=self.recipe.label_smoothing)
+            loss = loss + self.recipe.auxiliary * F.cross_entropy(
+                auxiliary, y, label_smoothing=self.recipe.label_smoothing
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.recipe.grad_clip > 0:
@@ -218,7 +222,9 @@ class _Trainer:
         self.totals[1] += (logits.detach().argmax(1) == y).sum()
 
     def _clip(self, epoch: int, step: int) -> None:
-        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.recipe.grad_clip, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.recipe.grad_clip, error_if_nonfinite=False
+        )
         if norm is not None and not bool(torch.isfinite(norm)):
             raise self._not_finite(epoch, step)
 
