@@ -35,7 +35,7 @@ _HOMES = {
     "Stage": "hiernas.spaces",
     "TrainingError": "hiernas.errors",
     "chain_space": "hiernas.spaces",
-    "cost": "hiernas.costs.count",
+    "cost": "hiernas.costs.tables",
     "darts": "hiernas.api",
     "hdas": "hiernas.api",
     "hmnas": "hiernas.api",

@@ -7,7 +7,7 @@ import pytest
 
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
-from hiernas.latency.phone import PhoneTable, load_table
+from hiernas.latency.table import PhoneTable, load_table
 from hiernas.networks.ops import Classifier, Conv, MBConv, Skip
 from hiernas.networks.parts import Part, Site
 from hiernas.spaces import proxyless

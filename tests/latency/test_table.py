@@ -9,14 +9,12 @@ import pytest
 import torch
 from known import Known
 
-from hiernas.costs.count import parts_of_space
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost_tables, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.latency import measure as probes_module
 from hiernas.latency.measure import cached_table_path, measure_table
-from hiernas.latency.phone import load_table
 from hiernas.latency.runtimes import OnnxRuntime, TorchRuntime
-from hiernas.latency.table import Entry, LatencyTable
+from hiernas.latency.table import Entry, LatencyTable, load_table
 from toy import toy_space
 
 EDGES = ["edge 8x8x8", "edge 8x4x4", "edge 16x4x4"]  # the tensors between the toy's operations

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hiernas import gates
-from hiernas.costs.count import cost
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost, cost_tables
 from hiernas.errors import SpaceError
 from hiernas.networks import cell_ops as cells
 from hiernas.networks.cell_modules import Cell, DropPath

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiernas.costs.count import Count, cost, count
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import Count, cost, cost_tables, count
 from hiernas.errors import SpaceError
 from hiernas.networks import cell_ops as cells
 from hiernas.networks.ops import Op

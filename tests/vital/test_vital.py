@@ -15,8 +15,7 @@ from handmade import BasicBlock, MobileNetV2, ResNet18
 from torch import Tensor, nn
 
 from hiernas import spaces
-from hiernas.costs.count import cost
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost, cost_tables
 from hiernas.errors import SpaceError
 from hiernas.methods.hournas.vital import vital_sites
 from hiernas.networks.graph import Call, Graph, Region, graph_of_network, graph_of_program, regions

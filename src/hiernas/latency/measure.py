@@ -22,8 +22,7 @@ import torch
 from platformdirs import user_cache_path
 from torch import nn
 
-from hiernas.costs.count import footprint, parts_of_space
-from hiernas.costs.tables import counted
+from hiernas.costs.tables import counted, footprint, parts_of_space
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
 from hiernas.networks.parts import output_size, with_sums

@@ -20,8 +20,7 @@ from hiernas.errors import SpaceError
 from hiernas.networks.cell import CellNetwork, row_of_cells
 from hiernas.networks.cell_modules import AuxiliaryHead, Cell, StageGraph, StageNet
 from hiernas.networks.cell_ops import FREE, OPERATIONS, Concat, Preprocess, ReLUConv, Sum, operation
-from hiernas.networks.genotype import INPUTS, Genotype, check_concat, check_operations, read_graph
-from hiernas.networks.genotypes import genotype, name_of
+from hiernas.networks.genotype import INPUTS, Genotype, check_concat, check_operations, genotype, name_of, read_graph
 from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import (
     SEARCHED,

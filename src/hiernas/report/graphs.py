@@ -16,7 +16,7 @@ from typing import Any
 
 from hiernas.errors import SpaceError
 from hiernas.networks.genotype import INPUTS, Genotype
-from hiernas.networks.genotypes import genotype as genotype_of
+from hiernas.networks.genotype import genotype as genotype_of
 from hiernas.networks.parts import live_nodes
 from hiernas.networks.stage import JSON_STAGE, STAGES
 from hiernas.report.kit import Values

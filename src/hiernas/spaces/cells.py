@@ -7,9 +7,8 @@ from typing import Any
 
 from hiernas.errors import SpaceError
 from hiernas.networks.cell import CellNetwork, row_of_cells
-from hiernas.networks.genotype import Genotype
-from hiernas.networks.genotypes import genotype as genotype_of
-from hiernas.networks.genotypes import name_of
+from hiernas.networks.genotype import Genotype, name_of
+from hiernas.networks.genotype import genotype as genotype_of
 from hiernas.networks.stage import CELLS, WINDOW, StageNetwork
 from hiernas.space import SearchSpace
 from hiernas.spaces.chains import Size, check_sizes

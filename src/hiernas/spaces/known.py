@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hiernas.errors import SpaceError, did_you_mean
-from hiernas.networks.genotypes import GENOTYPES
+from hiernas.networks.genotype import GENOTYPES
 from hiernas.space import Architecture, known_space
 
 

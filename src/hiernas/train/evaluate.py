@@ -19,8 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from hiernas.costs.count import parts_of_space
-from hiernas.costs.tables import taken_by
+from hiernas.costs.tables import parts_of_space, taken_by
 from hiernas.data.batches import AT_ONCE, at_once, in_order, normalise
 from hiernas.data.split import ImageData
 from hiernas.networks.parts import output_size

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiernas.costs.count import Count, parts_of
-from hiernas.costs.tables import counted
+from hiernas.costs.tables import Count, counted
 from hiernas.data.batches import in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, SpaceError
@@ -41,7 +40,7 @@ class Block:
 
 def blocks_of_space(space: SearchSpace) -> list[Block]:
     """All blocks of a chain space, those that every network has included."""
-    vital, (fixed, options) = set(vital_sites(space)), parts_of(space.skeleton)
+    vital, (fixed, options) = set(vital_sites(space)), space.skeleton.parts()
     searched = []
     for decision, parts in zip(space.decisions, options, strict=True):
         largest = max((counted(part) for o in decision.options for part in parts[o]), key=lambda c: (c.params, c.macs))
