@@ -25,7 +25,7 @@ from torch import nn
 from hiernas.costs.tables import counted, footprint, parts_of_space
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
-from hiernas.networks.parts import output_size, with_sums
+from hiernas.networks.parts import with_sums
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def plan_of(space: SearchSpace, with_edges: bool) -> Plan:
         if part.is_identity or part.key in operations:
             continue
         ends = [] if part is fixed[0] else [part.input_size]
-        ends += [] if part is fixed[-1] else [output_size(part)]
+        ends += [] if part is fixed[-1] else [part.output_size]
         own = [_edge(shape) for shape in ends] if with_edges and counted(part).macs else []
         edges |= {edge.key: edge for edge in own}
         probe, needs = Probe(part.key, part.input_size, part.build), (OVERHEAD, *(edge.key for edge in own))
@@ -238,8 +238,7 @@ def doubts(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, str]:
     alike: dict[object, dict[str, int]] = defaultdict(dict)  # operations of one shape: their multiply-adds by key
     for o in plan.operations:
         if o.part is not None and o.key in entries:
-            site = o.part.site
-            alike[(site.cin, site.cout, site.stride, o.part.size)][o.key] = counted(o.part).macs
+            alike[(o.part.cin, o.part.cout, o.part.stride, o.part.size)][o.key] = counted(o.part).macs
     too_fast = {key: _too_fast(key, macs, entries) for macs in alike.values() for key in macs}
     found = {o.key: entry_doubt(o.key, entries[o.key]) or too_fast[o.key] for o in plan.operations if o.key in entries}
     return {key: line for key, line in found.items() if line}

@@ -278,25 +278,23 @@ class PhoneTable:
 
     def _keys(self, part: Part) -> tuple[str, ...]:
         """The entries that an operation is made of."""
-        site, op, (h, w) = part.site, part.op, part.size
-        size = f"input:{h}x{w}x{site.cin}"
-        output = f"output:{-(-h // site.stride)}x{-(-w // site.stride)}x{site.cout}"
+        op, (cin, h, w), (cout, *after) = part.op, part.input_size, part.output_size
+        size, output = f"input:{h}x{w}x{cin}", f"output:{after[0]}x{after[1]}x{cout}"
         if isinstance(op, MBConv):
             return (f"expanded_conv-{size}-{output}-{self._block(part, op)}",)
         if isinstance(op, Conv) and op.kernel in (1, 3):
             return (f"{'Conv_1' if op.kernel == 1 else 'Conv'}-{size}-{output}",)
         if isinstance(op, Classifier) and not self._by_channels:
-            return (f"Logits-{size}-output:{site.cout}",)
+            return (f"Logits-{size}-output:{cout}",)
         if isinstance(op, Classifier):
-            pooled = f"1x1x{site.cin}"
-            return f"AvgPool2D-{size}-output:{pooled}", f"Logits-input:{pooled}-output:{site.cout}"
+            pooled = f"1x1x{cin}"
+            return f"AvgPool2D-{size}-output:{pooled}", f"Logits-input:{pooled}-output:{cout}"
         raise LatencyError(f"the latency table '{self.device}' knows no operation like '{part.key}'; measure a device")
 
     def _block(self, part: Part, op: MBConv) -> str:
-        site = part.site
-        residual = int(site.stride == 1 and site.cin == site.cout)
-        expand = site.cin * op.expand if self._by_channels else op.expand
-        end = f"expand:{expand}-kernel:{op.kernel}-stride:{site.stride}-idskip:{residual}"
+        residual = int(part.stride == 1 and part.cin == part.cout)
+        expand = part.cin * op.expand if self._by_channels else op.expand
+        end = f"expand:{expand}-kernel:{op.kernel}-stride:{part.stride}-idskip:{residual}"
         other = op.groups != 1 or (op.expand == 1 and op.keep_1x1)  # no entry tells these blocks from the plain ones
         if self._by_channels and not other and op.act in ("relu", "relu6", "hswish"):
             return f"{end}-se:{int(op.se)}-hs:{int(op.act == 'hswish')}"

@@ -16,7 +16,6 @@ from hiernas.combinatorics import Decision, Group
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.networks.cell_modules import AuxiliaryHead, CellNet
 from hiernas.networks.cell_ops import OPERATIONS, ReLUConv, operation
-from hiernas.networks.cell_supernet import CellSupernet
 from hiernas.networks.genotype import INPUTS, Edge, Genotype, check_operations, read_genotype
 from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import (
@@ -24,18 +23,19 @@ from hiernas.networks.parts import (
     EdgeChoices,
     Mixed,
     Part,
+    Parts,
     Place,
     build_cell,
     build_parts,
+    cell_options,
     edge_name,
     edges_of,
-    halved,
-    joins,
     mixed_parts,
     output_of,
-    part_of,
     place,
+    strided,
 )
+from hiernas.networks.supernets import CellSupernet
 from hiernas.space import Architecture, Choice, SearchSpace
 
 
@@ -141,14 +141,12 @@ class CellNetwork:
 
     def stems(self) -> tuple[list[Part], list[Part]]:
         """The parts before the first cell: those that make its first input, and those that go on to its second."""
-        channels, size = self.input_size[0], self.input_size[1:]
+        channels, size, c = self.input_size[0], self.input_size[1:], self.channels
         if self.stem == "cifar":
-            return [part_of("stem", channels, 3 * self.channels, 1, Conv(3, None), size)], []
-        c = self.channels
-        first = part_of("stem", channels, c // 2, 2, Conv(3, "relu"), size)
-        second = part_of("stem", c // 2, c, 2, Conv(3, None), halved(size))
-        third = part_of("stem", c, c, 2, ReLUConv(), halved(halved(size)))
-        return [first, second], [third]
+            return [Part("stem", Conv(3, None), channels, 3 * c, 1, size)], []
+        first = Part("stem", Conv(3, "relu"), channels, c // 2, 2, size)
+        second = Part("stem", Conv(3, None), c // 2, c, 2, strided(size))
+        return [first, second], [Part("stem", ReLUConv(3), c, c, 2, strided(strided(size)))]
 
     def places(self) -> list[Place]:
         """All cells in order."""
@@ -162,20 +160,15 @@ class CellNetwork:
             before, last = last, (self.nodes * channels, found[-1].out_size)
         return found
 
-    def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+    def parts(self) -> Parts:
         """All operations with their input sizes: those of every network, and per site those of each option."""
         if self.stages is not None:
-            found: tuple[list[Part], list[dict[str, tuple[Part, ...]]]] = self.stages.parts_by_cells(self)
+            found: Parts = self.stages.parts_by_cells(self)
             return found
         places = self.places()
         fixed = [part for stem in self.stems() for part in stem]
-        fixed += [part for p in places for part in (*p.preprocess, *joins(p, self.nodes, SEARCHED))]
-        ops = [self.operation(name) for name in OPERATIONS]
-        options = [
-            {op.name: tuple(p.part(s, op) for p in places if p.kind == kind and op.name != "none") for op in ops}
-            for kind in self.cell_kinds
-            for s, _ in edges_of(self.nodes)
-        ]
+        fixed += [part for p in places for part in (*p.preprocess, *p.joins(self.nodes, SEARCHED))]
+        options = cell_options(places, self.cell_kinds, self.nodes, [self.operation(name) for name in OPERATIONS])
         return [*fixed, self._classifier(places)], options
 
     def mixed_parts(self) -> Mixed:
@@ -184,7 +177,7 @@ class CellNetwork:
 
     def _classifier(self, places: Sequence[Place]) -> Part:
         last = places[-1]
-        return part_of("classifier", self.nodes * last.channels, self.num_classes, 1, Classifier(), last.out_size)
+        return Part("classifier", Classifier(), self.nodes * last.channels, self.num_classes, 1, last.out_size)
 
     # -- networks ------------------------------------------------------------------------------------------------
 

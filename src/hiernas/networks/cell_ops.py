@@ -116,22 +116,26 @@ class SeparableConv:
 
 
 @dataclass(frozen=True)
-class Preprocess:
-    """ReLU, convolution, batch norm: brings a cell's input to its channels; at stride 2 a factorized reduction."""
+class ReLUConv:
+    """ReLU, convolution, batch norm. With kernel 1, what brings a cell's input to its channels: at stride 2 a factorized
+    reduction. With kernel 3, the last layer of DARTS' ImageNet stem.
+    """
 
+    kernel: int
     affine: bool = True
 
     @property
     def name(self) -> str:
-        return "preprocess"
+        return f"relu_conv{self.kernel}"
 
     def describe(self) -> str:
-        return _describe("relu_conv1", self.affine)
+        return _describe(self.name, self.affine)
 
     def build(self, cin: int, cout: int, stride: int) -> nn.Module:
-        if stride == 2:
+        if self.kernel == 1 and stride == 2:
             return FactorizedReduce(cin, cout, self.affine)
-        return nn.Sequential(nn.ReLU(), nn.Conv2d(cin, cout, 1, bias=False), nn.BatchNorm2d(cout, affine=self.affine))
+        conv = nn.Conv2d(cin, cout, self.kernel, stride, self.kernel // 2, bias=False)
+        return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(cout, affine=self.affine))
 
 
 @dataclass(frozen=True)
@@ -166,21 +170,6 @@ class Concat:
 
     def build(self, cin: int, cout: int, stride: int) -> nn.Module:
         return Repeated(self.states)
-
-
-@dataclass(frozen=True)
-class ReLUConv:
-    """ReLU, 3x3 convolution, batch norm: the last layer of DARTS' ImageNet stem."""
-
-    @property
-    def name(self) -> str:
-        return "relu_conv3"
-
-    def describe(self) -> str:
-        return "relu_conv3"
-
-    def build(self, cin: int, cout: int, stride: int) -> nn.Module:
-        return nn.Sequential(nn.ReLU(), nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.BatchNorm2d(cout))
 
 
 # -- modules -----------------------------------------------------------------------------------------------------

@@ -19,30 +19,31 @@ from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.networks.cell import CellNetwork, row_of_cells
 from hiernas.networks.cell_modules import AuxiliaryHead, Cell, StageGraph, StageNet
-from hiernas.networks.cell_ops import FREE, OPERATIONS, Concat, Preprocess, ReLUConv, Sum, operation
+from hiernas.networks.cell_ops import FREE, OPERATIONS, Concat, ReLUConv, Sum, operation
 from hiernas.networks.genotype import INPUTS, Genotype, check_concat, check_operations, genotype, name_of, read_graph
 from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import (
     SEARCHED,
     EdgeChoices,
     Mixed,
+    Options,
     Part,
+    Parts,
     Place,
     StageShape,
     build_cell,
     build_edge,
     build_parts,
+    cell_options,
     edge_name,
-    edges_of,
-    joins,
     live_nodes,
     mixed_parts,
     output_of,
-    part_of,
     place,
     shape,
+    strided,
 )
-from hiernas.networks.stage_supernet import StageSupernet
+from hiernas.networks.supernets import StageSupernet
 from hiernas.space import Architecture, Choice, SearchSpace
 
 STAGES, WINDOW = 3, 3
@@ -61,11 +62,11 @@ class StagePlace:
     @property
     def width(self) -> int:
         """Channels of the stage's states."""
-        return self.preprocess.site.cout
+        return self.preprocess.cout
 
     def part(self, op: Op) -> Part:
         """An operation on an edge between states."""
-        return part_of("edge", self.width, self.width, 1, op, self.preprocess.size)
+        return Part("edge", op, self.width, self.width, 1, self.preprocess.size)
 
 
 @dataclass(frozen=True)
@@ -180,19 +181,14 @@ class StageNetwork:
         arguments = tuple((key, value) for key, value in given.items() if value)
         return replace(self, arguments=arguments, genotype=genotype, cells=numbers, least=least).space()
 
-    def parts_by_cells(self, network: CellNetwork) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+    def parts_by_cells(self, network: CellNetwork) -> Parts:
         """As `parts`, by the choices of the cells (`cell_space`), without the edges between them.
 
         These have no multiply-adds and, behind pooling, the few parameters of a batch norm: costs are lower bounds.
         """
         places = [cell for stage in self.places() for cell in (*stage.cells, *([stage.reduction] if stage.reduction else []))]
-        ops = [network.operation(name) for name in OPERATIONS]
-        options = [
-            {op.name: tuple(p.part(s, op) for p in places if p.kind == kind and op.name != "none") for op in ops}
-            for kind in network.cell_kinds
-            for s, _ in edges_of(network.nodes)
-        ]
-        return self._fixed(lambda cell: [*cell.preprocess, *joins(cell, self.nodes, cell.kind)]), options
+        options = cell_options(places, network.cell_kinds, network.nodes, [network.operation(name) for name in OPERATIONS])
+        return self._fixed(lambda cell: [*cell.preprocess, *cell.joins(self.nodes, cell.kind)]), options
 
     # -- published encodings -------------------------------------------------------------------------------------
 
@@ -247,10 +243,10 @@ class StageNetwork:
         """The parts before the first stage."""
         channels, size, c = self.input_size[0], self.input_size[1:], self.channels
         if self.stem == "cifar":
-            return [part_of("stem", channels, self.nodes * c, 1, Conv(3, None), size)]
-        first = part_of("stem", channels, c // 2, 2, Conv(3, "relu"), size)
-        second = part_of("stem", c // 2, c, 2, Conv(3, None), output_of([first])[1])
-        return [first, second, part_of("stem", c, c, 2, ReLUConv(), output_of([first, second])[1])]
+            return [Part("stem", Conv(3, None), channels, self.nodes * c, 1, size)]
+        first = Part("stem", Conv(3, "relu"), channels, c // 2, 2, size)
+        second = Part("stem", Conv(3, None), c // 2, c, 2, strided(size))
+        return [first, second, Part("stem", ReLUConv(3), c, c, 2, strided(strided(size)))]
 
     def places(self) -> list[StagePlace]:
         """All stages in order."""
@@ -262,12 +258,12 @@ class StageNetwork:
             cells = tuple(place(f"normal{k + 1}", inputs, c, True) for _ in range(count))
             out = ((2 * width, size), (2 * width, size))
             reduction = place(f"reduce{k + 1}", out, 2 * c, True) if k + 1 < STAGES else None
-            found.append(StagePlace(part_of("preprocess", given, width, 1, Preprocess(), size), cells, reduction))
+            found.append(StagePlace(Part("preprocess", ReLUConv(1), given, width, 1, size), cells, reduction))
             if reduction is not None:
                 given, size = self.nodes * 2 * c, reduction.out_size
         return found
 
-    def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+    def parts(self) -> Parts:
         """All operations with their input sizes: those of every network, and per site those of each option.
 
         All cells are counted, those of a searched number with that number: costs by table are upper bounds for graphs
@@ -275,7 +271,7 @@ class StageNetwork:
         """
         places = self.places()
         ops = [self.operation(name) for name in FREE]
-        options: list[dict[str, tuple[Part, ...]]] = []
+        options: list[Options] = []
         for k, p in enumerate(places):
             options += [{op.name: () if op.name == "none" else (p.part(op),) for op in ops} for _ in self.edges(k)]
             if self.least is not None:
@@ -293,14 +289,14 @@ class StageNetwork:
             inner = [*p.cells[: self.least], *([p.reduction] if p.reduction else [])]
             fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in of_cell(cell))]
             size = p.preprocess.size  # of the states; each cell reads a sum, and the output is two of them
-            fixed += [part_of(SEARCHED, p.width, p.width, 1, Sum(), size)] * len(p.cells[: self.least])
-            fixed.append(part_of("stage", p.width, 2 * p.width, 1, Concat(2), size))
+            fixed += [Part(SEARCHED, Sum(), p.width, p.width, 1, size)] * len(p.cells[: self.least])
+            fixed.append(Part("stage", Concat(2), p.width, 2 * p.width, 1, size))
         return [*fixed, self._classifier(places)]
 
     def _cell_parts(self, cell: Place) -> list[Part]:
         edges = [edge for node in self.genotype.graph(cell.kind) for edge in node]
         operations = [cell.part(source, self.operation(op)) for op, source in edges if op != "none"]
-        return [*cell.preprocess, *operations, *joins(cell, self.nodes, cell.kind)]
+        return [*cell.preprocess, *operations, *cell.joins(self.nodes, cell.kind)]
 
     def mixed_parts(self) -> Mixed:
         """As `parts`, for networks that keep several options."""
@@ -308,7 +304,7 @@ class StageNetwork:
 
     def _classifier(self, places: Sequence[StagePlace]) -> Part:
         last = places[-1]
-        return part_of("classifier", 2 * last.width, self.num_classes, 1, Classifier(), last.preprocess.size)
+        return Part("classifier", Classifier(), 2 * last.width, self.num_classes, 1, last.preprocess.size)
 
     # -- networks ------------------------------------------------------------------------------------------------
 
@@ -372,7 +368,7 @@ class StageNetwork:
 
     def _auxiliary(self, places: Sequence[StagePlace]) -> AuxiliaryHead:
         last = places[-1].preprocess
-        return AuxiliaryHead(last.site.cin, self.num_classes, last.size, self.stem == "cifar")
+        return AuxiliaryHead(last.cin, self.num_classes, last.size, self.stem == "cifar")
 
     def supernet(self, decisions: Sequence[Decision]) -> StageSupernet:
         return StageSupernet(self, decisions)

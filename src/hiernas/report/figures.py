@@ -358,7 +358,7 @@ def _chain_blocks(found: Architecture, vital: Collection[str]) -> list[Block]:
     blocks += [_fixed(part, bool(vital)) for part in stem]
     for parts, choice in zip(options, found.choices, strict=True):
         kept = [parts[option][0] for option, _ in choice]
-        block = _searched(kept[0], kept[0].site.name in vital)
+        block = _searched(kept[0], kept[0].name in vital)
         several = replace(block, label="\n".join(part.op.name for part in kept), kernel=0, identity=False)
         blocks.append(block if len(kept) == 1 else several)
     return blocks + [_fixed(part, bool(vital)) for part in head]
@@ -366,21 +366,21 @@ def _chain_blocks(found: Architecture, vital: Collection[str]) -> list[Block]:
 
 def _fixed(part: Part, vital: bool) -> Block:
     if part.op.name == "classifier":
-        return Block("classes", "pool\nfc", plain=True, vital=vital, notes=("classes", str(part.site.cout)))
+        return Block("classes", "pool\nfc", plain=True, vital=vital, notes=("classes", str(part.cout)))
     kernel = int(getattr(part.op, "kernel", 1))
-    return _placed(Block(part.site.name, f"conv\n{kernel}×{kernel}", kernel, plain=True, vital=vital), part)
+    return _placed(Block(part.name, f"conv\n{kernel}×{kernel}", kernel, plain=True, vital=vital), part)
 
 
 def _searched(part: Part, vital: bool) -> Block:
-    named = _named(part.site.name.partition(".")[0], part.op.name)
+    named = _named(part.name.partition(".")[0], part.op.name)
     label = "1×1" if named.identity and not part.is_identity else named.label  # a skip that changes the shape
     return _placed(replace(named, label=label, identity=part.is_identity, vital=vital), part)
 
 
 def _placed(block: Block, part: Part) -> Block:
     """With the stride, and the size of what leaves it."""
-    h, w = (-(-n // part.site.stride) for n in part.size)
-    return replace(block, stride=part.site.stride, notes=(block.group, f"{part.site.cout} ch", f"{h}×{w}"))
+    _, h, w = part.output_size
+    return replace(block, stride=part.stride, notes=(block.group, f"{part.cout} ch", f"{h}×{w}"))
 
 
 def _in_words(blocks: Sequence[Block]) -> str:

@@ -45,7 +45,7 @@ def blocks_of_space(space: SearchSpace) -> list[Block]:
     for decision, parts in zip(space.decisions, options, strict=True):
         largest = max((counted(part) for o in decision.options for part in parts[o]), key=lambda c: (c.params, c.macs))
         searched.append(Block(decision.name, decision.name in vital, largest))
-    around = [Block(part.site.name, True, counted(part)) for part in fixed]
+    around = [Block(part.name, True, counted(part)) for part in fixed]
     chain: Any = space.skeleton
     stem = len(chain.stem)
     return [*around[:stem], *searched, *around[stem:]]
