@@ -22,7 +22,7 @@ from hiernas.run.request import Request
 from hiernas.run.search import resume, search
 
 METHODS = (
-    "hdas-stages", "darts", "hmnas", "hdas", "hdas-cells", "hdas-distribution", "spos", "random", "hnas", "hournas",
+    "hdas-stages", "darts", "hmnas", "hdas", "hdas-cells", "hdas-distribution", "spos", "random-search", "hnas", "hournas",
 )  # fmt: skip
 SETTINGS = {"hmnas": ("compare=false",)}  # leaves the network that is handed over as it is, and three trainings out
 LIMITS = ("params<=120k", "macs<=6M")

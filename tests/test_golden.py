@@ -56,7 +56,7 @@ MASKS = "mask.edges_epochs=1 mask.operations_epochs=1 mask.filters_epochs=1"
 RUNS: Mapping[str, tuple[str, ...]] = {  # by method and what is special: limits, settings, the space where it is not its own
     "hnas": (PATHS, ONE_SHOT),
     "spos": (PATHS, ONE_SHOT),
-    "random": (PATHS, ONE_SHOT),
+    "random-search": (PATHS, ONE_SHOT),
     "hournas": (PATHS, VITAL),
     "hournas at once, all options weighted": (PATHS, f"{VITAL} vital_prior=false sampling=gumbel_softmax"),
     "darts": ("params<=2500", f"{CELLS} space.cells=3 cells=3 channels=4"),

@@ -208,7 +208,7 @@ def test_mistakes_get_one_sentence_and_exit_code_2(arguments: list[str], message
 
 
 def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
-    cli("search", "random", *settings(), "--out", "r")
+    cli("search", "random-search", *settings(), "--out", "r")
     before = (tmp_path / "r" / "result.json").read_bytes()
     assert "already holds a run" in cli("search", "--out", "r", check=2)
     (tmp_path / "r" / "report.html").unlink()  # as if killed between the last two files
@@ -238,7 +238,7 @@ def test_a_restricted_space_stays_restricted_when_resumed(tmp_path: Path, digits
 
 
 def test_what_a_run_goes_by_is_never_replaced_in_silence(tmp_path: Path) -> None:
-    cli("search", "random", *settings(), "--out", "r")
+    cli("search", "random-search", *settings(), "--out", "r")
     (tmp_path / "r" / "result.json").rename(tmp_path / "result.json")
     config = (tmp_path / "r" / "config.yaml").read_text()
     (tmp_path / "r" / "config.yaml").write_text(config.replace("  final_lr:", "  finallr:"))

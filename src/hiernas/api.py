@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ hdas = Search("hdas")  # H-DAS, arXiv 2101.04028v2: cells, their number, the gra
 hmnas = Search("hmnas")  # HM-NAS, arXiv 1909.00122v2: learned masks on edges and operations
 darts = Search("darts")  # DARTS, arXiv 1806.09055, first order
 spos = Search("spos")  # SPOS, arXiv 1904.00420, with the same budget
-random_search = Search("random")  # random feasible architectures judged by one supernet, with the same budget
+random_search = Search("random-search")  # random feasible architectures judged by one supernet, with the same budget
 
 
 def resume(run: str | Path, space: SearchSpace | None = None, data: Any = None) -> SearchResult:
@@ -86,4 +87,5 @@ def _result(run: RunFolder, space: SearchSpace | str | None) -> SearchResult:
 
 def _candidate(member: dict[str, Any]) -> Candidate:
     latency = member["latency_ms"]["predicted"]
-    return Candidate(tuple(member["options"]), member["val_accuracy"], member["params"], member["macs"], latency)
+    accuracy = math.nan if member["val_accuracy"] is None else member["val_accuracy"]  # of a control's untrained network
+    return Candidate(tuple(member["options"]), accuracy, member["params"], member["macs"], latency)

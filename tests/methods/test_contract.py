@@ -48,7 +48,7 @@ SPACES: Mapping[str, SearchSpace] = {
     "numbers": spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=(3, 2, 2), cell=SKIPS, least=2),
 }
 ACCEPTED = {  # by method; all other spaces are refused
-    "hnas": ("chain",), "spos": ("chain",), "random": ("chain",), "hournas": ("chain",),
+    "hnas": ("chain",), "spos": ("chain",), "random-search": ("chain",), "hournas": ("chain",),
     "darts": ("cells", "pooled cells", "stage cells"), "hdas-cells": ("stage cells", "cells", "pooled cells"),
     "hmnas": ("pooled cells", "chain", "stage cells", "graphs"),
     "hdas-stages": ("graphs",), "hdas-distribution": ("numbers",), "hdas": ("graphs",),
@@ -66,16 +66,16 @@ FEWEST = {  # whichever of these settings a method has
 def accepted_spaces(method: str) -> list[str]:
     """The spaces that a method is run on; a method that is new to this file finds its own."""
     found = ACCEPTED.get(method) or [name for name, space in SPACES.items() if METHODS[method].refusal(space) is None]
-    return list(found if method == "hmnas" else found[:1])
+    return list(found if method in ("hmnas", "plain") else found[:1])
 
 
 def tiny_config(method: str, space: SearchSpace | None = None) -> Any:
     config = METHODS[method].presets["quick"]
     known = keys(config)
     values = {k: v for k, v in FEWEST.items() if k in known}
-    if method in ("hnas", "spos", "random"):
+    if method in ("hnas", "spos", "random-search"):
         values |= {"epochs": "1,1,1", "train.drop_path": "0"}
-    elif method == "hournas" or (space is not None and space.name == "chain"):
+    elif method in ("hournas", "random", "random-k", "plain") or (space is not None and space.name == "chain"):
         values["train.drop_path"] = "0"
     return with_settings(config, [f"{k}={v}" for k, v in values.items()])
 

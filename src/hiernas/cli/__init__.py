@@ -129,11 +129,14 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         return lines, []
     asked = dict.fromkeys(METRICS, units.NONE) | {x["metric"]: x["text"] for x in result["limits"]}
     latency, params, macs = chosen["latency_ms"], units.short(chosen["params"]), units.short(chosen["macs"])
+    ranked = units.NONE
+    if chosen["val_accuracy"] is not None:
+        ranked = f"{chosen['val_accuracy']:.2%} ({units.judged(result)})"
     rows = [
         ["latency", asked["latency_ms"], *(units.milliseconds(latency[kind]) for kind in ("predicted", "measured"))],
         ["params", asked["params"], params, params],
         ["MACs", asked["macs"], macs, macs],
-        ["accuracy", units.NONE, f"{chosen['val_accuracy']:.2%} (supernet)", f"{chosen['test_accuracy']:.2%} (test)"],
+        ["accuracy", units.NONE, ranked, f"{chosen['test_accuracy']:.2%} (test)"],
     ]
     error = result["latency_error"]
     if error:

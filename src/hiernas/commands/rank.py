@@ -163,8 +163,8 @@ def _train(run: RunFolder, prepared: Prepared, architecture: Architecture, key: 
     config = {"method": "train", "seed": run.config["seed"], "data": run.config["data"]}
     own = RunFolder.open(folder, run.listener) if folder.exists() else RunFolder.create(folder, config, run.listener)
     try:
-        phase = Phase("final", epochs, prepared.config.final_lr)
-        network = train_network(architecture, prepared.data, phase, prepared.config.train, own)
+        final = prepared.final
+        network = train_network(architecture, prepared.data, Phase("final", epochs, final.lr), final.recipe, own)
         reached = float(accuracy(network, prepared.data.test, prepared.data))
     finally:
         own.close()

@@ -71,7 +71,9 @@ def _recipe_source(origin: RunFolder | None, recipe: str | None, preset: str | N
         found = retraining(recipe, preset or "quick")
         return _Settings(found.recipe, found.epochs, found.lr)
     if origin is not None and preset is None and "config" in origin.config:
-        return from_dict(type(METHODS[origin.config["method"]].presets["paper"]), origin.config["config"])
+        config = from_dict(type(METHODS[origin.config["method"]].presets["paper"]), origin.config["config"])
+        other = origin.config.get("final_recipe")
+        return config if other is None else replace(config, train=from_dict(Recipe, other))
     if origin is not None and preset is None:  # a run of `hiernas train`
         found = retraining_of(origin)
         return _Settings(found.recipe, found.epochs, found.lr)

@@ -19,7 +19,13 @@ FILES = {  # where each one is, and what it is, for people
     "hdas-stages": ("hdas", "H-DAS' graphs between given cells, with the depth loss"),
     "hmnas": ("hmnas", "HM-NAS, arXiv 1909.00122v2: weighted edges and operations, of which learned masks keep what stays"),
     "spos": ("baselines", "SPOS, arXiv 1904.00420, with its own evolution, by HNAS' configuration"),
-    "random": ("baselines", "random networks within the limits, judged by the same supernet, by HNAS' configuration"),
+    "random-search": ("baselines", "random networks within the limits, judged by the same supernet, by HNAS' configuration"),
+    "random": ("controls", "no search: one network drawn within the limits"),
+    "random-k": (
+        "controls",
+        "no search: networks drawn within the limits and trained briefly, the best of them taken",
+    ),
+    "plain": ("controls", "no search: the largest regular network within the limits"),
 }
 
 

@@ -44,5 +44,5 @@ def plan_once(config: Any, data: ImageData) -> dict[str, float]:
 
 METHODS = {
     "spos": Method(spos, PRESETS, plan_once, TINY, CHAINS, inherits=True),
-    "random": Method(random_search, PRESETS, plan_once, TINY, CHAINS, inherits=True),
+    "random-search": Method(random_search, PRESETS, plan_once, TINY, CHAINS, inherits=True),
 }

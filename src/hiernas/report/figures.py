@@ -73,7 +73,7 @@ def _about_front(result: Values, metric: str) -> str:
     """The front's caption: what is plotted, and what could not be."""
     n, of = len(result["front"]), units.name(metric).lower()
     none = "No other network that was found is" if n == 1 else f"{n} networks; none that was found is"
-    said = [f"{none} both more accurate and better in {of}.", "Accuracy is that with the supernet's weights."]
+    said = [f"{none} both more accurate and better in {of}.", f"Accuracy is on validation images ({units.judged(result)})."]
     if any(limit["metric"] == metric for limit in result["limits"]):
         said.append("Grey is outside the limits.")
     others = [units.limit_text(limit) for limit in result["limits"] if limit["metric"] != metric]
@@ -95,7 +95,7 @@ def front_figure(members: Sequence[Values], result: Values, metric: str, width: 
     def paint(figure: Figure) -> None:
         ax = kit.axes(figure, 62, 26, 16, 82)
         ax.set_xlabel(axis)
-        ax.set_ylabel("Supernet validation accuracy (%)" if width > 500 else "Validation accuracy (%)")
+        ax.set_ylabel("Validation accuracy (%)")
         xs = [(_cost(m, metric) or 0.0) / factor for m in members]
         ys = [100 * m["val_accuracy"] for m in members]
         label = "predicted" if metric == "latency_ms" else "front"
@@ -114,7 +114,7 @@ def front_figure(members: Sequence[Values], result: Values, metric: str, width: 
                   columnspacing=between, handletextpad=pad, handlelength=handle)  # fmt: skip
 
     alt = (
-        f"Pareto front of {len(members)} networks: {axis} against supernet validation accuracy, from "
+        f"Pareto front of {len(members)} networks: {axis} against validation accuracy, from "
         f"{units.value(metric, _cost(members[0], metric))} at {units.percent(members[0]['val_accuracy'])} to "
         f"{units.value(metric, _cost(members[-1], metric))} at {units.percent(members[-1]['val_accuracy'])}."
     )
@@ -193,7 +193,7 @@ def curves_of(events: Sequence[Values]) -> tuple[list[Curve], list[Curve]]:
         if event.get("event") == "epoch":
             phases.setdefault(event["phase"], {})[event["epoch"]] = event
     found = [Curve(phase, tuple(epochs[e] for e in sorted(epochs))) for phase, epochs in phases.items()]
-    supernet = [c for c in found if not c.phase.startswith(("final", "mask", "compare"))]
+    supernet = [c for c in found if not c.phase.startswith(("final", "mask", "compare", "brief"))]
     return supernet, [c for c in found if c.phase == "final"]
 
 

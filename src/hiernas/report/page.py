@@ -11,14 +11,14 @@ from typing import Any
 from markupsafe import Markup
 
 from hiernas.errors import RunError
-from hiernas.report import cells, figures, hmnas, hournas, units
+from hiernas.report import cells, controls, figures, hmnas, hournas, units
 from hiernas.report.graphs import is_cells
 from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, section, style, table
 
 FORMAT = 1
 NEEDED = ("chosen", "data", "front", "limits", "method", "objective", "space", "stages")
 TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's details; the first that is there tells
-    "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
+    "control": controls, "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
 }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def _accuracy(chosen: Values) -> tuple[float, str]:
 def _lead(result: Values, told: Told) -> str:
     """What the page is about: where a search has decided nothing, what is handed over is no network that it found."""
     decided = [verdict["decided"] for verdict in (result.get("details") or {}).get("decided", {}).values()]
-    what = "The best network found"
+    what = controls.NAMES.get(str((result.get("details") or {}).get("control")), "The best network found")
     if not all(decided):
         what = "A network of which a part was found" if any(decided) else "A regular network, which no search has found,"
     data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result["limits"])
@@ -179,8 +179,10 @@ def _asked(result: Values) -> list[list[object]]:
     """What was asked of the chosen network, what was predicted for it and what it turned out to be."""
     chosen = result["chosen"]
     predicted, measured = units.latency(chosen, "predicted"), units.latency(chosen, "measured")
-    supernet = PARTS.note(units.percent(chosen["val_accuracy"]), "validation, supernet's weights")
-    rows: list[list[object]] = [["Accuracy", "as high as possible", supernet, _accuracies(chosen, result["data"]), ""]]
+    ranked = units.NONE
+    if chosen["val_accuracy"] is not None:
+        ranked = PARTS.note(units.percent(chosen["val_accuracy"]), f"validation, {units.judged(result)}")
+    rows: list[list[object]] = [["Accuracy", "as high as possible", ranked, _accuracies(chosen, result["data"]), ""]]
     verdict = _verdict(result, "latency_ms", measured, predicted)
     rows.append(["Latency", _asks(result, "latency_ms"), units.milliseconds(predicted), _measured(chosen), verdict])
     for metric in ("params", "macs"):

@@ -117,6 +117,11 @@ def sentence(said: str) -> str:
     return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
+def judged(result: Mapping[str, Any]) -> str:
+    """Whose weights a search's accuracies come from."""
+    return "brief training" if "control" in (result.get("details") or {}) else "supernet"
+
+
 def evaluated(result: Mapping[str, Any]) -> str:
     """How much of the space a search looked at."""
     n, space = count(result.get("evaluated")), result["space"]

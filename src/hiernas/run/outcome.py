@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
     measured = _measured(run, data, meter, found)
     chosen = {**_member(found.chosen, measured), **own["chosen"]}
     compared = _compared(prepared, run, found, chosen["test_accuracy"], measured)
-    of_search = found.doubts or of_ranking(found.chosen.val_accuracy, data.val.labels.numpy())
+    ranked = () if "control" in found.details else of_ranking(found.chosen.val_accuracy, data.val.labels.numpy())
     bounds = zip(run.config["limits"], limits, strict=True)
     result = {
         **own,
@@ -63,7 +64,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
         "evaluated": run.count_candidates(),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
         "details": dict(found.details),
-        "doubts": [*own["doubts"], *of_search, *of_latency(chosen, limits), *prepared.doubts],
+        "doubts": [*own["doubts"], *(found.doubts or ranked), *of_latency(chosen, limits), *prepared.doubts],
     }
     run.write_json("result.json", {**result, "seconds": run.seconds()})
     write_report(run.path)
@@ -115,9 +116,9 @@ def train_network(
 
 def _trained(prepared: Prepared, run: RunFolder, phase: str, architecture: Architecture, start: Start | None) -> nn.Module:
     """A network after the final training: from a start, or from scratch."""
-    config = prepared.config
-    lr, weights = (config.final_lr, None) if start is None else (start.lr, start.weights)
-    return train_network(architecture, prepared.data, Phase(phase, config.final_epochs, lr), config.train, run, weights)
+    final = prepared.final
+    lr, weights = (final.lr, None) if start is None else (start.lr, start.weights)
+    return train_network(architecture, prepared.data, Phase(phase, final.epochs, lr), final.recipe, run, weights)
 
 
 def _taken_home(
@@ -189,7 +190,7 @@ def _member(candidate: Candidate, measured: Mapping[str, Any]) -> dict[str, Any]
     whole = measured.get(",".join(candidate.options), dict.fromkeys(("measured", "median", "p10", "p90")))
     return {
         "options": list(candidate.options),
-        "val_accuracy": candidate.val_accuracy,
+        "val_accuracy": None if isnan(candidate.val_accuracy) else candidate.val_accuracy,
         "params": candidate.params,
         "macs": candidate.macs,
         "latency_ms": {"predicted": candidate.latency_ms, **whole},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from hiernas.run.settings import differences, for_images, from_dict, from_file, 
 from hiernas.space import SearchSpace
 from hiernas.spaces import make_space, space_function
 from hiernas.train.loop import make_fabric
-from hiernas.train.recipes import Retraining
+from hiernas.train.recipes import Recipe, Retraining
 from hiernas.version import VERSION
 
 OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load_data`
@@ -49,6 +50,7 @@ class Request:
     preset: str = "quick"
     config: Any = None  # of the method; None: the preset's, for as many images as there are
     settings: Sequence[str] = ()  # "key=value" on top of it
+    final: Retraining | None = None  # the final training, where it is not the configuration's
     seed: int = 0
     image_size: int | None = None
     val_per_class: int | None = None
@@ -84,6 +86,7 @@ class Prepared:
     threads: int
     latency: Any  # the latency table that is gone by (ours or a phone's), or None
     config: Any
+    final_recipe: Recipe | None = None  # of the final training, where it is not the configuration's
     fitted: str = ""  # what in the preset was changed for the number of images, in words
     doubts: tuple[str, ...] = ()  # what is doubtful before anything was searched
 
@@ -100,7 +103,13 @@ class Prepared:
             ],
             "automatic_limit": self.automatic_limit, "latency_table": self.latency_table, "runtime": self.runtime,
             "threads": self.threads, "config": to_dict(self.config), "fitted": self.fitted, "doubts": list(self.doubts),
+            **({} if self.final_recipe is None else {"final_recipe": to_dict(self.final_recipe)}),
         }  # fmt: skip
+
+    @property
+    def final(self) -> Retraining:
+        """How the networks that are found are trained."""
+        return Retraining(self.final_recipe or self.config.train, self.config.final_epochs, self.config.final_lr)
 
 
 def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) -> Prepared:
@@ -112,6 +121,8 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
         kept = {site: tuple(options) for site, options in config["space"]["options"].items()}
         limits = tuple(Limit(**{k: v for k, v in limit.items() if v is not None}) for limit in config["limits"])
         chosen = from_file(type(METHODS[config["method"]].presets["paper"]), config["config"])
+        other = config.get("final_recipe")
+        final_recipe = None if other is None else from_file(Recipe, other)
         told = {"fitted": config.get("fitted", ""), "doubts": tuple(config.get("doubts", ()))}
     if space is None and name not in hiernas.spaces.NAMES:
         raise RunError(f"{run.path} searches a space of your own, '{name}'; resume it with space=...")
@@ -120,8 +131,9 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
     file = _kept_latency(run) or same["latency_table"]
     latency = _latency(same["method"], space, file, same["runtime"], same["threads"], chosen, limits, run.listener)
     return Prepared(
-        **same, **told, space=space, data=images, data_source=config["data"], limits=limits, latency=latency, config=chosen
-    )
+        **same, **told, space=space, data=images, data_source=config["data"], limits=limits, latency=latency, config=chosen,
+        final_recipe=final_recipe,
+    )  # fmt: skip
 
 
 def prepare(request: Request, listener: Listener | None = None) -> Prepared:
@@ -134,11 +146,14 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
     config, metrics = asked, [limit.metric for limit in limits]
     if request.config is None:
         config = for_images(asked, request.preset, len(data.train), names_of(request.settings))
-    fitted = differences(asked, config)
+    fitted, final = differences(asked, config), request.final
+    if final is not None:
+        config = replace(config, final_epochs=final.epochs, final_lr=final.lr)
     if config.objective == "auto":  # the latency where it is limited or nothing is, else what the first limit is on
         config = replace(config, objective="latency_ms" if "latency_ms" in metrics or not metrics else metrics[0])
     space = make_space(name, data, arguments)
-    _refuse(request.method, config, space, data)
+    recipe = config.train if final is None else final.recipe
+    _refuse(request.method, config, recipe, space, data)
     among = method.among(space)
     counted = [limit for limit in limits if limit.metric != "latency_ms"]
     check_reachable(among, cost_tables(among, None), counted)  # what can be refused before anything is measured
@@ -155,7 +170,8 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
         latency_table=None if file is None else str(Path(file).resolve()),
         runtime=runtime or RUNTIME if latency is None else latency.runtime,
         threads=threads or 1 if latency is None else latency.threads,
-        latency=latency, config=config, fitted=fitted, doubts=tuple(of_limits(tables, limits, not metrics)),
+        latency=latency, config=config, final_recipe=None if recipe == config.train else recipe, fitted=fitted,
+        doubts=tuple(of_limits(tables, limits, not metrics)),
     )  # fmt: skip
 
 
@@ -172,25 +188,28 @@ def _named_space(request: Request) -> tuple[str | SearchSpace, Mapping[str, Any]
     return space, {**sizes, **request.space_arguments}
 
 
-def _refuse(method: str, config: Any, space: SearchSpace, data: ImageData) -> None:
+def _refuse(method: str, config: Any, final: Recipe, space: SearchSpace, data: ImageData) -> None:
     """What cannot be searched, or trained on these images."""
-    size, refusal = data.input_size[1:], METHODS[method].refusal(space)
+    refusal, images = METHODS[method].refusal(space), getattr(config, "calibration_images", math.inf)
     if len(data.train) < 2 * 2:
         raise ConfigError(f"{len(data.train)} training images are too few to train on")
-    Augment.of(config.train)  # says so where it is not available
-    make_fabric(config.train)  # says so where this machine lacks the device or the precision
-    if config.train.cutout >= min(size):
-        raise ConfigError(f"train.cutout is {config.train.cutout}, and the images are {size} pixels; choose less")
-    if config.calibration_images < data.num_classes:
-        raise ConfigError(f"calibration_images={config.calibration_images} is fewer than one image per class")
+    for recipe in dict.fromkeys((config.train, final)):
+        Augment.of(recipe)  # says so where it is not available
+        make_fabric(recipe)  # says so where this machine lacks the device or the precision
+        size = data.input_size[1:]
+        if recipe.cutout >= min(size):
+            raise ConfigError(f"train.cutout is {recipe.cutout}, and the images are {size} pixels; choose less")
+        if recipe.drop_path and space.skeleton.searched == "blocks":
+            raise ConfigError(
+                f"train.drop_path is for networks of cells, and '{space.name}' is a chain; leave it out (--set "
+                "train.drop_path=0)"
+            )
+    if images < data.num_classes:
+        raise ConfigError(f"calibration_images={images} is fewer than one image per class")
     if refusal is not None:
         raise SpaceError(
             f"method '{method}' cannot search '{space.name}': {refusal}; leave --space out, or choose another method "
             "(`hiernas list methods`)"
-        )
-    if config.train.drop_path and space.skeleton.searched == "blocks":
-        raise ConfigError(
-            f"train.drop_path is for networks of cells, and '{space.name}' is a chain; leave it out (--set train.drop_path=0)"
         )
 
 

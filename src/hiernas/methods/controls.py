@@ -1,0 +1,164 @@
+"""Controls without a search: what one would take if there were none. They share limits, tables and final training with it.
+
+One network drawn within the limits; as many of them, trained briefly, as a search costs, of which the best is trained; and
+the largest regular network. They take every kind of space.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from hiernas.data.split import ImageData
+from hiernas.errors import ConfigError, LimitError
+from hiernas.methods.hnas import PRESETS as HNAS
+from hiernas.problem import TINY, Candidate, Found, Method, Problem, training_work
+from hiernas.randomness import numpy_generator, seeded
+from hiernas.search.decided import regular
+from hiernas.search.ranking import Ledger, most_accurate, pareto_front
+from hiernas.space import Architecture, SearchSpace
+from hiernas.train.recipes import Phase, Recipe
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """Settings of a control: those of the final training, which is all that it does."""
+
+    objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the limit that is chosen where none is given
+    final_epochs: int = 240
+    final_lr: float = 0.5
+    train: Recipe = field(default_factory=lambda: HNAS["paper"].train)
+
+    def __post_init__(self) -> None:
+        if self.final_epochs < 1 or not 0 < self.final_lr < math.inf:
+            raise ConfigError(f"final_epochs is {self.final_epochs} and final_lr {self.final_lr}; both must be positive")
+
+
+@dataclass(frozen=True)
+class RandomKConfig(ControlConfig):
+    """Settings of `random-k`."""
+
+    networks: int = 20  # k: drawn and trained briefly
+    epochs: int = 12  # of each brief training, on the training images alone; its learning rate is `final_lr`
+    calibration_images: int = 1000  # for batch-norm statistics after a brief training, or all if there are fewer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in {"networks": 2, "epochs": 1, "calibration_images": 2}.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+
+def random_network(problem: Problem, config: ControlConfig) -> Found:
+    """One network, drawn evenly from those within the limits."""
+    return _untrained(problem, _draw(problem, 1)[0], {"control": "random"})
+
+
+def random_k(problem: Problem, config: RandomKConfig) -> Found:
+    """`networks` of them, each trained for a few epochs; the one of best validation accuracy is chosen."""
+    space, drawn = problem.space, _draw(problem, config.networks)
+    names = {space.decode(genes): f"brief{i + 1}" for i, genes in enumerate(drawn)}
+    ledger = Ledger(space, _brief_training(problem, config, names), config.objective, "brief", problem)
+    for genes in drawn:
+        ledger.evaluate(genes[None])  # one at a time: each accuracy is kept as soon as it is known
+    found = ledger.candidates
+    front = tuple(pareto_front(found, config.objective))
+    return Found(space, front, most_accurate(found, config.objective), details={"control": "random-k"})
+
+
+def plain(problem: Problem, config: ControlConfig) -> Found:
+    """The largest regular network within the limits: in a chain the same operation everywhere, in cells the plainest one.
+
+    Where no network of one operation meets them, that of as many equal layers as there can be. Of several, the one with
+    the most multiply-adds.
+    """
+    genes = [problem.budget.best(problem.space, strengths) for strengths in _regular(problem.space)]
+    macs = problem.budget.tables(problem.space)["macs"].of(np.array(genes))
+    equal = [_most_equal(problem.space, row) for row in genes]
+    chosen = max(range(len(genes)), key=lambda i: (equal[i], macs[i]))
+    return _untrained(problem, genes[chosen], {"control": "plain"})
+
+
+def _draw(problem: Problem, n: int) -> np.ndarray:
+    """Up to `n` different architectures within the limits: int64 [n, sites]."""
+    genes = problem.budget.sample(problem.space, numpy_generator(problem.seed, "control"), n)
+    if not len(genes):
+        raise LimitError(f"found no architecture of '{problem.space.name}' within the limits; widen them")
+    return genes
+
+
+def _untrained(problem: Problem, genes: np.ndarray, details: dict[str, Any]) -> Found:
+    """An architecture that nothing is known of but its costs."""
+    costs = {metric: float(table.of(genes[None])[0]) for metric, table in problem.budget.tables(problem.space).items()}
+    options = problem.space.decode(genes).options
+    chosen = Candidate(options, math.nan, int(costs["params"]), int(costs["macs"]), costs.get("latency_ms"))
+    return Found(problem.space, (chosen,), chosen, details=details)
+
+
+def _brief_training(
+    problem: Problem, config: RandomKConfig, names: Mapping[Architecture, str]
+) -> Callable[[Sequence[Architecture]], list[float]]:
+    evaluator = problem.trainer.evaluator(None, config.train, config.calibration_images, paths=False)
+
+    def accuracy(architecture: Architecture) -> float:
+        phase = Phase(names[architecture], config.epochs, config.final_lr)
+        with seeded(problem.seed, phase.name, "network"):
+            network = architecture.build()
+        problem.trainer.fit(network, problem.data.train, phase, config.train)
+        evaluator.calibrate(network.cpu())
+        return evaluator.accuracy(network)
+
+    return lambda architectures: [accuracy(a) for a in architectures]
+
+
+def _regular(space: SearchSpace) -> list[list[np.ndarray]]:
+    """Strengths of regular networks, per site [options]: of a chain one for each operation that a site has."""
+    if space.skeleton.searched != "blocks":
+        return [regular(space)]
+    operations = dict.fromkeys(o for d in space.decisions for o in d.options if o != "skip")
+    return [[np.array([float(o == wanted) for o in d.options]) for d in space.decisions] for wanted in operations]
+
+
+def _most_equal(space: SearchSpace, genes: np.ndarray) -> int:
+    """How many sites of a chain have the operation that most of them have, as far as they offer it."""
+    options = space.decode(genes).options
+    return max(sum(o == wanted for o in options) for wanted in set(options) - {"skip"} or {"skip"})
+
+
+def _final(preset: str) -> dict[str, Any]:
+    """The final training of HNAS' preset."""
+    config = HNAS[preset]
+    return {"train": config.train, "final_epochs": config.final_epochs, "final_lr": config.final_lr}
+
+
+PRESETS = {preset: ControlConfig(**_final(preset)) for preset in HNAS}
+K_PRESETS = {
+    "quick": RandomKConfig(**_final("quick"), networks=8, epochs=8, calibration_images=300),
+    "small": RandomKConfig(**_final("small"), networks=8, epochs=1, calibration_images=500),
+    "paper": RandomKConfig(**_final("paper")),
+}
+
+
+def plan_k(config: RandomKConfig, data: ImageData) -> dict[str, float]:
+    """Work per phase."""
+    each = training_work(config.epochs, len(data.train)) + len(data.val) + min(config.calibration_images, len(data.train))
+    return {f"brief{i + 1}": each for i in range(config.networks)}
+
+
+def _any(space: SearchSpace) -> None:
+    """No space is refused."""
+
+
+def _nothing(config: ControlConfig, data: ImageData) -> dict[str, float]:
+    return {}
+
+
+METHODS = {
+    "random": Method(random_network, PRESETS, _nothing, TINY, _any),
+    "random-k": Method(random_k, K_PRESETS, plan_k, TINY, _any),
+    "plain": Method(plain, PRESETS, _nothing, TINY, _any),
+}

@@ -1,0 +1,122 @@
+"""Controls without a search: by listing a small space, and by a trainer whose verdict is known beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from hiernas.budget import Limit
+from hiernas.costs.limits import TableBudget
+from hiernas.costs.tables import cost
+from hiernas.data import ImageData
+from hiernas.errors import LimitError
+from hiernas.methods.controls import ControlConfig, RandomKConfig, plain, random_k, random_network
+from hiernas.networks.ops import MBConv
+from hiernas.problem import Problem
+from hiernas.run.folder import RunFolder
+from hiernas.space import SearchSpace
+from hiernas.spaces import Stage, chain_space
+from toy import RUN
+
+SIZES = (1, 8, 8)
+OPERATIONS = (MBConv(3, 3), MBConv(5, 3), MBConv(3, 6))
+
+
+def space() -> SearchSpace:
+    stages = [Stage(6, 2, 1, OPERATIONS), Stage(8, 2, 2, OPERATIONS, skip=True)]
+    return chain_space("own", SIZES, 3, stem=4, stem_stride=2, stages=stages, head=8)
+
+
+class Judge:
+    """Stands in for a trainer: a network is as good as it has weights; what was trained is counted."""
+
+    def __init__(self, stop_after: int = 1000) -> None:
+        self.trained: list[str] = []
+        self.stop_after = stop_after
+
+    def fit(self, model: nn.Module, images: Any, phase: Any, recipe: Any, **_: Any) -> None:
+        if len(self.trained) == self.stop_after:
+            raise KeyboardInterrupt
+        self.trained.append(phase.name)
+
+    def evaluator(self, *_: Any, **__: Any) -> Judge:
+        return self
+
+    def calibrate(self, network: nn.Module) -> None: ...
+
+    def accuracy(self, network: nn.Module) -> float:
+        return sum(p.numel() for p in network.parameters()) / 1e5
+
+
+def asked(folder: Path, data: Any, *limits: Limit, seed: int = 0, trainer: Any = None) -> Problem:
+    run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, RUN)
+    return Problem(space(), data, TableBudget(limits), trainer or Judge(), run, seed)
+
+
+def params_of(options: Any) -> int:
+    return cost(space().architecture(options)).params
+
+
+def limit_at(share: float) -> Limit:
+    counted = sorted(cost(a).params for a in space())
+    return Limit("params", high=counted[int(share * (len(counted) - 1))])
+
+
+def test_one_network_is_drawn_evenly_from_those_within(tmp_path: Path, digits: ImageData) -> None:
+    limit = limit_at(0.05)
+    within = {a.options for a in space() if cost(a).params <= limit.high}
+    n = 40 * len(within)
+    first = asked(tmp_path / "r", digits, limit)
+    drawn = Counter(random_network(replace(first, seed=seed), ControlConfig()).chosen.options for seed in range(n))
+    assert set(drawn) == within
+    expected = n / len(within)
+    square = sum((drawn[o] - expected) ** 2 / expected for o in within)
+    assert square < len(within) + 5 * np.sqrt(2 * len(within))  # chi-square: five standard deviations
+
+
+def test_the_largest_regular_network_that_fits(tmp_path: Path, digits: ImageData) -> None:
+    names = ["k3_e3", "k5_e3", "k3_e6"]
+    sizes = {name: params_of([name] * 4) for name in names}
+    assert len(set(sizes.values())) == 3
+    for high in (*sizes.values(), max(sizes.values()) + 1000):
+        fitting = [n for n in names if sizes[n] <= high]
+        found = plain(asked(tmp_path / f"r{high}", digits, Limit("params", high=high)), ControlConfig())
+        macs = {n: cost(space().architecture([n] * 4)).macs for n in fitting}
+        assert found.chosen.options == (max(fitting, key=lambda n: macs[n]),) * 4
+
+
+def test_where_no_operation_fits_everywhere_it_stands_where_it_can(tmp_path: Path, digits: ImageData) -> None:
+    limit = Limit("params", high=params_of(["k3_e3"] * 4) - 1)
+    found = plain(asked(tmp_path / "r", digits, limit), ControlConfig()).chosen
+    best = max(
+        max(o.count(name) for name in ("k3_e3", "k5_e3", "k3_e6"))
+        for o in product(*(d.options for d in space().decisions))
+        if params_of(o) <= limit.high
+    )
+    assert found.params <= limit.high
+    assert max(Counter(o for o in found.options if o != "skip").values()) == best
+    with pytest.raises(LimitError):
+        random_network(asked(tmp_path / "n", digits, Limit("params", high=10)), ControlConfig())
+
+
+def test_the_best_of_k_after_a_kill_is_that_of_one_go(tmp_path: Path, digits: ImageData) -> None:
+    config = RandomKConfig(networks=7, epochs=1, objective="macs")
+    limit = limit_at(0.7)
+    whole, cut, rest = Judge(), Judge(stop_after=3), Judge()
+    found = random_k(asked(tmp_path / "a", digits, limit, trainer=whole), config)
+    with pytest.raises(KeyboardInterrupt):
+        random_k(asked(tmp_path / "b", digits, limit, trainer=cut), config)
+    again = random_k(asked(tmp_path / "b", digits, limit, trainer=rest), config)
+    assert again == found
+    assert cut.trained + rest.trained == whole.trained == [f"brief{i + 1}" for i in range(7)]
+    drawn = json.loads(json.dumps(sorted(asked(tmp_path / "a", digits).run.candidates("brief").items())))
+    assert found.chosen.params == max(params_of(options.split(",")) for options, _ in drawn)  # the judge's verdict
+    assert all(member.val_accuracy == params_of(member.options) / 1e5 for member in found.front)
