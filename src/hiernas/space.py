@@ -187,9 +187,7 @@ class SearchSpace:
             if not 0 <= g < len(d.options):
                 raise SpaceError(f"gene {g} is out of range at site '{d.name}'; it has {len(d.options)} options")
         self._check_groups(genes)
-        return Architecture(
-            self.skeleton, tuple(((d.options[g], 1.0),) for d, g in zip(self.decisions, genes, strict=True))
-        )
+        return Architecture(self.skeleton, tuple(((d.options[g], 1.0),) for d, g in zip(self.decisions, genes, strict=True)))
 
     def _check_groups(self, genes: Sequence[int] | np.ndarray) -> None:
         chosen = iter(genes)

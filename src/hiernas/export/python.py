@@ -141,7 +141,6 @@ LARGEST_STRIDE = 16  # of all blocks together: timm turns further strides into d
 SE_RATIO = 0.25
 
 
-
 @dataclass(frozen=True)
 class TimmNetwork:
     """What timm's EfficientNet needs to build a network."""

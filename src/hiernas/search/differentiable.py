@@ -100,9 +100,7 @@ def learn(
     supernet = problem.supernet(space, phase)
     generator = torch_generator(problem.seed, phase, "alphas")
     epochs, batch = settings.warmup_epochs + settings.epochs, settings.train.batch_size
-    architect = AlphaArchitect(
-        encoding, validation, settings.alpha, generator, extra, apart, settings.warmup_epochs / epochs
-    )
+    architect = AlphaArchitect(encoding, validation, settings.alpha, generator, extra, apart, settings.warmup_epochs / epochs)
 
     def validate(epoch: int) -> float:
         reached = trainer.accuracy(supernet, validation, batch, architect.gates())
@@ -149,9 +147,7 @@ def counted(architecture: Architecture, budget: Budget) -> tuple[int, int]:
     return params, macs
 
 
-def found(
-    learned: tuple[Any, AlphaArchitect, Verdict], problem: Problem, config: Any, phase: str = "train1"
-) -> Found:
+def found(learned: tuple[Any, AlphaArchitect, Verdict], problem: Problem, config: Any, phase: str = "train1") -> Found:
     """The derived architecture that meets the limits; its details say where DARTS' rule alone would have gone."""
     supernet, architect, verdict = learned
     space, proxy = problem.space, architect.space

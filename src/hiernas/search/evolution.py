@@ -111,9 +111,7 @@ def start(space: SearchSpace, budget: Budget, effort: Effort, rng: np.random.Gen
 class RandomSearch:
     """New uniform feasible architectures each generation: the control with the same number of evaluations."""
 
-    def __init__(
-        self, sample: Callable[[int, set[bytes]], np.ndarray], population: int, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, sample: Callable[[int, set[bytes]], np.ndarray], population: int, rng: np.random.Generator) -> None:
         self.sample, self.population, self.rng = sample, population, rng
         self.seen: list[list[int]] = []
 

@@ -60,9 +60,7 @@ class ConstrainedNSGA2:
         self.told: dict[Genes, None] = {}  # the free genes of everything evaluated so far
         upper = sizes[self.free] - 1
         self.problem = Problem(n_var=len(self.free), n_obj=2, xl=np.zeros_like(upper), xu=upper, vtype=int)
-        mutation = PolynomialMutation(
-            prob=1.0, prob_var=1 / len(self.free), eta=self.ETA, vtype=float, repair=RoundingRepair()
-        )
+        mutation = PolynomialMutation(prob=1.0, prob_var=1 / len(self.free), eta=self.ETA, vtype=float, repair=RoundingRepair())
         self.algorithm = NSGA2(
             pop_size=population,
             sampling=initial[:, self.free],

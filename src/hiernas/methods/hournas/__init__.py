@@ -130,9 +130,7 @@ def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
     return space.restrict(kept)
 
 
-def search_vital(
-    supernet: Any, images: Split, validation: Split, problem: Problem, config: HourNASConfig
-) -> np.ndarray:
+def search_vital(supernet: Any, images: Split, validation: Split, problem: Problem, config: HourNASConfig) -> np.ndarray:
     """The architecture parameters of the vital blocks, trained with the weights of the minimal supernet: [L, O]."""
     options = option_mask(supernet.space)
     theta = fresh_parameters(1, options, numpy_generator(problem.seed, "vital"))
