@@ -12,7 +12,7 @@ from hiernas import gates
 from hiernas.costs.tables import cost, cost_tables
 from hiernas.errors import SpaceError
 from hiernas.networks import cell_ops as cells
-from hiernas.networks.cell_modules import Cell, DropPath
+from hiernas.networks.cell_ops import Cell, DropPath
 from hiernas.networks.parts import live_nodes
 from hiernas.networks.supernets import CellSupernet
 from hiernas.space import Architecture, SearchSpace

@@ -22,7 +22,7 @@ from hiernas.networks.graph import Call, Graph, Region, graph_of_network, graph_
 from hiernas.networks.ops import Conv, MBConv, Op, Skip
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
-from hiernas.vital.blocks import Block, blocks_of_graph, blocks_of_network, blocks_of_space
+from hiernas.vital import Block, blocks_of_graph, blocks_of_network, blocks_of_space
 
 
 def first_blocks(*stages: int) -> tuple[str, ...]:

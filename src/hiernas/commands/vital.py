@@ -27,7 +27,7 @@ from hiernas.run.request import reload_data
 from hiernas.space import Architecture, Skeleton
 from hiernas.spaces import KNOWN, space_function
 from hiernas.train.loop import accuracy
-from hiernas.vital.blocks import (
+from hiernas.vital import (
     DRAWS,
     PROBABILITIES,
     Block,

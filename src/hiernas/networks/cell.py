@@ -14,8 +14,7 @@ from torch import nn
 
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import ConfigError, SpaceError
-from hiernas.networks.cell_modules import AuxiliaryHead, CellNet
-from hiernas.networks.cell_ops import OPERATIONS, ReLUConv, operation
+from hiernas.networks.cell_ops import OPERATIONS, AuxiliaryHead, CellNet, ReLUConv, operation
 from hiernas.networks.genotype import INPUTS, Edge, Genotype, check_operations, read_genotype
 from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import (

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.errors import SpaceError
-from hiernas.networks.cell_modules import Cell
-from hiernas.networks.cell_ops import Concat, ReLUConv, Sum
+from hiernas.networks.cell_ops import Cell, Concat, ReLUConv, Sum
 from hiernas.networks.genotype import INPUTS
 from hiernas.networks.ops import Op, built
 from hiernas.space import Choice

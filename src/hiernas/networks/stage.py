@@ -18,8 +18,18 @@ from torch import nn
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.networks.cell import CellNetwork, row_of_cells
-from hiernas.networks.cell_modules import AuxiliaryHead, Cell, StageGraph, StageNet
-from hiernas.networks.cell_ops import FREE, OPERATIONS, Concat, ReLUConv, Sum, operation
+from hiernas.networks.cell_ops import (
+    FREE,
+    OPERATIONS,
+    AuxiliaryHead,
+    Cell,
+    Concat,
+    ReLUConv,
+    StageGraph,
+    StageNet,
+    Sum,
+    operation,
+)
 from hiernas.networks.genotype import INPUTS, Genotype, check_concat, check_operations, genotype, name_of, read_graph
 from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import (

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from hiernas.combinatorics import Decision
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
-from hiernas.networks.cell_modules import nothing, sum_of
-from hiernas.networks.cell_ops import FactorizedReduce
+from hiernas.networks.cell_ops import FactorizedReduce, nothing, sum_of
 from hiernas.networks.genotype import INPUTS
 from hiernas.networks.parts import EdgeChoices, Mixture, Place, build_parts, edges_of, live_nodes
 from hiernas.space import Architecture, SearchSpace
