@@ -15,7 +15,7 @@ from hiernas.costs.tables import Count, counted
 from hiernas.data.batches import in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, SpaceError
-from hiernas.methods.hournas.vital import vital_sites
+from hiernas.methods.hournas import vital_sites
 from hiernas.networks.graph import Graph, Region, evaluating, graph_of_network, regions, within
 from hiernas.randomness import numpy_generator
 from hiernas.space import SearchSpace

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hiernas import spaces
 from hiernas.costs.tables import cost, cost_tables
 from hiernas.errors import SpaceError
-from hiernas.methods.hournas.vital import vital_sites
+from hiernas.methods.hournas import vital_sites
 from hiernas.networks.graph import Call, Graph, Region, graph_of_network, graph_of_program, regions
 from hiernas.networks.ops import Conv, MBConv, Op, Skip
 from hiernas.space import SearchSpace

@@ -13,8 +13,7 @@ from typing import Any, Literal
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
 from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, training_work
-from hiernas.search.evolution import Effort
-from hiernas.search.oneshot import search_supernet, train_supernet
+from hiernas.search.evolution import Effort, search_supernet, train_supernet
 from hiernas.search.ranking import at_least, most_accurate, operation_frequency, pareto_front
 from hiernas.train.recipes import Phase, Recipe
 

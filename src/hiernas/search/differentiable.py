@@ -13,10 +13,9 @@ from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
 from hiernas.problem import Found, Problem, training_work
 from hiernas.randomness import torch_generator
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, by_strength
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, Extra, by_strength
 from hiernas.search.bilevel import shares
 from hiernas.search.decided import Verdict, regular
-from hiernas.search.pressure import Extra
 from hiernas.search.ranking import Ledger
 from hiernas.space import Architecture
 from hiernas.train.recipes import Phase, Recipe
