@@ -84,9 +84,7 @@ class SearchSpace:
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """One architecture, uniform over the space."""
-        if self.skeleton.groups:
-            return self.decode(self.sample_encoded(rng, 1)[0])
-        return self.decode([int(rng.integers(len(d.options))) for d in self.decisions])
+        return self.decode(self.sample_encoded(rng, 1)[0])
 
     def sample_encoded(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """`n` uniform architectures as option indices: int64 [n, sites]."""

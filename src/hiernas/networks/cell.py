@@ -112,7 +112,7 @@ class CellNetwork:
         if not is_genotype:
             return choices
         genotype = read_genotype(choices)
-        known = {*self.cell_kinds, *_general(self.cell_kinds)}
+        known = {*self.cell_kinds, *(kind.rstrip("0123456789") for kind in self.cell_kinds)}
         stray = [kind for kind, _ in genotype.cells if kind not in known]
         if stray:
             raise SpaceError(f"space '{self.name}' has no cell '{stray[0]}'; its cells are {', '.join(self.cell_kinds)}")
@@ -220,7 +220,3 @@ def _two_or_more(edges: Sequence[Edge]) -> tuple[Edge, ...]:
     kept = [edge for edge in edges if edge[0] != "none"]
     lacking = [edge for edge in edges if edge[0] == "none"][: max(0, 2 - len(kept))]
     return tuple(sorted([*kept, *lacking], key=lambda edge: edge[1]))
-
-
-def _general(kinds: Sequence[str]) -> set[str]:
-    return {kind.rstrip("0123456789") for kind in kinds}

@@ -91,10 +91,12 @@ class Chain:
     def ways_around(self, decisions: Sequence[Decision]) -> list[bool]:
         """Per site whether there is a way around it: it can be skipped, or an identity leads around its every option."""
         _, sites = self.parts()
-        return [
-            any(part.is_identity for part in options.get("skip", ())) or all(_leads_around(options[o]) for o in d.options)
-            for d, options in zip(decisions, sites, strict=True)
-        ]
+        with torch.device("meta"):
+            return [
+                any(part.is_identity for part in options.get("skip", ()))
+                or all(has_identity(part.build(), part.input_size) for o in d.options for part in options[o])
+                for d, options in zip(decisions, sites, strict=True)
+            ]
 
     def mixed_parts(self) -> Mixed:
         """As `parts`, for networks that keep several options."""
@@ -118,11 +120,6 @@ class Chain:
         for m in module.modules():
             if isinstance(m, nn.BatchNorm2d):
                 m.eps = self.bn_eps
-
-
-def _leads_around(parts: Sequence[Part]) -> bool:
-    with torch.device("meta"):
-        return all(has_identity(part.build(), part.input_size) for part in parts)
 
 
 def _block(site: Site, choice: Choice) -> nn.Module:

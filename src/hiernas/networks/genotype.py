@@ -13,6 +13,7 @@ import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from hiernas.errors import SpaceError, did_you_mean
@@ -72,16 +73,12 @@ def read_graph(value: Any, what: str) -> Graph:
     try:
         nested = bool(value) and not isinstance(value[0][0], str)
         nodes = value if nested else [value[i : i + 2] for i in range(0, len(value), 2)]
-        graph = tuple(tuple(sorted(((str(op), int(source)) for op, source in node), key=_source)) for node in nodes)
+        graph = tuple(tuple(sorted(((str(op), int(source)) for op, source in node), key=itemgetter(1))) for node in nodes)
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise SpaceError(f"'{what}' is no list of (operation, input) pairs: {_short(value)}") from error
     for node, edges in enumerate(graph, INPUTS):
         _check_node(what, node, edges)
     return graph
-
-
-def _source(edge: Edge) -> int:
-    return edge[1]
 
 
 def _check_node(what: str, node: int, edges: Sequence[Edge]) -> None:
@@ -136,14 +133,10 @@ def _short(value: Any) -> str:
 # -- published cells, as their authors' repositories print them ------------------------------------------------------
 
 
-def _cell(text: str) -> list[list[list[Any]]]:
-    """'sep_conv_3x3 0, skip_connect 1 | ...': the edges into each node."""
-    nodes = [[edge.split() for edge in node.split(",")] for node in text.split("|")]
-    return [[[op, int(source)] for op, source in node] for node in nodes]
-
-
 def _genotype(**cells: str) -> Genotype:
-    return read_genotype({kind: _cell(text) for kind, text in cells.items()})
+    """By kind the edges into each node: 'sep_conv_3x3 0, skip_connect 1 | ...'."""
+    nodes = {kind: text.split("|") for kind, text in cells.items()}
+    return read_genotype({kind: [[edge.split() for edge in node.split(",")] for node in of] for kind, of in nodes.items()})
 
 
 GENOTYPES: dict[str, Genotype] = {

@@ -323,7 +323,9 @@ class StageNetwork:
         places = self.places()
         stages = [self._build_stage(k, p, *self.stage_choices(k, choices)) for k, p in enumerate(places)]
         reductions = [self.build_cell(p.reduction) for p in places if p.reduction]
-        auxiliary = self._auxiliary(places) if self.auxiliary else None
+        last, auxiliary = places[-1].preprocess, None
+        if self.auxiliary:
+            auxiliary = AuxiliaryHead(last.cin, self.num_classes, last.size, self.stem == "cifar")
         return StageNet(build_parts(self.stem_parts()), stages, reductions, self._classifier(places).build(), auxiliary)
 
     def stage_choices(self, stage: int, choices: Sequence[Choice]) -> tuple[EdgeChoices, tuple[int, int]]:
@@ -375,10 +377,6 @@ class StageNetwork:
         graph = self.genotype.graph(p.kind)
         choices = {(s, n): ((op, 1.0),) for n, edges in enumerate(graph, INPUTS) for op, s in edges}
         return build_cell(p, choices, self.operation, len(graph))
-
-    def _auxiliary(self, places: Sequence[StagePlace]) -> AuxiliaryHead:
-        last = places[-1].preprocess
-        return AuxiliaryHead(last.cin, self.num_classes, last.size, self.stem == "cifar")
 
     def supernet(self, decisions: Sequence[Decision]) -> StageSupernet:
         return StageSupernet(self, decisions)
