@@ -51,10 +51,6 @@ class Skeleton(Protocol):
         """Operations with their places: a list of those of every network, and per site those of each option, by name."""
         ...
 
-    def mixed_parts(self) -> Any:
-        """The same for networks that keep any number of options, with the sums these take; and which parts are sums."""
-        ...
-
     def proxy(self, channels: int | None = None, cells: int | None = None) -> Skeleton:
         """The same in the size, and with the batch norms, of the network that is searched in."""
         ...

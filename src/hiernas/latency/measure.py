@@ -25,7 +25,6 @@ from torch import nn
 from hiernas.costs.tables import counted, footprint, parts_of_space
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
-from hiernas.networks.parts import with_sums
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def plan_of(space: SearchSpace, with_edges: bool) -> Plan:
     every = [part for site in options for parts in site for part in parts]
     edges: dict[str, Item] = {}
     operations: dict[str, Item] = {}
-    for part in (*fixed, *every, *(with_sums(every) if space.skeleton.groups else ())):
+    for part in (*fixed, *every, *(part.summed() for part in every if space.skeleton.groups)):
         if part.is_identity or part.key in operations:
             continue
         ends = [] if part is fixed[0] else [part.input_size]

@@ -20,7 +20,6 @@ from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import (
     SEARCHED,
     EdgeChoices,
-    Mixed,
     Part,
     Parts,
     Place,
@@ -29,7 +28,6 @@ from hiernas.networks.parts import (
     cell_options,
     edge_name,
     edges_of,
-    mixed_parts,
     output_of,
     place,
     strided,
@@ -169,10 +167,6 @@ class CellNetwork:
         fixed += [part for p in places for part in (*p.preprocess, *p.joins(self.nodes, SEARCHED))]
         options = cell_options(places, self.cell_kinds, self.nodes, [self.operation(name) for name in OPERATIONS])
         return [*fixed, self._classifier(places)], options
-
-    def mixed_parts(self) -> Mixed:
-        """As `parts`, for networks that keep several options."""
-        return mixed_parts(self.parts())
 
     def _classifier(self, places: Sequence[Place]) -> Part:
         last = places[-1]

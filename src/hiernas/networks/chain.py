@@ -19,7 +19,7 @@ from hiernas.combinatorics import Decision, Group
 from hiernas.gates import Gates
 from hiernas.networks.graph import has_identity
 from hiernas.networks.ops import initialise
-from hiernas.networks.parts import Mixed, Mixture, Options, Part, Parts, Site, mixed_parts, strided
+from hiernas.networks.parts import Mixture, Options, Part, Parts, Site, strided
 from hiernas.networks.supernets import as_one_step, check_restriction
 from hiernas.space import Architecture, Choice, SearchSpace
 
@@ -97,10 +97,6 @@ class Chain:
                 or all(has_identity(part.build(), part.input_size) for o in d.options for part in options[o])
                 for d, options in zip(decisions, sites, strict=True)
             ]
-
-    def mixed_parts(self) -> Mixed:
-        """As `parts`, for networks that keep several options."""
-        return mixed_parts(self.parts())
 
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network of the chosen options: [B, C, H, W] -> [B, classes]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,6 +47,19 @@ class Part:
     def is_identity(self) -> bool:
         return self.op.name in ("skip", "skip_connect") and self.stride == 1 and self.cin == self.cout
 
+    @property
+    def is_sum(self) -> bool:
+        return isinstance(self.op, Sum)
+
+    @property
+    def is_searched_sum(self) -> bool:
+        """Whether it is the sum of a node whose edges are searched: other networks have any number of these."""
+        return self.is_sum and self.name == SEARCHED
+
+    def summed(self) -> Part:
+        """The weighted sum that takes up its output where a site keeps any number of options."""
+        return Part("sum", Sum(weighted=True), self.cout, self.cout, 1, strided(self.size, self.stride))
+
     def build(self) -> nn.Module:
         return built(self.op, self.cin, self.cout, self.stride)
 
@@ -77,27 +90,6 @@ class Site:
 
 Options = dict[str, tuple[Part, ...]]  # by option, what it adds: nothing, or a part at each place where it stands
 Parts = tuple[list[Part], list[Options]]  # of every network; of each site's options
-Mixed = tuple[list[Part], list[Options], Callable[[Part], bool]]
-
-
-def mixed_parts(parts: Parts) -> Mixed:
-    """Parts of networks that keep any number of a site's options, each followed by the weighted sum that takes it up.
-
-    The sums of nodes whose edges are searched are left out of what every network has. The last: which parts are sums.
-    """
-    fixed, options = parts
-    kept = [part for part in fixed if not (isinstance(part.op, Sum) and part.name == SEARCHED)]
-    summed = [{option: with_sums(of) for option, of in site.items()} for site in options]
-    return kept, summed, lambda part: isinstance(part.op, Sum)
-
-
-def with_sums(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Operations, each followed by the weighted sum that takes up its output."""
-    found: list[Part] = []
-    for part in parts:
-        channels, *size = part.output_size
-        found += [part, Part("sum", Sum(weighted=True), channels, channels, 1, (size[0], size[1]))]
-    return tuple(found)
 
 
 class Mixture(nn.Module):

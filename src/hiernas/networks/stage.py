@@ -35,7 +35,6 @@ from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import (
     SEARCHED,
     EdgeChoices,
-    Mixed,
     Options,
     Part,
     Parts,
@@ -47,7 +46,6 @@ from hiernas.networks.parts import (
     cell_options,
     edge_name,
     live_nodes,
-    mixed_parts,
     output_of,
     place,
     shape,
@@ -307,10 +305,6 @@ class StageNetwork:
         edges = [edge for node in self.genotype.graph(cell.kind) for edge in node]
         operations = [cell.part(source, self.operation(op)) for op, source in edges if op != "none"]
         return [*cell.preprocess, *operations, *cell.joins(self.nodes, cell.kind)]
-
-    def mixed_parts(self) -> Mixed:
-        """As `parts`, for networks that keep several options."""
-        return mixed_parts(self.parts())
 
     def _classifier(self, places: Sequence[StagePlace]) -> Part:
         last = places[-1]
