@@ -138,12 +138,8 @@ class CellNetwork:
 
     def stems(self) -> tuple[list[Part], list[Part]]:
         """The parts before the first cell: those that make its first input, and those that go on to its second."""
-        channels, size, c = self.input_size[0], self.input_size[1:], self.channels
-        if self.stem == "cifar":
-            return [Part("stem", Conv(3, None), channels, 3 * c, 1, size)], []
-        first = Part("stem", Conv(3, "relu"), channels, c // 2, 2, size)
-        second = Part("stem", Conv(3, None), c // 2, c, 2, strided(size))
-        return [first, second], [Part("stem", ReLUConv(3), c, c, 2, strided(strided(size)))]
+        parts = stem_parts(self.stem, self.input_size, self.channels, 3 * self.channels)
+        return parts[:2], parts[2:]
 
     def places(self) -> list[Place]:
         """All cells in order."""
@@ -195,6 +191,17 @@ class CellNetwork:
 
     def supernet(self, decisions: Sequence[Decision]) -> CellSupernet:
         return CellSupernet(self, decisions)
+
+
+def stem_parts(stem: str, input_size: tuple[int, int, int], channels: int, width: int) -> list[Part]:
+    """DARTS' stems: for small images one convolution to this width, for ImageNet's three of stride 2."""
+    given, *size = input_size
+    pixels, half = (size[0], size[1]), channels // 2
+    if stem == "cifar":
+        return [Part("stem", Conv(3, None), given, width, 1, pixels)]
+    first = Part("stem", Conv(3, "relu"), given, half, 2, pixels)
+    second = Part("stem", Conv(3, None), half, channels, 2, strided(pixels))
+    return [first, second, Part("stem", ReLUConv(3), channels, channels, 2, strided(strided(pixels)))]
 
 
 def row_of_cells(kinds: Sequence[str], cells: int) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from hiernas.combinatorics import Decision, Group
 from hiernas.gates import Gates
 from hiernas.networks.graph import has_identity
 from hiernas.networks.ops import initialise
-from hiernas.networks.parts import Mixture, Options, Part, Parts, Site, strided
+from hiernas.networks.parts import Mixture, Options, Part, Parts, Site, mixed, strided
 from hiernas.networks.supernets import as_one_step, check_restriction
 from hiernas.space import Architecture, Choice, SearchSpace
 
@@ -100,7 +100,10 @@ class Chain:
 
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network of the chosen options: [B, C, H, W] -> [B, classes]."""
-        layers = [_fixed(self.stem), *map(_block, self.sites, choices), _fixed(self.head)]
+        layers: list[nn.Module] = [_fixed(self.stem)]
+        for site, choice in zip(self.sites, choices, strict=True):
+            layers.append(mixed([site.build(option) for option, _ in choice], [weight for _, weight in choice]))
+        layers.append(_fixed(self.head))
         names = ["stem", *(n.replace(".", "_") for n in self.site_names), "head"]
         network = nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
         self._finish(network)
@@ -116,12 +119,6 @@ class Chain:
         for m in module.modules():
             if isinstance(m, nn.BatchNorm2d):
                 m.eps = self.bn_eps
-
-
-def _block(site: Site, choice: Choice) -> nn.Module:
-    if len(choice) == 1 and choice[0][1] == 1.0:
-        return site.build(choice[0][0])
-    return Mixture([site.build(option) for option, _ in choice], [weight for _, weight in choice])
 
 
 def _fixed(sites: Sequence[Site]) -> nn.Sequential:

@@ -107,6 +107,11 @@ class Mixture(nn.Module):
         return total
 
 
+def mixed(modules: Sequence[nn.Module], weights: Sequence[float]) -> nn.Module:
+    """Operations and their weights as one module: the operation itself where there is one, of weight 1."""
+    return modules[0] if tuple(weights) == (1.0,) else Mixture(modules, weights)
+
+
 # -- cells -------------------------------------------------------------------------------------------------------
 
 
@@ -182,21 +187,12 @@ def build_cell(p: Place, choices: EdgeChoices, make: Any, nodes: int) -> Cell:
     """The plain cell of chosen edges; `make` gives the operation of a name."""
     edges = {}
     for (source, node), choice in choices.items():
-        module = build_edge([(p.part(source, make(option)), weight) for option, weight in choice if option != "none"])
-        if module is not None:
-            edges[source, node] = module
+        kept = [(p.part(source, make(option)).build(), weight) for option, weight in choice if option != "none"]
+        if kept:
+            edges[source, node] = mixed(*zip(*kept, strict=True))
     if not edges:
         raise SpaceError(f"cell '{p.kind}' has no edge; one of its nodes needs one, the others may be without")
     return Cell(p.preprocess[0].build(), p.preprocess[1].build(), edges, nodes, p.reduction)
-
-
-def build_edge(kept: Sequence[tuple[Part, float]]) -> nn.Module | None:
-    """The module of one edge with its kept operations and their weights; None where nothing is kept."""
-    if not kept:
-        return None
-    if len(kept) == 1 and kept[0][1] == 1.0:
-        return kept[0][0].build()
-    return Mixture([part.build() for part, _ in kept], [weight for _, weight in kept])
 
 
 # -- graphs of cells ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from torch import nn
 
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
-from hiernas.networks.cell import CellNetwork, row_of_cells
+from hiernas.networks.cell import CellNetwork, row_of_cells, stem_parts
 from hiernas.networks.cell_ops import (
     FREE,
     OPERATIONS,
@@ -31,7 +31,7 @@ from hiernas.networks.cell_ops import (
     operation,
 )
 from hiernas.networks.genotype import INPUTS, Genotype, check_concat, check_operations, genotype, name_of, read_graph
-from hiernas.networks.ops import Classifier, Conv, Op
+from hiernas.networks.ops import Classifier, Op
 from hiernas.networks.parts import (
     SEARCHED,
     EdgeChoices,
@@ -41,15 +41,14 @@ from hiernas.networks.parts import (
     Place,
     StageShape,
     build_cell,
-    build_edge,
     build_parts,
     cell_options,
     edge_name,
     live_nodes,
+    mixed,
     output_of,
     place,
     shape,
-    strided,
 )
 from hiernas.networks.supernets import StageSupernet
 from hiernas.space import Architecture, Choice, SearchSpace
@@ -108,6 +107,11 @@ class StageNetwork:
     def proxy(self, channels: int | None = None, cells: int | None = None) -> StageNetwork:
         """The same stages with fewer channels: the network that is searched in."""
         return replace(self, channels=channels or self.channels, auxiliary=False)
+
+    @property
+    def stem_parts(self) -> list[Part]:
+        """The parts before the first stage."""
+        return stem_parts(self.stem, self.input_size, self.channels, self.nodes * self.channels)
 
     @property
     def graphs(self) -> range:
@@ -247,18 +251,9 @@ class StageNetwork:
 
     # -- structure -----------------------------------------------------------------------------------------------
 
-    def stem_parts(self) -> list[Part]:
-        """The parts before the first stage."""
-        channels, size, c = self.input_size[0], self.input_size[1:], self.channels
-        if self.stem == "cifar":
-            return [Part("stem", Conv(3, None), channels, self.nodes * c, 1, size)]
-        first = Part("stem", Conv(3, "relu"), channels, c // 2, 2, size)
-        second = Part("stem", Conv(3, None), c // 2, c, 2, strided(size))
-        return [first, second, Part("stem", ReLUConv(3), c, c, 2, strided(strided(size)))]
-
     def places(self) -> list[StagePlace]:
         """All stages in order."""
-        (given, size), found = output_of(self.stem_parts()), []
+        (given, size), found = output_of(self.stem_parts), []
         for k, count in enumerate(self.cells):
             c = self.channels * 2**k
             width = self.nodes * c
@@ -292,7 +287,7 @@ class StageNetwork:
 
     def _fixed(self, of_cell: Callable[[Place], list[Part]]) -> list[Part]:
         """What every network has, with these parts of each cell."""
-        places, fixed = self.places(), self.stem_parts()
+        places, fixed = self.places(), self.stem_parts
         for p in places:
             inner = [*p.cells[: self.least], *([p.reduction] if p.reduction else [])]
             fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in of_cell(cell))]
@@ -320,7 +315,7 @@ class StageNetwork:
         last, auxiliary = places[-1].preprocess, None
         if self.auxiliary:
             auxiliary = AuxiliaryHead(last.cin, self.num_classes, last.size, self.stem == "cifar")
-        return StageNet(build_parts(self.stem_parts()), stages, reductions, self._classifier(places).build(), auxiliary)
+        return StageNet(build_parts(self.stem_parts), stages, reductions, self._classifier(places).build(), auxiliary)
 
     def stage_choices(self, stage: int, choices: Sequence[Choice]) -> tuple[EdgeChoices, tuple[int, int]]:
         """The choices of one stage's edges, and the states that are its output."""
@@ -357,9 +352,9 @@ class StageNetwork:
         alive = live_nodes((e for e, kept in active.items() if kept), outputs)
         edges = {}
         for (source, node), kept in active.items():
-            module = build_edge([(p.part(self.operation(option)), weight) for option, weight in kept])
-            if node in alive and module is not None:
-                edges[source, node] = module
+            modules = [p.part(self.operation(option)).build() for option, _ in kept]
+            if modules and node in alive:
+                edges[source, node] = mixed(modules, [weight for _, weight in kept])
         without = sorted(node for node in alive if node >= INPUTS and node not in {n for _, n in edges})
         if without:
             raise SpaceError(f"cell {without[0]} of stage {k + 1} has no edge; every cell needs at least one")

@@ -295,7 +295,7 @@ class StageSupernet(nn.Module):
         self.skeleton = skeleton
         self._spans = [skeleton.span(k) for k in range(len(skeleton.cells))]
         places = skeleton.places()
-        self.stem = build_parts(skeleton.stem_parts())
+        self.stem = build_parts(skeleton.stem_parts)
         self.stages = nn.ModuleList(MixedStage(skeleton, k, decisions[span]) for k, span in enumerate(self._spans))
         self.reductions = nn.ModuleList(skeleton.build_cell(p.reduction) for p in places if p.reduction)
         self.classifier = skeleton.parts()[0][-1].build()
