@@ -30,7 +30,7 @@ from hiernas.errors import LatencyError, one_of
 from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime, timed
 from hiernas.latency.table import Entry
 from hiernas.machine import usable_cores
-from hiernas.quiet import quiet
+from hiernas.quiet import first_line, quiet
 
 if TYPE_CHECKING:
     from hiernas.latency.runner import TimedCall
@@ -69,8 +69,12 @@ class Runtime:
 
         Raises `LatencyError` where the runtime cannot run it.
         """
-        with _refusing(f"the runtime '{self.name}' cannot run a {type(module).__name__}"):
+        try:
             return RUNTIMES[self.name].load(module, x, self.threads)
+        except LatencyError:
+            raise
+        except Exception as error:  # of many types
+            raise LatencyError(f"{self.name} cannot run a {type(module).__name__}: {first_line(error)}") from error
 
     def prepare(self, module: nn.Module, input_size: tuple[int, int, int]) -> TimedCall:
         """Load a copy of a module for inputs [batch, C, H, W], and compare its output with PyTorch's.
@@ -107,17 +111,6 @@ def difference(module: nn.Module, x: Tensor, output: np.ndarray) -> float:
     return float(np.abs(output - expected).max(initial=0.0) / max(np.abs(expected).max(initial=0.0), 1e-12))
 
 
-@contextmanager
-def _refusing(message: str) -> Iterator[None]:
-    """Whatever a runtime or converter raises, of many types, as a `LatencyError` with the first line of its text."""
-    try:
-        yield
-    except LatencyError:
-        raise
-    except Exception as error:
-        raise LatencyError(f"{message}: {_first_line(error)}") from error
-
-
 def _packages(extra: str, *names: str) -> list[Any]:
     """Optional packages; raises `LatencyError` that names the extra which installs them."""
     try:
@@ -125,13 +118,8 @@ def _packages(extra: str, *names: str) -> list[Any]:
             return [importlib.import_module(name) for name in names]
     except ImportError as error:
         raise LatencyError(
-            f"the runtime '{extra}' cannot be loaded ({_first_line(error)}); install it: pip install 'hiernas[{extra}]'"
+            f"the runtime '{extra}' cannot be loaded ({first_line(error)}); install it: pip install 'hiernas[{extra}]'"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error's text that says anything."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager
@@ -176,16 +164,18 @@ def _openvino_version() -> str:
 
 def to_onnx(module: nn.Module, example: Tensor) -> bytes:
     """A module as an ONNX file with one input `x`, by the tracing exporter (it is 40 times as fast) or the new one."""
-    module = copy.deepcopy(module).eval().cpu()
+    module, buffer = copy.deepcopy(module).eval().cpu(), io.BytesIO()
     try:
         with quiet():
             return _traced(module, example)
     except Exception:  # the tracing exporter is gone from this torch, or does not know an operation
         pass
-    buffer = io.BytesIO()
-    with quiet(), _refusing(f"a {type(module).__name__} cannot be exported to ONNX"):
-        program: Any = torch.onnx.export(module, (example,), dynamo=True, input_names=["x"], verbose=False)
-        program.save(buffer)
+    try:
+        with quiet():
+            program: Any = torch.onnx.export(module, (example,), dynamo=True, input_names=["x"], verbose=False)
+            program.save(buffer)
+    except Exception as error:
+        raise LatencyError(f"a {type(module).__name__} cannot be exported to ONNX: {first_line(error)}") from error
     return buffer.getvalue()
 
 
@@ -248,7 +238,7 @@ def _compiled(module: nn.Module, x: Tensor, threads: int) -> Loaded:
             return _on_cpu(torch.compile(_new_function(module), dynamic=False, fullgraph=True), x, threads)
     except Exception as error:  # of many types
         raise LatencyError(
-            f"torch.compile cannot compile a {type(module).__name__}: {_first_line(error)}; it needs a C++ compiler (such as "
+            f"torch.compile cannot compile a {type(module).__name__}: {first_line(error)}; it needs a C++ compiler (such as "
             "g++); measure with another runtime where there is none"
         ) from error
 
