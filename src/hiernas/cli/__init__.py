@@ -321,7 +321,3 @@ def list_command(
     from hiernas.commands.lists import listing
 
     print_table(*listing(kind))
-
-
-if __name__ == "__main__":
-    main()

@@ -206,13 +206,9 @@ def _groups(space: SearchSpace, variables: int) -> list[Any]:
 
 
 def sample_feasible(
-    space: SearchSpace,
-    tables: Tables,
-    limits: Sequence[Limit],
-    rng: np.random.Generator,
-    n: int,
+    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, n: int,
     exclude: Iterable[bytes | Sequence[int]] = (),
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Up to `n` distinct architectures that meet the limits, as option indices: int64 [m, sites], m <= n.
 
     `exclude`: architectures not wanted, as int64 bytes (`genes.tobytes()`) or as indices. Uniform where the space

@@ -45,13 +45,9 @@ class Exported:
 
 
 def export(
-    network: nn.Module,
-    images: Tensor,
-    path: Path,
-    to: str,
-    metadata: Mapping[str, str] | None = None,
+    network: nn.Module, images: Tensor, path: Path, to: str, metadata: Mapping[str, str] | None = None,
     architecture: Architecture | None = None,
-) -> Exported:
+) -> Exported:  # fmt: skip
     """Write a network in evaluation mode as one file that takes any batch size, and check it on `images`.
 
     `images`: float32 [B, C, H, W], real images, normalised as in training. `metadata` is stored in the file

@@ -189,11 +189,7 @@ def cached_table_path(owner: Runtime | LatencyTable) -> Path:
 
 
 def measure_table(
-    space: SearchSpace,
-    runtime: Runtime,
-    path: str | Path | None = None,
-    on_progress: Progress | None = None,
-    runs: int = RUNS,
+    space: SearchSpace, runtime: Runtime, path: str | Path | None = None, on_progress: Progress | None = None, runs: int = RUNS
 ) -> LatencyTable:
     """Measure the distinct operations of a space that the table at `path` does not hold yet.
 

@@ -188,14 +188,9 @@ class SposEvolution:
     PARENTS, MUTATION, TRIES = 10, 0.1, 100
 
     def __init__(
-        self,
-        sizes: np.ndarray,
-        feasible: Feasible,
-        sample: Callable[[int, set[bytes]], np.ndarray],
-        initial: np.ndarray,
-        population: int,
-        rng: np.random.Generator,
-    ) -> None:
+        self, sizes: np.ndarray, feasible: Feasible, sample: Callable[[int, set[bytes]], np.ndarray], initial: np.ndarray,
+        population: int, rng: np.random.Generator,
+    ) -> None:  # fmt: skip
         self.sizes, self.feasible, self.sample = sizes, feasible, sample
         self.population, self.rng, self.initial = population, rng, initial
         self.errors: dict[tuple[int, ...], float] = {}  # of everything told so far
@@ -274,12 +269,7 @@ class ConstrainedNSGA2:
     ETA = 3  # of the mutation; at the usual 20 a gene of 3 options would round back to itself 998 times in 1000
 
     def __init__(
-        self,
-        sizes: np.ndarray,
-        feasible: Feasible,
-        initial: np.ndarray,
-        population: int,
-        rng: np.random.Generator,
+        self, sizes: np.ndarray, feasible: Feasible, initial: np.ndarray, population: int, rng: np.random.Generator
     ) -> None:
         self.fixed, self.free = initial[:1].copy(), np.flatnonzero(sizes > 1)
         self.told: dict[Genes, None] = {}  # the free genes of everything evaluated so far
