@@ -29,9 +29,9 @@ from common import side_by_side, write
 from hiernas import spaces
 from hiernas.data.split import Split, Subset
 from hiernas.gates import softmax
-from hiernas.networks import cell_supernet
+from hiernas.networks import supernets
 from hiernas.networks.cell_ops import FactorizedReduce
-from hiernas.networks.cell_supernet import Source
+from hiernas.networks.supernets import Source
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Softmax
 from hiernas.space import SearchSpace
 
@@ -190,11 +190,11 @@ def times(batch: int, rounds: int) -> dict[str, float]:
 
 def by_itself(source: Source, option: str, op: nn.Module) -> Tensor:
     """An operation that shares nothing with others, with the fast backward pass of its depthwise convolutions."""
-    if option in cell_supernet.POOLS or isinstance(op, FactorizedReduce) or not isinstance(op, nn.Sequential):
+    if option in supernets.POOLS or isinstance(op, FactorizedReduce) or not isinstance(op, nn.Sequential):
         return op(source.x)
     y = source.x
     for layer in op:
-        y = cell_supernet.convolve(layer, y) if isinstance(layer, nn.Conv2d) else layer(y)
+        y = supernets.convolve(layer, y) if isinstance(layer, nn.Conv2d) else layer(y)
     return y
 
 
@@ -216,7 +216,7 @@ def parts(batch: int, rounds: int) -> dict[str, list[float]]:
         "channels-last memory": lambda: contiguous(given),
         "no gradients of weights in the logits' half": lambda: gradients(given),
         "shared ReLU and pooling": patched(Source, "through", by_itself),
-        "fast backward of depthwise convolutions": patched(cell_supernet, "convolve", lambda conv, x: conv(x)),
+        "fast backward of depthwise convolutions": patched(supernets, "convolve", lambda conv, x: conv(x)),
     }
     seconds = side_by_side(works, rounds, warmup=1)
     ratios = {name: values / seconds["ours"] for name, values in seconds.items() if name != "ours"}

@@ -24,7 +24,7 @@ from hiernas.costs.tables import cost_tables
 from hiernas.latency.calibrate import Calibration, calibrate
 from hiernas.latency.measure import measure_table
 from hiernas.latency.runner import by_turns
-from hiernas.latency.runtimes import OnnxRuntime
+from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import RUNS, WARMUP
 from hiernas.space import SearchSpace
 from hiernas.spaces import hnas_basic, tiny
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def run(space: SearchSpace, seed: int, even: bool) -> tuple[list[tuple[str, str]], Calibration]:
-    runtime, load = OnnxRuntime(), os.getloadavg()[0]
+    runtime, load = Runtime(), os.getloadavg()[0]
     start = time.perf_counter()
     table = measure_table(space, runtime)
     seconds = time.perf_counter() - start
@@ -68,7 +68,7 @@ def run(space: SearchSpace, seed: int, even: bool) -> tuple[list[tuple[str, str]
     return facts, found
 
 
-def extremes(space: SearchSpace, runtime: OnnxRuntime, found: Calibration) -> list[str]:
+def extremes(space: SearchSpace, runtime: Runtime, found: Calibration) -> list[str]:
     """Sum, corrected sum and measurement of the networks at both ends of the space."""
     rows = cost_tables(space, found.table)["latency_ms"].sites
     lines = []

@@ -26,7 +26,7 @@ from hiernas.errors import LatencyError
 from hiernas.latency.calibrate import calibrate
 from hiernas.latency.measure import measure_table
 from hiernas.latency.runner import by_looks
-from hiernas.latency.runtimes import RUNTIMES, Loaded, OnnxRuntime, Runtime, difference, example
+from hiernas.latency.runtimes import RUNTIMES, Loaded, Runtime, difference, example
 from hiernas.latency.table import RUNS, WARMUP, Entry
 from hiernas.networks.ops import Classifier, Conv, MBConv
 from hiernas.spaces import hnas_basic, nasbench_macro, tiny
@@ -61,11 +61,11 @@ def works() -> list[Work]:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    named, base = sys.argv[1:], OnnxRuntime()
+    named, base = sys.argv[1:], Runtime()
     for name in named or RUNTIMES:
         load = os.getloadavg()[0]
         try:
-            runtime = RUNTIMES[name]()
+            runtime = Runtime(name)
         except LatencyError as error:
             print(f"{name}: {error}")
             continue
@@ -121,7 +121,7 @@ def write(runtime: Runtime, load: float, lines: list[str], sums: list[str]) -> N
         f"# Runtimes beside ONNX Runtime, {now:%Y-%m-%d}\n\nOne thread, batch 1. Latencies in ms: the tenth percentile (the "
         "median). `difference` is the largest one from PyTorch, relative to the largest output.\n"
     )
-    versions = f"ONNX Runtime {OnnxRuntime().version}, torch {torch.__version__}, numpy {np.__version__}, Python "
+    versions = f"ONNX Runtime {Runtime().version}, torch {torch.__version__}, numpy {np.__version__}, Python "
     text = [
         "", f"## {now:%H:%M}, `python benchmarks/runtimes.py {runtime.name}`", "",
         f"{runtime.name} {runtime.version} on {runtime.device}, {versions}{sys.version.split()[0]}; load {load:.1f} before and "

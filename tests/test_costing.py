@@ -11,7 +11,7 @@ from hiernas.commands import cost as command
 from hiernas.commands.cost import architecture_of
 from hiernas.commands.lists import listing
 from hiernas.commands.options import CostOptions
-from hiernas.costs.count import cost
+from hiernas.costs.tables import cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.space import Architecture
 from hiernas.spaces import KNOWN, darts, known, tiny

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from hiernas.errors import SpaceError
-from hiernas.networks.genotype import read_genotype
-from hiernas.networks.genotypes import GENOTYPES, genotype
+from hiernas.networks.genotype import GENOTYPES, genotype, read_genotype
 from hiernas.spaces import darts, hdas_cells, hdas_stages
 
 # as DARTS' own code prints it

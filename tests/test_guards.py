@@ -23,7 +23,7 @@ from hiernas.data.images import WORKERS
 from hiernas.errors import LatencyError, LimitError, RunError
 from hiernas.export import formats
 from hiernas.latency.measure import Plan, identity, plan_of
-from hiernas.latency.runtimes import OnnxRuntime
+from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
 from hiernas.run import request as run_module
@@ -119,7 +119,7 @@ def test_an_impossible_limit_is_refused_before_anything_is_measured(monkeypatch:
 
 def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
     limits, sizes = ["50k<=params<=200k", "macs<=3M", "latency_ms<=100"], {"val_per_class": 20, "seed": 3}
-    made_up(hiernas.spaces.tiny(), OnnxRuntime()).save(tmp_path / "t.json")
+    made_up(hiernas.spaces.tiny(), Runtime()).save(tmp_path / "t.json")
     table = tmp_path / "t.json"
     prepared = prepare(Request("hnas", "tiny", limits=limits, latency_table=table, settings=["stages=3"], **sizes))
     few = prepared.space.restrict({"stage1.block2": ["k3_e3", "skip"]})
@@ -151,7 +151,7 @@ def test_a_search_without_latencies_from_beginning_to_end(few: ImageData, tmp_pa
         assert member["latency_ms"]["predicted"] is None
         assert member["latency_ms"]["measured"] > 0
     assert result["latency_error"] is None
-    runtime = OnnxRuntime()
+    runtime = Runtime()
     assert result["device"] == {
         "device": runtime.device, "runtime": "onnxruntime", "version": runtime.version, "threads": 1, "batch": 1
     }  # fmt: skip
@@ -233,7 +233,7 @@ def test_check_foretells_what_evaluating_measuring_and_decoding_take(tmp_path: P
     monkeypatch.setattr(run_module, "measure_table", lambda space, runtime, *_: made_up(space, runtime))
     monkeypatch.setattr(Plan, "loaded_bytes", lambda plan, threads, batch: 10 * int(small) * threads * batch)
     assert foretold(kept, "latency_ms<=100") == pytest.approx(10 * int(small) + 24 * 3 * 32 * 32)
-    made_up(space, OnnxRuntime()).save(tmp_path / "t.json")
+    made_up(space, Runtime()).save(tmp_path / "t.json")
     assert foretold(kept, "latency_ms<=100", latency_table=tmp_path / "t.json") == pytest.approx(small)
 
 

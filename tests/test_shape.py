@@ -11,9 +11,9 @@ import pytest
 import hiernas
 
 AT_MOST = {  # files and lines; to be lowered, never raised. A method's: what its imports reach, itself included
-    "hnas": (14, 1880), "baselines": (15, 1930), "darts": (16, 2130),
-    "hournas": (15, 2110), "hdas": (17, 2390), "hmnas": (22, 3340),
-    "controls": (16, 2160), "the package": (131, 20130),  # the package in the end: 100 and 15,500
+    "hnas": (12, 1830), "baselines": (13, 1880), "darts": (15, 2090),
+    "hournas": (14, 2080), "hdas": (16, 2350), "hmnas": (21, 3300),
+    "controls": (14, 2120), "the package": (111, 19600),  # the package in the end: 100 and 15,500
 }  # fmt: skip
 LARGEST = 400  # lines of a file
 CIRCLES: list[int] = []  # files in each circle of imports

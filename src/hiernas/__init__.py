@@ -10,45 +10,26 @@ from typing import Any
 
 from hiernas.version import VERSION as __version__
 
-_HOMES = {
-    "Architecture": "hiernas.space",
-    "ConfigError": "hiernas.errors",
-    "DARTSConfig": "hiernas.methods.darts",
-    "DataError": "hiernas.errors",
-    "ExportError": "hiernas.errors",
-    "HDASConfig": "hiernas.methods.hdas",
-    "HMNASConfig": "hiernas.methods.hmnas",
-    "HNASConfig": "hiernas.methods.hnas",
-    "HourNASConfig": "hiernas.methods.hournas",
-    "HiernasError": "hiernas.errors",
-    "ImageData": "hiernas.data",
-    "LatencyError": "hiernas.errors",
-    "LatencyTable": "hiernas.latency.table",
-    "LimitError": "hiernas.errors",
-    "MBConv": "hiernas.networks.ops",
-    "Recipe": "hiernas.train.recipes",
-    "RunError": "hiernas.errors",
-    "SearchResult": "hiernas.api",
-    "SearchSpace": "hiernas.space",
-    "Skip": "hiernas.networks.ops",
-    "SpaceError": "hiernas.errors",
-    "Stage": "hiernas.spaces",
-    "TrainingError": "hiernas.errors",
-    "chain_space": "hiernas.spaces",
-    "cost": "hiernas.costs.count",
-    "darts": "hiernas.api",
-    "hdas": "hiernas.api",
-    "hmnas": "hiernas.api",
-    "hnas": "hiernas.api",
-    "hournas": "hiernas.api",
-    "known": "hiernas.spaces",
-    "load_data": "hiernas.data",
-    "random_search": "hiernas.api",
-    "resume": "hiernas.api",
-    "spaces": "hiernas.spaces",
-    "spos": "hiernas.api",
-}
-
+_NAMES = {  # by the module that each comes from
+    "api": ("SearchResult", "darts", "hdas", "hmnas", "hnas", "hournas", "random_search", "resume", "spos"),
+    "costs.tables": ("cost",),
+    "data": ("ImageData", "load_data"),
+    "errors": (
+        "ConfigError", "DataError", "ExportError", "HiernasError", "LatencyError", "LimitError", "RunError", "SpaceError",
+        "TrainingError",
+    ),
+    "latency.table": ("LatencyTable",),
+    "methods.darts": ("DARTSConfig",),
+    "methods.hdas": ("HDASConfig",),
+    "methods.hmnas": ("HMNASConfig",),
+    "methods.hnas": ("HNASConfig",),
+    "methods.hournas": ("HourNASConfig",),
+    "networks.ops": ("MBConv", "Skip"),
+    "space": ("Architecture", "SearchSpace"),
+    "spaces": ("Stage", "chain_space", "known", "spaces"),
+    "train.recipes": ("Recipe",),
+}  # fmt: skip
+_HOMES = {name: f"hiernas.{home}" for home, names in _NAMES.items() for name in names}
 __all__ = ["__version__", *sorted(_HOMES)]
 
 

@@ -1,4 +1,4 @@
-"""Exporters that keep their notes to themselves."""
+"""Exporters that keep their notes to themselves, and their errors short."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text that says anything."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

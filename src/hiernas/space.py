@@ -51,10 +51,6 @@ class Skeleton(Protocol):
         """Operations with their places: a list of those of every network, and per site those of each option, by name."""
         ...
 
-    def mixed_parts(self) -> Any:
-        """The same for networks that keep any number of options, with the sums these take; and which parts are sums."""
-        ...
-
     def proxy(self, channels: int | None = None, cells: int | None = None) -> Skeleton:
         """The same in the size, and with the batch norms, of the network that is searched in."""
         ...
@@ -84,9 +80,7 @@ class SearchSpace:
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """One architecture, uniform over the space."""
-        if self.skeleton.groups:
-            return self.decode(self.sample_encoded(rng, 1)[0])
-        return self.decode([int(rng.integers(len(d.options))) for d in self.decisions])
+        return self.decode(self.sample_encoded(rng, 1)[0])
 
     def sample_encoded(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """`n` uniform architectures as option indices: int64 [n, sites]."""
@@ -187,9 +181,7 @@ class SearchSpace:
             if not 0 <= g < len(d.options):
                 raise SpaceError(f"gene {g} is out of range at site '{d.name}'; it has {len(d.options)} options")
         self._check_groups(genes)
-        return Architecture(
-            self.skeleton, tuple(((d.options[g], 1.0),) for d, g in zip(self.decisions, genes, strict=True))
-        )
+        return Architecture(self.skeleton, tuple(((d.options[g], 1.0),) for d, g in zip(self.decisions, genes, strict=True)))
 
     def _check_groups(self, genes: Sequence[int] | np.ndarray) -> None:
         chosen = iter(genes)

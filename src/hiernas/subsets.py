@@ -87,22 +87,25 @@ class Subsets:
     def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
         return tuple(choices)
 
+    def _parts(self) -> Any:
+        """Those of the space itself, but for its nodes' sums: here a weighted sum follows each operation."""
+        fixed, options = self._inner.parts()
+        summed = [{o: [x for part in of for x in (part, part.summed())] for o, of in site.items()} for site in options]
+        return [part for part in fixed if not part.is_searched_sum], summed
+
     def parts(self) -> Any:
         """The operations of every network, and per pair those of its option, each with its weighted sum (see `saved`)."""
-        fixed, by_site, _ = self._inner.mixed_parts()
+        fixed, by_site = self._parts()
         return fixed, [{NONE: (), option: by_site[i][option]} for i, option in self.pairs]
-
-    def mixed_parts(self) -> Any:
-        raise TypeError("what keeps several options is in these already")
 
     def saved(self) -> Any:
         """What `parts` has too much of: of the pairs into a node, or at a site that leads into none, one is no sum."""
-        _, by_site, is_sum = self._inner.mixed_parts()
+        _, by_site = self._parts()
         options = [next(parts for option, parts in site.items() if option != NONE) for site in by_site]
         position = {name: i for i, name in enumerate(self._inner.site_names)}
         grouped = {site for group in self._inner.groups for site in group.sites}
         firsts = [group.sites[0] for group in self._inner.groups] + [name for name in position if name not in grouped]
-        return [part for name in firsts for part in options[position[name]] if is_sum(part)]
+        return [part for name in firsts for part in options[position[name]] if part.is_sum]
 
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network that keeps these pairs, all of weight 1."""

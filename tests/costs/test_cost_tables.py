@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from hiernas.budget import METRICS
-from hiernas.costs.count import cost, parts_of_space
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost, cost_tables, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.space import SearchSpace

@@ -1,13 +1,12 @@
 """Counts against closed forms written by hand, and against hooks on a whole network."""
 
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from hiernas.costs.count import Cost, Count, cost, count, parts_of
-from hiernas.errors import LatencyError, SpaceError
+from hiernas.costs.tables import Cost, Count, cost, count
+from hiernas.errors import LatencyError
 from hiernas.networks.ops import Classifier, Conv, MBConv, Skip
 from toy import toy_space
 
@@ -75,11 +74,6 @@ def test_several_options_at_a_site_all_count() -> None:
     alone = [cost(space.architecture(["k3_e2", option])) for option in ("k3_e1", "k5_e3", "skip")]
     assert both.params == alone[0].params + alone[1].params - alone[2].params
     assert both.macs == alone[0].macs + alone[1].macs - alone[2].macs
-
-
-def test_a_skeleton_without_parts_is_refused() -> None:
-    with pytest.raises(SpaceError, match=r"space 'graph' has no table of costs: .* `parts\(\)`"):
-        parts_of(SimpleNamespace(name="graph"))
 
 
 def test_cost_needs_the_entries_of_the_latency_table() -> None:

@@ -14,7 +14,7 @@ from known import Known
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hiernas.costs.count import footprint
+from hiernas.costs.tables import footprint
 from hiernas.data import ImageData
 from hiernas.latency import runner
 from hiernas.latency.measure import measure_table, plan_of

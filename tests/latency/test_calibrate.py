@@ -19,8 +19,7 @@ from hiernas.errors import LatencyError
 from hiernas.latency import calibrate as module
 from hiernas.latency.calibrate import calibrate, errors_of, fit, sample
 from hiernas.latency.measure import measure_table
-from hiernas.latency.phone import load_table
-from hiernas.latency.table import Correction, LatencyTable
+from hiernas.latency.table import Correction, LatencyTable, load_table
 from hiernas.spaces import tiny
 from toy import toy_space
 

@@ -7,9 +7,9 @@ import pytest
 
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
-from hiernas.latency.phone import PhoneTable, load_table
+from hiernas.latency.table import PhoneTable, load_table
 from hiernas.networks.ops import Classifier, Conv, MBConv, Skip
-from hiernas.networks.parts import Part, Site
+from hiernas.networks.parts import Part
 from hiernas.spaces import proxyless
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "latency"
@@ -78,7 +78,7 @@ def test_blocks_that_the_keys_cannot_tell_apart_are_refused(op: MBConv) -> None:
 
 
 def part(op: object, cin: int, cout: int, stride: int, h: int) -> Part:
-    return Part(Site("site", cin, cout, stride, (op,)), op, (h, h))
+    return Part("site", op, cin, cout, stride, (h, h))
 
 
 def test_once_for_all_counts_channels_and_knows_attention() -> None:

@@ -19,9 +19,8 @@ from hiernas.latency import runtimes as runtimes_module
 from hiernas.latency.runner import by_turns, load_onnx, load_onnxruntime
 from hiernas.latency.runtimes import (
     RUNTIMES,
-    CompiledTorch,
+    Kind,
     Loaded,
-    OnnxRuntime,
     Runtime,
     difference,
     example,
@@ -36,7 +35,7 @@ from toy import toy_space
 def runtime_or_skip(name: str) -> Any:
     """The runtime; skips where its package or device is not here."""
     try:
-        return RUNTIMES[name](threads=1)
+        return Runtime(name)
     except LatencyError as error:
         pytest.skip(str(error))
 
@@ -69,7 +68,7 @@ def test_what_onnx_runtime_times_is_the_module(batch: int) -> None:
     session = onnxruntime.InferenceSession(to_onnx(module, x), providers=["CPUExecutionProvider"])
     found = session.run(None, {"x": x.numpy()})[0]
     np.testing.assert_allclose(found, module(x).detach().numpy(), atol=1e-5)
-    assert OnnxRuntime(batch=batch).prepare(module, (8, 9, 9))() > 0
+    assert Runtime(batch=batch).prepare(module, (8, 9, 9))() > 0
 
 
 def test_buffers_live_as_long_as_the_call() -> None:
@@ -104,7 +103,7 @@ class Unexportable(nn.Module):
 
 def test_a_module_that_cannot_be_exported() -> None:
     with pytest.raises(LatencyError, match=r"^a Unexportable cannot be exported to ONNX: \S"):
-        OnnxRuntime().measure(Unexportable(), (1, 3, 3), 1, 1)
+        Runtime().measure(Unexportable(), (1, 3, 3), 1, 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,7 +119,7 @@ def test_what_a_runtime_times_is_what_pytorch_computes(name: str) -> None:
 
 @pytest.mark.slow
 def test_every_module_is_compiled_not_only_the_first_eight() -> None:
-    runtime, x = CompiledTorch(), example(1, (4, 4, 4))
+    runtime, x = Runtime("torch_compiled"), example(1, (4, 4, 4))
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     calls = [runtime.load(nn.Conv2d(4, 4, 1).eval(), x).call for _ in range(9)]
     compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -136,22 +135,15 @@ def test_openvino_computes_in_float32() -> None:
     assert difference(network, x, runtime.load(network, x).output) < 1e-5  # bfloat16 would differ by about 5e-3
 
 
-class Unlike(Runtime):
-    """A runtime that doubles what a module computes."""
-
-    name, inner_layout = "unlike", False
-
-    def open(self) -> str:
-        return "1"
-
-    def load(self, module: nn.Module, x: torch.Tensor) -> Loaded:
-        with torch.no_grad():
-            return Loaded(lambda: 1.0, 2 * module(x).numpy())
+def doubled(module: nn.Module, x: torch.Tensor, threads: int) -> Loaded:
+    with torch.no_grad():
+        return Loaded(lambda: 1.0, 2 * module(x).numpy())
 
 
-def test_the_latency_of_something_else_is_refused() -> None:
+def test_the_latency_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RUNTIMES, "unlike", Kind(lambda: "1", doubled))
     with pytest.raises(LatencyError, match=r"unlike 1 computes something else .* a Conv2d of inputs \(3, 8, 8\) .*1.0e\+00"):
-        Unlike().prepare(nn.Conv2d(3, 4, 1), (3, 8, 8))
+        Runtime("unlike").prepare(nn.Conv2d(3, 4, 1), (3, 8, 8))
     x = torch.ones(1, 3, 2, 2)
     assert difference(nn.Identity(), x, 0.75 * x.numpy()) == 0.25
     assert difference(nn.Identity(), x, x.numpy()[:, :2]) == float("inf")
@@ -170,7 +162,7 @@ def test_a_package_that_is_not_there(name: str, package: str, monkeypatch: pytes
     missing, install = package.split(".")[0], rf"pip install 'hiernas\[{name}\]'"
     message = rf"^the runtime '{name}' cannot be loaded \(.*{missing}.*\); install it: {install}$"
     with pytest.raises(LatencyError, match=message):
-        RUNTIMES[name]()
+        Runtime(name)
 
 
 def test_onnx_runtime_is_loaded_with_its_telemetry_off_and_nowhere_else(
@@ -203,7 +195,7 @@ def test_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(LatencyError, match="finds no GPU here; measure on the CPU"):
-        RUNTIMES["cuda"]()
+        Runtime("cuda")
 
 
 def test_a_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +204,7 @@ def test_a_compiler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "compile", refuse)
     with pytest.raises(LatencyError, match=r"cannot compile a Identity: InvalidCxx.* found; it needs a C\+\+ compiler"):
-        CompiledTorch().load(nn.Identity(), torch.ones(1, 1, 1, 1))
+        Runtime("torch_compiled").load(nn.Identity(), torch.ones(1, 1, 1, 1))
 
 
 def test_turns_passes_and_percentiles() -> None:

@@ -9,14 +9,12 @@ import pytest
 import torch
 from known import Known
 
-from hiernas.costs.count import parts_of_space
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost_tables, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.latency import measure as probes_module
 from hiernas.latency.measure import cached_table_path, measure_table
-from hiernas.latency.phone import load_table
-from hiernas.latency.runtimes import OnnxRuntime, TorchRuntime
-from hiernas.latency.table import Entry, LatencyTable
+from hiernas.latency.runtimes import Runtime
+from hiernas.latency.table import Entry, LatencyTable, load_table
 from toy import toy_space
 
 EDGES = ["edge 8x8x8", "edge 8x4x4", "edge 16x4x4"]  # the tensors between the toy's operations
@@ -26,7 +24,7 @@ class Counting:
     """A real runtime that notes the input size of what it is asked to prepare."""
 
     def __init__(self, threads: int = 1) -> None:
-        self._inner, self.prepared = OnnxRuntime(threads), list[tuple[int, int, int]]()
+        self._inner, self.prepared = Runtime(threads=threads), list[tuple[int, int, int]]()
         for name in ("name", "version", "threads", "batch", "device", "inner_layout"):
             setattr(self, name, getattr(self._inner, name))
 
@@ -41,7 +39,7 @@ class Counting:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[LatencyTable, Path]:
     path = tmp_path_factory.mktemp("tables") / "toy.json"
-    return measure_table(toy_space(), OnnxRuntime(), path, runs=5), path
+    return measure_table(toy_space(), Runtime(), path, runs=5), path
 
 
 def operation_keys() -> set[str]:
@@ -78,7 +76,7 @@ def test_resume_measures_what_is_missing_and_nothing_else(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_table(toy_space(), OnnxRuntime(), path, stop_at_the_fifth, runs=3)
+        measure_table(toy_space(), Runtime(), path, stop_at_the_fifth, runs=3)
     assert [(number, total) for number, total, _ in done] == [(i, 12) for i in range(1, 6)]
     kept = LatencyTable.load(path)
     assert list(kept.entries)[:3] == EDGES  # all edges, then the first operations, two by two
@@ -149,7 +147,7 @@ def test_a_busy_moment_does_not_show(busy: range) -> None:
 
 
 def test_eager_pytorch_has_no_edges() -> None:
-    table = measure_table(toy_space(), TorchRuntime(), runs=3)
+    table = measure_table(toy_space(), Runtime("torch"), runs=3)
     assert set(table.entries) == operation_keys()
     assert table.predict(toy_space().architecture(["k3_e2", "skip"])) > table.overhead_ms
 
@@ -161,7 +159,7 @@ def test_a_table_of_another_setting_is_not_mixed(
     path = tmp_path / "toy.json"
     path.write_text(json.dumps({**json.loads(measured[1].read_text()), field: value}))
     with pytest.raises(LatencyError, match=rf"was measured with {field} '{value}', but '.*' is asked for"):
-        measure_table(toy_space(), OnnxRuntime(), path)
+        measure_table(toy_space(), Runtime(), path)
 
 
 def test_damaged_and_foreign_files(measured: tuple[LatencyTable, Path], tmp_path: Path) -> None:

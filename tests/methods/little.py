@@ -10,7 +10,7 @@ import torch
 
 import hiernas
 from hiernas.costs import parse_limits
-from hiernas.costs.count import parts_of_space
+from hiernas.costs.tables import parts_of_space
 from hiernas.data import ImageData
 from hiernas.data.split import Split, Subset
 from hiernas.latency.table import Entry, LatencyTable

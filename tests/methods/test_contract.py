@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 
 import hiernas
 from hiernas import spaces
-from hiernas.costs.count import parts_of_space
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost_tables, parts_of_space
 from hiernas.data import ImageData, load_data
 from hiernas.errors import SpaceError
 from hiernas.export import formats

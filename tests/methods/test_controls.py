@@ -14,8 +14,8 @@ import pytest
 from torch import nn
 
 from hiernas.budget import Limit
-from hiernas.costs.count import cost
 from hiernas.costs.limits import TableBudget
+from hiernas.costs.tables import cost
 from hiernas.data import ImageData
 from hiernas.errors import LimitError
 from hiernas.methods.controls import ControlConfig, RandomKConfig, plain, random_k, random_network

@@ -18,8 +18,7 @@ from hiernas.data.split import Split, Subset
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.methods.hmnas.encoding import Encoding
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings
-from hiernas.search.pressure import Pressure
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Pressure
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_stages
 from toy import toy_space

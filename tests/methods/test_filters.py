@@ -21,8 +21,7 @@ from export.generated import computes, written
 from hiernas import spaces
 from hiernas.budget import Limit
 from hiernas.commands.train import transfer
-from hiernas.costs.count import Cost, cost, parts_of_space
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import Cost, cost, cost_tables, parts_of_space
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import InMemory
 from hiernas.data.split import Split
@@ -34,7 +33,7 @@ from hiernas.methods.hmnas.filter_masks import FilterArchitect, check_counted, f
 from hiernas.methods.hmnas.masks import MaskSettings
 from hiernas.networks.cell_ops import operation
 from hiernas.networks.filters import masked, outputs_of, tails_of
-from hiernas.networks.genotypes import genotype
+from hiernas.networks.genotype import genotype
 from hiernas.networks.ops import MBConv
 from hiernas.problem import Start
 from hiernas.report.page import words

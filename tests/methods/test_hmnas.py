@@ -38,9 +38,8 @@ from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import train_network
 from hiernas.run.request import Request
 from hiernas.run.search import make_problem, resume, search
-from hiernas.search.alphas import AlphaSettings
+from hiernas.search.alphas import AlphaSettings, Pressure
 from hiernas.search.differentiable import SearchSettings
-from hiernas.search.pressure import Pressure
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.evaluate import calibrate
 from hiernas.train.loop import accuracy

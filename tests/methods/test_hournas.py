@@ -25,9 +25,8 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, LimitError
-from hiernas.methods.hournas import fix_vital, minimal_space
+from hiernas.methods.hournas import fix_vital, minimal_space, vital_sites
 from hiernas.methods.hournas.proposals import aims_of, make_targets, optimise_proposals, option_mask
-from hiernas.methods.hournas.vital import vital_sites
 from hiernas.networks.chain import ChainSupernet
 from hiernas.problem import Problem
 from hiernas.run.request import Request, prepare

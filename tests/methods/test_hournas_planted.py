@@ -14,8 +14,7 @@ from torch import nn
 from hiernas.costs import parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.gates import Gates
-from hiernas.methods.hournas import HourNASConfig, hournas
-from hiernas.methods.hournas.vital import vital_sites
+from hiernas.methods.hournas import HourNASConfig, hournas, vital_sites
 from hiernas.networks.ops import MBConv, Residual
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem

@@ -26,8 +26,7 @@ from hiernas.gates import Gates, single_path
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.methods.hmnas.masks import MaskArchitect, MaskSettings
 from hiernas.run.folder import RunFolder
-from hiernas.search.alphas import by_strength
-from hiernas.search.pressure import Pressure
+from hiernas.search.alphas import Pressure, by_strength
 from hiernas.space import SearchSpace
 from hiernas.train.loop import fit
 from hiernas.train.recipes import Phase, Recipe

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from hiernas import space as architecture_module
 from hiernas.commands import rank as trust
-from hiernas.costs.count import cost
+from hiernas.costs.tables import cost
 from hiernas.data import ImageData
 from hiernas.export import formats
 from hiernas.methods import METHODS

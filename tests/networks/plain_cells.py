@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hiernas.networks.cell_supernet import CellSupernet
 from hiernas.networks.parts import live_nodes
-from hiernas.networks.stage_supernet import StageSupernet
+from hiernas.networks.supernets import CellSupernet, StageSupernet
 
 
 def plain_cells(supernet: CellSupernet, x: Tensor, weights: Sequence[Tensor]) -> Tensor:

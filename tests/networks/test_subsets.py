@@ -19,8 +19,7 @@ from hiernas.costs import limits as limits_module
 from hiernas.costs.limits import best_within, check_reachable, nearest
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError, SpaceError
-from hiernas.networks.cell_modules import Cell, StageGraph
-from hiernas.networks.cell_ops import Sum
+from hiernas.networks.cell_ops import Cell, StageGraph, Sum
 from hiernas.networks.parts import Mixture, Part
 from hiernas.networks.stage import StageNetwork
 from hiernas.space import Choice, SearchSpace

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from hiernas import gates
-from hiernas.costs.count import cost
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost, cost_tables
 from hiernas.errors import SpaceError
 from hiernas.networks import cell_ops as cells
-from hiernas.networks.cell_modules import Cell, DropPath
-from hiernas.networks.cell_supernet import CellSupernet
+from hiernas.networks.cell_ops import Cell, DropPath
 from hiernas.networks.parts import live_nodes
+from hiernas.networks.supernets import CellSupernet
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
 

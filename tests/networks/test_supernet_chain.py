@@ -35,7 +35,7 @@ def by_hand(supernet: nn.Module, options: tuple[str, ...], x: torch.Tensor) -> t
         residual = site.stride == 1 and site.cin == site.cout
         name = f"sites.{i}.{option}" + (".body" if residual else "")
         z, k = y, 0
-        if site.op(option).expand != 1:
+        if next(op for op in site.ops if op.name == option).expand != 1:
             z, k = bn(f"{name}.1", conv(f"{name}.0", z)).clamp(0, 6), 3
         z = bn(f"{name}.{k + 1}", conv(f"{name}.{k}", z, site.stride, z.shape[1])).clamp(0, 6)
         z = bn(f"{name}.{k + 4}", conv(f"{name}.{k + 3}", z))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hiernas import gates
 from hiernas.networks.cell_ops import FactorizedReduce
-from hiernas.networks.cell_supernet import convolve
+from hiernas.networks.supernets import convolve
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
 

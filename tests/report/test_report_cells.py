@@ -22,8 +22,7 @@ import hiernas
 from hiernas.cli import summary
 from hiernas.errors import SpaceError
 from hiernas.networks.cell_ops import OPERATIONS
-from hiernas.networks.genotype import Genotype, read_genotype
-from hiernas.networks.genotypes import GENOTYPES
+from hiernas.networks.genotype import GENOTYPES, Genotype, read_genotype
 from hiernas.report import cells, figures, graphs
 from hiernas.report.kit import Run, Told
 from hiernas.report.page import write_report

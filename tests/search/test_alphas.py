@@ -23,8 +23,7 @@ from hiernas.errors import LimitError
 from hiernas.gates import softmax
 from hiernas.methods.hdas.depth import StageSoftmax
 from hiernas.run.folder import RunFolder
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Softmax, by_strength, strengths
-from hiernas.search.pressure import cost_penalty
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Softmax, by_strength, cost_penalty, strengths
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts, hdas_stages
 from networks.plain_cells import plain_cells

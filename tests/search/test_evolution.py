@@ -18,8 +18,7 @@ from hiernas.errors import LimitError
 from hiernas.problem import Candidate, Problem
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
-from hiernas.search.evolution import Effort, evolve, start
-from hiernas.search.nsga2 import ConstrainedNSGA2
+from hiernas.search.evolution import ConstrainedNSGA2, Effort, evolve, start
 from hiernas.space import Architecture
 from toy import RUN, budget
 

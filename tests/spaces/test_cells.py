@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiernas.costs.count import Count, cost, count
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import Count, cost, cost_tables, count
 from hiernas.errors import SpaceError
 from hiernas.networks import cell_ops as cells
 from hiernas.networks.ops import Op
@@ -81,7 +80,7 @@ def test_closed_forms(stride: int) -> None:
             sep, dil = 2 * (k * k * c + c * c), k * k * c + c * c
             found = [counted(cells.operation(name), c, c, stride, h) for name in pair(k)]
             assert found == [Count(sep + 4 * c, sep * out), Count(dil + 2 * c, dil * out)]
-        reduced = counted(cells.Preprocess(), c, 2 * c, 2, h)
+        reduced = counted(cells.ReLUConv(1), c, 2 * c, 2, h)
         assert reduced == Count(2 * c * c + 4 * c, 2 * c * c * (h // 2) ** 2)
         for pool in ("max_pool_3x3", "avg_pool_3x3"):
             assert counted(cells.operation(pool), c, c, stride, h) == Count(0, 0)

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hiernas.costs.count import cost
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost, cost_tables
 from hiernas.space import SearchSpace
 from hiernas.spaces import efficientnet, fbnet, hnas_basic, hnas_large, mnasnet, mobilenetv2, nasbench_macro, proxyless
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hiernas import gates, spaces
-from hiernas.costs.count import cost
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost, cost_tables
 from hiernas.space import Architecture, SearchSpace
 
 CHAINS = (

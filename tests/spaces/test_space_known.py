@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hiernas.costs.count import cost
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost, cost_tables
 from hiernas.errors import SpaceError
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import KNOWN, Known, efficientnet, fbnet, hdas_stages, known, mnasnet

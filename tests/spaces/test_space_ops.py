@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiernas.costs.count import Count, count
+from hiernas.costs.tables import Count, count
 from hiernas.errors import SpaceError
 from hiernas.export import export
 from hiernas.networks.ops import ACTIVATIONS, ChannelShuffle, Conv, MBConv, Op, Residual, Skip

@@ -49,7 +49,7 @@ def expected(published: tuple[int, ...], side: int) -> tuple[int, ...]:
 
 def last_side(space: SearchSpace) -> int:
     fixed, _ = space.skeleton.parts()
-    return next(min(part.size) for part in fixed if part.site.name == "classifier")
+    return next(min(part.size) for part in fixed if part.name == "classifier")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

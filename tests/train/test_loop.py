@@ -15,7 +15,7 @@ from hiernas import gates, spaces
 from hiernas.data import ImageData
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, RunError, TrainingError
-from hiernas.networks.cell_modules import DropPath
+from hiernas.networks.cell_ops import DropPath
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.run.folder import RunFolder
 from hiernas.space import SearchSpace

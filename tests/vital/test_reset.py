@@ -20,7 +20,7 @@ from hiernas.networks.graph import graph_of_network, regions
 from hiernas.networks.ops import Residual
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.train.loop import accuracy
-from hiernas.vital.blocks import output_modules, reset_blocks
+from hiernas.vital import output_modules, reset_blocks
 
 SHARE = 0.3  # of the dark images, class 0
 

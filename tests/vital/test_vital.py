@@ -15,15 +15,14 @@ from handmade import BasicBlock, MobileNetV2, ResNet18
 from torch import Tensor, nn
 
 from hiernas import spaces
-from hiernas.costs.count import cost
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost, cost_tables
 from hiernas.errors import SpaceError
-from hiernas.methods.hournas.vital import vital_sites
+from hiernas.methods.hournas import vital_sites
 from hiernas.networks.graph import Call, Graph, Region, graph_of_network, graph_of_program, regions
 from hiernas.networks.ops import Conv, MBConv, Op, Skip
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
-from hiernas.vital.blocks import Block, blocks_of_graph, blocks_of_network, blocks_of_space
+from hiernas.vital import Block, blocks_of_graph, blocks_of_network, blocks_of_space
 
 
 def first_blocks(*stages: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from hiernas.cli import app
 from hiernas.commands.options import VitalOptions
 from hiernas.commands.vital import Listing, listing, reset, reset_table
-from hiernas.costs.count import cost
+from hiernas.costs.tables import cost
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError, HiernasError, RunError, SpaceError
 from hiernas.export import export

@@ -351,7 +351,3 @@ def list_command(
     from hiernas.commands.lists import listing
 
     print_table(*listing(kind, folder))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +21,15 @@ SEARCHED = {
     "entropy": "entropy", "beta_entropy": "of beta", "skips": "identities", "none": "none", "depth": "depth",
     "dead": "dead cells",
 }  # fmt: skip
+LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {  # events that are a line each
+    "undecided": lambda e: f"warning: {e['doubt']}",
+    "pruned": lambda e: f"stage {e['stage']}: pruned the space from {units.size(e['size_before'])} to "
+    f"{units.size(e['size_after'])} architectures",
+    "ranking": lambda e: f"{e['of'] - e['trained']} networks to train for {e['epochs']} epochs each; "
+    f"{e['trained']} are trained",
+    "cells": lambda e: f"cells: {e['genotype']}",
+    "numbers": lambda e: f"cells per stage: {', '.join(map(str, e['cells']))}",
+}
 
 
 class Display:
@@ -52,8 +61,10 @@ class Display:
             self.bar.stop()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        handler = getattr(self, f"_on_{event['event']}", None)
-        if handler is not None:
+        kind = event["event"]
+        if kind in LINES:
+            self.console.print(LINES[kind](event))
+        elif handler := getattr(self, f"_on_{kind}", None):
             handler(event)
 
     def _on_measuring(self, e: Mapping[str, Any]) -> None:
@@ -96,28 +107,11 @@ class Display:
             self.console.print(f"warning: {e['alarm']}")
         self._advance(e["phase"], e["epoch"] / e["epochs"], text, final=e["epoch"] == e["epochs"])
 
-    def _on_undecided(self, e: Mapping[str, Any]) -> None:
-        self.console.print(f"warning: {e['doubt']}")
-
     def _on_generation(self, e: Mapping[str, Any]) -> None:
         self.best = e["best"]
         text = f"generation {e['generation']}/{e['generations']} · {e['evaluated']} evaluated"
         share = e["generation"] / e["generations"]
         self._advance(e["phase"], share, text, final=share == 1)
-
-    def _on_pruned(self, e: Mapping[str, Any]) -> None:
-        sizes = f"{units.size(e['size_before'])} to {units.size(e['size_after'])} architectures"
-        self.console.print(f"stage {e['stage']}: pruned the space from {sizes}")
-
-    def _on_ranking(self, e: Mapping[str, Any]) -> None:
-        left = e["of"] - e["trained"]
-        self.console.print(f"{left} networks to train for {e['epochs']} epochs each; {e['trained']} are trained")
-
-    def _on_cells(self, e: Mapping[str, Any]) -> None:
-        self.console.print(f"cells: {e['genotype']}")
-
-    def _on_numbers(self, e: Mapping[str, Any]) -> None:
-        self.console.print(f"cells per stage: {', '.join(map(str, e['cells']))}")
 
     def _on_measured(self, e: Mapping[str, Any]) -> None:
         self._show(f"measuring whole network {e['done']} of {e['total']}", 1.0, "")

@@ -10,11 +10,11 @@ from torch import nn
 from hiernas.combinatorics import Decision
 from hiernas.commands.measure import teller
 from hiernas.commands.options import CostOptions, SizedOptions
-from hiernas.costs.count import cost as count_cost
+from hiernas.costs.tables import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.latency.measure import cached_table_path, measure_table
-from hiernas.latency.phone import load_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
+from hiernas.latency.table import load_table
 from hiernas.report.units import milliseconds
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.space import Architecture, SearchSpace

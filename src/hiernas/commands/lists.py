@@ -48,7 +48,7 @@ def _spaces() -> Listing:
 
 
 def _networks() -> Listing:
-    from hiernas.costs.count import cost
+    from hiernas.costs.tables import cost
     from hiernas.spaces import KNOWN, known
 
     rows = []

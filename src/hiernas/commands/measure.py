@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hiernas.commands.options import MeasureOptions
 from hiernas.costs.tables import cost_tables
@@ -17,10 +17,14 @@ from hiernas.latency.pack import import_measurement, write_pack
 from hiernas.latency.runtimes import RUNTIME, RUNTIMES, make_runtime
 from hiernas.latency.table import LatencyTable, merge
 from hiernas.randomness import numpy_generator
+from hiernas.report import kit
 from hiernas.report.units import milliseconds
 from hiernas.run.folder import Listener
 from hiernas.space import SearchSpace
 from hiernas.spaces import space_function
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = 5  # doubts that are shown
 BUSY = 0.75  # load per core from which a measurement is warned of
@@ -155,29 +159,19 @@ def _write_calibration(found: Calibration, table: Path, where: str) -> dict[str,
 
 def scatter(found: Calibration, where: str) -> str:
     """Predicted against measured latencies as an SVG file."""
-    import io
+    measured, sums, c, t = found.measured_ms, found.sums_ms, found.correction, found.table
 
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    from hiernas.report.kit import BLUE, INK, MUTED, ORANGE, STYLE
-
-    style: Any = {**STYLE, "svg.hashsalt": "calibration"}
-    measured, c = found.measured_ms, found.correction
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(7.2, 5.6), layout="constrained")
-        ax = figure.add_subplot()
-        ends = [float(min(measured.min(), found.sums_ms.min())), float(max(measured.max(), found.sums_ms.max()))]
-        ax.plot(ends, ends, color=MUTED, linewidth=1.0, label="exact")
-        ax.plot(measured[::2], found.sums_ms[::2], "o", color=BLUE, fillstyle="none", label="sum, networks that fitted")
-        ax.plot(measured[1::2], found.sums_ms[1::2], "o", color=BLUE, label="sum, other networks")
+    def paint(figure: Figure) -> None:
+        ax = kit.axes(figure, 60, 50, 16, 46)
+        ends = [float(min(measured.min(), sums.min())), float(max(measured.max(), sums.max()))]
+        ax.plot(ends, ends, color=kit.MUTED, linewidth=1.0, label="exact")
+        ax.plot(measured[::2], sums[::2], "o", color=kit.BLUE, fillstyle="none", label="sum, networks that fitted")
+        ax.plot(measured[1::2], sums[1::2], "o", color=kit.BLUE, label="sum, other networks")
         if c is not None:
-            ax.plot(measured[1::2], c.of(found.sums_ms[1::2]), "x", color=ORANGE, label="corrected, other networks")
-        ax.set_xlabel("measured (ms)")
-        ax.set_ylabel("predicted (ms)")
-        t = found.table
-        ax.set_title(f"{where}\n{t.device}, {t.runtime} {t.version}, {t.threads} thread(s)", color=INK, fontsize=12)
+            ax.plot(measured[1::2], c.of(sums[1::2]), "x", color=kit.ORANGE, label="corrected, other networks")
+        ax.set(xlabel="measured (ms)", ylabel="predicted (ms)")
+        ax.set_title(f"{where}\n{t.device}, {t.runtime} {t.version}, {t.threads} thread(s)", color=kit.INK, fontsize=12)
         ax.legend()
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+
+    alt = f"Predicted against measured latencies of {len(sums)} networks"
+    return kit.alone(kit.draw("calibration", alt, 518, 403, paint))

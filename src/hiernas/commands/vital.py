@@ -14,7 +14,7 @@ from torch import nn
 import hiernas.spaces
 from hiernas.commands.cost import architecture_file, architecture_of, load_network
 from hiernas.commands.options import VitalOptions
-from hiernas.costs.count import Count
+from hiernas.costs.tables import Count
 from hiernas.data.split import Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
 from hiernas.networks.graph import graph_of_program
@@ -27,7 +27,7 @@ from hiernas.run.request import reload_data
 from hiernas.space import Architecture, Skeleton
 from hiernas.spaces import KNOWN, space_function
 from hiernas.train.loop import accuracy
-from hiernas.vital.blocks import (
+from hiernas.vital import (
     DRAWS,
     PROBABILITIES,
     Block,

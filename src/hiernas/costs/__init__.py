@@ -35,7 +35,7 @@ def _parse(text: str) -> Limit:
             raise LimitError(f"limit '{text}' uses '{sign}'; write '<=' or '>=' (a bound itself is allowed)")
     if len(signs) == 1:
         left, sign, right = words
-        if _looks_like_a_number(left):  # 5 <= params
+        if re.match(r"[-+.\d]|(nan|inf)\b", left, re.IGNORECASE):  # 5 <= params
             left, sign, right = right, {"<=": ">=", ">=": "<="}[sign], left
         bound = _number(right, left, text)
         return Limit(left, high=bound) if sign == "<=" else Limit(left, low=bound)
@@ -43,10 +43,6 @@ def _parse(text: str) -> Limit:
         low, metric, high = (words[0], words[2], words[4]) if signs[0] == "<=" else (words[4], words[2], words[0])
         return Limit(metric, _number(low, metric, text), _number(high, metric, text))
     raise LimitError(f"'{text}' is not a limit; write 'metric<=number', 'metric>=number' or 'low<=metric<=high'")
-
-
-def _looks_like_a_number(word: str) -> bool:
-    return re.match(r"[-+.\d]|(nan|inf)\b", word, re.IGNORECASE) is not None
 
 
 def _number(word: str, metric: str, text: str) -> float:

@@ -1,11 +1,13 @@
 """Hard limits on costs: checked exactly, refused before any training where nothing meets them.
 
-A limit is met or it is not: both are decided by the exact tables (`CostTable`), never by a solver (`programming`),
+A limit is met or it is not: both are decided by the exact tables (`CostTable`), never by the solver of integer programs,
 which only proposes architectures of spaces too large to list.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
@@ -14,9 +16,7 @@ from typing import Any
 import numpy as np
 
 from hiernas.budget import CostTable, Limit, Tables, quantity
-from hiernas.costs.count import cost
-from hiernas.costs.programming import greatest_gain, least_violation
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost, cost_tables
 from hiernas.errors import LimitError
 from hiernas.space import Architecture, SearchSpace
 
@@ -24,6 +24,7 @@ ENUMERABLE = 20_000  # spaces up to this size are listed
 BATCH, BATCHES = 4096, 16  # uniform samples drawn before a sampler turns to walks
 WALKERS, STEPS = 256, 2000  # walks towards and within the region that meets the limits
 SOLVER_SECONDS = 10.0
+SCALE = 1e4  # a bound in the solver's rows, so that its tolerance of 1e-6 is 1e-10 of the bound
 
 SMALLEST = {"latency_ms": "the fastest takes", "params": "the smallest has", "macs": "the cheapest needs"}
 LARGEST = {"latency_ms": "the slowest takes", "params": "the largest has", "macs": "the costliest needs"}
@@ -97,9 +98,7 @@ def _outside(limit: Limit, value: float) -> str:
 
 def _table(tables: Tables, limit: Limit) -> CostTable:
     if limit.metric not in tables:
-        raise LimitError(
-            f"the limit {limit} needs a latency table: name one with --latency-table FILE, or measure this device"
-        )
+        raise LimitError(f"the limit {limit} needs a latency table: name one with --latency-table FILE, or measure this device")
     return tables[limit.metric]
 
 
@@ -114,13 +113,11 @@ def nearest(space: SearchSpace, tables: Tables, limits: Sequence[Limit]) -> tupl
     if space.size() <= ENUMERABLE:
         genes = space.all_encoded()
         return genes[[int(np.argmin(violation(tables, limits, genes)))]], True
-    genes, optimal = least_violation(space, [(tables[m.metric], m.low, m.high) for m in limits], SOLVER_SECONDS)
-    return genes, optimal and float(violation(tables, limits, genes)[0]) > 1e-8
+    genes, status = _solved(space, tables, limits)
+    return genes, status == PROVEN and float(violation(tables, limits, genes)[0]) > 1e-8
 
 
-def best_within(
-    space: SearchSpace, tables: Tables, limits: Sequence[Limit], gains: Sequence[np.ndarray]
-) -> np.ndarray:
+def best_within(space: SearchSpace, tables: Tables, limits: Sequence[Limit], gains: Sequence[np.ndarray]) -> np.ndarray:
     """The architecture of greatest total gain that meets all limits, int64 [sites]; `gains`: per site [options].
 
     Exact by listing for small spaces, by integer programming for others. Raises `LimitError` where none is found.
@@ -131,28 +128,87 @@ def best_within(
         totals = sum((np.asarray(row)[column] for row, column in zip(gains, genes.T, strict=True)), np.zeros(len(genes)))
         best = genes[[int(np.argmax(totals))]] if len(genes) else genes
     else:
-        bounds = [(_table(tables, m), m.low, m.high) for m in limits]
         best = np.zeros((0, len(space.decisions)), dtype=np.int64)
         for margin in (0.0, 1e-9):  # beyond the solver's tolerance, where that is what breaks a limit
             if not len(best):
-                best = greatest_gain(space, bounds, gains, SOLVER_SECONDS, margin)
-                best = best[satisfied(tables, limits, best)] if len(best) else best
+                genes, status = _solved(space, tables, limits, gains, margin)
+                best = genes[satisfied(tables, limits, genes) & (status in (PROVEN, TIME_IS_UP))]
     if not len(best):
         raise LimitError(f"found no architecture of '{space.name}' that meets {' and '.join(map(str, limits))}; widen them")
     return best[0]
+
+
+# -- integer programs, for spaces too large to list -----------------------------------------------------------------
+
+PROVEN, TIME_IS_UP, NONE_FOUND = 0, 1, 4  # HiGHS' own numbers
+
+
+def _solved(
+    space: SearchSpace, tables: Tables, limits: Sequence[Limit], gains: Sequence[np.ndarray] | None = None, margin: float = 0.0
+) -> tuple[np.ndarray, int]:
+    """The architecture of greatest total gain within the limits or, without `gains`, of least `violation`.
+
+    Returns int64 [1, sites], a proposal whose costs are to be checked, and how sure the solver is. It has a tolerance,
+    and a limit has none: bounds are kept by `margin`, relatively, where that is needed.
+    """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    rows, most = _bounds(tables, limits, sum(len(d.options) for d in space.decisions))
+    options, slacks = rows.shape[1], 0 if gains is not None else len(rows)  # a variable of each; a slack is an excess
+    objective = np.r_[np.zeros(options), np.ones(slacks)] if gains is None else -np.concatenate(gains)
+    ends = np.cumsum([0, *(len(d.options) for d in space.decisions)])
+    one_of = np.zeros((len(space.decisions), options + slacks))
+    for i, (start, end) in enumerate(itertools.pairwise(ends)):
+        one_of[i, start:end] = 1.0
+    constraints = [LinearConstraint(one_of, 1.0, 1.0), *_groups(space, options + slacks)]
+    if len(rows):
+        constraints.append(LinearConstraint(np.c_[rows, -np.eye(len(rows), slacks)], -np.inf, most - margin * SCALE))
+    found = milp(
+        objective,
+        integrality=np.r_[np.ones(options), np.zeros(slacks)],
+        bounds=Bounds(0.0, np.r_[np.ones(options), np.full(slacks, np.inf)]),
+        constraints=constraints,
+        options={"time_limit": SOLVER_SECONDS, "mip_rel_gap": 0.0},
+    )
+    x = np.zeros(options) if found.x is None else found.x
+    genes = np.array([[int(np.argmax(x[a:b])) for a, b in itertools.pairwise(ends)]])
+    return genes, NONE_FOUND if found.x is None else int(found.status)
+
+
+def _bounds(tables: Tables, limits: Sequence[Limit], options: int) -> tuple[np.ndarray, np.ndarray]:
+    """Limits as rows over all options, scaled: rows @ x <= most."""
+    bounds = [(_table(tables, m), sign, b) for m in limits for sign, b in ((1, m.high), (-1, m.low)) if math.isfinite(b)]
+    rows, most = np.zeros((len(bounds), options)), np.zeros(len(bounds))
+    for i, (table, sign, bound) in enumerate(bounds):
+        factor = sign * SCALE / (bound if bound > 0 else 1.0)
+        rows[i] = factor * np.concatenate([row - row.min() for row in table.sites])
+        most[i] = factor * (bound - table.constant - sum(float(row.min()) for row in table.sites))
+    return rows, most
+
+
+def _groups(space: SearchSpace, variables: int) -> list[Any]:
+    """Of each group of sites so many, or at least so many, are other than 'none'."""
+    from scipy.optimize import LinearConstraint
+
+    kept: dict[str, list[int]] = {}  # by site, the variables of options other than 'none'
+    numbers = itertools.count()
+    for d in space.decisions:
+        kept[d.name] = [i for option, i in zip(d.options, numbers, strict=False) if option != "none"]
+    found = []
+    for group in space.skeleton.groups:
+        row = np.zeros((1, variables))
+        row[0, [i for site in group.sites for i in kept[site]]] = 1.0
+        found.append(LinearConstraint(row, group.keep, np.inf if group.more else group.keep))
+    return found
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------
 
 
 def sample_feasible(
-    space: SearchSpace,
-    tables: Tables,
-    limits: Sequence[Limit],
-    rng: np.random.Generator,
-    n: int,
+    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, n: int,
     exclude: Iterable[bytes | Sequence[int]] = (),
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Up to `n` distinct architectures that meet the limits, as option indices: int64 [m, sites], m <= n.
 
     `exclude`: architectures not wanted, as int64 bytes (`genes.tobytes()`) or as indices. Uniform where the space
@@ -198,9 +254,7 @@ class _Found:
         return np.array(self._rows, dtype=np.int64).reshape(-1, len(space.decisions))
 
 
-def _walk(
-    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, found: _Found
-) -> None:
+def _walk(space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, found: _Found) -> None:
     """Random walks that change one or two sites at a time and never raise the violation."""
     genes = space.sample_encoded(rng, WALKERS)
     known = found.genes(space)

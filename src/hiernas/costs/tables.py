@@ -1,21 +1,142 @@
-"""Costs as a table per site and option plus a constant: exact for an architecture, and fast for many."""
+"""What networks cost: counted from the module that `build()` returns, and as a table per site and option.
+
+There is no second formula. MACs are the multiply-adds of convolutions and linear layers for one image (what the papers
+call FLOPs). Biases, batch norm, activations, pooling, residual sums and the products of squeeze-and-excite count as 0.
+A table with a constant beside it is exact for an architecture, and fast for many.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from hiernas.budget import CostTable
-from hiernas.costs.count import Count, Footprint, LatencyTable, count, footprint, parts_of_space, saved_by
-from hiernas.space import SearchSpace
+from hiernas.networks.ops import ACTIVATIONS
+from hiernas.space import Architecture, SearchSpace, Skeleton
 
 if TYPE_CHECKING:
     from hiernas.networks.parts import Part
 
+# modules without multiply-adds that keep the shape
+FREE: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, *ACTIVATIONS.values())
 _counts: dict[str, Count] = {}  # by Part.key, which is equal where the count is
 _footprints: dict[str, Footprint] = {}
+
+
+@dataclass(frozen=True)
+class Count:
+    """Trainable numbers and multiply-adds of a module."""
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a whole network costs; `latency_ms` where a latency table was given."""
+
+    params: int
+    macs: int
+    latency_ms: float | None = None
+
+
+class LatencyTable(Protocol):
+    """Latencies of a device, as far as costs ask for them; `hiernas.latency` has such tables."""
+
+    @property
+    def overhead_ms(self) -> float: ...  # of one call of a network
+    def part_ms(self, part: Part) -> float:
+        """Latency of one operation in ms; raises `LatencyError` where the table misses it."""
+        ...
+
+    def predict(self, architecture: Architecture) -> float:
+        """Latency of a network in ms: its operations and `overhead_ms`."""
+        ...
+
+
+def count(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Count:
+    """Count the module that `build` makes on one input [C, H, W].
+
+    It is built on the meta device, so no weight is allocated and no random number drawn.
+    """
+    with torch.device("meta"), torch.no_grad():
+        module = build().eval()
+        _drop_train_only(module)
+        params = sum(p.numel() for p in module.parameters())
+        _drop_free(module)
+        with FlopCounterMode(display=False) as counter:
+            module(torch.empty(1, *input_size))
+    return Count(params, counter.get_total_flops() // 2)
+
+
+class Footprint(NamedTuple):
+    """Bytes in 32 bits: of a module's parameters, and of one input [C, H, W] and all that its layers compute from it."""
+
+    weights: int
+    activations: int
+
+
+def footprint(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Footprint:
+    """What a module takes where nothing is given back before the end; built on the meta device, as in `count`."""
+    sizes = [math.prod(input_size)]
+    with torch.device("meta"), torch.no_grad():
+        module = build().eval()
+        _drop_train_only(module)
+        for layer in module.modules():
+            if not any(layer.children()):
+                layer.register_forward_hook(lambda _, inputs, output: sizes.append(output.numel()))
+        module(torch.empty(1, *input_size))
+        return Footprint(4 * sum(p.numel() for p in module.parameters()), 4 * sum(sizes))
+
+
+def _drop_train_only(module: nn.Module) -> None:
+    # an auxiliary classifier is no part of the network that is used
+    for name, child in list(module.named_children()):
+        if getattr(child, "train_only", False):
+            setattr(module, name, None)
+
+
+def _drop_free(module: nn.Module) -> None:
+    # nine tenths of the counter's time goes into modules in which it has nothing to count
+    for name, child in module.named_children():
+        if isinstance(child, FREE):
+            setattr(module, name, nn.Identity())
+        else:
+            _drop_free(child)
+
+
+def cost(architecture: Architecture, latency: LatencyTable | None = None) -> Cost:
+    """Count the whole network of an architecture and, with a latency table, predict its latency.
+
+    Raises `LatencyError` where the table misses an operation of the network.
+    """
+    found = count(architecture.build, architecture.skeleton.input_size)
+    return Cost(found.params, found.macs, None if latency is None else latency.predict(architecture))
+
+
+def saved_by(skeleton: Skeleton) -> list[Part]:
+    """What the sum over a skeleton's parts has too much of, whatever the choices; nothing but in `Subsets`."""
+    saved = getattr(skeleton, "saved", None)
+    return [] if saved is None else saved()
+
+
+def parts_of_space(space: SearchSpace) -> tuple[list[Part], list[list[tuple[Part, ...]]]]:
+    """Operations with their input sizes: those of every network, and per site and option that the space has left.
+
+    An option of a cell space stands at several places of the network and has a part for each of them.
+    """
+    fixed, options = space.skeleton.parts()
+    return fixed, [[parts[o] for o in d.options] for d, parts in zip(space.decisions, options, strict=True)]
+
+
+# -- tables ------------------------------------------------------------------------------------------------------
 
 
 def cost_tables(space: SearchSpace, latency: LatencyTable | None) -> dict[str, CostTable]:

@@ -25,7 +25,7 @@ from hiernas.errors import ConfigError, ExportError, did_you_mean
 from hiernas.export.python import python_files
 from hiernas.latency.runner import load_onnxruntime
 from hiernas.names import FORMATS
-from hiernas.quiet import quiet
+from hiernas.quiet import first_line, quiet
 from hiernas.space import Architecture
 
 TOLERANCE = 1e-4  # largest relative difference allowed; measured: about 1e-7
@@ -45,13 +45,9 @@ class Exported:
 
 
 def export(
-    network: nn.Module,
-    images: Tensor,
-    path: Path,
-    to: str,
-    metadata: Mapping[str, str] | None = None,
+    network: nn.Module, images: Tensor, path: Path, to: str, metadata: Mapping[str, str] | None = None,
     architecture: Architecture | None = None,
-) -> Exported:
+) -> Exported:  # fmt: skip
     """Write a network in evaluation mode as one file that takes any batch size, and check it on `images`.
 
     `images`: float32 [B, C, H, W], real images, normalised as in training. `metadata` is stored in the file
@@ -93,11 +89,7 @@ def _written(
     except ExportError:
         raise
     except Exception as error:  # exporters raise almost anything
-        raise ExportError(f"the network cannot be exported to {to}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ExportError(f"the network cannot be exported to {to}: {first_line(error)}") from error
 
 
 def _largest_difference(network: nn.Module, run: Runner, images: Tensor, to: str) -> float:
@@ -109,7 +101,7 @@ def _largest_difference(network: nn.Module, run: Runner, images: Tensor, to: str
         try:
             found = run(batch)
         except Exception as error:  # runtimes raise their own kinds
-            raise ExportError(f"the {to} file does not run on {len(batch)} images: {_first_line(error)}") from error
+            raise ExportError(f"the {to} file does not run on {len(batch)} images: {first_line(error)}") from error
         if not expected.isfinite().all():
             raise ExportError(f"the network's output on the images is not finite; train it before it is exported to {to}")
         if expected.shape != found.shape:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from hiernas.errors import ExportError
-from hiernas.networks.cell_modules import Cell, StageGraph
+from hiernas.networks.cell_ops import Cell, StageGraph
 from hiernas.networks.ops import Origin, origin_of
 
 RESERVED = ("ARCH_DEF", "FILTERS", "LAYERS", "METADATA", "TIMM", "WEIGHTS", "build", "load", "to_timm")  # names of the frame

@@ -22,11 +22,9 @@ import torch
 from platformdirs import user_cache_path
 from torch import nn
 
-from hiernas.costs.count import footprint, parts_of_space
-from hiernas.costs.tables import counted
+from hiernas.costs.tables import counted, footprint, parts_of_space
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
-from hiernas.networks.parts import output_size, with_sums
 from hiernas.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -146,11 +144,11 @@ def plan_of(space: SearchSpace, with_edges: bool) -> Plan:
     every = [part for site in options for parts in site for part in parts]
     edges: dict[str, Item] = {}
     operations: dict[str, Item] = {}
-    for part in (*fixed, *every, *(with_sums(every) if space.skeleton.groups else ())):
+    for part in (*fixed, *every, *(part.summed() for part in every if space.skeleton.groups)):
         if part.is_identity or part.key in operations:
             continue
         ends = [] if part is fixed[0] else [part.input_size]
-        ends += [] if part is fixed[-1] else [output_size(part)]
+        ends += [] if part is fixed[-1] else [part.output_size]
         own = [_edge(shape) for shape in ends] if with_edges and counted(part).macs else []
         edges |= {edge.key: edge for edge in own}
         probe, needs = Probe(part.key, part.input_size, part.build), (OVERHEAD, *(edge.key for edge in own))
@@ -191,11 +189,7 @@ def cached_table_path(owner: Runtime | LatencyTable) -> Path:
 
 
 def measure_table(
-    space: SearchSpace,
-    runtime: Runtime,
-    path: str | Path | None = None,
-    on_progress: Progress | None = None,
-    runs: int = RUNS,
+    space: SearchSpace, runtime: Runtime, path: str | Path | None = None, on_progress: Progress | None = None, runs: int = RUNS
 ) -> LatencyTable:
     """Measure the distinct operations of a space that the table at `path` does not hold yet.
 
@@ -239,8 +233,7 @@ def doubts(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, str]:
     alike: dict[object, dict[str, int]] = defaultdict(dict)  # operations of one shape: their multiply-adds by key
     for o in plan.operations:
         if o.part is not None and o.key in entries:
-            site = o.part.site
-            alike[(site.cin, site.cout, site.stride, o.part.size)][o.key] = counted(o.part).macs
+            alike[(o.part.cin, o.part.cout, o.part.stride, o.part.size)][o.key] = counted(o.part).macs
     too_fast = {key: _too_fast(key, macs, entries) for macs in alike.values() for key in macs}
     found = {o.key: entry_doubt(o.key, entries[o.key]) or too_fast[o.key] for o in plan.operations if o.key in entries}
     return {key: line for key, line in found.items() if line}

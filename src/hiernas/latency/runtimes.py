@@ -1,7 +1,8 @@
 """Runtimes that execute modules: one latency is comparable only with others of the same runtime.
 
 ONNX Runtime is the default: its latencies agree with other deployment runtimes within about a tenth, while
-eager PyTorch is several times slower on a CPU and ranks small networks by their number of operations.
+eager PyTorch is several times slower on a CPU and ranks small networks by their number of operations. `hiernas.names`
+says of each what it is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,12 +30,13 @@ from hiernas.errors import LatencyError, one_of
 from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime, timed
 from hiernas.latency.table import Entry
 from hiernas.machine import usable_cores
-from hiernas.quiet import quiet
+from hiernas.quiet import first_line, quiet
 
 if TYPE_CHECKING:
     from hiernas.latency.runner import TimedCall
 
 MOST_DIFFERENT = 1e-2  # of the largest output; float32 differs by 1e-6, TF32 and bfloat16 by some 1e-3
+RUNTIME = "onnxruntime"  # where none is named
 
 
 @dataclass(frozen=True)
@@ -45,30 +47,34 @@ class Loaded:
     output: np.ndarray
 
 
-class Runtime(Protocol):
+@dataclass(frozen=True)
+class Kind:
+    """How a runtime is asked, see `RUNTIMES`."""
+
+    version: Callable[[], str]  # looks for all that is needed; `LatencyError` where its package or device is not here
+    load: Callable[[nn.Module, Tensor, int], Loaded]  # a module in evaluation mode, which may be changed; its input; threads
+    inner_layout: bool = True  # whether tensors are converted where they enter and leave a network
+
+
+class Runtime:
     """Executes modules on one device, always with the same number of threads and images."""
 
-    name: str
-    version: str
-    threads: int
-    batch: int
-    device: str  # the processor's name
-    inner_layout: bool  # whether tensors are converted where they enter and leave a network
-
-    def __init__(self, threads: int = 1, batch: int = 1) -> None:
-        self.threads, self.batch, self.device = threads, batch, cpu_name()
-        self.version = self.open()
-
-    def open(self) -> str:
-        """Look for all that is needed; returns the version. Raises `LatencyError` where its package or device is not here."""
-        ...
+    def __init__(self, name: str = RUNTIME, threads: int = 1, batch: int = 1) -> None:
+        self.name, self.threads, self.batch = name, threads, batch
+        self.version, self.inner_layout = RUNTIMES[name].version(), RUNTIMES[name].inner_layout
+        self.device = torch.cuda.get_device_name() if name == "cuda" else cpu_name()
 
     def load(self, module: nn.Module, x: Tensor) -> Loaded:
         """Load a module in evaluation mode, which may be changed, for an input [batch, C, H, W], and run it once.
 
         Raises `LatencyError` where the runtime cannot run it.
         """
-        ...
+        try:
+            return RUNTIMES[self.name].load(module, x, self.threads)
+        except LatencyError:
+            raise
+        except Exception as error:  # of many types
+            raise LatencyError(f"{self.name} cannot run a {type(module).__name__}: {first_line(error)}") from error
 
     def prepare(self, module: nn.Module, input_size: tuple[int, int, int]) -> TimedCall:
         """Load a copy of a module for inputs [batch, C, H, W], and compare its output with PyTorch's.
@@ -105,147 +111,15 @@ def difference(module: nn.Module, x: Tensor, output: np.ndarray) -> float:
     return float(np.abs(output - expected).max(initial=0.0) / max(np.abs(expected).max(initial=0.0), 1e-12))
 
 
-@contextmanager
-def _refusing(message: str, way_out: str = "") -> Iterator[None]:
-    """Whatever a runtime or converter raises, of many types, as a `LatencyError` with the first line of its text."""
+def _packages(extra: str, *names: str) -> list[Any]:
+    """Optional packages; raises `LatencyError` that names the extra which installs them."""
     try:
-        yield
-    except Exception as error:
-        raise LatencyError(f"{message}: {_first_line(error)}{way_out}") from error
-
-
-def _package(name: str, extra: str) -> Any:
-    """An optional package; raises `LatencyError` that names the extra which installs it."""
-    try:
-        return importlib.import_module(name)
+        with _silent():
+            return [importlib.import_module(name) for name in names]
     except ImportError as error:
         raise LatencyError(
-            f"the runtime '{extra}' cannot be loaded ({_first_line(error)}); install it: pip install 'hiernas[{extra}]'"
+            f"the runtime '{extra}' cannot be loaded ({first_line(error)}); install it: pip install 'hiernas[{extra}]'"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error's text that says anything."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-# -- on the processor, from ONNX files ---------------------------------------------------------------------------
-
-
-class OnnxRuntime(Runtime):
-    """ONNX Runtime on the CPU, with all graph optimisations. Input and output stay in buffers bound beforehand."""
-
-    name = "onnxruntime"
-    inner_layout = True
-
-    def open(self) -> str:
-        return str(load_onnxruntime().__version__)
-
-    def load(self, module: nn.Module, x: Tensor) -> Loaded:
-        """Export and load a module. Raises `LatencyError` where it cannot be exported or loaded."""
-        model = to_onnx(module, x)
-        with _refusing(f"ONNX Runtime cannot run a {type(module).__name__}"):
-            return Loaded(*load_onnx(model, x.numpy(), self.threads))
-
-
-class OpenVino(Runtime):
-    """OpenVINO on the CPU in float32, with the hint LATENCY. Needs the extra hiernas[openvino]."""
-
-    name = "openvino"
-    inner_layout = True
-
-    def open(self) -> str:
-        self._openvino = _package("openvino", "openvino")
-        self._core = self._openvino.Core()
-        return str(self._openvino.__version__).split("-")[0]  # without the build
-
-    def load(self, module: nn.Module, x: Tensor) -> Loaded:
-        """Export to ONNX and load a module. Raises `LatencyError` where it cannot be exported or loaded."""
-        # without the precision hint OpenVINO takes bfloat16 where the processor has it
-        hints = {"INFERENCE_NUM_THREADS": self.threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        model, array = to_onnx(module, x), x.numpy()
-        with _refusing(f"OpenVINO cannot run a {type(module).__name__}"):
-            request = self._core.compile_model(self._core.read_model(model), "CPU", hints).create_infer_request()
-            request.set_input_tensor(self._openvino.Tensor(array, shared_memory=True))
-            request.infer()
-        # OpenVINO does not keep the array, and reads whatever comes there
-        return Loaded(timed(request.infer, array), request.get_output_tensor().data.copy())
-
-
-def to_onnx(module: nn.Module, example: Tensor) -> bytes:
-    """A module as an ONNX file with one input `x`, by the tracing exporter (it is 40 times as fast) or the new one."""
-    module = copy.deepcopy(module).eval().cpu()
-    try:
-        with quiet():
-            return _traced(module, example)
-    except Exception:  # the tracing exporter is gone from this torch, or does not know an operation
-        pass
-    buffer = io.BytesIO()
-    with quiet(), _refusing(f"a {type(module).__name__} cannot be exported to ONNX"):
-        program: Any = torch.onnx.export(module, (example,), dynamo=True, input_names=["x"], verbose=False)
-        program.save(buffer)
-    return buffer.getvalue()
-
-
-def _traced(module: nn.Module, example: Tensor) -> bytes:
-    buffer: Any = io.BytesIO()  # the annotation of `export` leaves buffers out
-    torch.onnx.export(module, (example,), buffer, dynamo=False, input_names=["x"])
-    return buffer.getvalue()
-
-
-# -- those of phones and small boards, on the processor at hand --------------------------------------------------
-# Both compute with XNNPACK. Their converters take about a second per operation, and the packages are large.
-
-
-class LiteRt(Runtime):
-    """LiteRT (TensorFlow Lite) on the CPU, with XNNPACK. Needs the extra hiernas[litert]."""
-
-    name = "litert"
-    inner_layout = True
-
-    def open(self) -> str:
-        with _silent():
-            self._converter = _package("litert_torch", "litert")
-            self._interpreter = _package("ai_edge_litert.interpreter", "litert")
-        return metadata.version("ai-edge-litert")
-
-    def load(self, module: nn.Module, x: Tensor) -> Loaded:
-        """Convert and load a module. Raises `LatencyError` where it cannot be converted or loaded."""
-        with _refusing(f"LiteRT cannot run a {type(module).__name__}"), _silent(), tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "module.tflite"
-            self._converter.convert(module, (x,)).export(str(path))
-            interpreter = self._interpreter.Interpreter(model_content=path.read_bytes(), num_threads=self.threads)
-            interpreter.allocate_tensors()
-            interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x.numpy())
-            interpreter.invoke()
-            output = interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).copy()
-        return Loaded(timed(interpreter.invoke), output)
-
-
-class ExecuTorch(Runtime):
-    """ExecuTorch on the CPU, with XNNPACK. Needs the extra hiernas[executorch]."""
-
-    name = "executorch"
-    inner_layout = True
-
-    def open(self) -> str:
-        with _silent():
-            self._exir = _package("executorch.exir", "executorch")
-            self._xnnpack = _package("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
-            self._runtime = _package("executorch.extension.pybindings.portable_lib", "executorch")
-        return metadata.version("executorch")
-
-    def load(self, module: nn.Module, x: Tensor) -> Loaded:
-        """Export and load a module. Raises `LatencyError` where it cannot be exported or loaded."""
-        with _silent():
-            self._runtime._unsafe_reset_threadpool(self.threads)  # of the whole process; there is no public setting
-        with _refusing(f"ExecuTorch cannot run a {type(module).__name__}"), _silent():
-            partitioner = [self._xnnpack.XnnpackPartitioner()]
-            edge = self._exir.to_edge_transform_and_lower(torch.export.export(module, (x,)), partitioner=partitioner)
-            file = bytes(edge.to_executorch().buffer)  # which the program reads without keeping it alive
-            program = self._runtime._load_for_executorch_from_buffer(file)
-            output = program.forward([x])[0].numpy().copy()
-        return Loaded(timed(partial(program.forward, [x]), file), output)
 
 
 @contextmanager
@@ -265,41 +139,108 @@ def _silent() -> Iterator[None]:
             os.close(copied)
 
 
+# -- on the processor, from ONNX files ---------------------------------------------------------------------------
+
+
+def _onnxruntime(module: nn.Module, x: Tensor, threads: int) -> Loaded:
+    return Loaded(*load_onnx(to_onnx(module, x), x.numpy(), threads))
+
+
+def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
+    (openvino,), array = _packages("openvino", "openvino"), x.numpy()
+    # without the precision hint OpenVINO takes bfloat16 where the processor has it
+    hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(to_onnx(module, x)), "CPU", hints).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(array, shared_memory=True))
+    request.infer()
+    # OpenVINO does not keep the array, and reads whatever comes there
+    return Loaded(timed(request.infer, array, core), request.get_output_tensor().data.copy())
+
+
+def _openvino_version() -> str:
+    return str(_packages("openvino", "openvino")[0].__version__).split("-")[0]  # without the build
+
+
+def to_onnx(module: nn.Module, example: Tensor) -> bytes:
+    """A module as an ONNX file with one input `x`, by the tracing exporter (it is 40 times as fast) or the new one."""
+    module, buffer = copy.deepcopy(module).eval().cpu(), io.BytesIO()
+    try:
+        with quiet():
+            return _traced(module, example)
+    except Exception:  # the tracing exporter is gone from this torch, or does not know an operation
+        pass
+    try:
+        with quiet():
+            program: Any = torch.onnx.export(module, (example,), dynamo=True, input_names=["x"], verbose=False)
+            program.save(buffer)
+    except Exception as error:
+        raise LatencyError(f"a {type(module).__name__} cannot be exported to ONNX: {first_line(error)}") from error
+    return buffer.getvalue()
+
+
+def _traced(module: nn.Module, example: Tensor) -> bytes:
+    buffer: Any = io.BytesIO()  # the annotation of `export` leaves buffers out
+    torch.onnx.export(module, (example,), buffer, dynamo=False, input_names=["x"])
+    return buffer.getvalue()
+
+
+# -- those of phones and small boards, on the processor at hand --------------------------------------------------
+# Both compute with XNNPACK. Their converters take about a second per operation, and the packages are large.
+
+LITERT = ("litert", "litert_torch", "ai_edge_litert.interpreter")  # the extra, and its packages
+EXECUTORCH = (
+    "executorch", "executorch.exir", "executorch.backends.xnnpack.partition.xnnpack_partitioner",
+    "executorch.extension.pybindings.portable_lib",
+)  # fmt: skip
+
+
+def _version(distribution: str, packages: tuple[str, ...]) -> str:
+    _packages(*packages)
+    return metadata.version(distribution)
+
+
+def _litert(module: nn.Module, x: Tensor, threads: int) -> Loaded:
+    converter, interpreters = _packages(*LITERT)
+    with _silent(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.tflite"
+        converter.convert(module, (x,)).export(str(path))
+        interpreter = interpreters.Interpreter(model_content=path.read_bytes(), num_threads=threads)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x.numpy())
+        interpreter.invoke()
+        output = interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).copy()
+    return Loaded(timed(interpreter.invoke), output)
+
+
+def _executorch(module: nn.Module, x: Tensor, threads: int) -> Loaded:
+    exir, xnnpack, runtime = _packages(*EXECUTORCH)
+    with _silent():
+        runtime._unsafe_reset_threadpool(threads)  # of the whole process; there is no public setting
+        partitioner = [xnnpack.XnnpackPartitioner()]
+        edge = exir.to_edge_transform_and_lower(torch.export.export(module, (x,)), partitioner=partitioner)
+        file = bytes(edge.to_executorch().buffer)  # which the program reads without keeping it alive
+        program = runtime._load_for_executorch_from_buffer(file)
+        output = program.forward([x])[0].numpy().copy()
+    return Loaded(timed(partial(program.forward, [x]), file), output)
+
+
 # -- PyTorch itself ----------------------------------------------------------------------------------------------
 
 
-class TorchRuntime(Runtime):
-    """Eager PyTorch on the CPU: for networks that are deployed so; it is several times slower than the others."""
+def _compiled(module: nn.Module, x: Tensor, threads: int) -> Loaded:
+    import torch._inductor.config as inductor
 
-    name = "torch"
-    inner_layout = False
-
-    def open(self) -> str:
-        return str(torch.__version__)
-
-    def load(self, module: nn.Module, x: Tensor) -> Loaded:
-        """Nothing is converted: the module itself is called."""
-        return _on_cpu(module, x, self.threads)
-
-
-class CompiledTorch(Runtime):
-    """PyTorch on the CPU, compiled by torch.compile with frozen weights. Needs a C++ compiler and takes its time."""
-
-    name = "torch_compiled"
-    inner_layout = True
-
-    def open(self) -> str:
-        return str(torch.__version__)
-
-    def load(self, module: nn.Module, x: Tensor) -> Loaded:
-        """Compile a module. Raises `LatencyError` where it cannot be compiled, or there is no compiler."""
-        import torch._inductor.config as inductor
-
-        # frozen weights fold the batch norms into the convolutions; without, compiling gains little
-        settings = {"freezing": True, "cpp.threads": self.threads, "compile_threads": 1}
-        way_out = "; it needs a C++ compiler (such as g++); measure with another runtime where there is none"
-        with _refusing(f"torch.compile cannot compile a {type(module).__name__}", way_out), quiet(), inductor.patch(settings):
-            return _on_cpu(torch.compile(_new_function(module), dynamic=False, fullgraph=True), x, self.threads)
+    # frozen weights fold the batch norms into the convolutions; without, compiling gains little
+    settings = {"freezing": True, "cpp.threads": threads, "compile_threads": 1}
+    try:
+        with quiet(), inductor.patch(settings):
+            return _on_cpu(torch.compile(_new_function(module), dynamic=False, fullgraph=True), x, threads)
+    except Exception as error:  # of many types
+        raise LatencyError(
+            f"torch.compile cannot compile a {type(module).__name__}: {first_line(error)}; it needs a C++ compiler (such as "
+            "g++); measure with another runtime where there is none"
+        ) from error
 
 
 def _new_function(module: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -334,46 +275,44 @@ def _without_gradients(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class CudaRuntime(Runtime):
-    """Eager PyTorch on a GPU, timed by the GPU's own clock (CUDA events)."""
-
-    name = "cuda"
-    inner_layout = False
-
-    def open(self) -> str:
-        if not torch.cuda.is_available():
-            raise LatencyError("PyTorch finds no GPU here; measure on the CPU, or on a machine with a GPU")
-        self.device = torch.cuda.get_device_name()
-        return f"{torch.__version__} cuda {torch.version.cuda or torch.version.hip}"
-
-    def load(self, module: nn.Module, x: Tensor) -> Loaded:
-        """Move a module to the GPU. Raises `LatencyError` where it does not fit or run."""
-        with _refusing(f"the GPU cannot run a {type(module).__name__}"), torch.no_grad():
-            module, x = module.cuda(), x.cuda()
-            output = module(x).cpu().numpy()
-        event: Any = torch.cuda.Event  # it has no annotations
-        start, end = event(enable_timing=True), event(enable_timing=True)
-
-        def call() -> float:
-            torch.cuda.synchronize()  # what was asked for before is not timed
-            with torch.no_grad():
-                start.record()
-                module(x)
-                end.record()
-            end.synchronize()
-            return float(start.elapsed_time(end))
-
-        return Loaded(call, output)
+def _cuda_version() -> str:
+    if not torch.cuda.is_available():
+        raise LatencyError("PyTorch finds no GPU here; measure on the CPU, or on a machine with a GPU")
+    return f"{torch.__version__} cuda {torch.version.cuda or torch.version.hip}"
 
 
-RUNTIMES: dict[str, type[Runtime]] = {
-    runtime.name: runtime for runtime in (OnnxRuntime, OpenVino, LiteRt, ExecuTorch, TorchRuntime, CompiledTorch, CudaRuntime)
+def _cuda(module: nn.Module, x: Tensor, threads: int) -> Loaded:
+    """Timed by the GPU's own clock."""
+    module, x = module.cuda(), x.cuda()
+    with torch.no_grad():
+        output = module(x).cpu().numpy()
+    event: Any = torch.cuda.Event  # it has no annotations
+    start, end = event(enable_timing=True), event(enable_timing=True)
+
+    def call() -> float:
+        torch.cuda.synchronize()  # what was asked for before is not timed
+        with torch.no_grad():
+            start.record()
+            module(x)
+            end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+    return Loaded(call, output)
+
+
+RUNTIMES: dict[str, Kind] = {
+    "onnxruntime": Kind(lambda: str(load_onnxruntime().__version__), _onnxruntime),
+    "openvino": Kind(_openvino_version, _openvino),
+    "litert": Kind(partial(_version, "ai-edge-litert", LITERT), _litert),
+    "executorch": Kind(partial(_version, "executorch", EXECUTORCH), _executorch),
+    "torch": Kind(lambda: str(torch.__version__), _on_cpu, inner_layout=False),  # nothing is converted
+    "torch_compiled": Kind(lambda: str(torch.__version__), _compiled),
+    "cuda": Kind(_cuda_version, _cuda, inner_layout=False),
 }
 
-RUNTIME = "onnxruntime"  # where none is named
 
-
-def make_runtime(name: str, threads: int) -> Any:
+def make_runtime(name: str, threads: int) -> Runtime:
     """A runtime by name."""
     one_of("runtime", name, RUNTIMES, LatencyError)
     if not 1 <= threads <= usable_cores():
@@ -381,4 +320,4 @@ def make_runtime(name: str, threads: int) -> Any:
             f"threads is {threads}, and this process may use {usable_cores()} cores: more threads than cores wait for each "
             f"other, and such a latency says nothing; give 1 to {usable_cores()}"
         )
-    return RUNTIMES[name](threads=threads)
+    return Runtime(name, threads)

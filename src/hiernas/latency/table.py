@@ -1,24 +1,31 @@
 """Latency tables: how long each operation of a space takes on one device; a network takes their sum.
 
 Entries come from measuring (see `measure`). A table may carry a correction that whole networks told (see `calibrate`).
-
 An operation counts with the tenth percentile of its runs: on an idle device that is the median within a few
 percent, on a busy one it stays while the median follows the neighbours.
+
+Phones: tables in the format of ProxylessNAS (Cai et al. 2019) and Once-for-All (Cai et al. 2020) are read, too. They are
+YAML, one entry per operation with its mean latency in ms. The first kind writes a block as
+`expanded_conv-input:112x112x16-output:56x56x24-expand:3-kernel:3-stride:2-idskip:0` with the expansion ratio
+(all activations are ReLU6), the second kind has the number of expanded channels there, and `-se:1-hs:1` behind
+(squeeze-and-excite, hard swish instead of ReLU).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hiernas.costs.count import LatencyTable as AnyTable
-from hiernas.costs.count import parts_of, saved_by
+from hiernas.costs.tables import LatencyTable as AnyTable
+from hiernas.costs.tables import saved_by
 from hiernas.errors import LatencyError
 from hiernas.latency.runner import write
+from hiernas.networks.ops import Classifier, Conv, MBConv
 from hiernas.space import Architecture
 from hiernas.subsets import as_subset
 
@@ -143,7 +150,7 @@ def predict_ms(table: AnyTable, architecture: Architecture) -> float:
     """Latency of a network by any table; a site that keeps several options pays for each, and for their sum."""
     if not architecture.is_single:
         architecture = as_subset(architecture)
-    fixed, options = parts_of(architecture.skeleton)
+    fixed, options = architecture.skeleton.parts()
     total = table.overhead_ms
     for part in fixed:
         total += table.part_ms(part)
@@ -206,3 +213,106 @@ def merge(mine: LatencyTable, other: LatencyTable) -> Merged:
     entries = {**mine.entries, **added, **better}
     kept = len(other.entries) - len(added) - len(better)
     return Merged(replace(mine, entries=entries), len(added), len(better), kept)
+
+
+# -- those of phones, by others ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PhoneTable:
+    """Mean latencies in ms by the format's keys; measured on one image, so there is no call overhead to add."""
+
+    device: str
+    entries: Mapping[str, float]
+    runtime: str = "phone table"
+    version: str = "unknown"
+    threads: int = 1
+    batch: int = 1
+    overhead_ms: float = 0.0
+
+    def part_ms(self, part: Part) -> float:
+        """Latency of one operation in ms; raises `LatencyError` where the table misses it."""
+        return 0.0 if part.is_identity else sum(self._entry(key) for key in self._keys(part))
+
+    def predict(self, architecture: Architecture) -> float:
+        """Latency of a network in ms: the sum of its operations."""
+        return predict_ms(self, architecture)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PhoneTable:
+        """Read a YAML file; its name becomes the device's. Raises `LatencyError` where it is not such a table."""
+        import yaml
+
+        try:
+            value = yaml.safe_load(read_text(path))
+        except yaml.YAMLError as error:
+            line = str(error).splitlines()[-1].strip()
+            raise LatencyError(f"{path} is not a latency table: it is neither our JSON nor YAML ({line})") from error
+        if not isinstance(value, Mapping) or not value:
+            raise LatencyError(f"{path} is not a latency table: entries such as 'Conv-input:...' are expected")
+        means: dict[str, float] = {}
+        for key, entry in value.items():
+            mean = entry.get("mean") if isinstance(entry, Mapping) else None
+            if isinstance(mean, bool) or not isinstance(mean, int | float) or not 0 <= mean < math.inf:
+                raise LatencyError(f"{path} is not a latency table: entry '{key}' has no 'mean' in ms")
+            means[str(key)] = float(mean)
+        return cls(Path(path).stem, means)
+
+    def _entry(self, key: str) -> float:
+        if key in self.entries:
+            return self.entries[key]
+        if key.startswith("Logits"):
+            known = ", ".join(k for k in self.entries if k.startswith("Logits"))
+            raise LatencyError(
+                f"the latency table '{self.device}' has no entry '{key}' (it has {known}); for another number of classes put "
+                "your own value in a copy of the file: the key, and under it 'mean' in ms"
+            )
+        sizes = {tuple(map(int, size)) for k in self.entries for size in re.findall(r":(\d+)x(\d+)x(\d+)", k)}
+        maps = ", ".join(f"{h}x{w}" for h, w in sorted({(h, w) for h, w, _ in sizes}, key=lambda side: -side[0]))
+        widths = ", ".join(map(str, sorted({c for _, _, c in sizes})))
+        raise LatencyError(
+            f"the latency table '{self.device}' has no entry '{key}'; it covers feature maps of {maps} with {widths} "
+            "channels; choose a space of these sizes (the Pixel 1 table is for proxyless with widths='search' at 224x224), "
+            "or measure a device"
+        )
+
+    def _keys(self, part: Part) -> tuple[str, ...]:
+        """The entries that an operation is made of."""
+        op, (cin, h, w), (cout, *after) = part.op, part.input_size, part.output_size
+        size, output = f"input:{h}x{w}x{cin}", f"output:{after[0]}x{after[1]}x{cout}"
+        if isinstance(op, MBConv):
+            return (f"expanded_conv-{size}-{output}-{self._block(part, op)}",)
+        if isinstance(op, Conv) and op.kernel in (1, 3):
+            return (f"{'Conv_1' if op.kernel == 1 else 'Conv'}-{size}-{output}",)
+        if isinstance(op, Classifier) and not self._by_channels:
+            return (f"Logits-{size}-output:{cout}",)
+        if isinstance(op, Classifier):
+            pooled = f"1x1x{cin}"
+            return f"AvgPool2D-{size}-output:{pooled}", f"Logits-input:{pooled}-output:{cout}"
+        raise LatencyError(f"the latency table '{self.device}' knows no operation like '{part.key}'; measure a device")
+
+    def _block(self, part: Part, op: MBConv) -> str:
+        residual = int(part.stride == 1 and part.cin == part.cout)
+        expand = part.cin * op.expand if self._by_channels else op.expand
+        end = f"expand:{expand}-kernel:{op.kernel}-stride:{part.stride}-idskip:{residual}"
+        other = op.groups != 1 or (op.expand == 1 and op.keep_1x1)  # no entry tells these blocks from the plain ones
+        if self._by_channels and not other and op.act in ("relu", "relu6", "hswish"):
+            return f"{end}-se:{int(op.se)}-hs:{int(op.act == 'hswish')}"
+        if self._by_channels or other or op.se or op.act not in ("relu", "relu6"):
+            raise LatencyError(f"the latency table '{self.device}' has no blocks like '{op.describe()}'; measure a device")
+        return end
+
+    @property
+    def _by_channels(self) -> bool:  # Once-for-All's keys
+        return any("-se:" in key for key in self.entries)
+
+
+def load_table(path: str | Path, runtime: str | None = None, threads: int | None = None) -> LatencyTable | PhoneTable:
+    """Read a latency table: our JSON, or a phone's YAML.
+
+    Raises `LatencyError` where it was measured with another runtime or number of threads than those asked for, if any.
+    """
+    table = LatencyTable.load(path) if read_text(path).lstrip().startswith("{") else PhoneTable.load(path)
+    asked = {"runtime": runtime, "threads": threads}
+    check_asked(path, table, {name: value for name, value in asked.items() if value is not None})
+    return table

@@ -12,8 +12,7 @@ from typing import Any
 from hiernas.data.split import ImageData
 from hiernas.methods.hnas import PRESETS, plan
 from hiernas.problem import CHAINS, TINY, Found, Method, Problem
-from hiernas.search.evolution import Effort
-from hiernas.search.oneshot import search_supernet, train_supernet
+from hiernas.search.evolution import Effort, search_supernet, train_supernet
 from hiernas.search.ranking import most_accurate, pareto_front
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from hiernas.data.split import ImageData
 from hiernas.problem import Found, Method, Problem, only, sized
-from hiernas.search.alphas import Softmax
+from hiernas.search.alphas import Softmax, cost_penalty
 from hiernas.search.differentiable import (
     QUICK,
     SEARCH,
@@ -23,7 +23,6 @@ from hiernas.search.differentiable import (
     learn,
     search_work,
 )
-from hiernas.search.pressure import cost_penalty
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import RECIPES, Recipe
 

@@ -13,8 +13,7 @@ from typing import Any, Literal
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
 from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, training_work
-from hiernas.search.evolution import Effort
-from hiernas.search.oneshot import search_supernet, train_supernet
+from hiernas.search.evolution import Effort, search_supernet, train_supernet
 from hiernas.search.ranking import at_least, most_accurate, operation_frequency, pareto_front
 from hiernas.train.recipes import Phase, Recipe
 
@@ -94,9 +93,7 @@ QUICK = HNASConfig(
     # digits: 3.5 minutes on 2 idle cores, 99.2 % test accuracy with seed 0 (docs/log.md)
     epochs=(30, 15, 10),
     lr=(0.2, 0.1, 0.1),
-    train=Recipe(
-        batch_size=64, weight_decay=5e-4, schedule="cosine", warmup_epochs=2, label_smoothing=0.1, grad_clip=5.0
-    ),
+    train=Recipe(batch_size=64, weight_decay=5e-4, schedule="cosine", warmup_epochs=2, label_smoothing=0.1, grad_clip=5.0),
     population=24,
     generations=8,
     calibration_images=300,
@@ -108,9 +105,7 @@ SMALL = HNASConfig(
     # for 10,000 to 100,000 small images on 2 cores; CIFAR-10: 33 minutes beside other work (docs/log.md)
     epochs=(4, 2, 2),
     lr=(0.2, 0.1, 0.1),
-    train=Recipe(
-        batch_size=128, weight_decay=1e-4, schedule="cosine", warmup_epochs=0.5, label_smoothing=0.1, grad_clip=5.0
-    ),
+    train=Recipe(batch_size=128, weight_decay=1e-4, schedule="cosine", warmup_epochs=0.5, label_smoothing=0.1, grad_clip=5.0),
     population=24,
     generations=6,
     calibration_images=500,

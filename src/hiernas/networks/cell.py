@@ -14,28 +14,25 @@ from torch import nn
 
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import ConfigError, SpaceError
-from hiernas.networks.cell_modules import AuxiliaryHead, CellNet
-from hiernas.networks.cell_ops import OPERATIONS, ReLUConv, operation
-from hiernas.networks.cell_supernet import CellSupernet
+from hiernas.networks.cell_ops import OPERATIONS, AuxiliaryHead, CellNet, ReLUConv, operation
 from hiernas.networks.genotype import INPUTS, Edge, Genotype, check_operations, read_genotype
 from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import (
     SEARCHED,
     EdgeChoices,
-    Mixed,
     Part,
+    Parts,
     Place,
     build_cell,
     build_parts,
+    cell_options,
     edge_name,
     edges_of,
-    halved,
-    joins,
-    mixed_parts,
     output_of,
-    part_of,
     place,
+    strided,
 )
+from hiernas.networks.supernets import CellSupernet
 from hiernas.space import Architecture, Choice, SearchSpace
 
 
@@ -74,9 +71,7 @@ class CellNetwork:
     def groups(self) -> tuple[Group, ...]:
         """The edges into each node: two of them stay."""
         nodes = range(INPUTS, INPUTS + self.nodes)
-        return tuple(
-            Group(tuple(edge_name(kind, s, n) for s in range(n)), 2) for kind in self.cell_kinds for n in nodes
-        )
+        return tuple(Group(tuple(edge_name(kind, s, n) for s in range(n)), 2) for kind in self.cell_kinds for n in nodes)
 
     def space(self) -> SearchSpace:
         """The search space over all operations of all edges."""
@@ -115,7 +110,7 @@ class CellNetwork:
         if not is_genotype:
             return choices
         genotype = read_genotype(choices)
-        known = {*self.cell_kinds, *_general(self.cell_kinds)}
+        known = {*self.cell_kinds, *(kind.rstrip("0123456789") for kind in self.cell_kinds)}
         stray = [kind for kind, _ in genotype.cells if kind not in known]
         if stray:
             raise SpaceError(f"space '{self.name}' has no cell '{stray[0]}'; its cells are {', '.join(self.cell_kinds)}")
@@ -143,14 +138,8 @@ class CellNetwork:
 
     def stems(self) -> tuple[list[Part], list[Part]]:
         """The parts before the first cell: those that make its first input, and those that go on to its second."""
-        channels, size = self.input_size[0], self.input_size[1:]
-        if self.stem == "cifar":
-            return [part_of("stem", channels, 3 * self.channels, 1, Conv(3, None), size)], []
-        c = self.channels
-        first = part_of("stem", channels, c // 2, 2, Conv(3, "relu"), size)
-        second = part_of("stem", c // 2, c, 2, Conv(3, None), halved(size))
-        third = part_of("stem", c, c, 2, ReLUConv(), halved(halved(size)))
-        return [first, second], [third]
+        parts = stem_parts(self.stem, self.input_size, self.channels, 3 * self.channels)
+        return parts[:2], parts[2:]
 
     def places(self) -> list[Place]:
         """All cells in order."""
@@ -164,29 +153,20 @@ class CellNetwork:
             before, last = last, (self.nodes * channels, found[-1].out_size)
         return found
 
-    def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+    def parts(self) -> Parts:
         """All operations with their input sizes: those of every network, and per site those of each option."""
         if self.stages is not None:
-            found: tuple[list[Part], list[dict[str, tuple[Part, ...]]]] = self.stages.parts_by_cells(self)
+            found: Parts = self.stages.parts_by_cells(self)
             return found
         places = self.places()
         fixed = [part for stem in self.stems() for part in stem]
-        fixed += [part for p in places for part in (*p.preprocess, *joins(p, self.nodes, SEARCHED))]
-        ops = [self.operation(name) for name in OPERATIONS]
-        options = [
-            {op.name: tuple(p.part(s, op) for p in places if p.kind == kind and op.name != "none") for op in ops}
-            for kind in self.cell_kinds
-            for s, _ in edges_of(self.nodes)
-        ]
+        fixed += [part for p in places for part in (*p.preprocess, *p.joins(self.nodes, SEARCHED))]
+        options = cell_options(places, self.cell_kinds, self.nodes, [self.operation(name) for name in OPERATIONS])
         return [*fixed, self._classifier(places)], options
-
-    def mixed_parts(self) -> Mixed:
-        """As `parts`, for networks that keep several options."""
-        return mixed_parts(self.parts())
 
     def _classifier(self, places: Sequence[Place]) -> Part:
         last = places[-1]
-        return part_of("classifier", self.nodes * last.channels, self.num_classes, 1, Classifier(), last.out_size)
+        return Part("classifier", Classifier(), self.nodes * last.channels, self.num_classes, 1, last.out_size)
 
     # -- networks ------------------------------------------------------------------------------------------------
 
@@ -213,6 +193,17 @@ class CellNetwork:
         return CellSupernet(self, decisions)
 
 
+def stem_parts(stem: str, input_size: tuple[int, int, int], channels: int, width: int) -> list[Part]:
+    """DARTS' stems: for small images one convolution to this width, for ImageNet's three of stride 2."""
+    given, *size = input_size
+    pixels, half = (size[0], size[1]), channels // 2
+    if stem == "cifar":
+        return [Part("stem", Conv(3, None), given, width, 1, pixels)]
+    first = Part("stem", Conv(3, "relu"), given, half, 2, pixels)
+    second = Part("stem", Conv(3, None), half, channels, 2, strided(pixels))
+    return [first, second, Part("stem", ReLUConv(3), channels, channels, 2, strided(strided(pixels)))]
+
+
 def row_of_cells(kinds: Sequence[str], cells: int) -> tuple[str, ...]:
     """The kinds of a row of cells: reductions after one and two thirds; `kinds`: normal and reduce, or one per stage."""
     reductions = [kind for kind in kinds if kind.startswith("reduce")]
@@ -230,7 +221,3 @@ def _two_or_more(edges: Sequence[Edge]) -> tuple[Edge, ...]:
     kept = [edge for edge in edges if edge[0] != "none"]
     lacking = [edge for edge in edges if edge[0] == "none"][: max(0, 2 - len(kept))]
     return tuple(sorted([*kept, *lacking], key=lambda edge: edge[1]))
-
-
-def _general(kinds: Sequence[str]) -> set[str]:
-    return {kind.rstrip("0123456789") for kind in kinds}

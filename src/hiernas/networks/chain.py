@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.combinatorics import Decision, Group
-from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.networks.graph import has_identity
 from hiernas.networks.ops import initialise
-from hiernas.networks.parts import Mixed, Mixture, Part, Site, mixed_parts
+from hiernas.networks.parts import Mixture, Options, Part, Parts, Site, mixed, strided
+from hiernas.networks.supernets import as_one_step, check_restriction
 from hiernas.space import Architecture, Choice, SearchSpace
 
 
@@ -74,35 +74,36 @@ class Chain:
             read += [next(given) for _ in range(blocks)] + ["skip"] * (sites - blocks)
         return read
 
-    def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+    def parts(self) -> Parts:
         """All operations with their input sizes: those of every network, and per site those of each option."""
         fixed: list[Part] = []
-        options: list[dict[str, tuple[Part, ...]]] = []
+        options: list[Options] = []
         size = self.input_size[1:]
         for site in (*self.stem, *self.sites, *self.head):
-            parts: dict[str, tuple[Part, ...]] = {op.name: (Part(site, op, size),) for op in site.ops}
+            parts = [site.part(op, size) for op in site.ops]
             if site in self.sites:
-                options.append(parts)
+                options.append({part.op.name: (part,) for part in parts})
             else:
-                fixed += [part for of_option in parts.values() for part in of_option]
-            size = (-(-size[0] // site.stride), -(-size[1] // site.stride))
+                fixed += parts
+            size = strided(size, site.stride)
         return fixed, options
 
     def ways_around(self, decisions: Sequence[Decision]) -> list[bool]:
         """Per site whether there is a way around it: it can be skipped, or an identity leads around its every option."""
         _, sites = self.parts()
-        return [
-            any(part.is_identity for part in options.get("skip", ())) or all(_leads_around(options[o]) for o in d.options)
-            for d, options in zip(decisions, sites, strict=True)
-        ]
-
-    def mixed_parts(self) -> Mixed:
-        """As `parts`, for networks that keep several options."""
-        return mixed_parts(self.parts())
+        with torch.device("meta"):
+            return [
+                any(part.is_identity for part in options.get("skip", ()))
+                or all(has_identity(part.build(), part.input_size) for o in d.options for part in options[o])
+                for d, options in zip(decisions, sites, strict=True)
+            ]
 
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network of the chosen options: [B, C, H, W] -> [B, classes]."""
-        layers = [_fixed(self.stem), *map(_block, self.sites, choices), _fixed(self.head)]
+        layers: list[nn.Module] = [_fixed(self.stem)]
+        for site, choice in zip(self.sites, choices, strict=True):
+            layers.append(mixed([site.build(option) for option, _ in choice], [weight for _, weight in choice]))
+        layers.append(_fixed(self.head))
         names = ["stem", *(n.replace(".", "_") for n in self.site_names), "head"]
         network = nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
         self._finish(network)
@@ -118,17 +119,6 @@ class Chain:
         for m in module.modules():
             if isinstance(m, nn.BatchNorm2d):
                 m.eps = self.bn_eps
-
-
-def _leads_around(parts: Sequence[Part]) -> bool:
-    with torch.device("meta"):
-        return all(has_identity(part.build(), part.input_size) for part in parts)
-
-
-def _block(site: Site, choice: Choice) -> nn.Module:
-    if len(choice) == 1 and choice[0][1] == 1.0:
-        return site.build(choice[0][0])
-    return Mixture([site.build(option) for option, _ in choice], [weight for _, weight in choice])
 
 
 def _fixed(sites: Sequence[Site]) -> nn.Sequential:
@@ -173,18 +163,14 @@ class ChainSupernet(nn.Module):
         One module where sites keep several options.
         """
         if not architecture.is_single:
-            return [(str(architecture.choices), self.subnet(architecture))]
+            return as_one_step(self, architecture)
         modules = [site[option] for site, option in zip(self._sites(), architecture.options, strict=True)]
         names = list(architecture.options)
         return list(zip(["stem", *names, "head"], [self.stem, *modules, self.head], strict=True))
 
     def restrict(self, space: SearchSpace) -> ChainSupernet:
         """A supernet of the smaller space that keeps the surviving weights (copied), stem and head included."""
-        if space.skeleton != self.skeleton:
-            raise SpaceError(f"a supernet of '{self.space.name}' cannot be restricted to '{space.name}'")
-        for mine, theirs in zip(self.space.decisions, space.decisions, strict=True):
-            for option in theirs.options:
-                mine.index(option)  # refuses options this supernet does not hold
+        check_restriction(self.space, space)
         smaller = copy.copy(self)  # shares modules until the next lines replace them
         smaller._modules = dict(self._modules)
         smaller.space = space

@@ -13,6 +13,7 @@ import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from hiernas.errors import SpaceError, did_you_mean
@@ -72,16 +73,12 @@ def read_graph(value: Any, what: str) -> Graph:
     try:
         nested = bool(value) and not isinstance(value[0][0], str)
         nodes = value if nested else [value[i : i + 2] for i in range(0, len(value), 2)]
-        graph = tuple(tuple(sorted(((str(op), int(source)) for op, source in node), key=_source)) for node in nodes)
+        graph = tuple(tuple(sorted(((str(op), int(source)) for op, source in node), key=itemgetter(1))) for node in nodes)
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise SpaceError(f"'{what}' is no list of (operation, input) pairs: {_short(value)}") from error
     for node, edges in enumerate(graph, INPUTS):
         _check_node(what, node, edges)
     return graph
-
-
-def _source(edge: Edge) -> int:
-    return edge[1]
 
 
 def _check_node(what: str, node: int, edges: Sequence[Edge]) -> None:
@@ -104,9 +101,7 @@ def check_operations(graph: Graph, what: str, allowed: Sequence[str]) -> None:
     for node, edges in enumerate(graph, INPUTS):
         for op, source in edges:
             if op not in allowed:
-                raise SpaceError(
-                    f"the edge from {source} to {node} of '{what}' cannot be '{op}'; {did_you_mean(op, allowed)}"
-                )
+                raise SpaceError(f"the edge from {source} to {node} of '{what}' cannot be '{op}'; {did_you_mean(op, allowed)}")
 
 
 def _fields_of_text(text: str) -> Any:
@@ -121,9 +116,7 @@ def _fields_of_text(text: str) -> Any:
             raise ValueError
         return {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError) as error:
-        raise SpaceError(
-            f"not a genotype: {_short(text)}; write Genotype(normal=[('sep_conv_3x3', 0), ...], ...)"
-        ) from error
+        raise SpaceError(f"not a genotype: {_short(text)}; write Genotype(normal=[('sep_conv_3x3', 0), ...], ...)") from error
 
 
 def _literal(node: ast.expr) -> Any:
@@ -135,3 +128,106 @@ def _literal(node: ast.expr) -> Any:
 def _short(value: Any) -> str:
     text = " ".join(str(value).split())
     return f"'{text}'" if len(text) <= 60 else f"'{text[:57]}...'"
+
+
+# -- published cells, as their authors' repositories print them ------------------------------------------------------
+
+
+def _genotype(**cells: str) -> Genotype:
+    """By kind the edges into each node: 'sep_conv_3x3 0, skip_connect 1 | ...'."""
+    nodes = {kind: text.split("|") for kind, text in cells.items()}
+    return read_genotype({kind: [[edge.split() for edge in node.split(",")] for node in of] for kind, of in nodes.items()})
+
+
+GENOTYPES: dict[str, Genotype] = {
+    # Liu et al. 2019, first and second order
+    "DARTS_V1": _genotype(
+        normal="sep_conv_3x3 1, sep_conv_3x3 0 | skip_connect 0, sep_conv_3x3 1 | "
+        "skip_connect 0, sep_conv_3x3 1 | sep_conv_3x3 0, skip_connect 2",
+        reduce="max_pool_3x3 0, max_pool_3x3 1 | skip_connect 2, max_pool_3x3 0 | "
+        "max_pool_3x3 0, skip_connect 2 | skip_connect 2, avg_pool_3x3 0",
+    ),
+    "DARTS_V2": _genotype(
+        normal="sep_conv_3x3 0, sep_conv_3x3 1 | sep_conv_3x3 0, sep_conv_3x3 1 | "
+        "sep_conv_3x3 1, skip_connect 0 | skip_connect 0, dil_conv_3x3 2",
+        reduce="max_pool_3x3 0, max_pool_3x3 1 | skip_connect 2, max_pool_3x3 1 | "
+        "max_pool_3x3 0, skip_connect 2 | skip_connect 2, max_pool_3x3 1",
+    ),
+    # Xie et al. 2019: mild, moderate and aggressive constraint
+    "SNAS_mild": _genotype(
+        normal="sep_conv_3x3 0, sep_conv_3x3 1 | skip_connect 0, dil_conv_3x3 1 | "
+        "skip_connect 0, skip_connect 1 | skip_connect 0, sep_conv_3x3 1",
+        reduce="max_pool_3x3 0, max_pool_3x3 1 | max_pool_3x3 1, skip_connect 2 | "
+        "max_pool_3x3 1, skip_connect 2 | max_pool_3x3 0, dil_conv_5x5 2",
+    ),
+    "SNAS_moderate": _genotype(
+        normal="dil_conv_5x5 0, skip_connect 1 | sep_conv_3x3 0, skip_connect 1 | "
+        "skip_connect 0, skip_connect 1 | sep_conv_3x3 0, dil_conv_5x5 1",
+        reduce="max_pool_3x3 0, max_pool_3x3 1 | sep_conv_5x5 0, dil_conv_5x5 1 | "
+        "sep_conv_5x5 0, sep_conv_5x5 1 | sep_conv_5x5 0, sep_conv_5x5 1",
+    ),
+    "SNAS_aggressive": _genotype(
+        normal="sep_conv_5x5 0, skip_connect 1 | skip_connect 0, skip_connect 1 | "
+        "skip_connect 0, dil_conv_5x5 1 | skip_connect 0, dil_conv_5x5 1",
+        reduce="sep_conv_5x5 0, none 1 | sep_conv_5x5 0, none 1 | none 0, none 1 | none 0, none 1",
+    ),
+    # Dong and Yang 2019
+    "GDAS_V1": _genotype(
+        normal="skip_connect 0, skip_connect 1 | skip_connect 0, sep_conv_5x5 2 | "
+        "sep_conv_3x3 3, skip_connect 0 | sep_conv_5x5 4, sep_conv_3x3 3",
+        reduce="sep_conv_5x5 0, sep_conv_3x3 1 | sep_conv_5x5 2, sep_conv_5x5 1 | "
+        "dil_conv_5x5 2, sep_conv_3x3 1 | sep_conv_5x5 0, sep_conv_5x5 1",
+    ),
+    # Chen et al. 2019
+    "PDARTS": _genotype(
+        normal="skip_connect 0, dil_conv_3x3 1 | skip_connect 0, sep_conv_3x3 1 | "
+        "sep_conv_3x3 1, sep_conv_3x3 3 | sep_conv_3x3 0, dil_conv_5x5 4",
+        reduce="avg_pool_3x3 0, sep_conv_5x5 1 | sep_conv_3x3 0, dil_conv_5x5 2 | "
+        "max_pool_3x3 0, dil_conv_3x3 1 | dil_conv_3x3 1, dil_conv_5x5 3",
+    ),
+    # Xu et al. 2020, searched on CIFAR-10 and on ImageNet
+    "PC_DARTS_cifar": _genotype(
+        normal="sep_conv_3x3 1, skip_connect 0 | sep_conv_3x3 0, dil_conv_3x3 1 | "
+        "sep_conv_5x5 0, sep_conv_3x3 1 | avg_pool_3x3 0, dil_conv_3x3 1",
+        reduce="sep_conv_5x5 1, max_pool_3x3 0 | sep_conv_5x5 1, sep_conv_5x5 2 | "
+        "sep_conv_3x3 0, sep_conv_3x3 3 | sep_conv_3x3 1, sep_conv_3x3 2",
+    ),
+    "PC_DARTS_image": _genotype(
+        normal="skip_connect 1, sep_conv_3x3 0 | sep_conv_3x3 0, skip_connect 1 | "
+        "sep_conv_3x3 1, sep_conv_3x3 3 | sep_conv_3x3 1, dil_conv_5x5 4",
+        reduce="sep_conv_3x3 0, skip_connect 1 | dil_conv_5x5 2, max_pool_3x3 1 | "
+        "sep_conv_3x3 2, sep_conv_3x3 1 | sep_conv_5x5 0, sep_conv_3x3 3",
+    ),
+    # Liu et al. 2021, the cells of H-DAS' first level
+    "HC_DAS": _genotype(
+        normal1="sep_conv_3x3 0, sep_conv_3x3 1 | sep_conv_3x3 0, sep_conv_3x3 1 | "
+        "sep_conv_3x3 0, sep_conv_3x3 1 | sep_conv_3x3 2, sep_conv_3x3 3",
+        reduce1="max_pool_3x3 0, skip_connect 1 | max_pool_3x3 0, max_pool_3x3 2 | "
+        "sep_conv_3x3 0, skip_connect 1 | sep_conv_3x3 0, dil_conv_3x3 4",
+        normal2="skip_connect 0, dil_conv_3x3 1 | skip_connect 0, sep_conv_3x3 1 | "
+        "skip_connect 0, sep_conv_3x3 1 | skip_connect 0, sep_conv_3x3 1",
+        reduce2="max_pool_3x3 0, dil_conv_3x3 1 | max_pool_3x3 0, dil_conv_5x5 2 | "
+        "max_pool_3x3 0, dil_conv_5x5 3 | max_pool_3x3 0, skip_connect 4",
+        normal3="dil_conv_5x5 0, sep_conv_3x3 1 | sep_conv_3x3 1, dil_conv_3x3 2 | "
+        "dil_conv_3x3 0, sep_conv_5x5 2 | sep_conv_5x5 3, sep_conv_3x3 4",
+    ),
+}
+
+
+def genotype(value: str | Mapping[str, Any] | Genotype) -> Genotype:
+    """A genotype by published name, from DARTS' text, or from JSON. Raises `SpaceError` where it is none of them."""
+    if not isinstance(value, str) or "(" in value or "{" in value:
+        return read_genotype(value)
+    by_name = {_plain(name): cells for name, cells in GENOTYPES.items()}
+    if _plain(value) not in by_name:
+        raise SpaceError(f"there is no genotype '{value}'; {did_you_mean(value, GENOTYPES)}")
+    return by_name[_plain(value)]
+
+
+def name_of(value: Genotype) -> str:
+    """The published name of a genotype, else its text: what `genotype` reads."""
+    return next((name for name, known in GENOTYPES.items() if known == value), value.to_text())
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,14 +10,63 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.errors import SpaceError
-from hiernas.networks.cell_modules import Cell
-from hiernas.networks.cell_ops import Concat, Preprocess, Sum
+from hiernas.networks.cell_ops import Cell, Concat, ReLUConv, Sum
 from hiernas.networks.genotype import INPUTS
 from hiernas.networks.ops import Op, built
 from hiernas.space import Choice
 
 Size = tuple[int, int]
 SEARCHED = "node"  # name of the sums of nodes whose edges are searched
+
+
+@dataclass(frozen=True)
+class Part:
+    """One operation at one place of a network, with all that its cost depends on."""
+
+    name: str  # of the place
+    op: Op
+    cin: int
+    cout: int
+    stride: int
+    size: Size  # height and width of its input
+
+    @property
+    def key(self) -> str:
+        """Equal for operations of equal cost: operation, channels, stride and input size."""
+        return f"{self.op.describe()} {self.cin}->{self.cout} s{self.stride} {self.size[0]}x{self.size[1]}"
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return (self.cin, *self.size)
+
+    @property
+    def output_size(self) -> tuple[int, int, int]:
+        return (self.cout, *strided(self.size, self.stride))
+
+    @property
+    def is_identity(self) -> bool:
+        return self.op.name in ("skip", "skip_connect") and self.stride == 1 and self.cin == self.cout
+
+    @property
+    def is_sum(self) -> bool:
+        return isinstance(self.op, Sum)
+
+    @property
+    def is_searched_sum(self) -> bool:
+        """Whether it is the sum of a node whose edges are searched: other networks have any number of these."""
+        return self.is_sum and self.name == SEARCHED
+
+    def summed(self) -> Part:
+        """The weighted sum that takes up its output where a site keeps any number of options."""
+        return Part("sum", Sum(weighted=True), self.cout, self.cout, 1, strided(self.size, self.stride))
+
+    def build(self) -> nn.Module:
+        return built(self.op, self.cin, self.cout, self.stride)
+
+
+def strided(size: Size, stride: int = 2) -> Size:
+    """What a stride leaves of a size."""
+    return (-(-size[0] // stride), -(-size[1] // stride))
 
 
 @dataclass(frozen=True)
@@ -30,77 +79,17 @@ class Site:
     stride: int
     ops: tuple[Op, ...]
 
-    def op(self, option: str) -> Op:
-        """The operation of an option name."""
-        return next(op for op in self.ops if op.name == option)
+    def part(self, op: Op, size: Size) -> Part:
+        """One of its operations, for inputs of this size."""
+        return Part(self.name, op, self.cin, self.cout, self.stride, size)
 
     def build(self, option: str) -> nn.Module:
-        return built(self.op(option), self.cin, self.cout, self.stride)
+        """The module of an option by name."""
+        return built(next(op for op in self.ops if op.name == option), self.cin, self.cout, self.stride)
 
 
-@dataclass(frozen=True)
-class Part:
-    """One operation at one place of a network, with all that its cost depends on."""
-
-    site: Site
-    op: Op
-    size: tuple[int, int]  # height and width of its input
-
-    @property
-    def key(self) -> str:
-        """Equal for operations of equal cost: operation, channels, stride and input size."""
-        s = self.site
-        return f"{self.op.describe()} {s.cin}->{s.cout} s{s.stride} {self.size[0]}x{self.size[1]}"
-
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        return (self.site.cin, *self.size)
-
-    @property
-    def is_identity(self) -> bool:
-        return self.op.name in ("skip", "skip_connect") and self.site.stride == 1 and self.site.cin == self.site.cout
-
-    def build(self) -> nn.Module:
-        return built(self.op, self.site.cin, self.site.cout, self.site.stride)
-
-
-Mixed = tuple[list[Part], list[dict[str, tuple[Part, ...]]], Callable[[Part], bool]]
-
-
-def output_size(part: Part) -> tuple[int, int, int]:
-    """Channels, height and width of what a part returns, pooled or not."""
-    s = part.site
-    return (s.cout, -(-part.size[0] // s.stride), -(-part.size[1] // s.stride))
-
-
-def halved(size: Size) -> Size:
-    """The size after a stride of 2."""
-    return (-(-size[0] // 2), -(-size[1] // 2))
-
-
-def part_of(name: str, cin: int, cout: int, stride: int, op: Op, size: Size) -> Part:
-    """One operation at one place."""
-    return Part(Site(name, cin, cout, stride, (op,)), op, size)
-
-
-def mixed_parts(parts: tuple[list[Part], list[dict[str, tuple[Part, ...]]]]) -> Mixed:
-    """Parts of networks that keep any number of a site's options, each followed by the weighted sum that takes it up.
-
-    The sums of nodes whose edges are searched are left out of what every network has. The last: which parts are sums.
-    """
-    fixed, options = parts
-    kept = [part for part in fixed if not (isinstance(part.op, Sum) and part.site.name == SEARCHED)]
-    summed = [{option: with_sums(of) for option, of in site.items()} for site in options]
-    return kept, summed, lambda part: isinstance(part.op, Sum)
-
-
-def with_sums(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Operations, each followed by the weighted sum that takes up its output."""
-    found: list[Part] = []
-    for part in parts:
-        size = halved(part.size) if part.site.stride == 2 else part.size
-        found += [part, part_of("sum", part.site.cout, part.site.cout, 1, Sum(weighted=True), size)]
-    return tuple(found)
+Options = dict[str, tuple[Part, ...]]  # by option, what it adds: nothing, or a part at each place where it stands
+Parts = tuple[list[Part], list[Options]]  # of every network; of each site's options
 
 
 class Mixture(nn.Module):
@@ -116,6 +105,11 @@ class Mixture(nn.Module):
         for weight, op in zip(self.weights[1:], list(self.ops)[1:], strict=True):
             total = torch.add(total, op(x), alpha=weight)
         return total
+
+
+def mixed(modules: Sequence[nn.Module], weights: Sequence[float]) -> nn.Module:
+    """Operations and their weights as one module: the operation itself where there is one, of weight 1."""
+    return modules[0] if tuple(weights) == (1.0,) else Mixture(modules, weights)
 
 
 # -- cells -------------------------------------------------------------------------------------------------------
@@ -136,24 +130,26 @@ class Place:
 
     @property
     def out_size(self) -> Size:
-        return halved(self.size) if self.reduction else self.size
+        return strided(self.size) if self.reduction else self.size
 
     def part(self, source: int, op: Op) -> Part:
         """An operation on an edge; in a reduction cell the edges from the inputs have stride 2."""
-        stride = 2 if self.reduction and source < INPUTS else 1
-        size = self.size if source < INPUTS else self.out_size
-        return Part(Site(self.kind, self.channels, self.channels, stride, (op,)), op, size)
+        inner = source >= INPUTS
+        stride = 2 if self.reduction and not inner else 1
+        return Part(self.kind, op, self.channels, self.channels, stride, self.out_size if inner else self.size)
+
+    def joins(self, nodes: int, name: str) -> list[Part]:
+        """What it does beside its operations: the sum of each node's two edges, and the nodes one behind the other."""
+        c, size = self.channels, self.out_size
+        return [*[Part(name, Sum(), c, c, 1, size)] * nodes, Part(self.kind, Concat(nodes), c, nodes * c, 1, size)]
 
 
 def place(kind: str, inputs: tuple[tuple[int, Size], tuple[int, Size]], channels: int, affine: bool) -> Place:
     """A cell that reads two tensors of (channels, size); the first may have twice the pixels of the second."""
     (c0, size0), (c1, size1) = inputs
-    op = Preprocess(affine)
-    parts = (
-        Part(Site("preprocess0", c0, channels, 1 if size0 == size1 else 2, (op,)), op, size0),
-        Part(Site("preprocess1", c1, channels, 1, (op,)), op, size1),
-    )
-    return Place(kind, channels, parts, size1, kind.startswith("reduce"))
+    op = ReLUConv(1, affine)
+    first = Part("preprocess0", op, c0, channels, 1 if size0 == size1 else 2, size0)
+    return Place(kind, channels, (first, Part("preprocess1", op, c1, channels, 1, size1)), size1, kind.startswith("reduce"))
 
 
 def edges_of(nodes: int) -> Iterator[tuple[int, int]]:
@@ -166,16 +162,19 @@ def edge_name(kind: str, source: int, node: int) -> str:
     return f"{kind}.{source}->{node}"
 
 
+def cell_options(places: Sequence[Place], kinds: Sequence[str], nodes: int, ops: Sequence[Op]) -> list[Options]:
+    """Per edge of each kind of cell the parts of each operation: one in every cell of that kind."""
+    return [
+        {op.name: tuple(p.part(s, op) for p in places if p.kind == kind and op.name != "none") for op in ops}
+        for kind in kinds
+        for s, _ in edges_of(nodes)
+    ]
+
+
 def output_of(parts: Sequence[Part]) -> tuple[int, Size]:
     """Channels and size of what the last part returns."""
-    last = parts[-1]
-    return last.site.cout, halved(last.size) if last.site.stride == 2 else last.size
-
-
-def joins(p: Place, nodes: int, name: str) -> list[Part]:
-    """What a cell does beside its operations: the sum of each node's two edges, and the nodes one behind the other."""
-    sums = [part_of(name, p.channels, p.channels, 1, Sum(), p.out_size)] * nodes
-    return [*sums, part_of(p.kind, p.channels, nodes * p.channels, 1, Concat(nodes), p.out_size)]
+    channels, height, width = parts[-1].output_size
+    return channels, (height, width)
 
 
 def build_parts(parts: Sequence[Part]) -> nn.Module:
@@ -188,21 +187,12 @@ def build_cell(p: Place, choices: EdgeChoices, make: Any, nodes: int) -> Cell:
     """The plain cell of chosen edges; `make` gives the operation of a name."""
     edges = {}
     for (source, node), choice in choices.items():
-        module = build_edge([(p.part(source, make(option)), weight) for option, weight in choice if option != "none"])
-        if module is not None:
-            edges[source, node] = module
+        kept = [(p.part(source, make(option)).build(), weight) for option, weight in choice if option != "none"]
+        if kept:
+            edges[source, node] = mixed(*zip(*kept, strict=True))
     if not edges:
         raise SpaceError(f"cell '{p.kind}' has no edge; one of its nodes needs one, the others may be without")
     return Cell(p.preprocess[0].build(), p.preprocess[1].build(), edges, nodes, p.reduction)
-
-
-def build_edge(kept: Sequence[tuple[Part, float]]) -> nn.Module | None:
-    """The module of one edge with its kept operations and their weights; None where nothing is kept."""
-    if not kept:
-        return None
-    if len(kept) == 1 and kept[0][1] == 1.0:
-        return kept[0][0].build()
-    return Mixture([part.build() for part, _ in kept], [weight for _, weight in kept])
 
 
 # -- graphs of cells ---------------------------------------------------------------------------------------------

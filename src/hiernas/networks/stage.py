@@ -17,33 +17,40 @@ from torch import nn
 
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
-from hiernas.networks.cell import CellNetwork, row_of_cells
-from hiernas.networks.cell_modules import AuxiliaryHead, Cell, StageGraph, StageNet
-from hiernas.networks.cell_ops import FREE, OPERATIONS, Concat, Preprocess, ReLUConv, Sum, operation
-from hiernas.networks.genotype import INPUTS, Genotype, check_concat, check_operations, read_graph
-from hiernas.networks.genotypes import genotype, name_of
-from hiernas.networks.ops import Classifier, Conv, Op
+from hiernas.networks.cell import CellNetwork, row_of_cells, stem_parts
+from hiernas.networks.cell_ops import (
+    FREE,
+    OPERATIONS,
+    AuxiliaryHead,
+    Cell,
+    Concat,
+    ReLUConv,
+    StageGraph,
+    StageNet,
+    Sum,
+    operation,
+)
+from hiernas.networks.genotype import INPUTS, Genotype, check_concat, check_operations, genotype, name_of, read_graph
+from hiernas.networks.ops import Classifier, Op
 from hiernas.networks.parts import (
     SEARCHED,
     EdgeChoices,
-    Mixed,
+    Options,
     Part,
+    Parts,
     Place,
     StageShape,
     build_cell,
-    build_edge,
     build_parts,
+    cell_options,
     edge_name,
-    edges_of,
-    joins,
     live_nodes,
-    mixed_parts,
+    mixed,
     output_of,
-    part_of,
     place,
     shape,
 )
-from hiernas.networks.stage_supernet import StageSupernet
+from hiernas.networks.supernets import StageSupernet
 from hiernas.space import Architecture, Choice, SearchSpace
 
 STAGES, WINDOW = 3, 3
@@ -62,11 +69,11 @@ class StagePlace:
     @property
     def width(self) -> int:
         """Channels of the stage's states."""
-        return self.preprocess.site.cout
+        return self.preprocess.cout
 
     def part(self, op: Op) -> Part:
         """An operation on an edge between states."""
-        return part_of("edge", self.width, self.width, 1, op, self.preprocess.size)
+        return Part("edge", op, self.width, self.width, 1, self.preprocess.size)
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,11 @@ class StageNetwork:
     def proxy(self, channels: int | None = None, cells: int | None = None) -> StageNetwork:
         """The same stages with fewer channels: the network that is searched in."""
         return replace(self, channels=channels or self.channels, auxiliary=False)
+
+    @property
+    def stem_parts(self) -> list[Part]:
+        """The parts before the first stage."""
+        return stem_parts(self.stem, self.input_size, self.channels, self.nodes * self.channels)
 
     @property
     def graphs(self) -> range:
@@ -181,19 +193,14 @@ class StageNetwork:
         arguments = tuple((key, value) for key, value in given.items() if value)
         return replace(self, arguments=arguments, genotype=genotype, cells=numbers, least=least).space()
 
-    def parts_by_cells(self, network: CellNetwork) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+    def parts_by_cells(self, network: CellNetwork) -> Parts:
         """As `parts`, by the choices of the cells (`cell_space`), without the edges between them.
 
         These have no multiply-adds and, behind pooling, the few parameters of a batch norm: costs are lower bounds.
         """
         places = [cell for stage in self.places() for cell in (*stage.cells, *([stage.reduction] if stage.reduction else []))]
-        ops = [network.operation(name) for name in OPERATIONS]
-        options = [
-            {op.name: tuple(p.part(s, op) for p in places if p.kind == kind and op.name != "none") for op in ops}
-            for kind in network.cell_kinds
-            for s, _ in edges_of(network.nodes)
-        ]
-        return self._fixed(lambda cell: [*cell.preprocess, *joins(cell, self.nodes, cell.kind)]), options
+        options = cell_options(places, network.cell_kinds, network.nodes, [network.operation(name) for name in OPERATIONS])
+        return self._fixed(lambda cell: [*cell.preprocess, *cell.joins(self.nodes, cell.kind)]), options
 
     # -- published encodings -------------------------------------------------------------------------------------
 
@@ -244,18 +251,9 @@ class StageNetwork:
 
     # -- structure -----------------------------------------------------------------------------------------------
 
-    def stem_parts(self) -> list[Part]:
-        """The parts before the first stage."""
-        channels, size, c = self.input_size[0], self.input_size[1:], self.channels
-        if self.stem == "cifar":
-            return [part_of("stem", channels, self.nodes * c, 1, Conv(3, None), size)]
-        first = part_of("stem", channels, c // 2, 2, Conv(3, "relu"), size)
-        second = part_of("stem", c // 2, c, 2, Conv(3, None), output_of([first])[1])
-        return [first, second, part_of("stem", c, c, 2, ReLUConv(), output_of([first, second])[1])]
-
     def places(self) -> list[StagePlace]:
         """All stages in order."""
-        (given, size), found = output_of(self.stem_parts()), []
+        (given, size), found = output_of(self.stem_parts), []
         for k, count in enumerate(self.cells):
             c = self.channels * 2**k
             width = self.nodes * c
@@ -263,12 +261,12 @@ class StageNetwork:
             cells = tuple(place(f"normal{k + 1}", inputs, c, True) for _ in range(count))
             out = ((2 * width, size), (2 * width, size))
             reduction = place(f"reduce{k + 1}", out, 2 * c, True) if k + 1 < STAGES else None
-            found.append(StagePlace(part_of("preprocess", given, width, 1, Preprocess(), size), cells, reduction))
+            found.append(StagePlace(Part("preprocess", ReLUConv(1), given, width, 1, size), cells, reduction))
             if reduction is not None:
                 given, size = self.nodes * 2 * c, reduction.out_size
         return found
 
-    def parts(self) -> tuple[list[Part], list[dict[str, tuple[Part, ...]]]]:
+    def parts(self) -> Parts:
         """All operations with their input sizes: those of every network, and per site those of each option.
 
         All cells are counted, those of a searched number with that number: costs by table are upper bounds for graphs
@@ -276,7 +274,7 @@ class StageNetwork:
         """
         places = self.places()
         ops = [self.operation(name) for name in FREE]
-        options: list[dict[str, tuple[Part, ...]]] = []
+        options: list[Options] = []
         for k, p in enumerate(places):
             options += [{op.name: () if op.name == "none" else (p.part(op),) for op in ops} for _ in self.edges(k)]
             if self.least is not None:
@@ -289,27 +287,23 @@ class StageNetwork:
 
     def _fixed(self, of_cell: Callable[[Place], list[Part]]) -> list[Part]:
         """What every network has, with these parts of each cell."""
-        places, fixed = self.places(), self.stem_parts()
+        places, fixed = self.places(), self.stem_parts
         for p in places:
             inner = [*p.cells[: self.least], *([p.reduction] if p.reduction else [])]
             fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in of_cell(cell))]
             size = p.preprocess.size  # of the states; each cell reads a sum, and the output is two of them
-            fixed += [part_of(SEARCHED, p.width, p.width, 1, Sum(), size)] * len(p.cells[: self.least])
-            fixed.append(part_of("stage", p.width, 2 * p.width, 1, Concat(2), size))
+            fixed += [Part(SEARCHED, Sum(), p.width, p.width, 1, size)] * len(p.cells[: self.least])
+            fixed.append(Part("stage", Concat(2), p.width, 2 * p.width, 1, size))
         return [*fixed, self._classifier(places)]
 
     def _cell_parts(self, cell: Place) -> list[Part]:
         edges = [edge for node in self.genotype.graph(cell.kind) for edge in node]
         operations = [cell.part(source, self.operation(op)) for op, source in edges if op != "none"]
-        return [*cell.preprocess, *operations, *joins(cell, self.nodes, cell.kind)]
-
-    def mixed_parts(self) -> Mixed:
-        """As `parts`, for networks that keep several options."""
-        return mixed_parts(self.parts())
+        return [*cell.preprocess, *operations, *cell.joins(self.nodes, cell.kind)]
 
     def _classifier(self, places: Sequence[StagePlace]) -> Part:
         last = places[-1]
-        return part_of("classifier", 2 * last.width, self.num_classes, 1, Classifier(), last.preprocess.size)
+        return Part("classifier", Classifier(), 2 * last.width, self.num_classes, 1, last.preprocess.size)
 
     # -- networks ------------------------------------------------------------------------------------------------
 
@@ -318,8 +312,10 @@ class StageNetwork:
         places = self.places()
         stages = [self._build_stage(k, p, *self.stage_choices(k, choices)) for k, p in enumerate(places)]
         reductions = [self.build_cell(p.reduction) for p in places if p.reduction]
-        auxiliary = self._auxiliary(places) if self.auxiliary else None
-        return StageNet(build_parts(self.stem_parts()), stages, reductions, self._classifier(places).build(), auxiliary)
+        last, auxiliary = places[-1].preprocess, None
+        if self.auxiliary:
+            auxiliary = AuxiliaryHead(last.cin, self.num_classes, last.size, self.stem == "cifar")
+        return StageNet(build_parts(self.stem_parts), stages, reductions, self._classifier(places).build(), auxiliary)
 
     def stage_choices(self, stage: int, choices: Sequence[Choice]) -> tuple[EdgeChoices, tuple[int, int]]:
         """The choices of one stage's edges, and the states that are its output."""
@@ -356,9 +352,9 @@ class StageNetwork:
         alive = live_nodes((e for e, kept in active.items() if kept), outputs)
         edges = {}
         for (source, node), kept in active.items():
-            module = build_edge([(p.part(self.operation(option)), weight) for option, weight in kept])
-            if node in alive and module is not None:
-                edges[source, node] = module
+            modules = [p.part(self.operation(option)).build() for option, _ in kept]
+            if modules and node in alive:
+                edges[source, node] = mixed(modules, [weight for _, weight in kept])
         without = sorted(node for node in alive if node >= INPUTS and node not in {n for _, n in edges})
         if without:
             raise SpaceError(f"cell {without[0]} of stage {k + 1} has no edge; every cell needs at least one")
@@ -370,10 +366,6 @@ class StageNetwork:
         graph = self.genotype.graph(p.kind)
         choices = {(s, n): ((op, 1.0),) for n, edges in enumerate(graph, INPUTS) for op, s in edges}
         return build_cell(p, choices, self.operation, len(graph))
-
-    def _auxiliary(self, places: Sequence[StagePlace]) -> AuxiliaryHead:
-        last = places[-1].preprocess
-        return AuxiliaryHead(last.site.cin, self.num_classes, last.size, self.stem == "cifar")
 
     def supernet(self, decisions: Sequence[Decision]) -> StageSupernet:
         return StageSupernet(self, decisions)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
@@ -319,26 +319,23 @@ def network(result: Values) -> Markup:
     return kit.section("The chosen network", drawn, kit.PARTS.words(about, small=True)) if blocks else Markup()
 
 
-def blocks_of(result: Mapping[str, Any]) -> tuple[list[Block], bool]:
+def blocks_of(result: Values) -> tuple[list[Block], bool]:
     """The chosen network's blocks, and whether they are a chain of ours; else there is one per site, without sizes."""
-    chosen = result["chosen"]["sites"]
-    space = result["space"]
-    value = {"format": FORMAT, "space": space["name"], "arguments": space["arguments"], "sites": chosen}
+    chosen, space = result["chosen"]["sites"], result["space"]
     vital = (result.get("details") or {}).get("vital", ())
+    value = {"format": FORMAT, "space": space["name"], "arguments": space["arguments"], "sites": chosen}
     try:
-        found = Architecture.from_json(value)
+        found: Architecture | None = Architecture.from_json(value)
     except (SpaceError, TypeError):  # a space of the user's own, or of another version
-        return _by_name(chosen, vital), False
-    blocks = _chain_blocks(found, vital)
-    return (blocks, True) if blocks else (_by_name(chosen, vital), False)
-
-
-def _by_name(sites: Mapping[str, Any], vital: Collection[str]) -> list[Block]:
-    texts = {site: option if isinstance(option, str) else "\n".join(option) for site, option in sites.items()}
-    return [replace(_named(site, text), vital=site in vital) for site, text in texts.items()]
+        found = None
+    if found is not None and found.skeleton.searched == "blocks":
+        return list(_chain_blocks(found, vital)), True
+    labels = {site: choice if isinstance(choice, str) else "\n".join(choice) for site, choice in chosen.items()}
+    return [replace(_named(site, label), vital=site in vital) for site, label in labels.items()], False
 
 
 def _named(group: str, option: str) -> Block:
+    """The block of an option, without its place."""
     found = re.fullmatch(r"k(\d+)_e(\d+)(_\w+)?", option)
     if found is None:
         return Block(group, option, identity=option in ("skip", "none"), notes=(group,))
@@ -347,40 +344,37 @@ def _named(group: str, option: str) -> Block:
     return Block(group, f"{kernel}×{kernel}\ne{expand}{extra}", kernel, expand, notes=(group,))
 
 
-def _chain_blocks(found: Architecture, vital: Collection[str]) -> list[Block]:
+def _chain_blocks(found: Architecture, vital: Collection[str]) -> Iterator[Block]:
     skeleton: Any = found.skeleton
-    if skeleton.searched != "blocks":
-        return []
     fixed, options = skeleton.parts()
-    stem, head = fixed[: len(skeleton.stem)], fixed[len(skeleton.stem) :]
     channels, h, w = skeleton.input_size
-    blocks = [Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}"))]
-    blocks += [_fixed(part, bool(vital)) for part in stem]
+    yield Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}"))
+    for part in fixed[: len(skeleton.stem)]:
+        yield _fixed(part, bool(vital))
     for parts, choice in zip(options, found.choices, strict=True):
-        kept = [parts[option][0] for option, _ in choice]
-        block = _searched(kept[0], kept[0].site.name in vital)
-        several = replace(block, label="\n".join(part.op.name for part in kept), kernel=0, identity=False)
-        blocks.append(block if len(kept) == 1 else several)
-    return blocks + [_fixed(part, bool(vital)) for part in head]
+        part = parts[choice[0][0]][0]
+        block = _placed(replace(_named(part.name.partition(".")[0], part.op.name), vital=part.name in vital), part)
+        if len(choice) > 1:
+            yield replace(block, label="\n".join(option for option, _ in choice), kernel=0, identity=False)
+        elif block.identity and not part.is_identity:  # a skip that changes the shape
+            yield replace(block, label="1×1", identity=False)
+        else:
+            yield block
+    for part in fixed[len(skeleton.stem) :]:
+        yield _fixed(part, bool(vital))
 
 
 def _fixed(part: Part, vital: bool) -> Block:
     if part.op.name == "classifier":
-        return Block("classes", "pool\nfc", plain=True, vital=vital, notes=("classes", str(part.site.cout)))
+        return Block("classes", "pool\nfc", plain=True, vital=vital, notes=("classes", str(part.cout)))
     kernel = int(getattr(part.op, "kernel", 1))
-    return _placed(Block(part.site.name, f"conv\n{kernel}×{kernel}", kernel, plain=True, vital=vital), part)
-
-
-def _searched(part: Part, vital: bool) -> Block:
-    named = _named(part.site.name.partition(".")[0], part.op.name)
-    label = "1×1" if named.identity and not part.is_identity else named.label  # a skip that changes the shape
-    return _placed(replace(named, label=label, identity=part.is_identity, vital=vital), part)
+    return _placed(Block(part.name, f"conv\n{kernel}×{kernel}", kernel, plain=True, vital=vital), part)
 
 
 def _placed(block: Block, part: Part) -> Block:
     """With the stride, and the size of what leaves it."""
-    h, w = (-(-n // part.site.stride) for n in part.size)
-    return replace(block, stride=part.site.stride, notes=(block.group, f"{part.site.cout} ch", f"{h}×{w}"))
+    channels, h, w = part.output_size
+    return replace(block, stride=part.stride, notes=(block.group, f"{channels} ch", f"{h}×{w}"))
 
 
 def _in_words(blocks: Sequence[Block]) -> str:
@@ -390,5 +384,3 @@ def _in_words(blocks: Sequence[Block]) -> str:
             stride = f" stride {b.stride}" if b.stride != 1 else ""
             words.append(f"{b.group} {b.label}".replace("\n", " ") + stride + " (vital)" * b.vital)
     return "The chosen network: " + ", ".join(words) + "."
-
-

@@ -16,8 +16,8 @@ from typing import Any
 
 from hiernas.errors import SpaceError
 from hiernas.networks.genotype import INPUTS, Genotype
-from hiernas.networks.genotypes import genotype as genotype_of
-from hiernas.networks.parts import live_nodes
+from hiernas.networks.genotype import genotype as genotype_of
+from hiernas.networks.parts import live_nodes, shape
 from hiernas.networks.stage import JSON_STAGE, STAGES
 from hiernas.report.kit import Values
 
@@ -67,23 +67,25 @@ class Part:
         return any(k.weight != 1.0 for k in self.kept)
 
     @property
+    def edges(self) -> list[tuple[int, int]]:
+        """(source, node) of what was kept."""
+        return [(k.source, k.node) for k in self.kept]
+
+    @property
     def dead(self) -> tuple[int, ...]:
         """The nodes from which no path leads to the output."""
-        alive = live_nodes(((k.source, k.node) for k in self.kept), self.outputs)
+        alive = live_nodes(self.edges, self.outputs)
         return tuple(n for n in self.states if n not in alive)
 
     @property
     def depth(self) -> int:
         """Nodes on the longest path to the output."""
-        found = [0] * INPUTS
-        for n in self.states:
-            found.append(max((1 + found[k.source] for k in self.kept if k.node == n), default=0))
-        return max(found[n] for n in self.outputs)
+        return shape(self.edges, self.outputs, self.nodes).depth
 
     @property
     def pairs(self) -> list[list[tuple[str, int]]] | None:
         """(operation, source) of each node's edges, as genotypes have them; None where an edge has several operations."""
-        if len({(k.source, k.node) for k in self.kept}) < len(self.kept) or self.is_weighted:
+        if len(set(self.edges)) < len(self.kept) or self.is_weighted:
             return None
         return [[(k.op, k.source) for k in self.kept if k.node == n] for n in self.states]
 

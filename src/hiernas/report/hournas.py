@@ -81,12 +81,14 @@ def changed_vital(result: Mapping[str, Any]) -> list[str]:
 
 def tell(run: kit.Run) -> kit.Told:
     """What was found: vital blocks, proposals, and how well these meet the targets."""
-    result, spread_of = run.result, run.result["details"].get("spread") or []
+    result, details, spread_of = run.result, run.result["details"], run.result["details"].get("spread") or []
+    stage = next(iter(result["stages"]), None)
+    fixed = kit.probabilities(stage, details["vital"], framed=True) if stage and details["vital"] else ""
     first = "vital blocks" if result["stages"] else "all blocks"
     return kit.Told(
         lead=_lead(result),
         found=[
-            kit.section("Vital blocks", _vital(result), kit.PARTS.words(_about_vital(result), small=bool(result["stages"]))),
+            kit.section("Vital blocks", fixed, kit.PARTS.words(_about_vital(result), small=bool(result["stages"]))),
             kit.section("The proposals", kit.PARTS.words(ABOUT_PROPOSALS), _proposals(run)),
             kit.section("From proposals to targets", kit.beside(spread(spread_of), _about_spread(result))),
         ],
@@ -101,12 +103,6 @@ def _lead(result: Values) -> str:
     where = f"the {units.size(result['space']['size'])} architectures of the space {result['space']['name']}"
     first = f": first the operations of the {units.number(len(vital), 'vital block')}, then the others,"
     return f"The search went through {where}{first if result['stages'] else ''} in {units.number(len(proposals), 'proposal')}."
-
-
-def _vital(result: Values) -> Markup:
-    """Vital blocks on x, operations on y, the probability as colour and number, what was fixed in a frame."""
-    stage, names = next(iter(result["stages"]), None), result["details"]["vital"]
-    return kit.probabilities(stage, names, framed=True) if stage and names else Markup()
 
 
 def _about_vital(result: Values) -> str:

@@ -18,8 +18,8 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.latency.measure import cached_table_path, measure_table
-from hiernas.latency.phone import load_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
+from hiernas.latency.table import load_table
 from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
 from hiernas.report.doubts import of_limits

@@ -13,10 +13,9 @@ from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
 from hiernas.problem import Found, Problem, training_work
 from hiernas.randomness import torch_generator
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, by_strength
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, Extra, by_strength
 from hiernas.search.bilevel import shares
 from hiernas.search.decided import Verdict, regular
-from hiernas.search.pressure import Extra
 from hiernas.search.ranking import Ledger
 from hiernas.space import Architecture
 from hiernas.train.recipes import Phase, Recipe
@@ -100,9 +99,7 @@ def learn(
     supernet = problem.supernet(space, phase)
     generator = torch_generator(problem.seed, phase, "alphas")
     epochs, batch = settings.warmup_epochs + settings.epochs, settings.train.batch_size
-    architect = AlphaArchitect(
-        encoding, validation, settings.alpha, generator, extra, apart, settings.warmup_epochs / epochs
-    )
+    architect = AlphaArchitect(encoding, validation, settings.alpha, generator, extra, apart, settings.warmup_epochs / epochs)
 
     def validate(epoch: int) -> float:
         reached = trainer.accuracy(supernet, validation, batch, architect.gates())
@@ -149,9 +146,7 @@ def counted(architecture: Architecture, budget: Budget) -> tuple[int, int]:
     return params, macs
 
 
-def found(
-    learned: tuple[Any, AlphaArchitect, Verdict], problem: Problem, config: Any, phase: str = "train1"
-) -> Found:
+def found(learned: tuple[Any, AlphaArchitect, Verdict], problem: Problem, config: Any, phase: str = "train1") -> Found:
     """The derived architecture that meets the limits; its details say where DARTS' rule alone would have gone."""
     supernet, architect, verdict = learned
     space, proxy = problem.space, architect.space

@@ -39,13 +39,9 @@ def most_accurate(candidates: Sequence[Candidate], metric: str) -> Candidate:
     return min(candidates, key=lambda c: (-c.val_accuracy, c.cost(metric), c.options))
 
 
-def operation_frequency(
-    candidates: Sequence[Candidate], space: SearchSpace, metric: str, rank_below: int = 10
-) -> Frequency:
+def operation_frequency(candidates: Sequence[Candidate], space: SearchSpace, metric: str, rank_below: int = 10) -> Frequency:
     """Share of each option per site among candidates of rank 1 .. rank_below - 1 (HNAS Algorithm 1, lines 4 to 6)."""
-    chosen = [
-        c for c, rank in zip(candidates, ranks(objectives(candidates, metric)), strict=True) if rank < rank_below
-    ]
+    chosen = [c for c, rank in zip(candidates, ranks(objectives(candidates, metric)), strict=True) if rank < rank_below]
     return {
         d.name: {o: sum(c.options[j] == o for c in chosen) / len(chosen) for o in d.options}
         for j, d in enumerate(space.decisions)

@@ -10,44 +10,31 @@ from hiernas.data.split import ImageData
 from hiernas.errors import SpaceError, one_of
 from hiernas.names import SPACES
 from hiernas.space import SearchSpace
-from hiernas.spaces.chain import Stage, chain_space, fit_strides
-from hiernas.spaces.darts import darts
-from hiernas.spaces.efficientnet import efficientnet
-from hiernas.spaces.fbnet import fbnet, fbnet_enlarged
-from hiernas.spaces.hdas import hdas_cells, hdas_stages
-from hiernas.spaces.hnas import hnas_basic, hnas_large, proxyless
+from hiernas.spaces.cells import darts, hdas_cells, hdas_stages
+from hiernas.spaces.chains import (
+    Stage,
+    chain_space,
+    efficientnet,
+    fbnet,
+    fbnet_enlarged,
+    fit_strides,
+    hnas_basic,
+    hnas_large,
+    mnasnet,
+    mobilenetv2,
+    nasbench_macro,
+    proxyless,
+    tiny,
+)
 from hiernas.spaces.known import KNOWN, Known, known
-from hiernas.spaces.mnasnet import mnasnet
-from hiernas.spaces.mobilenetv2 import mobilenetv2
-from hiernas.spaces.nasbench_macro import nasbench_macro
-from hiernas.spaces.tiny import tiny
 
 NAMES = tuple(SPACES)
 
-__all__ = [
-    "KNOWN",
-    "NAMES",
-    "Known",
-    "Stage",
-    "chain_space",
-    "darts",
-    "efficientnet",
-    "fbnet",
-    "fbnet_enlarged",
-    "fit_strides",
-    "hdas_cells",
-    "hdas_stages",
-    "hnas_basic",
-    "hnas_large",
-    "known",
-    "make_space",
-    "mnasnet",
-    "mobilenetv2",
-    "nasbench_macro",
-    "proxyless",
-    "space_function",
-    "tiny",
-]
+__all__ = [  # a space is found by its name among these
+    "KNOWN", "NAMES", "Known", "Stage", "chain_space", "darts", "efficientnet", "fbnet", "fbnet_enlarged", "fit_strides",
+    "hdas_cells", "hdas_stages", "hnas_basic", "hnas_large", "known", "make_space", "mnasnet", "mobilenetv2", "nasbench_macro",
+    "proxyless", "space_function", "tiny",
+]  # fmt: skip
 
 
 def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., SearchSpace]:

@@ -1,7 +1,7 @@
 """Published networks of our spaces by name, with the numbers their authors print.
 
-    known("fbnet-c")                                                # for ImageNet, as published
-    known("fbnet-c", input_size=(3, 32, 32), num_classes=10)        # its blocks, with strides for CIFAR
+known("fbnet-c")                                                # for ImageNet, as published
+known("fbnet-c", input_size=(3, 32, 32), num_classes=10)        # its blocks, with strides for CIFAR
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hiernas.errors import SpaceError, did_you_mean
-from hiernas.networks.genotypes import GENOTYPES
+from hiernas.networks.genotype import GENOTYPES
 from hiernas.space import Architecture, known_space
 
 
@@ -147,7 +147,12 @@ PDARTS_TABLE = "chenxin061/pdarts: Table1.png, Table2.png (numbers)"
 
 
 def _cells(
-    name: str, genotype: str, cifar: float, imagenet: tuple[float, float] | None, source: str, note: str = "",
+    name: str,
+    genotype: str,
+    cifar: float,
+    imagenet: tuple[float, float] | None,
+    source: str,
+    note: str = "",
     cifar_note: str = "",
 ) -> tuple[Known, ...]:
     """A published genotype as the CIFAR-10 network of 20 cells, and as the ImageNet network of 14."""

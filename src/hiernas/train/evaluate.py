@@ -19,11 +19,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from hiernas.costs.count import parts_of_space
-from hiernas.costs.tables import taken_by
+from hiernas.costs.tables import parts_of_space, taken_by
 from hiernas.data.batches import AT_ONCE, at_once, in_order, normalise
 from hiernas.data.split import ImageData
-from hiernas.networks.parts import output_size
 from hiernas.randomness import numpy_generator
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.loop import accuracy
@@ -135,7 +133,7 @@ def evaluation_bytes(space: SearchSpace) -> int:
     """
     fixed, options = parts_of_space(space)
     sites = [[part] for part in fixed] + [[p for parts in site for p in parts] for site in options]
-    kept = sum(4 * max(math.prod(output_size(part)) for part in site) for site in sites)
+    kept = sum(4 * max(math.prod(part.output_size) for part in site) for site in sites)
     return kept + max(taken_by(part).activations for site in sites for part in site)
 
 

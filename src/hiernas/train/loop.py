@@ -21,7 +21,7 @@ from hiernas.data.batches import Augment, at_once, augment, epoch_order, in_orde
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError
 from hiernas.gates import Gates
-from hiernas.networks.cell_modules import DropPath
+from hiernas.networks.cell_ops import DropPath
 from hiernas.problem import Architect, DrawGates, Journal, Validate
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
 from hiernas.train.recipes import Phase, Recipe

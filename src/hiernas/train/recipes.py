@@ -104,14 +104,10 @@ RECIPES = {  # section 4.2 of HourNAS (arXiv 2005.14446v3), but for the last
         0.25,
     ),
     # CIFAR-10 with cutout (Table 2); what the paper does not say is DARTS'
-    "cifar": Retraining(
-        Recipe(batch_size=96, weight_decay=3e-4, schedule="cosine", cutout=16, grad_clip=5.0), 600, 0.025
-    ),
+    "cifar": Retraining(Recipe(batch_size=96, weight_decay=3e-4, schedule="cosine", cutout=16, grad_clip=5.0), 600, 0.025),
     # networks of cells on CIFAR-10: DARTS (arXiv 1806.09055), appendix A.2
     "darts": Retraining(
-        Recipe(
-            batch_size=96, weight_decay=3e-4, schedule="cosine", cutout=16, grad_clip=5.0, auxiliary=0.4, drop_path=0.2
-        ),
+        Recipe(batch_size=96, weight_decay=3e-4, schedule="cosine", cutout=16, grad_clip=5.0, auxiliary=0.4, drop_path=0.2),
         600,
         0.025,
     ),

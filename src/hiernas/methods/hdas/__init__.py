@@ -14,7 +14,7 @@ from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
 from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of
 from hiernas.problem import Found, Method, Problem, only, sized
-from hiernas.search.alphas import Softmax, by_strength
+from hiernas.search.alphas import Extra, Softmax, by_strength, cost_penalty
 from hiernas.search.decided import NUMBER, Verdict
 from hiernas.search.differentiable import (
     QUICK,
@@ -28,7 +28,6 @@ from hiernas.search.differentiable import (
     search_work,
     sum_of_losses,
 )
-from hiernas.search.pressure import Extra, cost_penalty
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import RECIPES, Recipe
 

@@ -24,11 +24,10 @@ from hiernas.methods.hmnas.kept import candidate_of, narrowed, restored, start_o
 from hiernas.methods.hmnas.masks import Level, MaskArchitect, MaskSettings
 from hiernas.networks.filters import outputs_of
 from hiernas.problem import Evaluator, Found, Method, Problem, Rival, Spaces, Start, training_work
-from hiernas.search.alphas import AlphaArchitect
+from hiernas.search.alphas import AlphaArchitect, Pressure
 from hiernas.search.bilevel import shares
 from hiernas.search.decided import Verdict
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check_final, learn, search_work
-from hiernas.search.pressure import Pressure
 from hiernas.space import Architecture, SearchSpace
 from hiernas.subsets import subsets
 from hiernas.train.recipes import RECIPES, Phase, Recipe

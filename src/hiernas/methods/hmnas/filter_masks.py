@@ -24,7 +24,7 @@ from hiernas.errors import LimitError
 from hiernas.gates import Gates
 from hiernas.methods.hmnas.masks import Masks, MaskSettings
 from hiernas.networks.filters import Output, masked, output_of, tails_of
-from hiernas.search.pressure import Pressure
+from hiernas.search.alphas import Pressure
 from hiernas.space import Architecture, SearchSpace
 
 COUNTED = ("params", "macs")  # what filters cost

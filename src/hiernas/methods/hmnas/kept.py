@@ -84,9 +84,7 @@ def _pairs(encoding: Encoding, weights: Sequence[Tensor]) -> set[str]:
     }
 
 
-def start_of(
-    supernet: Any, architecture: Architecture, space: SearchSpace, evaluate: Evaluator, seed: int, lr: float
-) -> Start:
+def start_of(supernet: Any, architecture: Architecture, space: SearchSpace, evaluate: Evaluator, seed: int, lr: float) -> Start:
     """The weights of a network in the supernet, statistics re-estimated; what the supernet lacks (scales, shifts) is fresh."""
     inherited = supernet.subnet(architecture).cpu()
     evaluate.calibrate(inherited)

@@ -25,8 +25,8 @@ from hiernas.data.split import Split
 from hiernas.errors import ConfigError, TrainingError
 from hiernas.gates import Gates, straight_through
 from hiernas.methods.hmnas.encoding import Encoding
+from hiernas.search.alphas import Pressure
 from hiernas.search.bilevel import frozen
-from hiernas.search.pressure import Pressure
 
 Level = Literal["edges", "operations"]
 MOMENTUM, DECAY = 0.9, 0.99  # of the masks' optimiser: of its steps, and of the mean square gradient

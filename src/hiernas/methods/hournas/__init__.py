@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import networkx
 import numpy as np
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split
-from hiernas.errors import ConfigError
+from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods.hournas.architect import Estimator, ProposalArchitect, Sampling
 from hiernas.methods.hournas.proposals import (
     Targets,
@@ -28,7 +29,6 @@ from hiernas.methods.hournas.proposals import (
     probabilities,
     spread,
 )
-from hiernas.methods.hournas.vital import vital_sites
 from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, training_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.bilevel import shares
@@ -120,6 +120,34 @@ def joint_epochs(config: HourNASConfig) -> int:
     return config.epochs if config.vital_prior else config.vital_epochs + 2 * config.epochs
 
 
+def vital_sites(space: SearchSpace) -> tuple[str, ...]:
+    """The vital sites of a chain space, in order (section 3.1): those on every path from input to output.
+
+    Information passes through a block or around it, by the identity. Where there is no way around, in stems, heads, and
+    blocks that change width or resolution, the block is vital: a dominator of the output in the graph of blocks. There is
+    a way around a block that can be skipped, and around one through whose every option an identity leads.
+    Raises `SpaceError` for spaces of cells.
+    """
+    if space.skeleton.searched != "blocks":
+        raise SpaceError(
+            f"vital blocks are those of chains of layers, and '{space.name}' is a space of cells; name a chain space "
+            "(`hiernas list spaces`), or one network of cells (`hiernas list networks`)"
+        )
+    chain: Any = space.skeleton  # which alone knows where an identity leads around a block
+    graph = networkx.DiGraph()
+    for i, (decision, way_around) in enumerate(zip(space.decisions, chain.ways_around(space.decisions), strict=True)):
+        graph.add_edge(i, decision.name)  # numbers are the tensors between blocks
+        graph.add_edge(decision.name, i + 1)
+        if way_around:
+            graph.add_edge(i, i + 1)
+    dominators = networkx.immediate_dominators(graph, 0)
+    found, node = set(), len(space.decisions)
+    while node:
+        node = dominators[node]
+        found.add(node)
+    return tuple(d.name for d in space.decisions if d.name in found)
+
+
 def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
     """The vital blocks with all their options; the others skipped, or at their cheapest where they cannot be."""
     vital, macs = set(vital_sites(space)), problem.budget.tables(space)["macs"]
@@ -130,9 +158,7 @@ def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
     return space.restrict(kept)
 
 
-def search_vital(
-    supernet: Any, images: Split, validation: Split, problem: Problem, config: HourNASConfig
-) -> np.ndarray:
+def search_vital(supernet: Any, images: Split, validation: Split, problem: Problem, config: HourNASConfig) -> np.ndarray:
     """The architecture parameters of the vital blocks, trained with the weights of the minimal supernet: [L, O]."""
     options = option_mask(supernet.space)
     theta = fresh_parameters(1, options, numpy_generator(problem.seed, "vital"))

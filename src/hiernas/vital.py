@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiernas.costs.count import Count, parts_of
-from hiernas.costs.tables import counted
+from hiernas.costs.tables import Count, counted
 from hiernas.data.batches import in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, SpaceError
-from hiernas.methods.hournas.vital import vital_sites
+from hiernas.methods.hournas import vital_sites
 from hiernas.networks.graph import Graph, Region, evaluating, graph_of_network, regions, within
 from hiernas.randomness import numpy_generator
 from hiernas.space import SearchSpace
@@ -41,12 +40,12 @@ class Block:
 
 def blocks_of_space(space: SearchSpace) -> list[Block]:
     """All blocks of a chain space, those that every network has included."""
-    vital, (fixed, options) = set(vital_sites(space)), parts_of(space.skeleton)
+    vital, (fixed, options) = set(vital_sites(space)), space.skeleton.parts()
     searched = []
     for decision, parts in zip(space.decisions, options, strict=True):
         largest = max((counted(part) for o in decision.options for part in parts[o]), key=lambda c: (c.params, c.macs))
         searched.append(Block(decision.name, decision.name in vital, largest))
-    around = [Block(part.site.name, True, counted(part)) for part in fixed]
+    around = [Block(part.name, True, counted(part)) for part in fixed]
     chain: Any = space.skeleton
     stem = len(chain.stem)
     return [*around[:stem], *searched, *around[stem:]]

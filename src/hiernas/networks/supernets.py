@@ -1,0 +1,336 @@
+"""The supernets of cells and of the graphs between them: the weights of all options of all edges, called with gates.
+
+All cells of one kind share their choices, not their weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hiernas.combinatorics import Decision
+from hiernas.errors import SpaceError
+from hiernas.gates import Gates
+from hiernas.networks.cell_ops import FactorizedReduce, nothing, sum_of
+from hiernas.networks.genotype import INPUTS
+from hiernas.networks.parts import EdgeChoices, Mixture, Place, build_parts, edges_of, live_nodes
+from hiernas.space import Architecture, SearchSpace
+
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
+SiteGates = tuple[tuple[int, ...], Tensor | None]  # the active options of one site, and their weights
+
+
+class Source:
+    """One state of a cell, with what the edges that read it have in common, computed once.
+
+    All convolutions begin with the same ReLU, and all edges of a source pool the same pixels; where batch norm behind
+    pooling has no parameters, they normalise by the same statistics, too.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self._relu: Tensor | None = None
+        self._pooled: dict[str, Tensor] = {}
+        self._normalised: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @property
+    def relu(self) -> Tensor:
+        if self._relu is None:
+            self._relu = F.relu(self.x)
+        return self._relu
+
+    def through(self, option: str, op: nn.Module) -> Tensor:
+        """The output of an operation, [B, C, H, W]."""
+        if isinstance(op, FactorizedReduce):
+            return op.reduce(self.relu)
+        if option in POOLS:
+            return self._pool(option, op)
+        if isinstance(op, nn.Sequential) and isinstance(op[0], nn.ReLU):
+            y = self.relu
+            for layer in list(op)[1:]:
+                y = convolve(layer, y) if isinstance(layer, nn.Conv2d) else layer(y)
+            return y
+        return op(self.x)
+
+    def _pool(self, option: str, op: nn.Module) -> Tensor:
+        pool: nn.Module = op[0] if isinstance(op, nn.Sequential) else op
+        norm: Any = op[1] if isinstance(op, nn.Sequential) else None
+        if option not in self._pooled:
+            self._pooled[option] = pool(self.x)
+        if norm is None or norm.affine or not norm.training or norm.momentum is None:
+            return self._pooled[option] if norm is None else norm(self._pooled[option])
+        if option not in self._normalised:
+            y = self._pooled[option]
+            self._normalised[option] = torch.native_batch_norm(y, None, None, None, None, True, 0.0, norm.eps)
+        y, mean, inverse_std = self._normalised[option]
+        _observe(norm, mean, inverse_std, y.numel() // y.shape[1])
+        return y
+
+
+@torch.no_grad()
+def _observe(norm: nn.BatchNorm2d, mean: Tensor, inverse_std: Tensor, n: int) -> None:
+    """What a batch norm in training does to its running statistics, from the batch's."""
+    assert norm.running_mean is not None  # ours all track statistics
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    variance = (inverse_std.square().reciprocal() - norm.eps) * (n / max(1, n - 1))
+    norm.running_mean.lerp_(mean, norm.momentum or 0.0)
+    norm.running_var.lerp_(variance, norm.momentum or 0.0)
+    norm.num_batches_tracked.add_(1)
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.settings = padding, dilation
+        return F.conv2d(x, weight, None, 1, padding, dilation, len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (x, weight), (padding, dilation), (gradient,) = ctx.saved_tensors, ctx.settings, gradients
+        to_x = to_weight = None
+        if ctx.needs_input_grad[0]:
+            rest = dilation * (weight.shape[2] - 1) - padding
+            to_x = F.conv2d(gradient, weight.flip(2, 3), None, 1, rest, dilation, len(weight))
+        if ctx.needs_input_grad[1]:
+            twice = [padding, padding], [dilation, dilation]
+            _, to_weight, _ = torch.ops.aten.convolution_backward(
+                gradient, x, weight, None, [1, 1], *twice, False, [0, 0], len(weight), [False, True, False]
+            )
+        return to_x, to_weight, None, None
+
+
+def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`conv(x)`, with the faster backward pass where it has one: depthwise, square, stride 1, no bias, on a CPU."""
+    depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.stride == (1, 1)
+    square = conv.kernel_size[0] == conv.kernel_size[1] and conv.bias is None
+    if depthwise and square and x.device.type == "cpu" and torch.is_grad_enabled():
+        settings = int(conv.padding[0]), conv.dilation[0]
+        made: Tensor = _Depthwise.apply(x, conv.weight, *settings)  # type: ignore[no-untyped-call] # torch has no types here
+        return made
+    return conv(x)
+
+
+class Edge(nn.Module):
+    """All options of one edge of one cell."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], options: tuple[str, ...]) -> None:
+        super().__init__()
+        self.ops = nn.ModuleDict(modules)
+        self.options = options
+
+    def restrict(self, options: Sequence[str]) -> None:
+        """Drop all other options."""
+        self.options = tuple(options)
+        for option in [o for o in self.ops if o not in self.options]:
+            del self.ops[option]
+
+    def forward(self, source: Source, gates: SiteGates) -> Tensor | None:
+        """The gated sum of the options, [B, C, H, W]; None where only `none` is active."""
+        indices, weights = gates
+        terms = []
+        for position, i in enumerate(indices):
+            if self.options[i] != "none":
+                y = source.through(self.options[i], self.ops[self.options[i]])
+                terms.append(y if weights is None else weights[position] * y)
+        return sum_of(terms) if terms else None
+
+
+def check_restriction(mine: SearchSpace, smaller: SearchSpace) -> None:
+    """Refuse a space over another skeleton, and options that a supernet of `mine` does not hold."""
+    if smaller.skeleton != mine.skeleton:
+        raise SpaceError(f"a supernet of '{mine.name}' cannot be restricted to '{smaller.name}'")
+    for held, wanted in zip(mine.decisions, smaller.decisions, strict=True):
+        for option in wanted.options:
+            held.index(option)
+
+
+def as_one_step(supernet: Any, architecture: Architecture) -> list[tuple[str, nn.Module]]:
+    """The network an architecture runs through, as one step: what an evaluation in shared prefixes needs."""
+    return [(str(architecture.choices), supernet.subnet(architecture))]
+
+
+def inherit(source: Any, target: Any, *names: str) -> None:
+    """Copy the weights of these parts."""
+    for name in names:
+        target.get_submodule(name).load_state_dict(source.get_submodule(name).state_dict())
+
+
+def inherit_edges(source: Any, target: Any, choices: EdgeChoices) -> None:
+    """Copy the weights of the chosen edges that the target has."""
+    for (s, n), choice in choices.items():
+        kept = [source.edges[f"{s}_{n}"].ops[option] for option, _ in choice if option != "none"]
+        if kept and f"{s}_{n}" in target.edges:
+            module = target.edges[f"{s}_{n}"]
+            for mine, theirs in zip(kept, module.ops if isinstance(module, Mixture) else [module], strict=True):
+                theirs.load_state_dict(mine.state_dict())
+
+
+# -- cells -------------------------------------------------------------------------------------------------------
+
+
+class MixedCell(nn.Module):
+    """One cell with all options of all its edges; called with the gates of its edges, in their order."""
+
+    def __init__(self, p: Place, decisions: Sequence[Decision], make: Any, nodes: int) -> None:
+        super().__init__()
+        self.preprocess0, self.preprocess1 = p.preprocess[0].build(), p.preprocess[1].build()
+        self.nodes, self.reduction = nodes, p.reduction
+        self.edges = nn.ModuleDict()
+        for (source, node), decision in zip(edges_of(nodes), decisions, strict=True):
+            modules = {o: p.part(source, make(o)).build() for o in decision.options if o != "none"}
+            self.edges[f"{source}_{node}"] = Edge(modules, decision.options)
+
+    def forward(self, s0: Tensor, s1: Tensor, gates: Sequence[SiteGates]) -> Tensor:
+        sources = [Source(self.preprocess0(s0)), Source(self.preprocess1(s1))]
+        gate = iter(gates)
+        for node in range(INPUTS, INPUTS + self.nodes):
+            found = [self.edges[f"{s}_{node}"](sources[s], next(gate)) for s in range(node)]
+            terms = [term for term in found if term is not None]
+            sources.append(Source(sum_of(terms) if terms else nothing(sources[0].x, self.reduction)))
+        return torch.cat([source.x for source in sources[INPUTS:]], 1)
+
+
+class CellSupernet(nn.Module):
+    """The weights of all options of a cell space; the architecture is an argument of the call."""
+
+    def __init__(self, skeleton: Any, decisions: Sequence[Decision]) -> None:
+        super().__init__()
+        self.space = SearchSpace(skeleton, tuple(decisions))
+        self.skeleton = skeleton
+        places = skeleton.places()
+        self.stem0, self.stem1 = (build_parts(parts) for parts in skeleton.stems())
+        per_kind = len(decisions) // len(skeleton.cell_kinds)
+        starts = {kind: i * per_kind for i, kind in enumerate(skeleton.cell_kinds)}
+        self._spans = [slice(starts[p.kind], starts[p.kind] + per_kind) for p in places]
+        self.cells = nn.ModuleList(
+            MixedCell(p, decisions[span], skeleton.operation, skeleton.nodes)
+            for p, span in zip(places, self._spans, strict=True)
+        )
+        self.classifier = skeleton.parts()[0][-1].build()
+
+    def forward(self, x: Tensor, gates: Gates) -> Tensor:
+        """[B, C, H, W] and gates -> [B, classes]. Only options with a gate are computed, `none` never."""
+        pairs = list(zip(gates.indices, gates.weights, strict=True))
+        s0 = self.stem0(x)
+        s1 = self.stem1(s0)
+        for i, span in enumerate(self._spans):
+            s0, s1 = s1, self.cells[i](s0, s1, pairs[span])
+        return self.classifier(s1)
+
+    path = as_one_step
+
+    def restrict(self, space: SearchSpace) -> CellSupernet:
+        """A supernet of the smaller space that keeps the surviving weights (copied), stem and classifier included."""
+        check_restriction(self.space, space)
+        smaller = copy.deepcopy(self)
+        smaller.space = space
+        cells: Any = smaller.cells
+        for cell, span in zip(cells, smaller._spans, strict=True):
+            for edge, decision in zip(cell.edges.values(), space.decisions[span], strict=True):
+                edge.restrict(decision.options)
+        return smaller
+
+    def subnet(self, architecture: Architecture) -> nn.Module:
+        """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
+        network: Any = architecture.build()
+        inherit(self, network, "stem0", "stem1", "classifier")
+        for p, mine, theirs in zip(self.skeleton.places(), self.cells, network.cells, strict=True):
+            inherit(mine, theirs, "preprocess0", "preprocess1")
+            inherit_edges(mine, theirs, self.skeleton.cell_choices(p.kind, architecture.choices))
+        return network
+
+
+# -- graphs of cells ---------------------------------------------------------------------------------------------
+
+
+class MixedStage(nn.Module):
+    """One stage with all options of its edges; called with their gates. Dead cells are not computed."""
+
+    def __init__(self, skeleton: Any, stage: int, decisions: Sequence[Decision]) -> None:
+        super().__init__()
+        p = skeleton.places()[stage]
+        self.preprocess0, self.preprocess1 = p.preprocess.build(), p.preprocess.build()
+        self.edges = nn.ModuleDict()
+        for (source, node), decision in zip(skeleton.edges(stage), decisions, strict=False):
+            modules = {o: p.part(skeleton.operation(o)).build() for o in decision.options if o != "none"}
+            self.edges[f"{source}_{node}"] = Edge(modules, decision.options)
+        self.cells = nn.ModuleDict({str(n): skeleton.build_cell(cell) for n, cell in enumerate(p.cells, INPUTS)})
+        self.wiring = tuple(skeleton.edges(stage))
+        numbers = decisions[len(self.wiring)].options if skeleton.least is not None else (str(len(self.cells)),)
+        self.outputs = [skeleton.outputs(stage, int(n)) for n in numbers]  # by the number of cells
+
+    def forward(self, x: Tensor, gates: Sequence[SiteGates]) -> Tensor:
+        """[B, C, H, W] -> [B, 2 states, H, W]; the last gate, where there is one, is that of the number of cells."""
+        active = dict(zip(self.wiring, gates, strict=False))
+        indices, weights = gates[-1] if len(gates) > len(self.wiring) else ((0,), None)
+        ends = [self.outputs[i] for i in indices]
+        alive = live_nodes((e for e, gate in active.items() if self._computes(e, gate)), [n for pair in ends for n in pair])
+        states = {0: Source(self.preprocess0(x)), 1: Source(self.preprocess1(x))}
+        for node in (n for n in range(INPUTS, INPUTS + len(self.cells)) if n in alive):
+            read = [(s, gate) for (s, n), gate in active.items() if n == node and self._computes((s, n), gate)]
+            terms = [self.edges[f"{s}_{node}"](states[s], gate) for s, gate in read]
+            total = sum_of(terms) if terms else torch.zeros_like(states[0].x)
+            states[node] = Source(self.cells[str(node)](total, total))
+        pairs = [torch.cat([states[node].x for node in pair], 1) for pair in ends]
+        return pairs[0] if weights is None else sum_of([w * pair for w, pair in zip(weights, pairs, strict=True)])
+
+    def _computes(self, edge: tuple[int, int], gate: SiteGates) -> bool:
+        options: Any = self.edges[f"{edge[0]}_{edge[1]}"].options
+        return any(options[i] != "none" for i in gate[0])
+
+
+class StageSupernet(nn.Module):
+    """The weights of a space of stage graphs; the architecture is an argument of the call."""
+
+    def __init__(self, skeleton: Any, decisions: Sequence[Decision]) -> None:
+        super().__init__()
+        self.space = SearchSpace(skeleton, tuple(decisions))
+        self.skeleton = skeleton
+        self._spans = [skeleton.span(k) for k in range(len(skeleton.cells))]
+        places = skeleton.places()
+        self.stem = build_parts(skeleton.stem_parts)
+        self.stages = nn.ModuleList(MixedStage(skeleton, k, decisions[span]) for k, span in enumerate(self._spans))
+        self.reductions = nn.ModuleList(skeleton.build_cell(p.reduction) for p in places if p.reduction)
+        self.classifier = skeleton.parts()[0][-1].build()
+
+    def forward(self, x: Tensor, gates: Gates) -> Tensor:
+        """[B, C, H, W] and gates -> [B, classes]. Only options with a gate and live cells are computed."""
+        pairs = list(zip(gates.indices, gates.weights, strict=True))
+        x = self.stem(x)
+        for k, (stage, span) in enumerate(zip(self.stages, self._spans, strict=True)):
+            x = stage(x, pairs[span])
+            if k < len(self.stages) - 1:
+                x = self.reductions[k](x, x)
+        return self.classifier(x)
+
+    path = as_one_step
+
+    def restrict(self, space: SearchSpace) -> StageSupernet:
+        """A supernet of the smaller space that keeps the surviving weights (copied), with all that is not searched."""
+        check_restriction(self.space, space)
+        smaller = copy.deepcopy(self)
+        smaller.space = space
+        stages: Any = smaller.stages
+        for k, (stage, span) in enumerate(zip(stages, self._spans, strict=True)):
+            for edge, decision in zip(stage.edges.values(), space.decisions[span], strict=False):
+                edge.restrict(decision.options)
+            if self.skeleton.least is not None:
+                stage.outputs = [self.skeleton.outputs(k, int(n)) for n in space.decisions[span][-1].options]
+        return smaller
+
+    def subnet(self, architecture: Architecture) -> nn.Module:
+        """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
+        network: Any = architecture.build()
+        stages: Any = self.stages
+        inherit(self, network, "stem", "reductions", "classifier")
+        for k, (mine, theirs) in enumerate(zip(stages, network.stages, strict=True)):
+            inherit(mine, theirs, "preprocess0", "preprocess1", *(f"cells.{node}" for node in theirs.cells))
+            inherit_edges(mine, theirs, self.skeleton.stage_choices(k, architecture.choices)[0])
+        return network
