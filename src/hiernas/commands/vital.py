@@ -17,8 +17,7 @@ from hiernas.commands.options import VitalOptions
 from hiernas.costs.count import Count
 from hiernas.data.split import Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
-from hiernas.networks.graph import graph_of_program
-from hiernas.quiet import quiet
+from hiernas.networks.archive import graph_of_file
 from hiernas.randomness import numpy_generator
 from hiernas.report.hournas import reset_picture
 from hiernas.report.page import write_report
@@ -105,17 +104,7 @@ def _of_program(asked: VitalOptions, path: Path) -> Listing:
             f"{path} says its own image size and layers; --input-size, --num-classes and --set are for names of spaces "
             "and networks"
         )
-    try:
-        with quiet():
-            program = torch.export.load(path)
-    except Exception as error:  # torch.export raises almost anything
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        reason = said if path.is_file() else "there is no such file"
-        raise SpaceError(
-            f"{path} cannot be read as a program of torch.export: {reason}; write one with `hiernas export RUN --to pt2` "
-            "or torch.export.save"
-        ) from error
-    return Listing(f"{path}: an exported program", blocks_of_graph(graph_of_program(program)))
+    return Listing(f"{path}: an exported program", blocks_of_graph(graph_of_file(path)))
 
 
 def named(blocks: Sequence[Block], architecture: Architecture) -> list[Block]:

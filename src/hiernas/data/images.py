@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ MIN_SIZE, KEEP_UP_TO, MAX_SIZE = 4, 256, 224  # pixels of the short side
 BATCH, SHARE = 64, 16  # so many images as a network's input may take this part of the memory
 ENLARGED = 16  # times that pictures may be enlarged
 ORIENTATION = 0x0112  # EXIF tag
+FORMATS = ("BMP", "GIF", "JPEG", "PPM", "PNG", "AVIF", "JPEG2000", "TIFF", "WEBP", "TGA")  # another one, EPS, starts a program
 WORKERS = min(8, usable_cores())
 PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 PARTS = ("train", "val", "test")
@@ -110,6 +111,12 @@ class OnDemand:
         pixels = np.empty((len(indices), *self.form), dtype=np.uint8)
         _decode_rows(self.reader, self.form, indices.tolist(), pixels, skip_bad=False)
         return torch.from_numpy(pixels)
+
+
+def open_picture(file: Any) -> Image.Image:
+    """A picture file in one of the documented formats, by its content; any other is unidentified, whatever its name."""
+    Image.init()  # loads what this Pillow has of them, once
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def measure(picture: Picture) -> Header:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, measure, reason_of, some
+from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, measure, open_picture, reason_of, some
 from hiernas.data.tables import from_hub, from_parquet
 from hiernas.errors import DataError, did_you_mean
 
@@ -89,7 +89,7 @@ def _from_class_folders(name: str, folder: Path) -> Found:
     if others:
         named = some([str(path.relative_to(folder)) for path in others])
         notes.append(f"{len(others)} files that are no images in class folders are ignored: {named}")
-    reader = Reader(len(paths), lambda i: Image.open(paths[i]), lambda i: paths[i])
+    reader = Reader(len(paths), lambda i: open_picture(paths[i]), lambda i: paths[i])
     return Found(name, reader, np.array(labels, dtype=np.int64), parts, classes, tuple(notes))
 
 
