@@ -93,6 +93,7 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
     result = run.read_json("result.json")
     if result is None or "front" not in result:
         raise RunError(f"{path} is no finished search; `hiernas resume {path}` finishes one")
+    run.check("best.json")
     prepared = restore(run)
     length = epochs or prepared.config.final_epochs
     found, chosen = _networks(run, prepared, result, networks), Architecture.load(path / "best.json")

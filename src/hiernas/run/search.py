@@ -41,7 +41,7 @@ def resume(
     """
     run = RunFolder.open(path, listener)
     result = run.read_json("result.json")
-    if result is not None:
+    if result is not None and not run.missing():
         if "front" in result and not (run.path / "report.html").exists():  # killed between the two
             write_report(run.path)
         return run
