@@ -234,6 +234,16 @@ def test_an_image_that_disappears_later_is_named(tmp_path: Path) -> None:
         data.val.images.fetch(torch.tensor([0]))
 
 
+def test_an_image_that_changes_later_is_named(tmp_path: Path) -> None:
+    paths = write_classes(tmp_path)
+    data = load_data(tmp_path, memory_gib=0)
+    data.val.images.fetch(torch.tensor([0]))
+    for path in paths:
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    with pytest.raises(DataError, match=r"\.png changed since the data were loaded"):
+        data.val.images.fetch(torch.tensor([0]))
+
+
 def test_notes_count_what_was_done(tmp_path: Path) -> None:
     paths = write_classes(tmp_path)
     Image.fromarray(SIXTEEN).save(paths[0])
