@@ -17,11 +17,19 @@ from rich.console import Console
 from rich.table import Table
 
 from hiernas.commands.options import CheckOptions, CostOptions, MeasureOptions, SearchOptions, TrainOptions, VitalOptions
-from hiernas.errors import ConfigError, HiernasError, RunError, one_of
+from hiernas.errors import ConfigError, HiernasError, RunError, one_of, visible
 from hiernas.names import FORMATS
 from hiernas.version import VERSION
 
-out = Console(highlight=False, soft_wrap=True, markup=False)
+
+class Terminal(Console):
+    """Prints lines; what steers a terminal in a name of a class, file or device is shown, not done."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **how)
+
+
+out = Terminal(highlight=False, soft_wrap=True, markup=False)
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find the best convolutional network for your own images under the limits of your own device.",
@@ -55,7 +63,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def _say(message: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(message)
+    Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False).print(message)
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------
@@ -82,7 +90,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: 
         numbers = all(row[i].lstrip("-")[:1].isdigit() for row in rows if row[i])
         table.add_column(column, no_wrap=i == 0, overflow="fold", justify="right" if numbers else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible, row))
     out.print(table)
     for remark in remarks:
         out.print(remark)
@@ -90,11 +98,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: 
 
 def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
     """Names and values below a title."""
-    table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = Table(box=None, show_header=False, pad_edge=False, title=visible(title), title_justify="left", title_style="bold")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(name.strip(), value)
+        table.add_row(visible(name.strip()), visible(value))
     out.print(table)
 
 
@@ -114,7 +122,8 @@ def print_summary(run: Path) -> None:
     if rows:
         print_table(["", "asked", "predicted", "measured"], rows, lines)
     else:
-        out.print("\n".join(lines))
+        for line in lines:
+            out.print(line)
 
 
 def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
