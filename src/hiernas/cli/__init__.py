@@ -315,12 +315,12 @@ def rank(
 def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -> None:
     """Write the run's HTML report again."""
     from hiernas.report.page import write_report
-    from hiernas.run.folder import RunFolder
+    from hiernas.run.folder import RunFolder, owned
 
-    if (run / "result.json").exists():
+    with owned(RunFolder.open(run)) as folder:
         for name in ("result.json", "vital.json", "events.jsonl", "candidates.sqlite"):
-            RunFolder.open(run).check(name)
-    out.print(f"wrote {write_report(run)}")
+            folder.check(name)
+        out.print(f"wrote {write_report(run)}")
 
 
 @app.command("list")

@@ -21,7 +21,7 @@ from hiernas.networks.archive import graph_of_file
 from hiernas.randomness import numpy_generator
 from hiernas.report.hournas import reset_picture
 from hiernas.report.page import write_report
-from hiernas.run.folder import RunFolder
+from hiernas.run.folder import RunFolder, owned
 from hiernas.run.request import reload_data
 from hiernas.space import Architecture, Skeleton
 from hiernas.spaces import KNOWN, space_function
@@ -137,10 +137,17 @@ def reset(asked: VitalOptions, progress: Progress | None = None) -> dict[str, An
     the test images, the same for every block; draws: see `reset_blocks`. Raises `RunError` where the run has no trained
     network.
     """
-    draws, images, seed, path = asked.draws or DRAWS, asked.images or IMAGES, asked.seed or 0, Path(asked.source)
-    if not path.is_dir():
-        raise ConfigError(f"--reset takes a run folder, whose network is trained and whose test images are known, not {path}")
-    run, architecture = RunFolder.open(path), architecture_file(path)
+    if not Path(asked.source).is_dir():
+        raise ConfigError(
+            f"--reset takes a run folder, whose network is trained and whose test images are known, not {asked.source}"
+        )
+    with owned(RunFolder.open(asked.source)) as run:
+        return _reset(run, asked, progress)
+
+
+def _reset(run: RunFolder, asked: VitalOptions, progress: Progress | None) -> dict[str, Any]:
+    draws, images, seed, path = asked.draws or DRAWS, asked.images or IMAGES, asked.seed or 0, run.path
+    architecture = architecture_file(path)
     if not (path / "best.safetensors").is_file():
         raise RunError(f"{path} has no trained network yet; go on with `hiernas resume {path}`")
     network, _ = load_network(architecture, path / "best.safetensors")

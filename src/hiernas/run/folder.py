@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hiernas.errors import RunError
-from hiernas.run.disk import SUMS, Checksums, full, on_disk, write_whole
+from hiernas.run.disk import SUMS, Checksums, full, on_disk, sync_folder, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +36,10 @@ WITHOUT = {  # what then, if not that `resume` writes it again
     "events.jsonl": "only the curves of the report are lost",
 }  # fmt: skip
 Listener = Callable[[Mapping[str, Any]], None]
+
+
+class TakenError(RunError):
+    """The folder is another run's, or another process is at it."""
 
 
 class RunFolder:
@@ -57,22 +60,25 @@ class RunFolder:
         """A new run folder; raises `RunError` where something is there already."""
         path = Path(path)
         refuse_existing(path)
-        run = cls(path, {"format": FORMAT, **config}, listener)
-        there_before = path.exists()
+        run, there_before = cls(path, {"format": FORMAT, **config}, listener), path.exists()
+        with on_disk(path):
+            (path / "checkpoint").mkdir(parents=True, exist_ok=True)
+        run._take_lock()  # another process may have made the folder, too; from here on it is one's own
         try:
-            with on_disk(path):
-                (path / "checkpoint").mkdir(parents=True, exist_ok=True)
-            run._take_lock()
-            text = yaml.safe_dump(dict(run.config), sort_keys=False)
-            write_whole(path / "config.yaml", _sealed(text).encode())
-            run._owned = True
-        except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
+            refuse_existing(path)
+            try:
+                write_whole(path / "config.yaml", _sealed(yaml.safe_dump(dict(run.config), sort_keys=False)).encode())
+            except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
+                (path / "checkpoint").rmdir()
+                (path / ".lock").unlink(missing_ok=True)
+                if not there_before:
+                    path.rmdir()
+                raise
+            sync_folder(path.absolute().parent)
+        except BaseException:
             run.close()
-            for item in path.iterdir() if path.is_dir() else ():
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
-            if path.is_dir() and not there_before:
-                path.rmdir()
             raise
+        run._owned = True
         return run
 
     @classmethod
@@ -128,7 +134,10 @@ class RunFolder:
             try:
                 self._lock.acquire()
             except Timeout as error:
-                raise RunError(f"another process is working on {self.path}; wait for it or stop it") from error
+                raise TakenError(f"another process is working on {self.path}; wait for it or stop it") from error
+            if not (self.path / ".lock").exists():  # one that could not begin has removed it in between
+                self.close()
+                raise TakenError(f"another process was working on {self.path}; try again")
 
     def close(self) -> None:
         """Give the folder free for other processes."""
@@ -166,6 +175,10 @@ class RunFolder:
                 f"{self.path / name} is not what the run wrote (by {SUMS} it was damaged or edited); "
                 f"delete it, and {then}"
             )
+
+    def record(self, name: str) -> None:
+        """Take up a file that was written by other means than this class."""
+        self.write_bytes(name, (self.path / name).read_bytes())
 
     def missing(self) -> list[str]:
         """Files that the run wrote beside its checkpoints, and that are gone."""
@@ -296,16 +309,39 @@ class RunFolder:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `RunError` where a run cannot be put: before any work is done."""
+    """Raise `TakenError` where a run cannot be put: before any work is done. What a start that was killed left is no run."""
     try:
-        holds_run = (path / "config.yaml").exists()
-        in_use = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        found = {p.name for p in path.iterdir()} if path.is_dir() else set()
+        begun = {".lock", "config.yaml.partial", *([] if any((path / "checkpoint").glob("*")) else ["checkpoint"])}
+        holds_run, in_use = "config.yaml" in found, bool(found - begun) or (path.exists() and not path.is_dir())
     except OSError as error:
         raise RunError(f"cannot use the folder {path}: {error.strerror}; name another one with --out") from error
     if holds_run:
-        raise RunError(f"{path} already holds a run; go on with `hiernas resume {path}`, or name another folder with --out")
+        raise TakenError(
+            f"{path} already holds a run; go on with `hiernas resume {path}`, or name another folder with --out"
+        )
     if in_use:
-        raise RunError(f"{path} exists and is not an empty folder; name another one with --out")
+        raise TakenError(f"{path} exists and is not an empty folder; name another one with --out")
+
+
+def begin(out: str | Path | None, stem: str, config: Mapping[str, Any], listener: Listener | None = None) -> RunFolder:
+    """A new run in `out`, or without one in the first of runs/stem-001, runs/stem-002, ... that no other process takes."""
+    if out is not None:
+        return RunFolder.create(out, config, listener)
+    for i in range(1, 1_000_000):
+        with suppress(TakenError):
+            return RunFolder.create(Path("runs") / f"{stem}-{i:03d}", config, listener)
+    raise RunError("there is no free name left under runs/; name a folder with --out")
+
+
+@contextmanager
+def owned(run: RunFolder) -> Iterator[RunFolder]:
+    """Inside, no other process writes to the folder."""
+    run.own()
+    try:
+        yield run
+    finally:
+        run.close()
 
 
 def _seal(row: Sequence[object]) -> str:
@@ -314,8 +350,3 @@ def _seal(row: Sequence[object]) -> str:
 
 def _sealed(text: str) -> str:
     return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
-
-
-def next_free(parent: Path, stem: str) -> Path:
-    """The first of parent/stem-001, parent/stem-002, ... that does not exist."""
-    return next(p for i in range(1, 1_000_000) if not (p := parent / f"{stem}-{i:03d}").exists())

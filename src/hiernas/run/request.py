@@ -278,7 +278,7 @@ def keep_latency(run: RunFolder, prepared: Prepared) -> None:
         run.write_bytes(f"latency{file.suffix}", file.read_bytes())
     else:
         prepared.latency.save(run.path / "latency.json")
-        run.write_bytes("latency.json", (run.path / "latency.json").read_bytes())  # with its checksum
+        run.record("latency.json")
     run.write_text(READY, "")
 
 
