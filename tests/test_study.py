@@ -214,7 +214,10 @@ def test_processes_share_a_study_and_a_killed_one_loses_nothing(study: Study, tm
         assert len(finished) == 1
 
 
-def test_the_command_goes_on_tells_and_writes(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_goes_on_tells_and_writes(
+    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # no path is broken over lines
     command("compare", str(study.path))
     said = capsys.readouterr().out
     assert "under params<=60k and macs<=3M" in said
