@@ -16,7 +16,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hiernas.commands.options import CheckOptions, CostOptions, MeasureOptions, SearchOptions, TrainOptions, VitalOptions
+from hiernas.commands.options import (
+    CheckOptions,
+    CompareOptions,
+    CostOptions,
+    MeasureOptions,
+    SearchOptions,
+    TrainOptions,
+    VitalOptions,
+)
 from hiernas.errors import ConfigError, HiernasError, RunError, one_of
 from hiernas.names import FORMATS
 from hiernas.version import VERSION
@@ -70,8 +78,8 @@ def listening() -> Iterator[Any]:
         try:
             yield listener
         except KeyboardInterrupt:
-            again = f"go on with `hiernas resume {listener.run}`; at most the last minute is done again"
-            _say(f"interrupted: {again if listener.run else 'no run was begun; latencies that were measured are kept'}")
+            again = f"go on with `{listener.again}`; at most the last minute is done again"
+            _say(f"interrupted: {again if listener.again else 'no run was begun; latencies that were measured are kept'}")
             raise typer.Exit(130) from None
 
 
@@ -80,7 +88,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         numbers = all(row[i].lstrip("-")[:1].isdigit() for row in rows if row[i])
-        table.add_column(column, no_wrap=i == 0, overflow="fold", justify="right" if numbers else "left")
+        longest = max(len(cell) for cell in (column, *(row[i] for row in rows)))
+        whole = longest if numbers or (i == 0 and longest <= 30) else None  # what is never broken over lines
+        table.add_column(column, min_width=whole, no_wrap=i == 0 and whole is not None, overflow="fold",
+                         justify="right" if numbers else "left")  # fmt: skip
     for row in rows:
         table.add_row(*row)
     out.print(table)
@@ -305,19 +316,38 @@ def rank(
     print_pairs(str(run), found.rows())
 
 
-@app.command()
-def report(run: Annotated[Path, typer.Argument(help="a finished run folder")]) -> None:
-    """Write the run's HTML report again."""
-    from hiernas.report.page import write_report
+@_command
+def compare(asked: CompareOptions) -> None:
+    """Methods against their controls under the same limits, with seeds and intervals; or finished runs side by side."""
+    from hiernas.commands.compare import compare as run_compare
 
-    out.print(f"wrote {write_report(run)}")
+    with listening() as listener:
+        found = run_compare(asked, listener)
+    for table in found.tables():
+        print_table(*table)
+    out.print("\n".join(found.remarks()))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study")]) -> None:
+    """Write the HTML report of a run or a study again."""
+    if (run / "study.yaml").exists():
+        from hiernas.commands.compare import summarised
+
+        written = summarised(run).files["study.html"]
+    else:
+        from hiernas.report.page import write_report
+
+        written = write_report(run)
+    out.print(f"wrote {written}")
 
 
 @app.command("list")
 def list_command(
-    kind: Annotated[str, typer.Argument(help="methods, spaces, networks, recipes, data, runtimes or presets")],
+    kind: Annotated[str, typer.Argument(help="methods, spaces, networks, recipes, data, runtimes, presets or runs")],
+    folder: Annotated[Path, typer.Argument(help="of `list runs`")] = Path("runs"),
 ) -> None:
     """Show what there is."""
     from hiernas.commands.lists import listing
 
-    print_table(*listing(kind))
+    print_table(*listing(kind, folder))

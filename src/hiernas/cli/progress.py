@@ -22,6 +22,7 @@ SEARCHED = {
     "dead": "dead cells",
 }  # fmt: skip
 LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {  # events that are a line each
+    "job": lambda e: f"{e['label']}, seed {e['seed']}, {e['limit']}",
     "undecided": lambda e: f"warning: {e['doubt']}",
     "pruned": lambda e: f"stage {e['stage']}: pruned the space from {units.size(e['size_before'])} to "
     f"{units.size(e['size_after'])} architectures",
@@ -38,7 +39,8 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.plan: Mapping[str, float] = {}
-        self.run = ""
+        self.again = ""  # the command that goes on with what is being done
+        self.of_study = False
         self.best = 0.0
         self.started = time.monotonic()
         self.first_done: float | None = None
@@ -69,9 +71,19 @@ class Display:
     def _on_measuring(self, e: Mapping[str, Any]) -> None:
         self._show(f"measuring latency of operation {e['done']} of {e['total']}", e["done"] / max(e["total"], 1), "")
 
+    def _on_study(self, e: Mapping[str, Any]) -> None:
+        self.again, self.of_study = f"hiernas compare {e['path']}", True
+        self.console.print(f"study {e['path']}: {e['of']} runs")
+
+    def _on_jobs(self, e: Mapping[str, Any]) -> None:
+        self._show(f"{e['done']} of {e['of']} runs are done", e["done"] / e["of"], "")
+
     def _on_start(self, e: Mapping[str, Any]) -> None:
-        self.plan, self.run = e["plan"], str(e["run"])
-        self.console.print(f"run folder {self.run}, limits {', '.join(e['limits'])}")
+        self.plan = e["plan"]
+        if not self.of_study:
+            self.again = f"hiernas resume {e['run']}"
+        self.best, self.first_done = 0.0, None
+        self.console.print(f"run folder {e['run']}, limits {', '.join(e['limits'])}")
         if e.get("fitted"):
             self.console.print(f"for so few images: {e['fitted']}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hiernas.errors import ConfigError, did_you_mean
 from hiernas.methods import FILES, METHODS
 from hiernas.names import PRESETS, RUNTIMES, SPACES
@@ -9,14 +11,16 @@ from hiernas.names import PRESETS, RUNTIMES, SPACES
 Listing = tuple[list[str], list[list[str]], list[str]]  # columns, rows, remarks below
 
 
-def listing(kind: str) -> Listing:
+def listing(kind: str, folder: Path = Path("runs")) -> Listing:
     """What `hiernas list KIND` shows."""
     lists = {
         "methods": _methods, "spaces": _spaces, "networks": _networks, "recipes": _recipes, "data": _data,
         "runtimes": _runtimes, "presets": _presets,
     }  # fmt: skip
+    if kind == "runs":
+        return _runs(folder)
     if kind not in lists:
-        raise ConfigError(f"there is no list of '{kind}'; {did_you_mean(kind, lists)}")
+        raise ConfigError(f"there is no list of '{kind}'; {did_you_mean(kind, (*lists, 'runs'))}")
     return lists[kind]()
 
 
@@ -77,6 +81,12 @@ def _data() -> Listing:
 
 def _runtimes() -> Listing:
     return ["runtime", ""], [[name, words] for name, words in RUNTIMES.items()], []
+
+
+def _runs(folder: Path) -> Listing:
+    from hiernas.commands.compare import runs_of
+
+    return ["run", "method", "seed", "limits", "test accuracy"], runs_of(folder), []
 
 
 def _presets() -> Listing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +57,53 @@ class CheckOptions:
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(CheckOptions):
     out: Folder = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """A study, or finished runs."""
+
+    runs: Annotated[
+        list[Path] | None, Argument(metavar="[RUN...]", help="finished runs, side by side; or a study, to go on with it")
+    ] = None
+    data: Annotated[str, Option(help="as for search")] = "digits"
+    limit: Annotated[
+        list[str] | None, Option(help='such as "params<=60k and macs<=3M"; repeatable: the study is done under each')
+    ] = None
+    methods: Annotated[
+        str, Option(help="by commas; once=hnas:stages=2+p_th=0.1 names a variant. All have the final training of the first")
+    ] = "hnas,spos,random,random-k,plain"
+    seeds: Annotated[int, Option(help="runs of each, with seeds 0, 1, ...", min=1)] = 3
+    out: Annotated[Path | None, Option(help="folder of the study; default: study. Of runs: where the page goes")] = None
+    jobs: Annotated[int, Option(help="processes on this machine", min=1)] = 1
+    backend: Annotated[str | None, Option(help="of joblib: loky, multiprocessing, ray or dask")] = None
+    space: Annotated[str | None, Option(help="default: the first method's own")] = None
+    preset: Annotated[str, Option(help="quick, small or paper")] = "quick"
+    settings: Settings = None
+    latency_table: TableFile = None
+    image_size: ImageSize = None
+    val_per_class: Annotated[int | None, Option(help="validation images per class, cut from the training images")] = None
+    skip_bad_images: SkipBad = False
+    runtime: Runtime = None
+    threads: Threads = None
+
+    def __post_init__(self) -> None:
+        from hiernas.costs import parse_limits
+
+        one_of("preset", self.preset, PRESETS)
+        _check_names(self.space, self.runtime)
+        for text in self.methods.split(","):
+            if "[" in self.methods:  # a list among the settings; looked at later
+                break
+            one_of("method", text.strip().partition(":")[0].rpartition("=")[2], FILES)
+        for text in self.limit or ():
+            parse_limits(part.strip() for part in text.split(" and "))
+        given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
+        strange = [flag for flag in given if flag not in ("--runs", "--out", "--jobs", "--backend")]
+        if self.runs and strange:
+            raise ConfigError(f"{strange[0].replace('--settings', '--set')} is for a new study; with RUN... leave it out")
+        if self.backend is not None:
+            one_of("backend", self.backend, ("loky", "multiprocessing", "ray", "dask"))
 
 
 def _check_names(space: str | None, runtime: str | None) -> None:

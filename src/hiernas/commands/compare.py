@@ -1,0 +1,104 @@
+"""`hiernas compare`: a study of methods under the same limits, or finished runs side by side; and the runs of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hiernas.commands.options import CompareOptions, split_settings
+from hiernas.errors import HiernasError, RunError
+from hiernas.report import study as results
+from hiernas.report import units
+from hiernas.report.study import Row
+from hiernas.run.folder import Listener, RunFolder
+from hiernas.run.request import OPTIONS
+from hiernas.run.study import FILE, Study, begin, entries_of, spread, work
+
+SHARED = ("latency_table", "runtime", "threads", "preset")  # of the requests, beside how data are read
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came of it: finished runs, and what is not there, in sentences."""
+
+    rows: Sequence[Row]
+    missing: Sequence[str]
+    files: dict[str, Path]
+
+    def tables(self) -> list[tuple[list[str], list[list[str]], list[str]]]:
+        """For the terminal: columns, lines and remarks."""
+        found = []
+        for limit in results.limits_of(self.rows):
+            lines = results.table(self.rows, limit)
+            shown = [i for i in range(len(results.COLUMNS)) if any(line[i] != units.NONE for line in lines)]
+            columns = [results.COLUMNS[i] for i in shown]
+            found.append(([f"under {limit}", *columns[1:]], [[line[i] for i in shown] for line in lines], [""]))
+            pairs = [[d.label, d.other, str(d)] for d in results.differences(self.rows) if d.limit == limit]
+            if pairs:
+                found.append((["", "over", "points (95 % interval)"], pairs, [""]))
+        return found
+
+    def remarks(self) -> list[str]:
+        page = self.files.get("study.html")
+        where = [] if page is None else [f"everything is in {page.parent}; open {page}"]
+        return [*results.verdicts(self.rows), *self.missing, *where]
+
+
+def compare(asked: CompareOptions, listener: Listener) -> Compared:
+    """Begin or go on with a study, or put finished runs side by side."""
+    runs = asked.runs or []
+    if runs and not (runs[0] / FILE).exists():
+        rows = [Row.of(run) for run in runs]
+        return Compared(rows, (), {} if asked.out is None else results.write(rows, asked.out))
+    study = Study.open(runs[0]) if runs else _begun(asked, listener)
+    listener({"event": "study", "path": str(study.path), "of": len(list(study.jobs()))})
+    if asked.jobs == 1 and asked.backend is None:
+        failed = work(study.path, listener)
+    else:
+        failed = spread(study, asked.jobs, asked.backend or "loky", listener)
+    return summarised(study.path, failed)
+
+
+def _begun(asked: CompareOptions, listener: Listener) -> Study:
+    of_space, settings = split_settings(asked.settings)
+    request: dict[str, Any] = {k: getattr(asked, k) for k in (*SHARED, *(o for o in OPTIONS if o != "seed"))}
+    data = str(Path(asked.data).resolve()) if Path(asked.data).exists() else asked.data
+    table = asked.latency_table and str(asked.latency_table.resolve())
+    entries = entries_of(asked.methods, asked.space, of_space)
+    request |= {"data": data, "settings": settings, "latency_table": table}
+    return begin(asked.out or Path("study"), entries, asked.limit or (), asked.seeds, request, listener)
+
+
+def summarised(path: Path, failed: dict[str, str] | None = None) -> Compared:
+    """What a study has so far; its files are written."""
+    jobs, failed = list(Study.open(path).jobs()), failed or {}
+    rows = [Row.of(job.path, job.label, job.limit) for job in jobs if job.done]
+    missing = [f"failed: {job.label}, seed {job.seed}: {failed[str(job.path)]}" for job in jobs if str(job.path) in failed]
+    waiting = len(jobs) - len(rows) - len(missing)
+    if waiting:
+        missing.append(f"{waiting} of {len(jobs)} runs are not done; `hiernas compare {path}` goes on, unless others do")
+    if not rows:
+        raise RunError(f"no run of {path} is finished; {'; '.join(missing)}")
+    return Compared(rows, missing, results.write(rows, path, missing))
+
+
+def runs_of(folder: Path) -> list[list[str]]:
+    """Every run under a folder: where, what, and how far."""
+    found = []
+    for path in sorted(folder.rglob("config.yaml")):
+        try:
+            run = RunFolder.open(path.parent)
+            result = run.read_json("result.json")
+        except (HiernasError, yaml.YAMLError) as error:
+            found.append([str(path.parent), "?", "", "", str(error)])
+            continue
+        limits = " and ".join(x["text"] for x in (result or {}).get("limits", ()))
+        state = "not finished" if result is None else units.percent(result["chosen"]["test_accuracy"])
+        found.append([str(path.parent), run.config["method"], str(run.config["seed"]), limits, state])
+    if not found:
+        raise RunError(f"there is no run under {folder}; name the folder that holds them: hiernas list runs FOLDER")
+    return found

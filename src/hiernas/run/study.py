@@ -1,0 +1,328 @@
+"""A study: methods x limits x seeds on the same images, each an ordinary run folder inside the study's own.
+
+All have the same final training: that of the first method. Any number of processes, on any machines that see the folder,
+may work on a study; each run is done by whoever takes its lock first, and is gone on with where it was cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from hiernas.costs import parse_limits
+from hiernas.errors import ConfigError, HiernasError, LimitError, RunError, SpaceError, one_of
+from hiernas.methods import FILES, METHODS
+from hiernas.problem import Method
+from hiernas.randomness import numpy_generator
+from hiernas.run.folder import Listener
+from hiernas.run.request import Prepared, Request, prepare
+from hiernas.run.search import resume, search
+from hiernas.run.settings import from_dict, keys, names_of, to_dict, with_settings
+from hiernas.train.recipes import Retraining
+
+FORMAT = 1
+FILE = "study.yaml"
+CONTROLS = ("random", "random-k", "plain")  # that search nothing
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is compared: a method, with settings of its own where it is a variant."""
+
+    method: str
+    settings: tuple[str, ...] = ()
+    space: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of the space
+    name: str = ""  # where it was given one
+
+    @property
+    def label(self) -> str:
+        return self.name or (f"{self.method}:{'+'.join(self.settings)}" if self.settings else self.method)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study."""
+
+    label: str
+    limit: str
+    seed: int
+    path: Path
+    request: Request
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "result.json").exists()
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked of a study, and what was decided when it began; study.yaml holds it."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+    limits: tuple[str, ...]  # each one or more conditions joined by "and"; the study is done under each
+    seeds: int
+    request: Mapping[str, Any]  # what all requests share
+    final: Mapping[str, Any]  # the final training of all: a `Retraining`
+    networks: int | None  # that random-k draws: as much work as the first search, where nothing else is asked for
+
+    def jobs(self) -> Iterator[Job]:
+        """All runs, one seed after the other, so that a study that was cut short compares what it has."""
+        for seed in range(self.seeds):
+            for limit in self.limits:
+                for entry in self.entries:
+                    path = self.path / _file_name(limit) / f"{_file_name(entry.label)}-{seed}"
+                    yield Job(entry.label, limit, seed, path, self.request_of(entry, limit, seed))
+
+    def request_of(self, entry: Entry, limit: str, seed: int) -> Request:
+        """The run of an entry."""
+        own = [] if self.networks is None or entry.method != "random-k" else [f"networks={self.networks}"]
+        shared = {k: v for k, v in self.request.items() if k != "settings"}
+        settings = [*own, *_known(METHODS[entry.method], self.request["settings"]), *entry.settings]
+        final = from_dict(Retraining, self.final) if self.final else None
+        arguments = {k: v for k, v in entry.arguments.items() if k not in METHODS[entry.method].finds}
+        return Request(
+            method=entry.method, space=entry.space, space_arguments=arguments, limits=conditions(limit), settings=settings,
+            final=final, seed=seed, **shared,
+        )  # fmt: skip
+
+    def save(self) -> None:
+        """Write study.yaml."""
+        values = {"format": FORMAT, **{k: v for k, v in asdict(self).items() if k != "path"}}
+        text = yaml.safe_dump(_plain(values), sort_keys=False)
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self.path / f"{FILE}.{os.getpid()}.partial"
+        partial.write_text(text)
+        os.replace(partial, self.path / FILE)
+
+    @classmethod
+    def open(cls, path: Path) -> Study:
+        """The study of a folder; raises `RunError` where there is none, or where its file is damaged."""
+        try:
+            values = yaml.safe_load((path / FILE).read_text())
+            if values["format"] != FORMAT:
+                raise RunError(f"{path} is a study of format {values['format']}, and this version reads {FORMAT}")
+            entries = tuple(Entry(**{**e, "settings": tuple(e["settings"])}) for e in values["entries"])
+            some = {k: values[k] for k in ("seeds", "request", "final", "networks")}
+            return cls(path, entries, tuple(values["limits"]), **some)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunError(f"{path} is no study: it has no {FILE}; begin one with `hiernas compare --out {path}`") from error
+        except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise RunError(f"{path / FILE} is damaged; put it back, or begin another study") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _file_name(text: str) -> str:
+    """'params<=60k and macs<=3M' -> 'params-60k-macs-3M'."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text.replace(" and ", "-")).strip("-.")[:120]
+
+
+def conditions(limit: str) -> tuple[str, ...]:
+    """The conditions that a limit of a study consists of."""
+    return tuple(part.strip() for part in limit.split(" and "))
+
+
+def entries_of(methods: str, space: str | None = None, arguments: Mapping[str, Any] | None = None) -> tuple[Entry, ...]:
+    """Read "hnas,once=hnas:stages=2+population=8,plain": methods, some with settings and a name of their own."""
+    found = []
+    for text in re.split(r",(?![^\[]*\])", methods):  # not those inside a list, such as epochs=[30,15]
+        named, _, settings = text.strip().partition(":")
+        name, _, method = named.rpartition("=")
+        one_of("method", method, FILES)
+        own = tuple(s.strip() for s in settings.split("+") if s.strip())
+        with_settings(METHODS[method].presets["paper"], own)  # a wrong one is named
+        found.append(Entry(method, own, space, dict(arguments or {}), name))
+    labels = [_file_name(e.label) for e in found]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ConfigError(f"'{twice[0]}' is named twice; name each method once")
+    return tuple(found)
+
+
+def begin(
+    path: Path, entries: Sequence[Entry], limits: Sequence[str], seeds: int, request: Mapping[str, Any],
+    listener: Listener | None = None,
+) -> Study:  # fmt: skip
+    """A new study, checked as a whole before anything is trained; or one that is there already and is asked for again.
+
+    `request`: fields of `Request` that all runs share. More seeds and more methods may be asked of a study that is there.
+    """
+    for limit in limits:
+        parse_limits(conditions(limit))
+    if not limits:
+        raise LimitError('a study compares under a limit, and none is given; name one with --limit, such as "params<=100k"')
+    shared = _plain({"settings": (), **request})
+    for key in sorted(names_of(shared["settings"])):
+        if not any(key in keys(METHODS[e.method].presets["paper"]) for e in entries):
+            raise ConfigError(f"--set {key}=...: none of the methods has this setting")
+    there = Study.open(path) if (path / FILE).exists() else None
+    if there is not None and (there.limits, there.request) != (tuple(limits), shared):
+        raise RunError(f"{path} is a study of other data, limits or settings; name another folder with --out")
+    study = _decided(Study(path, tuple(entries), tuple(limits), seeds, shared, {}, None), there, listener)
+    study.save()
+    return study
+
+
+def _decided(study: Study, there: Study | None, listener: Listener | None) -> Study:
+    """With its final training, spaces, and what random-k draws: by the first method, or as in the study that is there.
+
+    Everything is prepared once, so that what cannot be done is said before anything is.
+    """
+    old, entries = {} if there is None else {e.label: e for e in there.entries}, list[Entry]()
+    if there is not None:
+        study = replace(study, final=there.final, networks=there.networks)
+    for entry in study.entries:
+        if entry.label in old:
+            entries.append(old[entry.label])
+            continue
+        others_space = entries[0].space if entries and entry.space is None else None
+        if others_space is not None:
+            entry = replace(entry, space=others_space, arguments=entries[0].arguments)
+        for limit in study.limits:
+            prepared = _prepared(study, entry, limit, others_space is not None, listener)
+            skeleton, of_data = prepared.space.skeleton, ("input_size", "num_classes")
+            arguments = {k: _plain(v) for k, v in skeleton.arguments if k not in of_data}
+            entry = replace(entry, space=skeleton.name, arguments=arguments)
+            if not study.final:
+                study = replace(study, final=to_dict(prepared.final))
+            if study.networks is None and entry.method not in CONTROLS:
+                study = replace(study, networks=_as_much_work(entry.method, prepared))
+        entries.append(entry)
+    kept = [e for label, e in old.items() if label not in {x.label for x in entries}]
+    return replace(study, entries=(*entries, *kept))
+
+
+def _prepared(study: Study, entry: Entry, limit: str, may_change: bool, listener: Listener | None) -> Prepared:
+    """What an entry would search; its own space where it does not take that of another method."""
+    try:
+        try:
+            return prepare(study.request_of(entry, limit, 0), listener)
+        except SpaceError:
+            if not may_change:
+                raise
+        return prepare(study.request_of(replace(entry, space=None, arguments={}), limit, 0), listener)
+    except HiernasError as error:
+        raise type(error)(f"{entry.label}: {error}") from error
+
+
+def _as_much_work(name: str, prepared: Prepared) -> int:
+    """How many networks random-k can train briefly in the work of a search, by numbers of images and of operations."""
+    method, control = METHODS[name], METHODS["random-k"]
+    share = method.final_share(prepared.space, prepared.config, numpy_generator(0, "share"))
+    spent = sum(method.plan(prepared.config, prepared.data).values()) / share
+    config = replace(control.presets[prepared.preset if prepared.preset in control.presets else "quick"], networks=2)
+    return max(2, round(2 * spent / sum(control.plan(config, prepared.data).values())))
+
+
+def _known(method: Method, settings: Sequence[str]) -> list[str]:
+    """Those settings that a method has."""
+    has = keys(method.presets["paper"])
+    return [text for text in settings if text.partition("=")[0].strip() in has]
+
+
+# -- doing it ----------------------------------------------------------------------------------------------------------
+
+
+def work(path: Path, listener: Listener | None = None) -> dict[str, str]:
+    """Do the runs of a study that are not done and that nobody else is at; what failed, by folder, and why.
+
+    Comes back when nothing is left to take: others may still be at work.
+    """
+    failed: dict[str, str] = {}
+    while True:
+        taken = 0
+        for job in Study.open(path).jobs():
+            with _claim(path, job) as mine:
+                if not mine or job.done or str(job.path) in failed:
+                    continue
+                taken += 1
+                try:
+                    _do(job, listener)
+                except HiernasError as error:
+                    failed[str(job.path)] = str(error)
+        if not taken:
+            return failed
+
+
+@contextmanager
+def _claim(path: Path, job: Job) -> Iterator[bool]:
+    """Whether this process may do a run; the lock is free again when the process ends, however it ends."""
+    locks = path / ".locks"
+    locks.mkdir(exist_ok=True)
+    lock = FileLock(locks / f"{job.path.parent.name}-{job.path.name}", blocking=False, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release(force=True)
+
+
+def _do(job: Job, listener: Listener | None) -> None:
+    if listener is not None:
+        listener({"event": "job", "label": job.label, "limit": job.limit, "seed": job.seed})
+    if (job.path / "config.yaml").exists():
+        resume(job.path, listener)
+    else:
+        search(job.request, job.path, listener)
+
+
+def spread(study: Study, jobs: int, backend: str, listener: Listener | None = None) -> dict[str, str]:
+    """The same by several processes: `backend` is one of joblib's, or that of a Ray or Dask cluster."""
+    from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped]
+
+    if backend == "ray":
+        from ray.util.joblib import register_ray  # type: ignore[import-not-found,unused-ignore] # an extra
+
+        register_ray()
+    if backend == "dask":
+        from dask.distributed import Client  # type: ignore[import-not-found,unused-ignore] # an extra
+
+        Client()  # of the cluster that its configuration names, or else of this machine
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with _watched(study, listener), parallel_config(backend=backend, n_jobs=jobs):
+        found = Parallel()(delayed(_work_quietly)(str(study.path.resolve()), threads) for _ in range(jobs))
+    return {path: reason for failed in found for path, reason in failed.items()}
+
+
+def _work_quietly(path: str, threads: int) -> dict[str, str]:
+    import torch
+
+    torch.set_num_threads(threads)
+    return work(Path(path))
+
+
+@contextmanager
+def _watched(study: Study, listener: Listener | None) -> Iterator[None]:
+    """Tell a listener how many runs are done while other processes do them."""
+    ended, jobs = threading.Event(), list(study.jobs())
+
+    def watch() -> None:
+        while listener is not None and not ended.wait(1.0):
+            listener({"event": "jobs", "done": sum(job.done for job in jobs), "of": len(jobs)})
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
