@@ -42,7 +42,8 @@ MEASURED = {"latency_ms", "latency_error", "device", "seconds", "outputs", "hier
 
 # -- runs --------------------------------------------------------------------------------------------------------------
 
-ALL = "train.batch_size=16 train.accelerator=cpu final_epochs=2 final_lr=0.1 calibration_images=24"
+UNSEARCHED = "train.batch_size=16 train.accelerator=cpu final_epochs=2 final_lr=0.1"
+ALL = f"{UNSEARCHED} calibration_images=24"
 PATHS = "params<=120k macs<=4M"
 ONE_SHOT = f"{ALL} train.batch_size=8 epochs=5,1,1 lr=0.1,0.05,0.05 population=6 generations=2 rank_below=4"
 VITAL = f"{ALL} train.batch_size=8 vital_epochs=1 epochs=1 proposals=3 proposal_iterations=100"
@@ -57,6 +58,9 @@ RUNS: Mapping[str, tuple[str, ...]] = {  # by method and what is special: limits
     "hnas": (PATHS, ONE_SHOT),
     "spos": (PATHS, ONE_SHOT),
     "random-search": (PATHS, ONE_SHOT),
+    "random": (PATHS, UNSEARCHED),
+    "random-k": (PATHS, f"{ALL} networks=3 epochs=1"),
+    "plain": ("params<=2500", f"{UNSEARCHED} space.channels=4 space.cells=3", "darts"),
     "hournas": (PATHS, VITAL),
     "hournas at once, all options weighted": (PATHS, f"{VITAL} vital_prior=false sampling=gumbel_softmax"),
     "darts": ("params<=2500", f"{CELLS} space.cells=3 cells=3 channels=4"),

@@ -242,7 +242,7 @@ def test_what_a_run_goes_by_is_never_replaced_in_silence(tmp_path: Path) -> None
     (tmp_path / "r" / "result.json").rename(tmp_path / "result.json")
     config = (tmp_path / "r" / "config.yaml").read_text()
     (tmp_path / "r" / "config.yaml").write_text(config.replace("  final_lr:", "  finallr:"))
-    assert "config.yaml is damaged (missing or unknown: final_lr, finallr)" in cli("resume", "r", check=2)
+    assert "config.yaml is not what was asked when the run was started" in cli("resume", "r", check=2)
     (tmp_path / "r" / "config.yaml").write_text(config)
     table = (tmp_path / "r" / "latency.json").read_text()
     (tmp_path / "r" / "latency.json").write_text(table[:200])
@@ -253,7 +253,7 @@ def test_what_a_run_goes_by_is_never_replaced_in_silence(tmp_path: Path) -> None
     (tmp_path / "r" / "checkpoint" / "seconds.json").write_text("{")  # nothing depends on it
     cli("resume", "r")
     (tmp_path / "r" / "result.json").write_text("{}")
-    assert "result.json is damaged; delete it" in cli("resume", "r", check=2)
+    assert "result.json is not what the run wrote" in cli("resume", "r", check=2)
 
 
 def test_interrupted_by_the_user(tmp_path: Path) -> None:
@@ -272,3 +272,29 @@ def test_lists() -> None:
     assert "hnas" in cli("list", "methods")
     assert "onnxruntime" in cli("list", "runtimes")
     assert "train.batch_size" in cli("list", "presets")
+
+
+def test_names_of_any_kind_reach_neither_terminal_nor_page_raw(tmp_path: Path) -> None:
+    """Classes whose names steer a terminal, are no UTF-8 or very long, from the folder to the report, the files and resume."""
+    names = [b"\x1b[31mred", b"two\nlines", b"caf\xe9", b"<b>&$x'\"", b"n" * 200]
+    images(tmp_path / "mine")
+    for child, name in zip(sorted((tmp_path / "mine").iterdir()), names, strict=False):
+        child.rename(tmp_path / "mine" / os.fsdecode(name))
+    for i, name in enumerate(names[3:]):
+        shutil.copytree(next((tmp_path / "mine").iterdir()), tmp_path / "mine" / os.fsdecode(name))
+        for path in (tmp_path / "mine" / os.fsdecode(name)).iterdir():
+            Image.fromarray(np.random.default_rng([i, *path.name.encode()]).integers(0, 255, (12, 12, 3), np.uint8)).save(path)
+    more = ["--limit", "params<=200k", *settings("train.batch_size=16", "calibration_images=12", "objective=params")]
+    run = tmp_path / "r\x1b[2J<i>"
+    shown = cli("search", "--data", "mine", *more, "--out", str(run))
+    (run / "result.json").unlink()
+    shown += cli("resume", str(run)) + cli("report", str(run)) + cli("check", "--data", "mine", *more)
+    page = (run / "report.html").read_text()
+    for text in (shown, page):
+        assert "\x1b" not in text
+    assert "<b>&$x" not in page
+    assert "caf\\udce9" in page
+    classes = json.loads((run / "result.json").read_text())["data"]["classes"]
+    assert sorted(map(os.fsencode, classes)) == sorted(names)
+    metadata = onnxruntime.InferenceSession(str(run / "best.onnx")).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == classes

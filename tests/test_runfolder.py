@@ -7,14 +7,19 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from hiernas.cli import report
+from hiernas.commands.options import VitalOptions
+from hiernas.commands.rank import rank
+from hiernas.commands.vital import reset
 from hiernas.errors import RunError
-from hiernas.run.folder import RunFolder, next_free
+from hiernas.run.folder import RunFolder, TakenError, begin
 from toy import RUN
 
 
@@ -40,7 +45,7 @@ def test_round_trips(tmp_path: Path) -> None:
 def test_what_a_kill_leaves_behind_is_mended(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "r", RUN)
     run.event("epoch", epoch=1)
-    run.close()
+    run._lock.release(force=True)  # as a kill does it
     with open(tmp_path / "r" / "events.jsonl", "a") as f:
         f.write('{"event": "epo')
     (tmp_path / "r" / "checkpoint" / "train1.safetensors.partial").write_bytes(b"half")
@@ -115,6 +120,67 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_new_run_folders_are_numbered(tmp_path: Path) -> None:
-    assert next_free(tmp_path, "hnas").name == "hnas-001"
-    (tmp_path / "hnas-001").mkdir()
-    assert next_free(tmp_path, "hnas").name == "hnas-002"
+    assert begin(None, "hnas", RUN).path == Path("runs/hnas-001")
+    (tmp_path / "runs" / "hnas-002").mkdir()
+    (tmp_path / "runs" / "hnas-002" / "thesis.tex").touch()
+    assert begin(None, "hnas", RUN).path == Path("runs/hnas-003")
+
+
+STARTS = """
+import sys, time
+from pathlib import Path
+from hiernas.errors import RunError
+from hiernas.run.folder import RunFolder, begin
+kept = []
+for i in range(int(sys.argv[2])):
+    while time.time() < float(sys.argv[1]) + 0.04 * i:
+        pass
+    try:
+        kept.append(RunFolder.create(f"same/{i}", {"method": "hnas", "seed": 0, "data": {}}))
+        print(i, "mine", flush=True)
+    except RunError as error:
+        print(i, error, flush=True)
+    kept.append(begin(None, "hnas", {"method": "hnas", "seed": 0, "data": {}}))
+    print("named", kept[-1].path, flush=True)
+"""
+
+
+def test_of_starts_at_the_same_moment_exactly_one_survives(tmp_path: Path) -> None:
+    rounds, starters = 60, 4
+    command = [sys.executable, "-c", STARTS, str(time.time() + 2.0), str(rounds)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(starters)]
+    lines = [line.split(maxsplit=1) for p in processes for line in p.communicate(timeout=120)[0].splitlines()]
+    assert [p.returncode for p in processes] == [0] * starters
+    for i in range(rounds):
+        said = sorted(text for name, text in lines if name == str(i))
+        assert len(said) == starters
+        assert said.count("mine") == 1
+        assert all("another process" in text or "already holds a run" in text for text in said if text != "mine"), said
+        assert RunFolder.open(f"same/{i}").config["method"] == "hnas"
+    named = [text for name, text in lines if name == "named"]
+    assert len(set(named)) == len(named) == rounds * starters  # each has a name of its own
+    assert {RunFolder.open(path).config["seed"] for path in named} == {0}
+
+
+def test_what_a_start_that_was_killed_left_is_used_by_the_next(tmp_path: Path) -> None:
+    """Killed at every step before config.yaml is there."""
+    create = f"from hiernas.run.folder import RunFolder; RunFolder.create({str(tmp_path / 'r')!r}, {RUN!r})"
+    for step in ("fsync", "replace"):
+        code = f"import os; os.{step} = lambda *_: os._exit(9); {create}"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+        assert (tmp_path / "r").exists()
+        assert not (tmp_path / "r" / "config.yaml").exists()
+    RunFolder.create(tmp_path / "r", RUN).close()
+    assert RunFolder.open(tmp_path / "r").config["seed"] == 0
+    (tmp_path / "only").mkdir()
+    RunFolder.create(tmp_path / "only", RUN).close()
+    with pytest.raises(TakenError, match="already holds a run"):
+        RunFolder.create(tmp_path / "only", RUN)
+
+
+def test_commands_that_write_take_the_lock(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "r", RUN)
+    asked = VitalOptions(source=str(run.path), reset=True)
+    for command in (lambda: rank(run.path, 2, None, print), lambda: reset(asked), lambda: report(run.path)):
+        with pytest.raises(TakenError, match="another process is working on"):
+            command()

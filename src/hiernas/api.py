@@ -75,6 +75,7 @@ def _result(run: RunFolder, space: SearchSpace | str | None) -> SearchResult:
     result = run.read_json("result.json")
     if result is None or "front" not in result:
         raise RunError(f"{run.path} holds no finished search")
+    run.check("best.json")
     return SearchResult(
         front=tuple(_candidate(m) for m in result["front"]),
         chosen=_candidate(result["chosen"]),

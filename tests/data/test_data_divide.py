@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiernas.data import ImageData, Split, load_data
+from hiernas.data import ImageData, load_data
 from hiernas.data.load import default_val_per_class, divide, fingerprint_of
 from hiernas.errors import DataError
 
@@ -141,7 +141,25 @@ def test_the_fingerprint_sees_labels_pixels_counts_and_sizes() -> None:
     prints.append(load_data(items, image_size=8).fingerprint)
     assert len(set(prints)) == 5
     assert load_data(list(items)).fingerprint == prints[0]
-    test = load_data(items).test
-    relabelled = Split(test.images, 1 - test.labels)
-    three = [fingerprint_of(c, (1, 6, 6), [s]) for c, s in (("ab", test), ("ab", relabelled), ("ac", test))]
-    assert len(set(three)) == 3
+    labels, digests = np.array([0, 1, 1]), np.arange(48, dtype=np.uint8).reshape(3, 16)
+    parts = [("ab", labels, digests), ("ab", 1 - labels, digests), ("ac", labels, digests), ("ab", labels, digests[::-1])]
+    assert len({fingerprint_of(classes, (1, 6, 6), [(k, hashes)]) for classes, k, hashes in parts}) == 4
+
+
+def test_the_fingerprint_sees_every_pixel_of_every_image() -> None:
+    items = [(np.full((6, 6), i, dtype=np.uint8), i % 2) for i in range(200)]
+    whole = load_data(items).fingerprint
+    for i in range(0, 200, 7):
+        other = items[i][0].copy()
+        other[i % 6, i // 6 % 6] ^= 1
+        assert load_data([*items[:i], (other, i % 2), *items[i + 1 :]]).fingerprint != whole
+    held = [*items[:100], items[102], items[101], items[100], *items[103:]]  # two images of one class change places
+    assert load_data(held).fingerprint != whole
+
+
+def test_one_image_under_two_labels_is_said() -> None:
+    items = [(np.full((6, 6), i, dtype=np.uint8), i % 2) for i in range(40)]
+    assert not [note for note in load_data(items).notes if "labels" in note]
+    twice = [*items, (items[5][0], 0), (items[7][0], 1)]
+    said = "1 images are there under several labels: item 5 of the data set and item 40 of the data set have the same pixels"
+    assert said in load_data(twice).notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from hiernas.data import images as images_module
 from hiernas.data import load_data
-from hiernas.data.images import Form, Header, choose_form, decode, measure
+from hiernas.data.images import Form, Header, choose_form, decode, measure, open_picture
 from hiernas.errors import DataError
 from hiernas.machine import usable_memory
 
@@ -233,6 +234,16 @@ def test_an_image_that_disappears_later_is_named(tmp_path: Path) -> None:
         data.val.images.fetch(torch.tensor([0]))
 
 
+def test_an_image_that_changes_later_is_named(tmp_path: Path) -> None:
+    paths = write_classes(tmp_path)
+    data = load_data(tmp_path, memory_gib=0)
+    data.val.images.fetch(torch.tensor([0]))
+    for path in paths:
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    with pytest.raises(DataError, match=r"\.png changed since the data were loaded"):
+        data.val.images.fetch(torch.tensor([0]))
+
+
 def test_notes_count_what_was_done(tmp_path: Path) -> None:
     paths = write_classes(tmp_path)
     Image.fromarray(SIXTEEN).save(paths[0])
@@ -272,3 +283,31 @@ def test_a_machine_says_its_memory() -> None:
         kib = int(Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0])
         assert 2**24 < memory <= 1.05 * 1024 * kib
     assert memory > 2**24
+
+
+POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 12 8
+%%EndComments
+(marker) (w) file closefile
+showpage
+"""
+
+
+def test_only_the_documented_formats_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow goes by the content: PostScript under another name would be given to `gs`, which runs it."""
+    kinds = {"bmp": "BMP", "gif": "GIF", "jpg": "JPEG", "png": "PNG", "ppm": "PPM", "tga": "TGA", "tif": "TIFF", "webp": "WEBP"}
+    for extension, kind in kinds.items():
+        Image.fromarray(COLOUR).save(tmp_path / f"x.{extension}", kind)
+        with open_picture(tmp_path / f"x.{extension}") as picture:
+            assert (picture.format, picture.size) == (kind, (12, 8))
+    for i in range(12):
+        (tmp_path / "data" / f"c{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(COLOUR).save(tmp_path / "data" / f"c{i % 2}" / f"{i}.png")
+    (tmp_path / "data" / "c0" / "evil.png").write_bytes(POSTSCRIPT)
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(DataError, match=r"evil\.png cannot be read \(not a picture in a known format\)"):
+        load_data(tmp_path / "data")
+    assert "1 damaged images left out" in " ".join(load_data(tmp_path / "data", skip_bad_images=True).notes)
+    assert not (tmp_path / "started").exists()

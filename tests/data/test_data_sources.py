@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from hiernas.data import load_data
 from hiernas.errors import DataError
+from hiernas.quiet import visible
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
@@ -213,3 +215,31 @@ def test_data_sets_without_pairs_or_items() -> None:
         load_data(Pairs([], []))
     with pytest.raises(DataError, match="'Pairs' holds no readable images"):
         load_data(Pairs([None] * 3, [0, 1, 0]))
+
+
+def test_pipes_devices_and_circles_are_skipped(tmp_path: Path) -> None:
+    write(tmp_path / "d", {"a": 6, "b": 6})
+    clean = load_data(tmp_path / "d")
+    os.mkfifo(tmp_path / "d" / "a" / "pipe.png")
+    os.mkfifo(tmp_path / "d" / "table.parquet")
+    (tmp_path / "d" / "b" / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "d" / "a" / "again").symlink_to(tmp_path / "d")
+    (tmp_path / "d" / "itself").symlink_to(tmp_path / "d")  # would be a class that holds all others
+    (tmp_path / "d" / "above").symlink_to(tmp_path)
+    data = load_data(tmp_path / "d")
+    assert (data.classes, data.fingerprint) == (("a", "b"), clean.fingerprint)
+    assert "3 pipes, devices or links to folders are skipped: a/again, a/pipe.png, b/zero.jpg" in data.notes
+
+
+def test_names_that_steer_a_terminal_or_are_no_text(tmp_path: Path) -> None:
+    """Names as a file system allows them reach the classes as they are; a terminal and a page get what can be seen."""
+    names = [b"\x1b[31mred\x1b[0m", b"two\nlines", b"caf\xe9", b"<b>&$x'\"", "\u202eexe".encode()]
+    for i, name in enumerate(names):
+        folder = tmp_path / "d" / os.fsdecode(name)
+        write(tmp_path / "d", {folder.name: 6}, first=10 * i)
+    data = load_data(tmp_path / "d")
+    assert sorted(map(os.fsencode, data.classes)) == sorted(names)
+    shown = " ".join(map(visible, data.classes))
+    assert shown.isprintable()
+    for text in ("\\x1b[31mred", "two\\nlines", "caf\\udce9", "<b>&$x'\"", "\\u202eexe"):
+        assert text in shown

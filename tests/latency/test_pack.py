@@ -162,7 +162,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 def test_what_a_device_refuses(own_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = script(own_pack, monkeypatch)
-    operation = own_pack / "operations" / "0003.onnx"
+    manifest, operation = (own_pack / "manifest.json").read_text(), own_pack / "operations" / "0003.onnx"
     good = operation.read_bytes()
     operation.write_bytes(good[:-1])
     with pytest.raises(module.CannotMeasure, match=r"0003.onnx was changed or damaged on the way; copy the pack again"):
@@ -173,6 +173,18 @@ def test_what_a_device_refuses(own_pack: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "notes.json").write_text("{}")
     with pytest.raises(module.CannotMeasure, match="exists and is no measurement of a pack; name another file"):
         module.measure(own_pack, {"kind": RESULT_KIND}, {"batches": []}, tmp_path / "notes.json")
+    outside = tmp_path / "outside.onnx"
+    outside.write_bytes((own_pack / "operations" / "0000.onnx").read_bytes())
+    for file in ("../../outside.onnx", str(outside), "operations/../../outside.onnx", "operations\\..\\x.onnx", "C:x.onnx"):
+        named = json.loads(manifest)
+        named["batches"][0]["probes"][0]["file"] = file
+        (own_pack / "manifest.json").write_text(json.dumps(named))
+        with pytest.raises(module.CannotMeasure, match=r"manifest\.json names .*, which is no file of a pack"):
+            module.read_manifest(own_pack)
+    for value in ({}, {"batches": 3}, {"batches": [{"probes": [{}]}]}, {"batches": [{"probes": [{"file": 3}]}]}):
+        (own_pack / "manifest.json").write_text(json.dumps({"kind": module.MANIFEST_KIND, **value}))
+        with pytest.raises(module.CannotMeasure, match=r"manifest\.json is damaged"):
+            module.read_manifest(own_pack)
     (own_pack / "manifest.json").write_text("{}")
     with pytest.raises(module.CannotMeasure, match="is not a manifest of this version"):
         module.read_manifest(own_pack)

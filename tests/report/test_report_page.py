@@ -49,7 +49,7 @@ def test_asked_predicted_measured(page: Page, value: dict[str, Any]) -> None:
     chosen = value["chosen"]
     t = chosen["latency_ms"]
     rows = {row[0]: row[1:] for row in page.rows["asked"]}
-    assert rows["Accuracy"][1] == f"{100 * chosen['val_accuracy']:.2f} % validation, supernet's weights"
+    assert rows["Accuracy"][1] == f"{100 * chosen['val_accuracy']:.2f} % validation, supernet"
     # Wilson's interval for 356 of 360, computed by hand
     assert rows["Accuracy"][2] == "98.89 % test; 95 % interval 97.2 to 99.6 98.95 % validation, trained"
     assert rows["Latency"][:2] == ["≤ 0.127 ms", f"{t['predicted']:.3f} ms"]

@@ -164,12 +164,51 @@ def test_a_loss_that_is_not_finite_is_named_and_keeps_what_was_saved(tmp_path: P
     assert run.load_tensors("train1") is None  # nothing broken was saved
 
 
+def test_weights_that_are_not_finite_after_the_last_step_are_an_error(tmp_path: Path) -> None:
+    """The loss is that before the last update, so it does not tell."""
+    data = _two_classes()
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2), nn.Hardtanh(-1e3, 1e3))
+    with torch.no_grad():
+        network[1].weight.mul_(100)
+        network[1].bias[0] = 300  # of half of the images the loss is large
+    run = RunFolder.create(tmp_path / "r", RUN)
+    recipe = Recipe(batch_size=64, augment="none", accelerator="cpu", weight_decay=10)
+    with pytest.raises(TrainingError, match=r"the weights are not finite in final, epoch 1, step 1 \(learning rate 3e\+38\)"):
+        fit(network, data.train, data, Phase("final", 1, 3e38), recipe, seed=0, run=run)
+    assert run.load_tensors("final") is None
+
+
+def test_logits_that_are_not_finite_are_an_error(tmp_path: Path, digits: ImageData) -> None:
+    class Broken:
+        """It learns nothing, and its logits end as no numbers."""
+
+        images, alternation = digits.val, "epoch"
+
+        def to(self, device: torch.device) -> None: ...
+        def draw(self, rng: np.random.Generator, progress: float) -> gates.Gates:
+            return gates.uniform_path(space, rng)
+
+        def learn(self, *_: Any) -> Tensor:
+            return torch.zeros(())
+
+        def tensors(self) -> dict[str, Tensor]:
+            return {"theta": torch.tensor([0.0, float("nan")])}
+
+        def summary(self) -> dict[str, Any]:
+            return {}
+
+    space = spaces.tiny(digits.input_size, digits.num_classes)
+    run = RunFolder.create(tmp_path / "r", RUN)
+    with pytest.raises(TrainingError, match=r"the logits of the architecture are not finite in train1, epoch 1, .*search\.lr"):
+        fit(space.supernet(), digits.train, digits, Phase("train1", 1, 0.1), RECIPE, seed=0, run=run, architect=Broken())
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, digits: ImageData) -> None:
     train(tmp_path / "r", digits, epochs=1)
     with pytest.raises(RunError, match="not from a training of 2 epochs"):
         train(tmp_path / "r", digits, epochs=2)
     (tmp_path / "r" / "checkpoint" / "train1.safetensors").write_bytes(b"rubbish")
-    with pytest.raises(RunError, match=r"train1.safetensors is damaged; delete it"):
+    with pytest.raises(RunError, match=r"train1\.safetensors is not what the run wrote"):
         train(tmp_path / "r", digits, epochs=1)
 
 

@@ -27,9 +27,18 @@ from hiernas.commands.options import (
 )
 from hiernas.errors import ConfigError, HiernasError, RunError, one_of
 from hiernas.names import FORMATS
+from hiernas.quiet import visible
 from hiernas.version import VERSION
 
-out = Console(highlight=False, soft_wrap=True, markup=False)
+
+class Terminal(Console):
+    """Prints lines; what steers a terminal in a name of a class, file or device is shown, not done."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **how)
+
+
+out = Terminal(highlight=False, soft_wrap=True, markup=False)
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find the best convolutional network for your own images under the limits of your own device.",
@@ -63,7 +72,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def _say(message: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(message)
+    Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False).print(message)
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------
@@ -93,7 +102,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: 
         table.add_column(column, min_width=whole, no_wrap=i == 0 and whole is not None, overflow="fold",
                          justify="right" if numbers else "left")  # fmt: skip
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible, row))
     out.print(table)
     for remark in remarks:
         out.print(remark)
@@ -101,11 +110,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: 
 
 def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
     """Names and values below a title."""
-    table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = Table(box=None, show_header=False, pad_edge=False, title=visible(title), title_justify="left", title_style="bold")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(name.strip(), value)
+        table.add_row(visible(name.strip()), visible(value))
     out.print(table)
 
 
@@ -125,7 +134,8 @@ def print_summary(run: Path) -> None:
     if rows:
         print_table(["", "asked", "predicted", "measured"], rows, lines)
     else:
-        out.print("\n".join(lines))
+        for line in lines:
+            out.print(line)
 
 
 def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -337,8 +347,12 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study"
         written = summarised(run).files["study.html"]
     else:
         from hiernas.report.page import write_report
+        from hiernas.run.folder import RunFolder, owned
 
-        written = write_report(run)
+        with owned(RunFolder.open(run)) as folder:
+            for name in ("result.json", "vital.json", "events.jsonl", "candidates.sqlite"):
+                folder.check(name)
+            written = write_report(run)
     out.print(f"wrote {written}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from hiernas.quiet import visible
 from hiernas.report import units
 
 PHASES = {
@@ -142,7 +143,7 @@ class Display:
 
     def _show(self, text: str, done: float, left: str, final: bool = False) -> None:
         if self.console.is_terminal:
-            self.bar.update(self.task, description=text, completed=done, left=left)
+            self.bar.update(self.task, description=visible(text), completed=done, left=left)
         elif final or time.monotonic() - self.last_line > 10.0:
             self.last_line = time.monotonic()
             self.console.print(f"{done:4.0%} {text} {left}".rstrip())

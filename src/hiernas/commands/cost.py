@@ -90,9 +90,10 @@ def architecture_of(asked: SizedOptions) -> Architecture:
 def architecture_file(source: Path) -> Architecture:
     """The architecture of a file, or of a run folder's result."""
     path = source / "best.json" if source.is_dir() else source
-    if source.is_dir() and not path.exists():
-        RunFolder.open(source)  # says so where it is no run folder at all
-        raise RunError(f"{source} has not found its architecture yet; go on with `hiernas resume {source}`")
+    if source.is_dir():
+        RunFolder.open(source).check("best.json")  # says so where it is no run folder at all
+        if not path.exists():
+            raise RunError(f"{source} has not found its architecture yet; go on with `hiernas resume {source}`")
     return Architecture.load(path)
 
 
@@ -115,6 +116,8 @@ def load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, 
 
     if not weights.is_file():
         raise RunError(f"there are no weights at {weights}; train the network first, or name the file with --weights")
+    if (weights.parent / "config.yaml").exists():
+        RunFolder.open(weights.parent).check(weights.name)
     network = architecture.build()
     try:
         with safe_open(weights, "pt") as f:

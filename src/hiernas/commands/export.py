@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export, timm_network
 from hiernas.names import FORMATS
 from hiernas.randomness import torch_generator
-from hiernas.run.folder import RunFolder
+from hiernas.run.folder import RunFolder, owned
 from hiernas.run.request import reload_data
 from hiernas.space import Architecture
 
@@ -29,7 +30,12 @@ def export_network(source: Path, to: str, out: Path | None, weights: Path | None
     if path.is_dir() or not path.parent.is_dir():
         reason = "it is a folder; name a file" if path.is_dir() else f"the folder {path.parent} does not exist; make it first"
         raise ConfigError(f"--out {path}: {reason}")
-    written = export(network, images, path, to, metadata, architecture)
+    run = folder / "config.yaml"
+    with owned(RunFolder.open(folder)) if path.parent == folder and run.exists() else nullcontext() as mine:
+        written = export(network, images, path, to, metadata, architecture)
+        for file in (written.path, written.weights):
+            if mine is not None and file is not None:
+                mine.record(file.name)
     shown = {"file": str(written.path), "weights": str(written.weights)} if written.weights else {"file": str(written.path)}
     shown["parity"] = f"largest relative difference {written.largest_difference:.1e} on {what}"
     return {**shown, "timm": _in_timm(architecture, network)} if to == "python" else shown

@@ -20,7 +20,7 @@ from hiernas.costs.limits import sample_feasible
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError, RunError
 from hiernas.randomness import numpy_generator
-from hiernas.run.folder import Listener, RunFolder
+from hiernas.run.folder import Listener, RunFolder, owned
 from hiernas.run.outcome import last_supernet, train_network
 from hiernas.run.request import Prepared, restore
 from hiernas.space import Architecture, SearchSpace
@@ -89,10 +89,16 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
 
     Goes on where it was interrupted. Raises `RunError` for a run that is not a finished search.
     """
-    run = RunFolder.open(path, listener)
+    with owned(RunFolder.open(path, listener)) as run:
+        return _rank(run, networks, epochs)
+
+
+def _rank(run: RunFolder, networks: int, epochs: int | None) -> Trust:
+    path = run.path
     result = run.read_json("result.json")
     if result is None or "front" not in result:
         raise RunError(f"{path} is no finished search; `hiernas resume {path}` finishes one")
+    run.check("best.json")
     prepared = restore(run)
     length = epochs or prepared.config.final_epochs
     found, chosen = _networks(run, prepared, result, networks), Architecture.load(path / "best.json")

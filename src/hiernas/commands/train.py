@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hiernas.data import Augment, ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
-from hiernas.run.folder import Listener, RunFolder, next_free
+from hiernas.run.folder import Listener, RunFolder, begin
 from hiernas.run.outcome import inherited_weights, train_only
 from hiernas.run.request import read_data, reload_data, retraining_of
 from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
@@ -45,16 +46,13 @@ def train(asked: TrainOptions, listener: Listener) -> Path:
         "hiernas": VERSION, "method": "train", "preset": preset or ("run" if origin else "quick"), "seed": asked.seed,
         "data": data, "train": json.loads(json.dumps(training)), "fitted": differences(meant, config),
     }  # fmt: skip
-    path = asked.out or next_free(Path("runs"), "train")
-    run = RunFolder.create(path, header, listener)
-    try:
+    run = begin(asked.out, "train", header, listener)
+    with closing(run):
         if weights is not None:
             run.save_tensors("inherited", weights, {})
-        run.tell("start", plan={"final": 1.0}, run=str(path), limits=["none"])
+        run.tell("start", plan={"final": 1.0}, run=str(run.path), limits=["none"])
         train_only(run, images)
-    finally:
-        run.close()
-    return path
+    return run.path
 
 
 @dataclass(frozen=True)

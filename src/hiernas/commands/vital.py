@@ -17,12 +17,11 @@ from hiernas.commands.options import VitalOptions
 from hiernas.costs.tables import Count
 from hiernas.data.split import Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
-from hiernas.networks.graph import graph_of_program
-from hiernas.quiet import quiet
+from hiernas.networks.archive import graph_of_file
 from hiernas.randomness import numpy_generator
 from hiernas.report.hournas import reset_picture
 from hiernas.report.page import write_report
-from hiernas.run.folder import RunFolder
+from hiernas.run.folder import RunFolder, owned
 from hiernas.run.request import reload_data
 from hiernas.space import Architecture, Skeleton
 from hiernas.spaces import KNOWN, space_function
@@ -105,17 +104,7 @@ def _of_program(asked: VitalOptions, path: Path) -> Listing:
             f"{path} says its own image size and layers; --input-size, --num-classes and --set are for names of spaces "
             "and networks"
         )
-    try:
-        with quiet():
-            program = torch.export.load(path)
-    except Exception as error:  # torch.export raises almost anything
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        reason = said if path.is_file() else "there is no such file"
-        raise SpaceError(
-            f"{path} cannot be read as a program of torch.export: {reason}; write one with `hiernas export RUN --to pt2` "
-            "or torch.export.save"
-        ) from error
-    return Listing(f"{path}: an exported program", blocks_of_graph(graph_of_program(program)))
+    return Listing(f"{path}: an exported program", blocks_of_graph(graph_of_file(path)))
 
 
 def named(blocks: Sequence[Block], architecture: Architecture) -> list[Block]:
@@ -148,10 +137,17 @@ def reset(asked: VitalOptions, progress: Progress | None = None) -> dict[str, An
     the test images, the same for every block; draws: see `reset_blocks`. Raises `RunError` where the run has no trained
     network.
     """
-    draws, images, seed, path = asked.draws or DRAWS, asked.images or IMAGES, asked.seed or 0, Path(asked.source)
-    if not path.is_dir():
-        raise ConfigError(f"--reset takes a run folder, whose network is trained and whose test images are known, not {path}")
-    run, architecture = RunFolder.open(path), architecture_file(path)
+    if not Path(asked.source).is_dir():
+        raise ConfigError(
+            f"--reset takes a run folder, whose network is trained and whose test images are known, not {asked.source}"
+        )
+    with owned(RunFolder.open(asked.source)) as run:
+        return _reset(run, asked, progress)
+
+
+def _reset(run: RunFolder, asked: VitalOptions, progress: Progress | None) -> dict[str, Any]:
+    draws, images, seed, path = asked.draws or DRAWS, asked.images or IMAGES, asked.seed or 0, run.path
+    architecture = architecture_file(path)
     if not (path / "best.safetensors").is_file():
         raise RunError(f"{path} has no trained network yet; go on with `hiernas resume {path}`")
     network, _ = load_network(architecture, path / "best.safetensors")

@@ -13,6 +13,7 @@ are refused, and those to which pictures would grow more than 16-fold.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -35,9 +36,11 @@ Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C] of other than 
 T = TypeVar("T")
 
 MIN_SIZE, KEEP_UP_TO, MAX_SIZE = 4, 256, 224  # pixels of the short side
+DIGEST = 16  # bytes of the hash of a picture's pixels
 BATCH, SHARE = 64, 16  # so many images as a network's input may take this part of the memory
 ENLARGED = 16  # times that pictures may be enlarged
 ORIENTATION = 0x0112  # EXIF tag
+FORMATS = ("BMP", "GIF", "JPEG", "PPM", "PNG", "AVIF", "JPEG2000", "TIFF", "WEBP", "TGA")  # another one, EPS, starts a program
 WORKERS = min(8, usable_cores())
 PART_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 PARTS = ("train", "val", "test")
@@ -102,14 +105,33 @@ class InMemory:
 class OnDemand:
     """Pictures decoded at each `fetch`, by a few threads: the same pixels as `InMemory`."""
 
-    def __init__(self, reader: Reader, form: Form, largest: int) -> None:
-        self.reader, self.form = reader, form
+    def __init__(self, reader: Reader, form: Form, largest: int, digests: np.ndarray) -> None:
+        self.reader, self.form, self.digests = reader, form, digests
         self.decoding_bytes = reader.workers * 4 * largest  # pictures of at most `largest` pixels, one for each thread
 
     def fetch(self, indices: Tensor) -> Tensor:
-        pixels = np.empty((len(indices), *self.form), dtype=np.uint8)
-        _decode_rows(self.reader, self.form, indices.tolist(), pixels, skip_bad=False)
+        rows, pixels = indices.tolist(), np.empty((len(indices), *self.form), dtype=np.uint8)
+        digests = np.zeros((len(rows), DIGEST), dtype=np.uint8)
+        _decode_rows(self.reader, self.form, rows, pixels, digests, skip_bad=False)
+        for k in np.flatnonzero((digests != self.digests[rows]).any(1)).tolist():
+            raise DataError(f"{self.reader.name(rows[k])} changed since the data were loaded; put the former image back")
         return torch.from_numpy(pixels)
+
+
+class Loaded(NamedTuple):
+    """The pictures of a source in one form."""
+
+    images: Images
+    form: Form
+    bad: list[int]  # rows that are damaged and must not be fetched
+    notes: list[str]
+    digests: np.ndarray  # uint8 [N, 16]: a hash of the pixels of each
+
+
+def open_picture(file: Any) -> Image.Image:
+    """A picture file in one of the documented formats, by its content; any other is unidentified, whatever its name."""
+    Image.init()  # loads what this Pillow has of them, once
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def measure(picture: Picture) -> Header:
@@ -216,8 +238,8 @@ def _fit(image: Image.Image, form: Form) -> Image.Image:
 
 def load_images(
     found: Found, *, image_size: int | None, skip_bad: bool, memory_gib: float
-) -> tuple[Images, Form, list[int], list[str]]:
-    """All pictures in one form, that form, the rows that are damaged and must not be fetched, and notes.
+) -> Loaded:
+    """All pictures in one form.
 
     Decodes every picture once; keeps the pixels where they fit in `memory_gib`, otherwise only checks the files.
     With `skip_bad` damaged pictures are left out, and have no say in the common form.
@@ -234,14 +256,15 @@ def load_images(
         _check_form(form, good)
         gib = reader.count * math.prod(form) / 2**30
         pixels = np.zeros((reader.count, *form), dtype=np.uint8) if gib <= memory_gib else None
-        bad = _decode_rows(reader, form, range(reader.count), pixels, skip_bad) | bad
+        digests = np.zeros((reader.count, DIGEST), dtype=np.uint8)
+        bad = _decode_rows(reader, form, range(reader.count), pixels, digests, skip_bad) | bad
         good = _good(headers, bad)
     notes = [f"{len(bad)} damaged images left out: {some([reader.name(i) for i in sorted(bad)])}"] if bad else []
     notes += _form_notes(good, form)
     if pixels is not None:
-        return InMemory(torch.from_numpy(pixels)), form, list(bad), notes
+        return Loaded(InMemory(torch.from_numpy(pixels)), form, list(bad), notes, digests)
     notes.append(f"images are decoded on demand: {gib:.2g} GiB of pixels exceed the limit of {memory_gib:g} GiB")
-    return OnDemand(reader, form, largest), form, list(bad), notes
+    return Loaded(OnDemand(reader, form, largest, digests), form, list(bad), notes, digests)
 
 
 def reason_of(error: Exception) -> str:
@@ -284,11 +307,15 @@ def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:
     return notes
 
 
-def _decode_rows(reader: Reader, form: Form, rows: Sequence[int], out: np.ndarray | None, skip_bad: bool) -> dict[int, str]:
-    """Decodes picture `rows[k]` into `out[k]`, or only tries to. The rows that fail and why, if that is no error."""
+def _decode_rows(
+    reader: Reader, form: Form, rows: Sequence[int], out: np.ndarray | None, digests: np.ndarray, skip_bad: bool
+) -> dict[int, str]:
+    """Decodes picture `rows[k]` into `out[k]`, or only tries to, and puts a hash of its pixels into `digests[k]`. The rows that
+    fail and why, if that is no error."""
 
     def put(k: int) -> None:
         pixels = decode(reader.open(rows[k]), form)
+        digests[k] = np.frombuffer(hashlib.blake2b(pixels.tobytes(), digest_size=DIGEST).digest(), dtype=np.uint8)
         if out is not None:
             out[k] = pixels
 

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hiernas.data.images import MIN_SIZE, PARTS, load_images
+from hiernas.data.images import MIN_SIZE, PARTS, Found, load_images
 from hiernas.data.sources import find
 from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import DataError
 
 STATISTICS_IMAGES = 10_000  # training images that mean and std are taken from, at most
-FINGERPRINT_IMAGES = 64  # images of each split that enter the fingerprint, evenly spaced
 PIECE = 256  # images fetched at a time
 TEST_SHARE = 5  # one image in five is held out for testing where the source has no test images
 
@@ -54,15 +53,16 @@ def load_data(
     if len(found.classes) < 2 or not found.reader.count:
         held = f"only the class '{found.classes[0]}'" if found.classes and found.reader.count else "no readable images"
         raise DataError(f"'{found.name}' holds {held}; a classifier needs images of at least two classes")
-    images, form, bad, changes = load_images(found, image_size=image_size, skip_bad=skip_bad_images, memory_gib=memory_gib)
-    usable = {part: np.setdiff1d(rows, bad) for part, rows in found.parts.items()}
+    loaded = load_images(found, image_size=image_size, skip_bad=skip_bad_images, memory_gib=memory_gib)
+    usable = {part: np.setdiff1d(rows, loaded.bad) for part, rows in found.parts.items()}
     divided, cuts = divide(found.labels, usable, found.classes, val_per_class, seed)
-    labels, rows = torch.from_numpy(found.labels), [torch.from_numpy(divided[part]) for part in PARTS]
-    train, val, test = (Split(Subset(images, some), labels[some]) for some in rows)
-    input_size = (*form,)
+    parts, labels = [divided[part] for part in PARTS], torch.from_numpy(found.labels)
+    train, val, test = (Split(Subset(loaded.images, some), labels[some]) for some in map(torch.from_numpy, parts))
+    input_size = (*loaded.form,)
     mean, std = channel_statistics(train, seed)
-    notes = (*found.notes, *changes, *cuts)
-    fingerprint = fingerprint_of(found.classes, input_size, (train, val, test))
+    ours = np.setdiff1d(np.arange(len(labels)), loaded.bad)
+    notes = (*found.notes, *loaded.notes, *cuts, *_under_two_labels(found, loaded.digests, ours))
+    fingerprint = fingerprint_of(found.classes, input_size, [(found.labels[r], loaded.digests[r]) for r in parts])
     return ImageData(found.name, train, val, test, found.classes, input_size, mean, std, notes, fingerprint)
 
 
@@ -160,14 +160,25 @@ def _histogram(pixels: Tensor) -> Tensor:
     return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels.unbind(1)])
 
 
-def fingerprint_of(classes: Sequence[str], input_size: tuple[int, int, int], splits: Sequence[Split]) -> str:
-    """16 hexadecimal digits over classes, sizes, labels and up to 64 images of each split."""
+def fingerprint_of(
+    classes: Sequence[str], input_size: tuple[int, int, int], splits: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> str:
+    """16 hexadecimal digits over classes, sizes, and of each split in order all labels [N] and hashes of pixels [N, 16]."""
     digest = hashlib.sha256(repr((tuple(classes), input_size)).encode())
-    for split in splits:
-        digest.update(repr(len(split)).encode() + split.labels.numpy().tobytes())
-        some = np.unique(np.linspace(0, len(split) - 1, FINGERPRINT_IMAGES).astype(np.int64))
-        digest.update(split.images.fetch(torch.from_numpy(some)).contiguous().numpy().tobytes())
+    for labels, digests in splits:
+        digest.update(repr(len(labels)).encode() + labels.tobytes() + np.ascontiguousarray(digests).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _under_two_labels(found: Found, digests: np.ndarray, rows: np.ndarray) -> list[str]:
+    """A note where pictures of the same pixels have several labels: no network can tell them apart."""
+    _, same = np.unique(digests[rows], axis=0, return_inverse=True)
+    pairs = np.unique(np.stack([same.ravel(), found.labels[rows]], 1), axis=0)  # a picture and one of its labels
+    twice = np.flatnonzero(np.bincount(pairs[:, 0]) > 1)
+    if not len(twice):
+        return []
+    names = [found.reader.name(int(row)).rstrip(",") for row in rows[same.ravel() == twice[0]][:2]]
+    return [f"{len(twice)} images are there under several labels: {' and '.join(names)} have the same pixels"]
 
 
 @dataclass(frozen=True)

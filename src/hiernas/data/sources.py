@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, measure, reason_of, some
+from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, measure, open_picture, reason_of, some
 from hiernas.data.tables import from_hub, from_parquet
 from hiernas.errors import DataError, did_you_mean
 
@@ -76,11 +76,14 @@ def _from_class_folders(name: str, folder: Path) -> Found:
     paths: list[str] = []
     labels: list[int] = []
     others: list[Path] = []
+    odd: list[Path] = []
     parts = {}
     for part, tree in trees.items():
         start = len(paths)
         others += _files(tree)
-        for label, files in enumerate(_walk(tree / c) for c in classes):
+        for label, c in enumerate(classes):
+            files, skipped = _walk(tree / c)
+            odd += skipped
             images = [str(path) for path in files if path.suffix.lower() in EXTENSIONS]
             others += [path for path in files if path.suffix.lower() not in EXTENSIONS]
             paths += images
@@ -89,7 +92,10 @@ def _from_class_folders(name: str, folder: Path) -> Found:
     if others:
         named = some([str(path.relative_to(folder)) for path in others])
         notes.append(f"{len(others)} files that are no images in class folders are ignored: {named}")
-    reader = Reader(len(paths), lambda i: Image.open(paths[i]), lambda i: paths[i])
+    if odd:
+        named = some([str(path.relative_to(folder)) for path in odd])
+        notes.append(f"{len(odd)} pipes, devices or links to folders are skipped: {named}")
+    reader = Reader(len(paths), lambda i: open_picture(paths[i]), lambda i: paths[i])
     return Found(name, reader, np.array(labels, dtype=np.int64), parts, classes, tuple(notes))
 
 
@@ -133,9 +139,11 @@ def _hidden(name: str) -> bool:
 
 
 def _inside(folder: Path, *, folders: bool) -> list[Path]:
-    """Its folders, or its files; hidden ones left out, sorted."""
+    """Its folders, or its files; hidden ones left out, sorted. No pipes, no devices, and no folder that holds this one."""
     try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() == folders and not _hidden(p.name))
+        within = folder.resolve()
+        found = sorted(p for p in folder.iterdir() if (p.is_dir() if folders else p.is_file()) and not _hidden(p.name))
+        return [p for p in found if not (folders and within.is_relative_to(p.resolve()))]
     except OSError as error:
         raise DataError(f"folder '{folder}' cannot be read ({error.strerror}); check its permissions") from None
 
@@ -143,13 +151,16 @@ def _inside(folder: Path, *, folders: bool) -> list[Path]:
 _folders, _files = partial(_inside, folders=True), partial(_inside, folders=False)
 
 
-def _walk(folder: Path) -> list[Path]:
-    """All files below a folder, hidden ones left out, sorted."""
-    found = []
-    for at, folders, files in os.walk(folder):
+def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All files below a folder, hidden ones left out, sorted; and what is skipped: reading a pipe would never end."""
+    files: list[Path] = []
+    odd: list[Path] = []
+    for at, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not _hidden(name)]
-        found += [Path(at, name) for name in files if not _hidden(name)]
-    return sorted(found)
+        odd += [path for name in folders if (path := Path(at, name)).is_symlink()]  # not followed: it may lead in circles
+        for path in (Path(at, name) for name in names if not _hidden(name)):
+            (odd if path.exists() and not path.is_file() else files).append(path)
+    return sorted(files), sorted(odd)
 
 
 # Data sets in Python

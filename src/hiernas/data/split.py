@@ -48,7 +48,7 @@ class ImageData:
     mean: tuple[float, ...]  # per channel, of the training images scaled to 0..1
     std: tuple[float, ...]
     notes: tuple[str, ...]  # what was converted, resized, held out or left out, for the user
-    fingerprint: str  # changes with the classes, sizes, counts, labels and with some of the pixels
+    fingerprint: str  # changes with the classes, sizes, splits, with any label and any pixel
 
     @property
     def num_classes(self) -> int:

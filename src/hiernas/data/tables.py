@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from hiernas.data.images import PART_NAMES, PARTS, Found, Picture, Reader, reason_of
+from hiernas.data.images import PART_NAMES, PARTS, Found, Picture, Reader, open_picture, reason_of
 from hiernas.errors import DataError
 
 LABELS = ("label", "labels", "fine_label", "target")  # tried in this order where several columns hold whole numbers
@@ -49,10 +48,10 @@ def rows_of(tables: Sequence[Table], follow_paths: bool) -> Reader:
         table, row = at(i)
         value = table.images[row].as_py() or {}
         if value.get("bytes") is not None:
-            return Image.open(io.BytesIO(value["bytes"]))
+            return open_picture(io.BytesIO(value["bytes"]))
         if not follow_paths or value.get("path") is None:
             raise ValueError("no picture in this row")
-        return Image.open(value["path"])
+        return open_picture(value["path"])
 
     def name(i: int) -> str:
         table, row = at(i)

@@ -21,6 +21,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -186,13 +187,17 @@ def read_manifest(folder: Path) -> tuple[Row, str]:
         raise CannotMeasure(f"cannot read {path} ({error}); make the pack again: hiernas measure SPACE --pack DIR") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != MANIFEST_KIND:
         raise CannotMeasure(f"{path} is not a manifest of this version; take measure.py and manifest.json from one pack")
-    for probe in (p for batch in manifest["batches"] for p in batch["probes"]):
-        try:
+    try:
+        for probe in (p for batch in manifest["batches"] for p in batch["probes"]):
+            if not re.fullmatch(r"operations/\w+\.onnx", probe["file"]):
+                raise CannotMeasure(f"{path} names {probe['file']!r}, which is no file of a pack; make the pack again")
             found = hashlib.sha256((folder / probe["file"]).read_bytes()).hexdigest()
-        except OSError as error:
-            raise CannotMeasure(f"the pack is not whole: {probe['file']}: {error.strerror}; copy it again") from error
-        if found != probe["sha256"]:
-            raise CannotMeasure(f"{folder / probe['file']} was changed or damaged on the way; copy the pack again")
+            if found != probe["sha256"]:
+                raise CannotMeasure(f"{folder / probe['file']} was changed or damaged on the way; copy the pack again")
+    except OSError as error:
+        raise CannotMeasure(f"the pack is not whole: {probe['file']}: {error.strerror}; copy it again") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CannotMeasure(f"{path} is damaged ({error!r}); make the pack again") from error
     return manifest, hashlib.sha256(text).hexdigest()
 
 

@@ -6,10 +6,10 @@ set to zero, a sum or a concatenation goes on with its other terms, but a produc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -230,22 +230,20 @@ def graph_of_program(program: ExportedProgram) -> Graph:
     signature = program.graph_signature
     start = next((n for n in signature.user_inputs if isinstance(n, str)), "")
     end = next((n for n in signature.user_outputs if isinstance(n, str)), "")
-    reader = _Reader(start, dict(signature.inputs_to_parameters))
+    reader = Reader(start, dict(signature.inputs_to_parameters))
     for node in program.graph.nodes:
-        reader.read(node)
-    needed = {end}
-    for call in reversed(reader.calls.values()):
-        if call.name in needed:
-            needed.update(call.sources)
-    calls = {name: call for name, call in reader.calls.items() if name in needed}
-    if end not in calls or not any(c.parameters for c in calls.values()):
-        raise SpaceError("this program has no layers between its first input and its first output; export a network of layers")
-    sizes = {name: parameter.numel() for name, parameter in program.named_parameters()}
-    return Graph(start, end, calls, reader.kinds, sizes)
+        if node.name == start:
+            reader.batch = int(_example(node).shape[0])
+        if node.op == "call_function" and any(isinstance(v, Tensor) for v in tree_leaves(node.meta.get("val"))):
+            operation = getattr(getattr(node.target, "overloadpacket", node.target), "__name__", "")
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            kinds = {path: k if isinstance(k, str) else f"{k.__module__}.{k.__qualname__}" for path, k in stack}
+            reader.read(node.name, operation, [n.name for n in node.all_input_nodes], kinds, partial(_run, node))
+    return reader.graph(end, {name: parameter.numel() for name, parameter in program.named_parameters()})
 
 
-class _Reader:
-    """Goes through the nodes of a program in order."""
+class Reader:
+    """Takes the operations of a program in order, and makes a graph of those from the input on."""
 
     def __init__(self, start: str, parameters: Mapping[str, str]) -> None:
         self.start = start
@@ -255,34 +253,49 @@ class _Reader:
         self.now: dict[str, str] = {}  # what a value was changed to in place
         self.parameters: dict[str, tuple[str, ...]] = {name: (p,) for name, p in parameters.items()}  # a value is made of
 
-    def read(self, node: torch.fx.Node) -> None:
-        if node.name == self.start:
-            self.batch = int(_example(node).shape[0])
-        if node.op != "call_function" or not any(isinstance(v, Tensor) for v in tree_leaves(node.meta.get("val"))):
-            return
-        arguments = [self.now.get(n.name, n.name) for n in node.all_input_nodes]
+    def read(
+        self, name: str, operation: str, taken: Sequence[str], kinds: Mapping[str, str], run: Callable[[], object]
+    ) -> None:
+        """The next operation, on the values `taken`; `kinds`: class by path of the modules that it is called in, the
+        innermost last; `run` does it on meta tensors."""
+        arguments = [self.now.get(value, value) for value in taken]
         sources = tuple(a for a in arguments if a == self.start or a in self.calls)
         parameters = tuple(dict.fromkeys(p for a in arguments for p in self.parameters.get(a, ())))
         if not sources:
-            self.parameters[node.name] = parameters
+            self.parameters[name] = parameters
             return
-        operation = getattr(getattr(node.target, "overloadpacket", node.target), "__name__", "")
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        self.kinds |= {path: k if isinstance(k, str) else f"{k.__module__}.{k.__qualname__}" for path, k in stack}
+        self.kinds |= kinds
         if operation in EMPTY:
             return
         product = operation.rstrip("_") in PRODUCTS
-        macs = self._macs(node) if parameters or product else 0
-        self.calls[node.name] = Call(node.name, sources, product, stack[-1][0] if stack else "", parameters, macs)
+        macs = self._macs(run) if parameters or product else 0
+        self.calls[name] = Call(name, sources, product, ["", *kinds][-1], parameters, macs)
         if operation.endswith("_") and not operation.startswith("_"):  # in place
             changed = arguments[0]
-            self.now |= {old: node.name for old, new in self.now.items() if new == changed} | {changed: node.name}
+            self.now |= {old: name for old, new in self.now.items() if new == changed} | {changed: name}
 
-    def _macs(self, node: torch.fx.Node) -> int:
-        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), _example)
+    def _macs(self, run: Callable[[], object]) -> int:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            node.target(*args, **kwargs)  # type: ignore[operator] # of a call_function it is a function
+            run()
         return counter.get_total_flops() // 2 // self.batch
+
+    def graph(self, end: str, sizes: Mapping[str, int]) -> Graph:
+        """What leads to the output. Raises `SpaceError` where nothing from the input does, or no layers."""
+        needed = {end}
+        for call in reversed(self.calls.values()):
+            if call.name in needed:
+                needed.update(call.sources)
+        calls = {name: call for name, call in self.calls.items() if name in needed}
+        if end not in calls or not any(c.parameters for c in calls.values()):
+            raise SpaceError(
+                "this program has no layers between its first input and its first output; export a network of layers"
+            )
+        return Graph(self.start, end, calls, self.kinds, sizes)
+
+
+def _run(node: torch.fx.Node) -> None:
+    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), _example)
+    node.target(*args, **kwargs)  # type: ignore[operator] # of a call_function it is a function
 
 
 def _example(node: torch.fx.Node) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from hiernas.errors import RunError
+from hiernas.quiet import visible
 from hiernas.report import cells, controls, figures, hmnas, hournas, units
 from hiernas.report.graphs import is_cells
 from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, section, style, table
@@ -40,7 +41,7 @@ def write_report(run_folder: Path) -> Path:
     path = run_folder / "report.html"
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text("\n".join(map(visible, text.split("\n"))), encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; make the run folder writable") from error

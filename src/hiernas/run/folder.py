@@ -9,10 +9,8 @@
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import json
-import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,12 +23,23 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hiernas.errors import RunError
+from hiernas.run.disk import SUMS, Checksums, full, on_disk, sync_folder, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+LIVE = ("events.jsonl", "candidates.sqlite")  # grow while a run is under way, and are sealed when it is left
+SEAL = "# sha256 of the lines above: "
+WITHOUT = {  # what then, if not that `resume` writes it again
+    "rank.json": "`hiernas rank {}` trains again", "vital.json": "`hiernas vital {} --reset` writes it again",
+    "events.jsonl": "only the curves of the report are lost",
+}  # fmt: skip
 Listener = Callable[[Mapping[str, Any]], None]
+
+
+class TakenError(RunError):
+    """The folder is another run's, or another process is at it."""
 
 
 class RunFolder:
@@ -42,6 +51,8 @@ class RunFolder:
         self.path = path
         self.config = config
         self.listener = listener
+        self.checksums = Checksums(path)
+        self._owned = False
         self._lock = FileLock(path / ".lock", blocking=False, thread_local=False)  # held as long as this object lives
 
     @classmethod
@@ -49,20 +60,25 @@ class RunFolder:
         """A new run folder; raises `RunError` where something is there already."""
         path = Path(path)
         refuse_existing(path)
-        run = cls(path, {"format": FORMAT, **config}, listener)
-        there_before = path.exists()
+        run, there_before = cls(path, {"format": FORMAT, **config}, listener), path.exists()
+        with on_disk(path):
+            (path / "checkpoint").mkdir(parents=True, exist_ok=True)
+        run._take_lock()  # another process may have made the folder, too; from here on it is one's own
         try:
-            with _disk(path):
-                (path / "checkpoint").mkdir(parents=True, exist_ok=True)
-            run._take_lock()
-            run.write_text("config.yaml", yaml.safe_dump(dict(run.config), sort_keys=False))
-        except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
+            refuse_existing(path)
+            try:
+                write_whole(path / "config.yaml", _sealed(yaml.safe_dump(dict(run.config), sort_keys=False)).encode())
+            except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
+                (path / "checkpoint").rmdir()
+                (path / ".lock").unlink(missing_ok=True)
+                if not there_before:
+                    path.rmdir()
+                raise
+            sync_folder(path.absolute().parent)
+        except BaseException:
             run.close()
-            for item in path.iterdir() if path.is_dir() else ():
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
-            if path.is_dir() and not there_before:
-                path.rmdir()
             raise
+        run._owned = True
         return run
 
     @classmethod
@@ -70,7 +86,8 @@ class RunFolder:
         """A run folder that exists; raises `RunError` where it is none, is damaged or from another version."""
         path = Path(path)
         try:
-            config = yaml.safe_load((path / "config.yaml").read_text())
+            text = (path / "config.yaml").read_text()
+            config = yaml.safe_load(text)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(f"{path} is not a run folder: it has no config.yaml; name the folder a search wrote") from error
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -82,6 +99,12 @@ class RunFolder:
                 f"{path} was written by HierNAS {config.get('hiernas', '?')} in run format {config['format']}, and this "
                 f"version reads format {FORMAT}; install that version to go on with it"
             )
+        if text != _sealed(text.partition(SEAL)[0]):
+            raise RunError(
+                f"{path}/config.yaml is not what was asked when the run was started: it was edited or damaged; put it back, or "
+                f"start a new run with what you want, `hiernas {'train' if config.get('method') == 'train' else 'search'} ... "
+                "--set KEY=VALUE --out NEW`"
+            )
         for key in ("method", "seed", "data"):
             if key not in config:
                 raise RunError(f"{path}/config.yaml is damaged: it has no '{key}'; start the search again")
@@ -90,42 +113,47 @@ class RunFolder:
     def own(self) -> None:
         """Claim the folder for writing (one process at a time) and mend what a killed process left behind."""
         self._take_lock()
-        for leftover in self.path.rglob("*.partial"):
-            leftover.unlink()
+        try:
+            for leftover in self.path.rglob("*.partial"):
+                leftover.unlink()
+            for name in LIVE:
+                self.check(name)
+            self.checksums.settle(live=LIVE)
+        except BaseException:
+            self.close()
+            raise
+        self._owned = True
         events = self.path / "events.jsonl"
         if events.exists():
             text = events.read_bytes()
             if not text.endswith(b"\n"):  # a line that was being written
-                self.write_bytes("events.jsonl", text[: text.rfind(b"\n") + 1])
+                write_whole(events, text[: text.rfind(b"\n") + 1])
 
     def _take_lock(self) -> None:
-        with _disk(self.path):
+        with on_disk(self.path):
             try:
                 self._lock.acquire()
             except Timeout as error:
-                raise RunError(f"another process is working on {self.path}; wait for it or stop it") from error
+                raise TakenError(f"another process is working on {self.path}; wait for it or stop it") from error
+            if not (self.path / ".lock").exists():  # one that could not begin has removed it in between
+                self.close()
+                raise TakenError(f"another process was working on {self.path}; try again")
 
     def close(self) -> None:
         """Give the folder free for other processes."""
+        if self._owned:
+            with suppress(RunError):  # no space for it: they are then not checked
+                self.checksums.settle(sealed=LIVE)
+            self._owned = False
         self._lock.release(force=True)
 
     # -- files -------------------------------------------------------------------------------------------------
 
     def write_bytes(self, name: str, data: bytes) -> Path:
-        """Write a file of the folder atomically."""
-        path = self.path / name
-        partial = path.with_name(path.name + ".partial")
-        with _disk(path):
-            try:
-                with open(partial, "wb") as f:
-                    f.write(data)
-                    f.flush()
-                    os.fsync(f.fileno())
-                os.replace(partial, path)
-            except OSError:
-                partial.unlink(missing_ok=True)  # it would fill a full disk
-                raise
-        return path
+        """Write a file of the folder, whole or not at all, and its checksum."""
+        self.checksums.expect(name, hashlib.sha256(data).hexdigest())
+        write_whole(self.path / name, data)
+        return self.path / name
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of the folder atomically."""
@@ -139,8 +167,27 @@ class RunFolder:
         """The error for a file of the folder that cannot be what was written."""
         return RunError(f"{self.path / name} is damaged; delete it, and `hiernas resume {self.path}` repeats that part")
 
+    def check(self, name: str) -> None:
+        """Raise `RunError` where a file of the folder is not what this run wrote. What is gone passes."""
+        if not self.checksums.holds(name):
+            then = WITHOUT.get(name, "`hiernas resume {}` writes it again").format(self.path)
+            raise RunError(
+                f"{self.path / name} is not what the run wrote (by {SUMS} it was damaged or edited); "
+                f"delete it, and {then}"
+            )
+
+    def record(self, name: str) -> None:
+        """Take up a file that was written by other means than this class."""
+        self.write_bytes(name, (self.path / name).read_bytes())
+
+    def missing(self) -> list[str]:
+        """Files that the run wrote beside its checkpoints, and that are gone."""
+        names = (name for name in self.checksums.read() if "/" not in name and name not in WITHOUT)
+        return [name for name in names if not (self.path / name).exists()]
+
     def read_json(self, name: str) -> Any | None:
         """A JSON file of the folder, None where it was not written yet; raises `RunError` where it is damaged."""
+        self.check(name)
         path = self.path / name
         try:
             return json.loads(path.read_text())
@@ -163,6 +210,7 @@ class RunFolder:
         path = self.path / "checkpoint" / f"{name}.safetensors"
         if not path.exists():
             return None
+        self.check(f"checkpoint/{name}.safetensors")
         try:
             with safe_open(path, "pt") as f:
                 return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["position"])  # noqa: SIM118 - not a dict
@@ -174,7 +222,7 @@ class RunFolder:
     def event(self, event: str, **fields: Any) -> None:
         """Append an event to events.jsonl and tell the listener."""
         record = {"time": datetime.now().isoformat(timespec="seconds"), "event": event, **fields}
-        with _disk(self.path), open(self.path / "events.jsonl", "a") as f:
+        with on_disk(self.path), open(self.path / "events.jsonl", "a") as f:
             f.write(json.dumps(record) + "\n")
         if self.listener is not None:
             self.listener(record)
@@ -198,15 +246,15 @@ class RunFolder:
     def _database(self) -> Iterator[sqlite3.Connection]:
         path = self.path / "candidates.sqlite"
         try:
-            with _disk(path), closing(sqlite3.connect(path)) as connection, connection:
+            with on_disk(path), closing(sqlite3.connect(path)) as connection, connection:
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS candidates (phase TEXT, options TEXT, val_accuracy REAL NOT NULL, params "
-                    "INTEGER, macs INTEGER, latency_ms REAL, PRIMARY KEY (phase, options)) STRICT"
+                    "INTEGER, macs INTEGER, latency_ms REAL, sha256 TEXT, PRIMARY KEY (phase, options)) STRICT"
                 )
                 yield connection
         except sqlite3.DatabaseError as error:
             if "full" in str(error):
-                raise _full(path) from error
+                raise full(path) from error
             if "locked" in str(error):
                 raise RunError(f"{path} is in use by another program; close it and resume the run") from error
             raise RunError(
@@ -215,16 +263,18 @@ class RunFolder:
 
     def add_candidates(self, phase: str, rows: Sequence[tuple[str, float, float, float, float | None]]) -> None:
         """Keep evaluated architectures: (options joined by commas, accuracy, params, macs, latency in ms)."""
+        values = [(phase, o, float(a), int(p), int(m), None if t is None else float(t)) for o, a, p, m, t in rows]
         with self._database() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO candidates VALUES (?, ?, ?, ?, ?, ?)",
-                [(phase, o, float(a), int(p), int(m), None if t is None else float(t)) for o, a, p, m, t in rows],
-            )
+            db.executemany("INSERT OR REPLACE INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?)", [(*v, _seal(v)) for v in values])
 
     def candidates(self, phase: str) -> dict[str, float]:
         """Accuracy by options (joined by commas) of every architecture evaluated in a phase."""
         with self._database() as db:
-            return dict(db.execute("SELECT options, val_accuracy FROM candidates WHERE phase = ?", (phase,)))
+            rows = db.execute("SELECT * FROM candidates WHERE phase = ?", (phase,)).fetchall()
+            whole = db.execute("PRAGMA quick_check").fetchone()
+            if whole != ("ok",) or any(_seal(values) != seal for *values, seal in rows):
+                raise sqlite3.DatabaseError("its rows are not what was written")
+        return {options: accuracy for _, options, accuracy, *_ in rows}
 
     def count_candidates(self) -> int:
         """Number of evaluations over all phases."""
@@ -259,32 +309,44 @@ class RunFolder:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `RunError` where a run cannot be put: before any work is done."""
+    """Raise `TakenError` where a run cannot be put: before any work is done. What a start that was killed left is no run."""
     try:
-        holds_run = (path / "config.yaml").exists()
-        in_use = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        found = {p.name for p in path.iterdir()} if path.is_dir() else set()
+        begun = {".lock", "config.yaml.partial", *([] if any((path / "checkpoint").glob("*")) else ["checkpoint"])}
+        holds_run, in_use = "config.yaml" in found, bool(found - begun) or (path.exists() and not path.is_dir())
     except OSError as error:
         raise RunError(f"cannot use the folder {path}: {error.strerror}; name another one with --out") from error
     if holds_run:
-        raise RunError(f"{path} already holds a run; go on with `hiernas resume {path}`, or name another folder with --out")
+        raise TakenError(
+            f"{path} already holds a run; go on with `hiernas resume {path}`, or name another folder with --out"
+        )
     if in_use:
-        raise RunError(f"{path} exists and is not an empty folder; name another one with --out")
+        raise TakenError(f"{path} exists and is not an empty folder; name another one with --out")
 
 
-def next_free(parent: Path, stem: str) -> Path:
-    """The first of parent/stem-001, parent/stem-002, ... that does not exist."""
-    return next(p for i in range(1, 1_000_000) if not (p := parent / f"{stem}-{i:03d}").exists())
-
-
-def _full(path: Path) -> RunError:
-    return RunError(f"the disk is full: {path} could not be written; free some space, then resume the run or start it again")
+def begin(out: str | Path | None, stem: str, config: Mapping[str, Any], listener: Listener | None = None) -> RunFolder:
+    """A new run in `out`, or without one in the first of runs/stem-001, runs/stem-002, ... that no other process takes."""
+    if out is not None:
+        return RunFolder.create(out, config, listener)
+    for i in range(1, 1_000_000):
+        with suppress(TakenError):
+            return RunFolder.create(Path("runs") / f"{stem}-{i:03d}", config, listener)
+    raise RunError("there is no free name left under runs/; name a folder with --out")
 
 
 @contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def owned(run: RunFolder) -> Iterator[RunFolder]:
+    """Inside, no other process writes to the folder."""
+    run.own()
     try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full(path) from error
-        raise RunError(f"cannot write {path}: {error.strerror}; name a writable folder with --out") from error
+        yield run
+    finally:
+        run.close()
+
+
+def _seal(row: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(list(row)).encode()).hexdigest()
+
+
+def _sealed(text: str) -> str:
+    return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"

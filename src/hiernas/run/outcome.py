@@ -251,6 +251,7 @@ def inherited_weights(run: RunFolder, architecture: Architecture, data: ImageDat
     space: SearchSpace = architecture.skeleton.space()  # type: ignore[attr-defined] # all of ours have one
     found = run.load_tensors("found")
     if found is not None:  # written by the search itself
+        run.check("best.json")
         if architecture != Architecture.load(run.path / "best.json", space):
             raise RunError(f"{run.path} holds the weights of its chosen network only; leave --inherit out")
         return found[0]

@@ -297,6 +297,7 @@ def keep_latency(run: RunFolder, prepared: Prepared) -> None:
         run.write_bytes(f"latency{file.suffix}", file.read_bytes())
     else:
         prepared.latency.save(run.path / "latency.json")
+        run.record("latency.json")
     run.write_text(READY, "")
 
 
@@ -305,8 +306,9 @@ def _kept_latency(run: RunFolder) -> Path | None:
         return None
     for path in sorted(run.path.glob("latency.*")):
         try:
+            run.check(path.name)
             load_table(path)
-        except LatencyError as error:
+        except (LatencyError, RunError) as error:
             raise RunError(f"{path}, which this run's limits were checked against, is damaged; start it again") from error
         return path
     raise RunError(f"the latency table of {run.path} is gone, and its limits were checked against it; start it again")

@@ -14,7 +14,7 @@ from hiernas.methods import METHODS
 from hiernas.problem import Problem
 from hiernas.randomness import numpy_generator
 from hiernas.report.page import write_report
-from hiernas.run.folder import Listener, RunFolder, next_free, refuse_existing
+from hiernas.run.folder import Listener, RunFolder, begin, owned, refuse_existing
 from hiernas.run.outcome import complete, train_only
 from hiernas.run.request import Prepared, Request, keep_latency, prepare, reload_data, restore
 from hiernas.space import SearchSpace
@@ -26,7 +26,7 @@ def search(request: Request, out: str | Path | None = None, listener: Listener |
     if out is not None:
         refuse_existing(Path(out))
     prepared = prepare(request, listener)
-    run = RunFolder.create(out or next_free(Path("runs"), request.method), prepared.to_dict(), listener)
+    run = begin(out, request.method, prepared.to_dict(), listener)
     with closing(run):
         _finish(prepared, run)
     return run
@@ -41,12 +41,12 @@ def resume(
     """
     run = RunFolder.open(path, listener)
     result = run.read_json("result.json")
-    if result is not None:
+    if result is not None and not run.missing():
         if "front" in result and not (run.path / "report.html").exists():  # killed between the two
-            write_report(run.path)
+            with owned(run):
+                write_report(run.path)
         return run
-    run.own()
-    with closing(run):
+    with owned(run):
         if run.config["method"] == "train":
             train_only(run, reload_data(run, data))
         else:

@@ -23,6 +23,7 @@ from hiernas.errors import ConfigError, HiernasError, LimitError, RunError, Spac
 from hiernas.methods import FILES, METHODS
 from hiernas.problem import Method
 from hiernas.randomness import numpy_generator
+from hiernas.run.disk import on_disk, write_whole
 from hiernas.run.folder import Listener
 from hiernas.run.request import Prepared, Request, prepare
 from hiernas.run.search import resume, search
@@ -100,10 +101,9 @@ class Study:
         """Write study.yaml."""
         values = {"format": FORMAT, **{k: v for k, v in asdict(self).items() if k != "path"}}
         text = yaml.safe_dump(_plain(values), sort_keys=False)
-        self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.path / f"{FILE}.{os.getpid()}.partial"
-        partial.write_text(text)
-        os.replace(partial, self.path / FILE)
+        with on_disk(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / FILE, text.encode())
 
     @classmethod
     def open(cls, path: Path) -> Study:

@@ -196,18 +196,19 @@ def observing(module: nn.Module) -> Iterator[None]:
     Everything else (dropout) is in evaluation mode. The statistics and modes found before are put back.
     """
     norms = batch_norms(module)
-    before = [(n.running_mean, n.running_var, n.momentum) for n in norms]
+    before = [(n.running_mean, n.running_var, n.momentum, n.num_batches_tracked) for n in norms]
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
         norm.running_mean, norm.running_var = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)  # type: ignore[arg-type] # tracked: not None
+        norm.num_batches_tracked = norm.num_batches_tracked.clone()  # type: ignore[union-attr]
     try:
         yield
     finally:
-        for norm, (mean, var, momentum) in zip(norms, before, strict=True):
-            norm.running_mean, norm.running_var, norm.momentum = mean, var, momentum
+        for norm, (mean, var, momentum, batches) in zip(norms, before, strict=True):
+            norm.running_mean, norm.running_var, norm.momentum, norm.num_batches_tracked = mean, var, momentum, batches
         for m, mode in modes:
             m.training = mode
 
@@ -244,5 +245,8 @@ def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
             network(x)
             total = add_statistics(total, read_statistics(norms))
             count += 1
+        seen = [norm.num_batches_tracked for norm in norms]
+    for norm, number in zip(norms, seen, strict=True):
+        norm.num_batches_tracked = number
     if total is not None:
         write_statistics(norms, average(total, count))

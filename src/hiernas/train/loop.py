@@ -101,14 +101,16 @@ def fit(
                 run.tell("step", phase=phase.name, epoch=position.epoch, step=position.step, steps=steps, epochs=phase.epochs)
                 if time.monotonic() - saved_at > run.checkpoint_seconds:
                     trainer.read_totals(position)
+                    trainer.check_weights(position.epoch, position.step)
                     _save(model, optimizer, phase, run, position, architect, average)
                     saved_at = time.monotonic()
             summary = trainer.summary(position)
-            position = Position(position.epoch + 1)
+            steps, position = position.step, Position(position.epoch + 1)
             if average is not None and position.epoch == phase.epochs:
                 average.apply()
             if finish is not None and position.epoch == phase.epochs:
                 finish(model)
+            trainer.check_weights(position.epoch - 1, steps)
             accuracy = validate(position.epoch) if validate else None
             if position.epoch == phase.epochs or time.monotonic() - saved_at > min(5.0, run.checkpoint_seconds):
                 _save(model, optimizer, phase, run, position, architect, average)
@@ -228,12 +230,12 @@ class _Trainer:
         if norm is not None and not bool(torch.isfinite(norm)):
             raise self._not_finite(epoch, step)
 
-    def _not_finite(self, epoch: int, step: int) -> TrainingError:
+    def _not_finite(self, epoch: int, step: int, what: str = "loss is") -> TrainingError:
         lr = self.optimizer.param_groups[0]["lr"]
         return TrainingError(
-            f"the loss is not finite in {self.phase.name}, epoch {epoch + 1}, step {step + 1} (learning rate {lr:.3g}); "
-            "start a new search with smaller ones, such as half of these (--set lr=..., --set final_lr=...), or with "
-            "--set train.grad_clip=5"
+            f"the {what} not finite in {self.phase.name}, epoch {epoch + 1}, step {step + 1} (learning rate {lr:.3g}); "
+            "start a new search with smaller ones, such as half of these (--set lr=..., --set final_lr=..., of logits --set "
+            "search.lr=...), or with --set train.grad_clip=5"
         )
 
     def _batch(self, split: Split, indices: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
@@ -247,6 +249,13 @@ class _Trainer:
         if not np.isfinite(loss):
             raise self._not_finite(position.epoch, position.step - 1)
         position.loss, position.correct = loss, int(correct)
+
+    def check_weights(self, epoch: int, steps: int) -> None:
+        """Raise `TrainingError` where weights or logits are not finite: the last loss came before its own update."""
+        logits = {} if self.architect is None else self.architect.tensors()
+        for what, tensors in (("weights are", self.model.state_dict()), ("logits of the architecture are", logits)):
+            if not all(bool(torch.isfinite(v).all()) for v in tensors.values() if v.is_floating_point()):
+                raise self._not_finite(epoch, steps - 1, what)
 
     def summary(self, position: Position) -> dict[str, Any]:
         images = max(position.images, 1)

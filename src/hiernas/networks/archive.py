@@ -1,0 +1,190 @@
+"""The graph of a file of torch.export (`.pt2`), read without torch's own reader: that one may run what a file tells it to.
+
+Such a file is a zip archive. Of it only the JSON that describes the program is read; names in it stay names. A few known
+operations are done on meta tensors, which hold no numbers, to count multiply-adds. Weights, sample inputs, expressions
+and all else are left unread.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from hiernas.errors import SpaceError
+from hiernas.networks.graph import Graph, Reader
+
+LARGEST = 2**28  # bytes of JSON
+COUNTED = frozenset({  # the operations that have multiply-adds
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution", "linear",
+    "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum", "scaled_dot_product_attention",
+})  # fmt: skip
+VALUES = ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string")  # of arguments, as they are
+
+
+class _Argument(BaseModel):
+    name: str = ""
+    arg: dict[str, Any]
+
+
+class _Node(BaseModel):
+    name: str | None = None  # older files name the outputs alone
+    target: str
+    inputs: list[_Argument]
+    outputs: list[dict[str, Any]]
+    metadata: dict[str, Any] = {}
+
+
+class _Value(BaseModel):
+    sizes: list[dict[str, Any]]
+
+
+class _Graph(BaseModel):
+    nodes: list[_Node]
+    tensor_values: dict[str, _Value]
+
+
+class _Named(BaseModel):
+    name: str
+
+
+class _Parameter(BaseModel):
+    arg: _Named
+    parameter_name: str
+
+
+class _Input(BaseModel):
+    parameter: _Parameter | None = None
+    user_input: dict[str, Any] | None = None
+
+
+class _Output(BaseModel):
+    user_output: dict[str, Any] | None = None
+
+
+class _Signature(BaseModel):
+    input_specs: list[_Input]
+    output_specs: list[_Output]
+
+
+class _Module(BaseModel):
+    graph: _Graph
+    signature: _Signature
+
+
+class _Program(BaseModel):
+    graph_module: _Module
+
+
+def graph_of_file(path: Path) -> Graph:
+    """The graph of a program that torch.export.save wrote, from its first input to its first output.
+
+    Raises `SpaceError` for any other file, and where no layers lead from one to the other.
+    """
+    try:
+        module = _Program.model_validate(_description(path)).graph_module
+        return _read(module.graph, module.signature)
+    except SpaceError:
+        raise
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__  # of torch for sizes that do not go together
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        reason = str(error)
+    raise SpaceError(
+        f"{path} cannot be read as a program of torch.export: {reason}; write one with `hiernas export RUN --to pt2` or "
+        "torch.export.save"
+    )
+
+
+def _description(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError("there is no such file")
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.filename.endswith(("models/model.json", "serialized_exported_program.json")):
+                if entry.file_size > LARGEST:
+                    raise ValueError(f"its description has {entry.file_size:,} bytes, and {LARGEST:,} are read at most")
+                return json.loads(archive.read(entry))
+    raise ValueError("it holds no model.json")
+
+
+def _read(graph: _Graph, signature: _Signature) -> Graph:
+    parameters = {i.parameter.arg.name: i.parameter.parameter_name for i in signature.input_specs if i.parameter}
+    start = next((n for i in signature.input_specs if i.user_input for n in _tensors(i.user_input["arg"])), "")
+    end = next((n for o in signature.output_specs if o.user_output for n in _tensors(o.user_output["arg"])), "")
+    reader, values = Reader(start, parameters), graph.tensor_values
+    reader.batch = max(1, _sizes(values[start])[0])
+    for node in graph.nodes:
+        taken = list(dict.fromkeys(name for each in node.inputs for name in _tensors(each.arg)))
+        outputs = [name for each in node.outputs for name in _tensors(each)]
+        words = node.target.split(".")
+        operation = words[3] if words[:3] == ["torch", "ops", "aten"] and len(words) == 5 else words[-1]
+        kinds = _modules(str(node.metadata.get("nn_module_stack") or ""))
+        counted = words[:3] == ["torch", "ops", "aten"] and operation in COUNTED
+        run = partial(_run, operation, words[-1], node, values) if counted else _nothing
+        if len(outputs) == 1:
+            reader.read(outputs[0], operation, taken, kinds, run)
+        elif outputs:  # several results: as in a program, a call, and one more that takes out each of them
+            whole = node.name or f"{outputs[0]} (whole)"
+            reader.read(whole, operation, taken, kinds, run)
+            for name in outputs:
+                reader.read(name, "getitem", [whole], kinds, _nothing)
+    return reader.graph(end, {of: math.prod(_sizes(values[name])) for name, of in parameters.items()})
+
+
+def _tensors(argument: Any) -> list[str]:
+    """The names of the tensors in an argument."""
+    if isinstance(argument, dict):
+        found = [name for kind in ("as_tensor", "as_tensors", "as_optional_tensors") for name in _names(argument.get(kind))]
+        return [*found, *_tensors(argument["as_optional_tensor"])] if "as_optional_tensor" in argument else found
+    return []
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [name for each in value for name in _names(each.get("as_tensor", each))]
+    return [str(value["name"])] if isinstance(value, dict) and "name" in value else []
+
+
+def _sizes(value: _Value) -> list[int]:
+    """The shape of a tensor; of a size that may vary the one it was traced with."""
+    sizes = [s["as_int"] if "as_int" in s else (s["as_expr"]["hint"] or {"as_int": 1})["as_int"] for s in value.sizes]
+    if not all(type(n) is int and n >= 0 for n in sizes):
+        raise ValueError(f"the shape {sizes} of a tensor")
+    return sizes
+
+
+def _modules(stack: str) -> dict[str, str]:
+    """Class by path of the modules in "key,path,class;key,path,class"."""
+    parts = [each.split(",", 2) for each in stack.split(";") if each]
+    return {path: kind for _, path, kind in parts}
+
+
+def _nothing() -> None: ...
+
+
+def _run(operation: str, overload: str, node: _Node, values: dict[str, _Value]) -> None:
+    """Do one of the `COUNTED` operations on meta tensors."""
+    known = getattr(torch.ops.aten, operation)
+    getattr(known, overload)(**{each.name: _argument(each.arg, values) for each in node.inputs})
+
+
+def _argument(argument: dict[str, Any], values: dict[str, _Value]) -> Any:
+    if "as_tensors" in argument:
+        return [_empty(name, values) for name in _tensors(argument)]
+    names = _tensors(argument)
+    return _empty(names[0], values) if names else next((argument[kind] for kind in VALUES if kind in argument), None)
+
+
+def _empty(name: str, values: dict[str, _Value]) -> Tensor:
+    return torch.empty(_sizes(values[name]), device="meta")
