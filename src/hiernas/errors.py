@@ -7,10 +7,7 @@ after "error:" and exits with `exit_code`; a traceback is never shown for these.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
-
-UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")  # control, direction, none
 
 
 class HiernasError(Exception):
@@ -63,8 +60,3 @@ def one_of(kind: str, name: str, known: Iterable[str], error: type[HiernasError]
     known = list(known)
     if name not in known:
         raise error(f"unknown {kind} '{name}'; {did_you_mean(name, known)}")
-
-
-def visible(text: str) -> str:
-    """A text that is safe in a terminal and on a page: what would steer it, or is no character, as Python writes it."""
-    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -1,14 +1,16 @@
-"""Exporters that keep their notes to themselves, and their errors short."""
+"""What others say, made fit to be shown: exporters' notes kept away, errors in a line, and nothing that steers a terminal."""
 
 from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")  # loggers of the exporters
+UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")  # control, direction, none
 
 
 @contextmanager
@@ -30,3 +32,8 @@ def quiet() -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """The first line of an error's text that says anything."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def visible(text: str) -> str:
+    """A text that is safe in a terminal and on a page: what would steer it, or is no character, as Python writes it."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits
 from torch.utils.data import Dataset, TensorDataset
 
 from hiernas.data import load_data
-from hiernas.errors import DataError, visible
+from hiernas.errors import DataError
+from hiernas.quiet import visible
 
 
 def test_digits_are_those_of_scikit_learn() -> None:

@@ -25,8 +25,9 @@ from hiernas.commands.options import (
     TrainOptions,
     VitalOptions,
 )
-from hiernas.errors import ConfigError, HiernasError, RunError, one_of, visible
+from hiernas.errors import ConfigError, HiernasError, RunError, one_of
 from hiernas.names import FORMATS
+from hiernas.quiet import visible
 from hiernas.version import VERSION
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from hiernas.errors import visible
+from hiernas.quiet import visible
 from hiernas.report import units
 
 PHASES = {
@@ -23,6 +23,7 @@ SEARCHED = {
     "dead": "dead cells",
 }  # fmt: skip
 LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {  # events that are a line each
+    "job": lambda e: f"{e['label']}, seed {e['seed']}, {e['limit']}",
     "undecided": lambda e: f"warning: {e['doubt']}",
     "pruned": lambda e: f"stage {e['stage']}: pruned the space from {units.size(e['size_before'])} to "
     f"{units.size(e['size_after'])} architectures",
@@ -74,9 +75,6 @@ class Display:
     def _on_study(self, e: Mapping[str, Any]) -> None:
         self.again, self.of_study = f"hiernas compare {e['path']}", True
         self.console.print(f"study {e['path']}: {e['of']} runs")
-
-    def _on_job(self, e: Mapping[str, Any]) -> None:
-        self.console.print(f"{e['label']}, seed {e['seed']}, {e['limit']}")
 
     def _on_jobs(self, e: Mapping[str, Any]) -> None:
         self._show(f"{e['done']} of {e['of']} runs are done", e["done"] / e["of"], "")

@@ -10,7 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from hiernas.errors import RunError, visible
+from hiernas.errors import RunError
+from hiernas.quiet import visible
 from hiernas.report import cells, controls, figures, hmnas, hournas, units
 from hiernas.report.graphs import is_cells
 from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, section, style, table
