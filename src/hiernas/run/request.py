@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,12 @@ class Request:
     val_per_class: int | None = None
     skip_bad_images: bool = False
 
+    def asked(self) -> dict[str, Any]:
+        """What was asked in words and numbers, and is not as always; objects from Python are left out."""
+        values = {f.name: plain(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default}
+        values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v not in ({}, [])}
+        return {k: v for k, v in values.items() if isinstance(v, str | int | float | list | dict)}
+
     def resolved(self) -> Any:
         """The configuration: the given one or the preset's, with the settings."""
         if self.method not in METHODS:
@@ -86,6 +92,7 @@ class Prepared:
     config: Any
     fitted: str = ""  # what in the preset was changed for the number of images, in words
     doubts: tuple[str, ...] = ()  # what is doubtful before anything was searched
+    asked: Mapping[str, Any] = field(default_factory=dict)  # see `Request.asked`
 
     def to_dict(self) -> dict[str, Any]:
         """As config.yaml has it."""
@@ -100,6 +107,7 @@ class Prepared:
             ],
             "automatic_limit": self.automatic_limit, "latency_table": self.latency_table, "runtime": self.runtime,
             "threads": self.threads, "config": to_dict(self.config), "fitted": self.fitted, "doubts": list(self.doubts),
+            "asked": plain(dict(self.asked)),
         }  # fmt: skip
 
 
@@ -112,7 +120,7 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
         kept = {site: tuple(options) for site, options in config["space"]["options"].items()}
         limits = tuple(Limit(**{k: v for k, v in limit.items() if v is not None}) for limit in config["limits"])
         chosen = from_file(type(METHODS[config["method"]].presets["paper"]), config["config"])
-        told = {"fitted": config.get("fitted", ""), "doubts": tuple(config.get("doubts", ()))}
+        told = {"fitted": config.get("fitted", ""), "doubts": tuple(config.get("doubts", ())), "asked": config.get("asked", {})}
     if space is None and name not in hiernas.spaces.NAMES:
         raise RunError(f"{run.path} searches a space of your own, '{name}'; resume it with space=...")
     images = reload_data(run, data)
@@ -156,6 +164,7 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
         runtime=runtime or RUNTIME if latency is None else latency.runtime,
         threads=threads or 1 if latency is None else latency.threads,
         latency=latency, config=config, fitted=fitted, doubts=tuple(of_limits(tables, limits, not metrics)),
+        asked=request.asked(),
     )  # fmt: skip
 
 
