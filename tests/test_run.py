@@ -172,6 +172,21 @@ def test_a_users_folder_end_to_end(tmp_path: Path) -> None:
     assert "changed since" in cli("resume", "r", check=2)
 
 
+def test_a_moved_folder_of_images(tmp_path: Path) -> None:
+    images(tmp_path / "mine")
+    more = [*settings("train.batch_size=16", "calibration_images=12", "objective=params"), "--limit", "params<=200k"]
+    cli("search", "random", "--data", "mine", *more, "--out", "r")
+    whole = outcome(Path("r"))
+    Path("r/result.json").unlink()
+    (tmp_path / "mine").rename(tmp_path / "there")
+    assert "any more; say where: `hiernas resume r --data NEW`" in cli("resume", "r", check=2)
+    shutil.copytree("there", "other")
+    (tmp_path / "other" / "class0" / "0.png").unlink()
+    assert "the data at other changed since" in cli("resume", "r", "--data", "other", check=2)
+    cli("resume", "r", "--data", "there")
+    assert outcome(Path("r")) == whole
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

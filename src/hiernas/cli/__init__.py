@@ -233,7 +233,10 @@ def check(asked: CheckOptions) -> None:
 
 
 @app.command()
-def resume(run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")]) -> None:
+def resume(
+    run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")],
+    data: Annotated[str | None, typer.Option(help="where its images were moved; they must be the same")] = None,
+) -> None:
     """Go on with an interrupted run; it ends as if it had never been interrupted."""
     from hiernas.run.folder import RunFolder
 
@@ -241,7 +244,7 @@ def resume(run: Annotated[Path, typer.Argument(help="folder of a run that was in
     from hiernas.run.search import resume as run_resume
 
     with listening(f"hiernas resume {run}") as listener:
-        run_resume(run, listener)
+        run_resume(run, listener, data=data)
     print_summary(run)
 
 

@@ -237,10 +237,14 @@ def reload_data(run: RunFolder, data: Any = None) -> ImageData:
         source, fingerprint, options = asked["source"], asked["fingerprint"], {k: asked[k] for k in OPTIONS}
     if data is None and source is None:
         raise RunError(f"{run.path} was started from Python with data that have no name; resume it with data=...")
+    if data is None and Path(source).is_absolute() and not Path(source).exists():
+        raise RunError(f"the data are not at {source} any more; say where: `hiernas resume {run.path} --data NEW`")
     images, now = read_data(source if data is None else data, **options)
     if now["fingerprint"] != fingerprint:
+        where = data if isinstance(data, str) else source
         raise RunError(
-            f"the data at {source} changed since {run.path} was started; put the former images back, or start a new search"
+            f"the data at {where} changed since {run.path} was started, or are others; put the former images back, or start "
+            "a new search"
         )
     return images
 
