@@ -25,6 +25,7 @@ from hiernas.data import ImageData
 from hiernas.data.batches import normalise
 from hiernas.errors import RunError
 from hiernas.methods.hnas import QUICK
+from hiernas.run.folder import RunFolder
 from hiernas.run.settings import with_settings
 
 TINY = [
@@ -171,6 +172,21 @@ def test_a_users_folder_end_to_end(tmp_path: Path) -> None:
     assert "changed since" in cli("resume", "r", check=2)
 
 
+def test_a_moved_folder_of_images(tmp_path: Path) -> None:
+    images(tmp_path / "mine")
+    more = [*settings("train.batch_size=16", "calibration_images=12", "objective=params"), "--limit", "params<=200k"]
+    cli("search", "random", "--data", "mine", *more, "--out", "r")
+    whole = outcome(Path("r"))
+    Path("r/result.json").unlink()
+    (tmp_path / "mine").rename(tmp_path / "there")
+    assert "any more; say where: `hiernas resume r --data NEW`" in cli("resume", "r", check=2)
+    shutil.copytree("there", "other")
+    (tmp_path / "other" / "class0" / "0.png").unlink()
+    assert "the data at other changed since" in cli("resume", "r", "--data", "other", check=2)
+    cli("resume", "r", "--data", "there")
+    assert outcome(Path("r")) == whole
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -256,15 +272,60 @@ def test_what_a_run_goes_by_is_never_replaced_in_silence(tmp_path: Path) -> None
     assert "result.json is not what the run wrote" in cli("resume", "r", check=2)
 
 
-def test_interrupted_by_the_user(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hiernas.cli", "search", *settings("epochs=500,1,1"), "--out", "r"]
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "asked to stop (SIGTERM)"),
+        (signal.SIGHUP, 129, "hung up (SIGHUP)"),
+    ],
+)
+def test_asked_to_stop_while_it_trains(number: int, code: int, said: str, tmp_path: Path) -> None:
+    """The weights are saved at the next step, within seconds, and one line says how to go on."""
+    command = [sys.executable, "-m", "hiernas.cli", "search", *settings("epochs=500,1,1"), "--limit", "params<=200k"]
+    command += ["--set", "objective=params", "--out", "r"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not Path("r/events.jsonl").exists():
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    asked = time.monotonic()
+    process.send_signal(number)
     _, shown = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert shown == "interrupted: go on with `hiernas resume r`; at most the last minute is done again\n"
+    assert time.monotonic() - asked < 5
+    assert process.returncode == code
+    assert shown == f"{said}: go on with `hiernas resume r`; what was saved is not done again\n"
+    saved = RunFolder.open("r").load_tensors("train1")
+    assert saved is not None
+    assert saved[1]["epoch"] + saved[1]["step"] > 0
+
+
+def test_one_line_for_a_job_that_is_queued_again(tmp_path: Path) -> None:
+    asked = ["search", "random", *settings("objective=params"), "--limit", "params<=200k", "--out", "r", "--continue"]
+    process = subprocess.Popen([sys.executable, "-m", "hiernas.cli", *asked], stdout=subprocess.DEVNULL)
+    while not Path("r/events.jsonl").exists():
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    other = "r was asked for seed as always, and now it is 3; go on with `hiernas resume r`"
+    assert other in cli(*asked, "--seed", "3", check=2)
+    assert "everything is in r" in cli(*asked)
+    result = Path("r/result.json").read_bytes()
+    assert "everything is in r" in cli(*asked)  # it had finished
+    assert Path("r/result.json").read_bytes() == result
+    assert "already holds a run" in cli(*asked[:-1], check=2)
+    assert "--continue needs the run's folder" in cli("search", "--continue", check=2)
+
+
+def test_a_reader_that_leaves_does_not_end_a_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hiernas.cli", "search", "random", *settings("objective=params"), "--out", "r"]
+    command += ["--limit", "params<=200k"]
+    with Path("errors").open("wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"run folder r")
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0
+    assert Path("errors").read_bytes() == b""
+    assert Path("r/report.html").exists()
 
 
 def test_lists() -> None:

@@ -35,7 +35,14 @@ class Terminal(Console):
     """Prints lines; what steers a terminal in a name of a class, file or device is shown, not done."""
 
     def print(self, *objects: Any, **how: Any) -> None:
-        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **how)
+        try:
+            super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **how)
+        except OSError:  # nobody reads it any more
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """Where the reader of a pipe or the terminal is gone, the run goes on in silence."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 out = Terminal(highlight=False, soft_wrap=True, markup=False)
@@ -79,17 +86,24 @@ def _say(message: str) -> None:
 
 
 @contextmanager
-def listening() -> Iterator[Any]:
-    """A listener that shows a run's events; an interruption ends with one line and exit code 130."""
+def listening(again: str = "") -> Iterator[Any]:
+    """A listener that shows a run's events. A signal ends with one line, how to go on, and exit code 130, 143 or 129.
+
+    `again`: the command that goes on, if not `hiernas resume` of the run that was begun.
+    """
+    from hiernas import stop
     from hiernas.cli.progress import Display
 
-    with Display(out) as listener:
+    with stop.heeded(), Display(out) as listener:
         try:
             yield listener
-        except KeyboardInterrupt:
-            again = f"go on with `{listener.again}`; at most the last minute is done again"
-            _say(f"interrupted: {again if listener.again else 'no run was begun; latencies that were measured are kept'}")
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, stop.Stopped) else 2
+            word = {2: "interrupted", 15: "asked to stop (SIGTERM)", 1: "hung up (SIGHUP)"}.get(number, f"signal {number}")
+            again = again or listener.again
+            way = f"go on with `{again}`; what was saved is not done again"
+            _say(f"{word}: {way if again else 'no run was begun; latencies that were measured are kept'}")
+            raise typer.Exit(128 + number) from None
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
@@ -205,16 +219,19 @@ def _command(run: Callable[[Any], None]) -> Callable[[Any], None]:
 @_command
 def search(asked: SearchOptions) -> None:
     """Search, train, measure and export a network; with no arguments, for the digits data set on this CPU."""
-    if asked.out is not None:
+    going_on = asked.continue_ and asked.out is not None and (asked.out / "config.yaml").exists()
+    if asked.out is not None and not going_on:
         from hiernas.run.folder import refuse_existing
 
         refuse_existing(asked.out)
     from hiernas.commands.check import request_of
+    from hiernas.run.search import continued
     from hiernas.run.search import search as run_search
 
     request = request_of(asked)
-    with listening() as listener:
-        run = run_search(request, asked.out, listener)
+    with listening(f"hiernas resume {asked.out}" if going_on else "") as listener:
+        go: Any = continued if going_on else run_search
+        run = go(request, asked.out, listener)
     print_summary(run.path)
 
 
@@ -231,15 +248,18 @@ def check(asked: CheckOptions) -> None:
 
 
 @app.command()
-def resume(run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")]) -> None:
+def resume(
+    run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")],
+    data: Annotated[str | None, typer.Option(help="where its images were moved; they must be the same")] = None,
+) -> None:
     """Go on with an interrupted run; it ends as if it had never been interrupted."""
     from hiernas.run.folder import RunFolder
 
     RunFolder.open(run)  # says so at once where it is none
     from hiernas.run.search import resume as run_resume
 
-    with listening() as listener:
-        run_resume(run, listener)
+    with listening(f"hiernas resume {run}") as listener:
+        run_resume(run, listener, data=data)
     print_summary(run)
 
 
@@ -270,7 +290,7 @@ def vital(asked: VitalOptions) -> None:
 
     tables = [listing(asked).table()]
     if asked.reset:
-        with out.status("resetting blocks") as status:
+        with listening(f"hiernas vital {asked.source} --reset"), out.status("resetting blocks") as status:
 
             def show(done: int, of: int) -> None:
                 status.update(f"resetting blocks: {done / of:.0%} done")
@@ -321,7 +341,7 @@ def rank(
         raise ConfigError(f"--against {against}: there is 'random' only")
     from hiernas.commands.rank import rank as run_rank
 
-    with listening() as listener:
+    with listening(f"hiernas rank {run}") as listener:
         found = run_rank(run, networks, epochs, listener)
     print_pairs(str(run), found.rows())
 

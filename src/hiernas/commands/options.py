@@ -57,6 +57,12 @@ class CheckOptions:
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(CheckOptions):
     out: Folder = None
+    continue_: Annotated[bool, Option("--continue", help="go on where --out holds this search already (requeued jobs)")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.continue_ and self.out is None:
+            raise ConfigError("--continue needs the run's folder: name it with --out")
 
 
 @dataclass(frozen=True, kw_only=True)

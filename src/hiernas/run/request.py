@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,12 @@ class Request:
     val_per_class: int | None = None
     skip_bad_images: bool = False
 
+    def asked(self) -> dict[str, Any]:
+        """What was asked in words and numbers, and is not as always; objects from Python are left out."""
+        values = {f.name: plain(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default}
+        values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v not in ({}, [])}
+        return {k: v for k, v in values.items() if isinstance(v, str | int | float | list | dict)}
+
     def resolved(self) -> Any:
         """The configuration: the given one or the preset's, with the settings."""
         if self.method not in METHODS:
@@ -89,6 +95,7 @@ class Prepared:
     final_recipe: Recipe | None = None  # of the final training, where it is not the configuration's
     fitted: str = ""  # what in the preset was changed for the number of images, in words
     doubts: tuple[str, ...] = ()  # what is doubtful before anything was searched
+    asked: Mapping[str, Any] = field(default_factory=dict)  # see `Request.asked`
 
     def to_dict(self) -> dict[str, Any]:
         """As config.yaml has it."""
@@ -104,6 +111,7 @@ class Prepared:
             "automatic_limit": self.automatic_limit, "latency_table": self.latency_table, "runtime": self.runtime,
             "threads": self.threads, "config": to_dict(self.config), "fitted": self.fitted, "doubts": list(self.doubts),
             **({} if self.final_recipe is None else {"final_recipe": to_dict(self.final_recipe)}),
+            "asked": plain(dict(self.asked)),
         }  # fmt: skip
 
     @property
@@ -123,7 +131,7 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
         chosen = from_file(type(METHODS[config["method"]].presets["paper"]), config["config"])
         other = config.get("final_recipe")
         final_recipe = None if other is None else from_file(Recipe, other)
-        told = {"fitted": config.get("fitted", ""), "doubts": tuple(config.get("doubts", ()))}
+        told = {"fitted": config.get("fitted", ""), "doubts": tuple(config.get("doubts", ())), "asked": config.get("asked", {})}
     if space is None and name not in hiernas.spaces.NAMES:
         raise RunError(f"{run.path} searches a space of your own, '{name}'; resume it with space=...")
     images = reload_data(run, data)
@@ -172,6 +180,7 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
         threads=threads or 1 if latency is None else latency.threads,
         latency=latency, config=config, final_recipe=None if recipe == config.train else recipe, fitted=fitted,
         doubts=tuple(of_limits(tables, limits, not metrics)),
+        asked=request.asked(),
     )  # fmt: skip
 
 
@@ -247,10 +256,14 @@ def reload_data(run: RunFolder, data: Any = None) -> ImageData:
         source, fingerprint, options = asked["source"], asked["fingerprint"], {k: asked[k] for k in OPTIONS}
     if data is None and source is None:
         raise RunError(f"{run.path} was started from Python with data that have no name; resume it with data=...")
+    if data is None and Path(source).is_absolute() and not Path(source).exists():
+        raise RunError(f"the data are not at {source} any more; say where: `hiernas resume {run.path} --data NEW`")
     images, now = read_data(source if data is None else data, **options)
     if now["fingerprint"] != fingerprint:
+        where = data if isinstance(data, str) else source
         raise RunError(
-            f"the data at {source} changed since {run.path} was started; put the former images back, or start a new search"
+            f"the data at {where} changed since {run.path} was started, or are others; put the former images back, or start "
+            "a new search"
         )
     return images
 

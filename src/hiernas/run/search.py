@@ -10,6 +10,7 @@ from typing import Any
 from hiernas.budget import Limit
 from hiernas.costs.limits import TableBudget
 from hiernas.data import ImageData
+from hiernas.errors import RunError
 from hiernas.methods import METHODS
 from hiernas.problem import Problem
 from hiernas.randomness import numpy_generator
@@ -52,6 +53,18 @@ def resume(
         else:
             _finish(restore(run, space, data), run)
     return run
+
+
+def continued(request: Request, path: str | Path, listener: Listener | None = None) -> RunFolder:
+    """Go on with a run that must have been asked the same; raises `RunError` with what differs."""
+    before, now = RunFolder.open(path).config.get("asked", {}), request.asked()
+    for name in (*before, *now):
+        if before.get(name) != now.get(name):
+            raise RunError(
+                f"{path} was asked for {name} {before.get(name, 'as always')}, and now it is {now.get(name, 'as always')}; "
+                f"go on with `hiernas resume {path}`, or name another folder with --out"
+            )
+    return resume(path, listener)
 
 
 def _finish(prepared: Prepared, run: RunFolder) -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from hiernas import stop
 from hiernas.data.batches import Augment, at_once, augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError
@@ -94,15 +95,16 @@ def fit(
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     trainer = _Trainer(fabric, wrapped, wrapped_optimizer, split, data, phase, recipe, seed, draw_gates, architect)
     trainer.average = average
-    with run.timed(phase.name), seeded(seed, phase.name):
+    with run.timed(phase.name), seeded(seed, phase.name), stop.saves():
         saved_at = time.monotonic()
         while position.epoch < phase.epochs:
             for steps in trainer.steps(position):
                 run.tell("step", phase=phase.name, epoch=position.epoch, step=position.step, steps=steps, epochs=phase.epochs)
-                if time.monotonic() - saved_at > run.checkpoint_seconds:
+                if stop.asked() or time.monotonic() - saved_at > run.checkpoint_seconds:
                     trainer.read_totals(position)
                     trainer.check_weights(position.epoch, position.step)
                     _save(model, optimizer, phase, run, position, architect, average)
+                    stop.now()
                     saved_at = time.monotonic()
             summary = trainer.summary(position)
             steps, position = position.step, Position(position.epoch + 1)
