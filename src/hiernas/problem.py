@@ -233,6 +233,7 @@ class Method:
     proxy: Callable[[SearchSpace, Any], SearchSpace] = lambda space, config: space  # in which supernet it is searched
     finds: tuple[str, ...] = ()  # arguments of the space that it finds itself, so that giving them would do nothing
     among: Callable[[SearchSpace], SearchSpace] = lambda space: space  # of what it finds, where that is more than the space
+    control: Literal["", "search", "unsearched"] = ""  # what others are held against: a search, or a network without one
     inherits: bool = False  # whether its last supernet holds all networks of its space, whose weights can be taken over
 
     def work(self, config: Any, data: ImageData) -> dict[str, float]:

@@ -87,7 +87,8 @@ def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
     if prepared.fitted:
         rows["for so few images"] = prepared.fitted
     rows |= {"doubtful" + " " * i: doubt for i, doubt in enumerate(prepared.doubts)}
-    rows["supernet"] = f"{e.supernet_params:,} parameters"
+    if METHODS[prepared.method].control != "unsearched":
+        rows["supernet"] = f"{e.supernet_params:,} parameters"
     rows["memory"] = f"about {e.memory_gib:.2f} GiB"
     phases = ", ".join(f"{phase} {units.seconds(s)}" for phase, s in e.seconds.items())
     rows["time"] = f"about {units.seconds(e.total_seconds)} here: {phases}"
@@ -158,14 +159,14 @@ def _seconds(prepared: Prepared, image_seconds: float, candidate_seconds: float)
     """
     config, method, seconds = prepared.config, METHODS[prepared.method], {}
     final = image_seconds
-    if not method.inherits:
+    if not method.inherits or method.control == "unsearched":
         network = prepared.space.sample(numpy_generator(prepared.seed, "final")).build()
         final, _ = _training_step(network, prepared, [None] * (STEPS // 3), None, config.train)
     for phase, work in method.work(config, prepared.data).items():
         if phase.startswith("evolve"):
             seconds[phase] = config.population * (config.generations + 1) * candidate_seconds
         else:
-            seconds[phase] = work / 3.0 * (final if phase.startswith(("final", "compare")) else image_seconds)
+            seconds[phase] = work / 3.0 * (final if phase.startswith(("final", "compare", "brief")) else image_seconds)
     return seconds
 
 

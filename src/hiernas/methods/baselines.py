@@ -42,6 +42,6 @@ def plan_once(config: Any, data: ImageData) -> dict[str, float]:
 
 
 METHODS = {
-    "spos": Method(spos, PRESETS, plan_once, TINY, CHAINS, inherits=True),
-    "random-search": Method(random_search, PRESETS, plan_once, TINY, CHAINS, inherits=True),
+    "spos": Method(spos, PRESETS, plan_once, TINY, CHAINS, inherits=True, control="search"),
+    "random-search": Method(random_search, PRESETS, plan_once, TINY, CHAINS, inherits=True, control="search"),
 }

@@ -158,7 +158,7 @@ def _nothing(config: ControlConfig, data: ImageData) -> dict[str, float]:
 
 
 METHODS = {
-    "random": Method(random_network, PRESETS, _nothing, TINY, _any),
-    "random-k": Method(random_k, K_PRESETS, plan_k, TINY, _any),
-    "plain": Method(plain, PRESETS, _nothing, TINY, _any),
+    "random": Method(random_network, PRESETS, _nothing, TINY, _any, control="unsearched"),
+    "random-k": Method(random_k, K_PRESETS, plan_k, TINY, _any, control="unsearched"),
+    "plain": Method(plain, PRESETS, _nothing, TINY, _any, control="unsearched"),
 }

@@ -81,6 +81,7 @@ def proxy(space: SearchSpace, config: Any) -> SearchSpace:
 
 METHODS = {
     "darts": Method(
-        darts, PRESETS, plan, sized("darts", SIZES), only("cells", reason="it searches cells (darts, hdas_cells)"), proxy
+        darts, PRESETS, plan, sized("darts", SIZES), only("cells", reason="it searches cells (darts, hdas_cells)"), proxy,
+        control="search",
     )
 }

@@ -19,14 +19,13 @@ import numpy as np
 
 from hiernas.budget import METRICS
 from hiernas.errors import RunError
+from hiernas.methods import METHODS
 from hiernas.report import kit, units
 from hiernas.version import VERSION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-UNSEARCHED = ("random", "random-k", "plain")  # methods without a search
-CONTROLS = (*UNSEARCHED, "random-search", "spos", "darts")  # what a method is held against
 FEWEST = 3  # seeds of a verdict
 FINAL = ("final", "compare")  # how the names of phases begin that come after a search
 COLOURS = (kit.BLUE, kit.ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", kit.MUTED)  # Okabe and Ito's
@@ -114,6 +113,11 @@ def difference(rows: Sequence[Row], label: str, other: str, limit: str) -> Diffe
     return Difference(label, other, limit, mean, mean - half, mean + half, n, 100 * mean / base if base else math.nan)
 
 
+def control_of(method: str) -> str:
+    """What a method is a control as: see `Method.control`; "" for one that is not known here."""
+    return METHODS[method].control if method in METHODS else ""
+
+
 def labels_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(r.label for r in rows))
 
@@ -123,13 +127,13 @@ def limits_of(rows: Sequence[Row]) -> list[str]:
 
 
 def differences(rows: Sequence[Row]) -> list[Difference]:
-    """Of every label to each control: those of CONTROLS, and variants of the same method that come after it."""
+    """Of every label to each control (`Method.control`), and to variants of the same method that come after it."""
     labels, method = labels_of(rows), {r.label: r.method for r in rows}
 
     def held_against(label: str, other: str) -> bool:
         if method[label] == method[other]:
             return labels.index(label) < labels.index(other)
-        return method[other] in CONTROLS and method[label] not in UNSEARCHED
+        return control_of(method[other]) != "" and control_of(method[label]) != "unsearched"
 
     pairs = [(a, b) for a in labels for b in labels if held_against(a, b)]
     found = [difference(rows, a, b, limit) for limit in limits_of(rows) for a, b in pairs]
@@ -177,7 +181,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     """What the differences to networks without a search show, in sentences; and what to take where a search gains nothing."""
     said, method = [], {r.label: r.method for r in rows}
     for limit in limits_of(rows):
-        found = [d for d in differences(rows) if d.limit == limit and method[d.other] in UNSEARCHED]
+        found = [d for d in differences(rows) if d.limit == limit and control_of(method[d.other]) == "unsearched"]
         for label in dict.fromkeys(d.label for d in found):
             mine = [d for d in found if d.label == label]
             if max(d.pairs for d in mine) < FEWEST:
@@ -304,7 +308,7 @@ def _dots(rows: Sequence[Row], limit: str, number: int, width: float) -> str:
         for y, label in enumerate(labels):
             of = [r for r in rows if (r.label, r.limit) == (label, limit)]
             xs = [100 * r.test_accuracy for r in of]
-            colour = kit.MUTED if of[0].method in UNSEARCHED else kit.BLUE
+            colour = kit.MUTED if control_of(of[0].method) == "unsearched" else kit.BLUE
             ax.plot(xs, [y] * len(xs), "o", color=colour, markersize=7, alpha=0.75)
             ax.plot([np.mean(xs)] * 2, [y - 0.2, y + 0.2], "-", color=kit.INK, linewidth=2)
             said = label if len(label) <= most else f"{label[: most - 1]}…"

@@ -6,6 +6,7 @@ may work on a study; each run is done by whoever takes its lock first, and is go
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import threading
@@ -32,7 +33,6 @@ from hiernas.train.recipes import Retraining
 
 FORMAT = 1
 FILE = "study.yaml"
-CONTROLS = ("random", "random-k", "plain")  # that search nothing
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _decided(study: Study, there: Study | None, listener: Listener | None) -> St
             entry = replace(entry, space=skeleton.name, arguments=arguments)
             if not study.final:
                 study = replace(study, final=to_dict(prepared.final))
-            if study.networks is None and entry.method not in CONTROLS:
+            if study.networks is None and METHODS[entry.method].control != "unsearched":
                 study = replace(study, networks=_as_much_work(entry.method, prepared))
         entries.append(entry)
     kept = [e for label, e in old.items() if label not in {x.label for x in entries}]
@@ -289,14 +289,13 @@ def spread(study: Study, jobs: int, backend: str, listener: Listener | None = No
     """The same by several processes: `backend` is one of joblib's, or that of a Ray or Dask cluster."""
     from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped]
 
-    if backend == "ray":
-        from ray.util.joblib import register_ray  # type: ignore[import-not-found,unused-ignore] # an extra
-
-        register_ray()
-    if backend == "dask":
-        from dask.distributed import Client  # type: ignore[import-not-found,unused-ignore] # an extra
-
-        Client()  # of the cluster that its configuration names, or else of this machine
+    try:
+        if backend == "ray":
+            importlib.import_module("ray.util.joblib").register_ray()
+        if backend == "dask":  # the cluster that its configuration names, or else this machine
+            importlib.import_module("dask.distributed").Client()
+    except ImportError as error:
+        raise ConfigError(f"--backend {backend} needs hiernas[{backend}], which is not installed ({error})") from error
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with _watched(study, listener), parallel_config(backend=backend, n_jobs=jobs):
         found = Parallel()(delayed(_work_quietly)(str(study.path.resolve()), threads) for _ in range(jobs))
