@@ -1,6 +1,6 @@
 """What a search makes of a small folder: 4 classes of 60 and of 20 drawn images of 40 to 130 pixels, by the plain commands.
 
-    python benchmarks/small_folder.py [METHOD ...] [SEED ...]
+    python benchmarks/small_folder.py [METHOD[/STEM] ...] [SEED ...]
 
 Each search is `hiernas search METHOD --data FOLDER --limit "latency_ms<=2" --preset small --seed SEED`; the seed draws the
 images, too. Every row is written as its search ends, and what the result file has already is not done again. The control is
@@ -43,14 +43,17 @@ held-out images; chance is 25 %.
 def row(method: str, per_class: int, seed: int, folder: Path) -> str:
     data = folder / f"shapes{per_class}-{seed}"
     shapes.draw(data, per_class, seed)
-    request = Request(method, data=data, limits=["latency_ms<=2"], preset="small", seed=seed)
+    name, _, stem = method.partition("/")  # of networks of cells
+    arguments = {"stem": stem} if stem else {}
+    limits = ["latency_ms<=2"]
+    request = Request(name, data=data, space_arguments=arguments, limits=limits, preset="small", seed=seed)
     prepared = prepare(request)
-    run = search(request, folder / f"{method}-{per_class}-{seed}")
+    run = search(request, folder / f"{name}-{per_class}-{seed}")
     result = run.read_json("result.json")
     assert result is not None
     architecture = Architecture.load(run.path / "best.json")
     asked = request.resolved()
-    before = RunFolder.create(folder / f"before-{method}-{per_class}-{seed}", {"method": "train", "seed": seed, "data": {}})
+    before = RunFolder.create(folder / f"before-{name}-{per_class}-{seed}", {"method": "train", "seed": seed, "data": {}})
     network = architecture.build()
     both = joined(prepared.data.train, prepared.data.val)
     epochs, lr = (asked.final_epochs, asked.final_lr) if asked.final_epochs > 1 else (SMALL.final_epochs, SMALL.final_lr)
