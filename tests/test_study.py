@@ -186,6 +186,7 @@ def test_mistakes_come_before_any_work(tmp_path: Path) -> None:
     for methods, limits, request in (
         ("hnas,plain", ["params<=6k"], REQUEST), ("hnas", [], REQUEST), ("hnas", ["params<=60k"], {"data": "nowhere"}),
         ("hnas", ["params<=60k"], {"data": "digits", "settings": ["nothing=1"]}), ("darts", ["params<=60k and"], REQUEST),
+        ("hnas", ["macs<=1.2M"], REQUEST),  # which leaves one network
     ):  # fmt: skip
         with pytest.raises(HiernasError):
             begin(tmp_path / "s", entries_of(methods), limits, 1, request)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import hiernas.spaces
-from hiernas.budget import Limit
+from hiernas.budget import Limit, Tables
 from hiernas.costs import parse_limits
-from hiernas.costs.limits import check_reachable, median_limit
+from hiernas.costs.limits import check_reachable, median_limit, sample_feasible
 from hiernas.costs.tables import cost_tables
 from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
@@ -32,6 +32,7 @@ from hiernas.train.recipes import Recipe, Retraining
 from hiernas.version import VERSION
 
 OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load_data`
+ONE_LEFT = "the limits leave one network of the space: there is nothing to search, and every method ends with it; widen them"
 READY = "checkpoint/latency.ready"  # empty: the run folder's copy of the latency table is complete
 
 
@@ -179,9 +180,16 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
         runtime=runtime or RUNTIME if latency is None else latency.runtime,
         threads=threads or 1 if latency is None else latency.threads,
         latency=latency, config=config, final_recipe=None if recipe == config.train else recipe, fitted=fitted,
-        doubts=tuple(of_limits(tables, limits, not metrics)),
+        doubts=(*of_limits(tables, limits, not metrics), *_one_left(among, tables, limits, request.seed)),
         asked=request.asked(),
     )  # fmt: skip
+
+
+def _one_left(space: SearchSpace, tables: Tables, limits: Sequence[Limit], seed: int) -> tuple[str, ...]:
+    """A doubt where the limits leave nothing to choose from."""
+    if len(sample_feasible(space, tables, limits, numpy_generator(seed, "left"), 2)) > 1:
+        return ()
+    return (ONE_LEFT,)
 
 
 def _named_space(request: Request) -> tuple[str | SearchSpace, Mapping[str, Any]]:

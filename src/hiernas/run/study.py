@@ -26,7 +26,7 @@ from hiernas.problem import Method
 from hiernas.randomness import numpy_generator
 from hiernas.run.disk import on_disk, write_whole
 from hiernas.run.folder import Listener
-from hiernas.run.request import Prepared, Request, prepare
+from hiernas.run.request import ONE_LEFT, Prepared, Request, prepare
 from hiernas.run.search import resume, search
 from hiernas.run.settings import from_dict, keys, names_of, to_dict, with_settings
 from hiernas.train.recipes import Retraining
@@ -195,6 +195,8 @@ def _decided(study: Study, there: Study | None, listener: Listener | None) -> St
             entry = replace(entry, space=others_space, arguments=entries[0].arguments)
         for limit in study.limits:
             prepared = _prepared(study, entry, limit, others_space is not None, listener)
+            if ONE_LEFT in prepared.doubts:
+                raise LimitError(f"under {limit} there is nothing to compare: {ONE_LEFT}")
             skeleton, of_data = prepared.space.skeleton, ("input_size", "num_classes")
             arguments = {k: _plain(v) for k, v in skeleton.arguments if k not in of_data}
             entry = replace(entry, space=skeleton.name, arguments=arguments)
