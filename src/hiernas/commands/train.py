@@ -14,6 +14,7 @@ from hiernas.data import Augment, ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
+from hiernas.run.environment import environment
 from hiernas.run.folder import Listener, RunFolder, begin
 from hiernas.run.outcome import inherited_weights, train_only
 from hiernas.run.request import read_data, reload_data, retraining_of
@@ -46,7 +47,7 @@ def train(asked: TrainOptions, listener: Listener) -> Path:
         "hiernas": VERSION, "method": "train", "preset": preset or ("run" if origin else "quick"), "seed": asked.seed,
         "data": data, "train": json.loads(json.dumps(training)), "fitted": differences(meant, config),
     }  # fmt: skip
-    run = begin(asked.out, "train", header, listener)
+    run = begin(asked.out, "train", {**header, "environment": environment(header)}, listener)
     with closing(run):
         if weights is not None:
             run.save_tensors("inherited", weights, {})
