@@ -172,7 +172,7 @@ def test_damaged_and_foreign_files(measured: tuple[LatencyTable, Path], tmp_path
         "{}": r"is not a latency table of this version",
         json.dumps({**value, "kind": "other"}): r"is not a latency table of this version",
         json.dumps({k: v for k, v in value.items() if k != "overhead_ms"}): r"is damaged .*overhead_ms",
-        json.dumps({**value, "overhead_ms": -1.0}): r"is damaged \(its header\)",
+        json.dumps({**value, "overhead_ms": -1.0}): r"is damaged \(its content: ",
         json.dumps({**value, "entries": [1]}): r"is damaged",
         json.dumps({**value, "entries": {**entries, first: {"median_ms": 1.0}}}): r"is damaged .*p10_ms",
         json.dumps({**value, "entries": {**entries, first: {**entries[first], "p10_ms": -1.0}}}): r"no measurement",
