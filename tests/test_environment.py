@@ -48,12 +48,13 @@ def test_each_part_is_looked_at(name: str, tmp_path: Path) -> None:
     assert (now["hiernas"], now["torch"], now["threads"]) == (
         hiernas.__version__, torch.__version__, torch.get_num_threads(),
     )  # fmt: skip
-    RunFolder.create(tmp_path / "r", {**RUN, "environment": {**now, name: "other"}}).close()
+    other = 99 if name == "threads" else "other"
+    RunFolder.create(tmp_path / "r", {**RUN, "environment": {**now, name: other}}).close()
     told: list[str] = []
     with owned(RunFolder.open(tmp_path / "r", lambda event: told.append(event["changed"]))) as run:
         tell_changes(run)
-    assert told == [f"{name} other -> {now[name]}"]
-    assert both_ends(run) == {"began": {**now, name: "other"}, "ended": now}
+    assert told == [f"{name} {other} -> {now[name]}"]
+    assert both_ends(run) == {"began": {**now, name: other}, "ended": now}
 
 
 def test_a_gpu_counts_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
