@@ -38,7 +38,7 @@ from hiernas.cli import main
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LIBRARIES = ("torch", "numpy", "scipy", "pymoo", "scikit-learn", "Pillow")
-MEASURED = {"latency_ms", "latency_error", "device", "seconds", "outputs", "hiernas"}  # left out of result.json, at any depth
+MEASURED = {"latency_ms", "latency_error", "device", "seconds", "outputs", "hiernas", "environment"}  # left out of result.json
 
 # -- runs --------------------------------------------------------------------------------------------------------------
 

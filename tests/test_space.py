@@ -105,7 +105,7 @@ def test_files_of_a_users_space_need_the_space(tmp_path: Path) -> None:
         ("[]", "an object with 'space' and 'sites'"),
         ('{"format": 7, "space": "tiny", "sites": {}}', "architecture format 7"),
         ('{"format": 1, "space": "os.system", "sites": {}}', "unknown space 'os.system'"),
-        ('{"format": 1, "space": "tiny", "arguments": {"colour": 1}, "sites": {}}', "does not take these arguments"),
+        ('{"format": 1, "space": "tiny", "arguments": {"colour": 1}, "sites": {}}', "no setting .space.colour.; known: none"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:

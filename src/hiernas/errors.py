@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError)  # by a parser
 
 
 class HiernasError(Exception):
@@ -60,3 +63,20 @@ def one_of(kind: str, name: str, known: Iterable[str], error: type[HiernasError]
     known = list(known)
     if name not in known:
         raise error(f"unknown {kind} '{name}'; {did_you_mean(name, known)}")
+
+
+def validated(kind: Any, value: Any, source: object, error: type[HiernasError]) -> Any:
+    """A value, or a JSON text, as a type, strictly; raises an error that names the source and the first key that is wrong."""
+    from pydantic import TypeAdapter, ValidationError
+
+    adapter: Any = TypeAdapter(kind)
+    try:
+        of = adapter.validate_json if isinstance(value, str) else adapter.validate_python
+        return of(value, strict=True)
+    except ValidationError as wrong:
+        raise error(f"{source}: {problem(wrong.errors()[0])}") from wrong
+
+
+def problem(wrong: Any) -> str:
+    """One of the errors of a `ValidationError` of pydantic: key, reason and value."""
+    return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg'][0].lower()}{wrong['msg'][1:]} (got {wrong['input']!r:.80})"

@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
 from hiernas.combinatorics import AnyOf, Block, Decision, Group, blocks
-from hiernas.errors import SpaceError, did_you_mean
+from hiernas.errors import UNREADABLE, SpaceError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -265,44 +265,12 @@ class Architecture:
             value = json.loads(Path(path).read_text())
         except OSError as error:
             raise SpaceError(f"cannot read the architecture file {path}: {error.strerror}") from error
-        except ValueError as error:
+        except UNREADABLE as error:
             raise SpaceError(f"{path} is not an architecture file: {error}") from error
         return cls.from_json(value, space, source=str(path))
 
     @classmethod
     def from_json(cls, value: Any, space: SearchSpace | None = None, source: str = "value") -> Architecture:
         """Read the value `to_json` wrote; raises `SpaceError` where it does not fit the space."""
-        if not isinstance(value, Mapping) or not isinstance(value.get("sites"), Mapping) or "space" not in value:
-            raise SpaceError(f"{source} is not an architecture: an object with 'space' and 'sites' is expected")
-        if value.get("format") != FORMAT:
-            raise SpaceError(f"{source} has architecture format {value.get('format')!r}; this version reads {FORMAT}")
-        space = space or known_space(str(value["space"]), value.get("arguments", {}), source)
-        if space.skeleton.name != value["space"]:
-            raise SpaceError(f"{source} belongs to space '{value['space']}', not to '{space.skeleton.name}'")
-        architecture = space.architecture(value["sites"])
-        return _with_filters(architecture, value["filters"], source) if "filters" in value else architecture
-
-
-def _with_filters(architecture: Architecture, filters: Any, source: str) -> Architecture:
-    if not isinstance(filters, Mapping) or not all(
-        isinstance(kept, list) and all(type(i) is int for i in kept) for kept in filters.values()
-    ):
-        raise SpaceError(f"{source}: 'filters' must be an object with a list of indices for each path of an operation")
-    found = replace(architecture, filters=tuple((str(path), tuple(kept)) for path, kept in filters.items()))
-    with importlib.import_module("torch").device("meta"):  # without memory
-        found.build()
-    return found
-
-
-def known_space(name: str, arguments: Mapping[str, Any], source: str = "value") -> SearchSpace:
-    """One of our own spaces by name. Looked up only here and at call time: the core imports no space."""
-    spaces = importlib.import_module("hiernas.spaces")
-    if name not in spaces.NAMES:
-        raise SpaceError(
-            f"{source}: unknown space '{name}'; {did_you_mean(name, spaces.NAMES)} For a space of your own, pass it: "
-            "Architecture.load(path, space=...)"
-        )
-    try:
-        return getattr(spaces, name)(**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
-    except TypeError as error:
-        raise SpaceError(f"{source}: space '{name}' does not take these arguments: {error}") from error
+        read = importlib.import_module("hiernas.spaces.files").architecture_of  # looked up only here: the core imports no space
+        return cast(Architecture, read(value, space, source))

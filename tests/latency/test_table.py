@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from known import Known
 from hiernas.costs.tables import cost_tables, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.latency import measure as probes_module
-from hiernas.latency.measure import cached_table_path, measure_table
+from hiernas.latency.measure import _keep, cached_table_path, measure_table
 from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import Entry, LatencyTable, load_table
 from toy import toy_space
@@ -172,7 +173,7 @@ def test_damaged_and_foreign_files(measured: tuple[LatencyTable, Path], tmp_path
         "{}": r"is not a latency table of this version",
         json.dumps({**value, "kind": "other"}): r"is not a latency table of this version",
         json.dumps({k: v for k, v in value.items() if k != "overhead_ms"}): r"is damaged .*overhead_ms",
-        json.dumps({**value, "overhead_ms": -1.0}): r"is damaged \(its header\)",
+        json.dumps({**value, "overhead_ms": -1.0}): r"is damaged \(its content: ",
         json.dumps({**value, "entries": [1]}): r"is damaged",
         json.dumps({**value, "entries": {**entries, first: {"median_ms": 1.0}}}): r"is damaged .*p10_ms",
         json.dumps({**value, "entries": {**entries, first: {**entries[first], "p10_ms": -1.0}}}): r"no measurement",
@@ -223,3 +224,32 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cached_table_path(runtime) == tmp_path / "xdg" / "hiernas" / name
     monkeypatch.setenv("HIERNAS_CACHE", str(tmp_path / "own"))
     assert cached_table_path(runtime) == tmp_path / "own" / name
+
+
+def _writes(path: Path, first: int) -> None:
+    for i in range(first, first + 20):
+        _keep(LatencyTable("cpu", "onnxruntime", "1", 1, 1, 0.1, {f"op{i}": Entry(2.0, 1.0, 3.0, 45)}), path)
+
+
+def test_writers_side_by_side_lose_no_entry(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda first: _writes(tmp_path / "t.json", first), (0, 20, 40, 60)))
+    assert set(LatencyTable.load(tmp_path / "t.json").entries) == {f"op{i}" for i in range(80)}
+
+
+def test_a_damaged_cache_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIERNAS_CACHE", str(tmp_path))
+    path = cached_table_path(Counting())
+    path.write_text("{")
+    with pytest.warns(UserWarning, match=r"is damaged .*set aside as .*HIERNAS_CACHE"):
+        assert cached_table_path(Counting()) == path
+    assert not path.exists()
+    assert path.with_suffix(".damaged").read_text() == "{"
+
+
+@pytest.mark.parametrize("folder", ["/proc/none", "~/x"])
+def test_without_a_folder_for_the_cache(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HIERNAS_CACHE", folder)
+    with pytest.warns(UserWarning, match="name a folder by HIERNAS_CACHE"):
+        assert cached_table_path(Counting()).parent == Path("hiernas-cache")

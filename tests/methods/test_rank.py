@@ -13,7 +13,6 @@ import pytest
 from little import few_of, latency_file, little
 from safetensors.torch import load_file
 
-from hiernas import space as architecture_module
 from hiernas.commands import rank as trust
 from hiernas.costs.tables import cost
 from hiernas.data import ImageData
@@ -25,6 +24,7 @@ from hiernas.run.request import Request, restore
 from hiernas.run.search import search
 from hiernas.run.settings import with_settings
 from hiernas.space import Architecture
+from hiernas.spaces import files as architecture_module
 from hiernas.train.loop import accuracy
 from hiernas.train.trainer import RunTrainer
 

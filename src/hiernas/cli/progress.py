@@ -30,6 +30,8 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {  # events that are a
     "ranking": lambda e: f"{e['of'] - e['trained']} networks to train for {e['epochs']} epochs each; "
     f"{e['trained']} are trained",
     "cells": lambda e: f"cells: {e['genotype']}",
+    "environment": lambda e: f"warning: this run began under another environment ({e['changed']}): its numbers can differ "
+    "from those of a run that was never interrupted",
     "numbers": lambda e: f"cells per stage: {', '.join(map(str, e['cells']))}",
 }
 

@@ -11,7 +11,7 @@ from hiernas.combinatorics import Decision
 from hiernas.commands.measure import teller
 from hiernas.commands.options import CostOptions, SizedOptions
 from hiernas.costs.tables import cost as count_cost
-from hiernas.errors import ConfigError, RunError, SpaceError
+from hiernas.errors import UNREADABLE, ConfigError, RunError, SpaceError
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
 from hiernas.latency.table import load_table
@@ -123,7 +123,7 @@ def load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, 
         with safe_open(weights, "pt") as f:
             network.load_state_dict({k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118 - not a dict
             metadata = dict(f.metadata() or {})
-    except SafetensorError as error:
+    except (SafetensorError, OSError, *UNREADABLE) as error:
         raise RunError(f"{weights} is damaged and cannot be read: {error}") from error
     except RuntimeError as error:
         raise RunError(f"the weights in {weights} are not of this architecture") from error

@@ -14,12 +14,14 @@ from hiernas.data import Augment, ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
+from hiernas.run.environment import environment
 from hiernas.run.folder import Listener, RunFolder, begin
 from hiernas.run.outcome import inherited_weights, train_only
 from hiernas.run.request import read_data, reload_data, retraining_of
 from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
-from hiernas.space import Architecture, known_space
+from hiernas.space import Architecture
 from hiernas.spaces import known
+from hiernas.spaces.files import known_space
 from hiernas.train.recipes import Recipe, Retraining, retraining
 from hiernas.version import VERSION
 
@@ -46,7 +48,7 @@ def train(asked: TrainOptions, listener: Listener) -> Path:
         "hiernas": VERSION, "method": "train", "preset": preset or ("run" if origin else "quick"), "seed": asked.seed,
         "data": data, "train": json.loads(json.dumps(training)), "fitted": differences(meant, config),
     }  # fmt: skip
-    run = begin(asked.out, "train", header, listener)
+    run = begin(asked.out, "train", {**header, "environment": environment(header)}, listener)
     with closing(run):
         if weights is not None:
             run.save_tensors("inherited", weights, {})

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock
 from platformdirs import user_cache_path
 from torch import nn
 
 from hiernas.costs.tables import counted, footprint, parts_of_space
+from hiernas.errors import LatencyError
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
 from hiernas.space import SearchSpace
@@ -181,11 +184,45 @@ def identity(owner: Runtime | LatencyTable) -> dict[str, Any]:
 
 
 def cached_table_path(owner: Runtime | LatencyTable) -> Path:
-    """Where this device's table is kept: in $HIERNAS_CACHE, or in the user's cache folder by the system's custom."""
+    """Where this device's table is kept: in $HIERNAS_CACHE, or in the user's cache folder by the system's custom.
+
+    Where that cannot be written, in the working folder; a damaged table is set aside. Both are said as warnings.
+    """
     folder = Path(os.environ.get("HIERNAS_CACHE") or user_cache_path("hiernas", appauthor=False))
+    try:
+        usable = not str(folder).startswith("~")  # as without HOME and passwd entry
+        if usable:
+            folder.mkdir(parents=True, exist_ok=True)
+            usable = os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        text = f"latencies cannot be kept in {folder}; they are kept in hiernas-cache here: name a folder by HIERNAS_CACHE"
+        warnings.warn(text, stacklevel=2)
+        folder = Path("hiernas-cache")
     device, runtime, version, threads, batch = identity(owner).values()
     names = ("latency", device, runtime, version, f"t{threads}", f"b{batch}")
-    return folder / f"{'-'.join(re.sub(r'[^a-z0-9.]+', '-', name.lower()).strip('-') for name in names)}.json"
+    path = folder / f"{'-'.join(re.sub(r'[^a-z0-9.]+', '-', name.lower()).strip('-') for name in names)}.json"
+    if path.exists():
+        try:
+            LatencyTable.load(path)
+        except LatencyError as error:
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            warnings.warn(f"{error}; it was set aside as {aside} (HIERNAS_CACHE names another folder)", stacklevel=2)
+    return path
+
+
+def _keep(table: LatencyTable, path: Path) -> None:
+    """Save a table with what other processes have measured for it in the meantime."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            if path.exists():
+                table = replace(table, entries={**LatencyTable.load(path).entries, **table.entries})
+            table.save(path)
+    except OSError as error:
+        raise LatencyError(f"cannot write the latency table {path}: {error.strerror}; HIERNAS_CACHE names a folder") from error
 
 
 def measure_table(
@@ -217,7 +254,7 @@ def measure_table(
                 entries = {key: entry for key, entry in known.items() if key != OVERHEAD}
                 table = replace(table, raw_overhead_ms=known[OVERHEAD].p10_ms, entries=entries)
                 if path is not None:
-                    table.save(path)
+                    _keep(table, Path(path))
                 for key in [item.key for item in chunk if item.key in left]:
                     left.remove(key)
                     if on_progress is not None:

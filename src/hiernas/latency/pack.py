@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hiernas.errors import LatencyError
+from hiernas.errors import UNREADABLE, LatencyError, validated
 from hiernas.latency import runner
 from hiernas.latency.measure import OVERHEAD, Plan, Probe, doubts, entry_doubt, fingerprint, plan_of, title
 from hiernas.latency.runtimes import example, to_onnx
@@ -105,7 +105,7 @@ def _read(path: str | Path, space: SearchSpace, plan: Plan) -> dict[str, Any]:
     text = read_text(path)
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise LatencyError(f"{path} is damaged ({error}); bring it from the device again") from error
     if not isinstance(value, dict) or value.get("kind") != runner.RESULT_KIND:
         raise LatencyError(f"{path} is not what measure.py of this version's packs writes ('{runner.RESULT_KIND}')")
@@ -127,8 +127,7 @@ def _raw_entries(path: str | Path, rows: Mapping[str, Any], probes: Mapping[str,
         if key not in probes:
             raise LatencyError(f"{path} has an entry '{key}' that its pack does not ask for; measure again")
         try:
-            numbers = {name: row[name] for name in ("median_ms", "p10_ms", "p90_ms", "runs")}
-            found[key], shape = Entry(**numbers), list(row["shape"])
+            found[key], shape = validated(Entry, json.dumps(row), "its entry", LatencyError), list(row["shape"])
         except (KeyError, TypeError, LatencyError) as error:
             raise LatencyError(f"{path} is damaged at '{key}' ({error}); measure that entry again") from error
         if shape != [BATCH, *probes[key].input_size]:

@@ -183,12 +183,12 @@ def read_manifest(folder: Path) -> tuple[Row, str]:
     try:
         text = path.read_bytes()
         manifest = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CannotMeasure(f"cannot read {path} ({error}); make the pack again: hiernas measure SPACE --pack DIR") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != MANIFEST_KIND:
         raise CannotMeasure(f"{path} is not a manifest of this version; take measure.py and manifest.json from one pack")
     try:
-        for probe in (p for batch in manifest["batches"] for p in batch["probes"]):
+        for probe in _probes(path, manifest):
             if not re.fullmatch(r"operations/\w+\.onnx", probe["file"]):
                 raise CannotMeasure(f"{path} names {probe['file']!r}, which is no file of a pack; make the pack again")
             found = hashlib.sha256((folder / probe["file"]).read_bytes()).hexdigest()
@@ -199,6 +199,26 @@ def read_manifest(folder: Path) -> tuple[Row, str]:
     except (KeyError, TypeError, AttributeError) as error:
         raise CannotMeasure(f"{path} is damaged ({error!r}); make the pack again") from error
     return manifest, hashlib.sha256(text).hexdigest()
+
+
+def _probes(path: Path, manifest: Row) -> list[Row]:
+    """What a manifest lists, each of the right kind."""
+    _check(path, manifest, hiernas=str, space=str, plan=str, batch=int, batches=list)
+    probes = []
+    for batch in manifest["batches"]:
+        _check(path, batch, runs=int, warmup=int, probes=list)
+        for probe in batch["probes"]:
+            _check(path, {"bytes": 0, **probe}, key=str, file=str, sha256=str, shape=list, bytes=int)
+            if not all(type(n) is int and 0 < n < 2**16 for n in probe["shape"]):
+                raise CannotMeasure(f"{path} is damaged (shape: {probe['shape']!r:.80}); make the pack again")
+            probes.append(probe)
+    return probes
+
+
+def _check(path: Path, value: Row, **kinds: type) -> None:
+    for name, kind in kinds.items():
+        if type(value[name]) is not kind or (kind is int and not 0 <= value[name] < 2**40):
+            raise CannotMeasure(f"{path} is damaged ({name}: {value[name]!r:.80}); make the pack again")
 
 
 def measure(folder: Path, header: Row, manifest: Row, path: Path) -> Row:
@@ -228,7 +248,7 @@ def _begun(path: Path, header: Row) -> Row:
     try:
         result = json.loads(path.read_text())
         usable = result["kind"] == RESULT_KIND and isinstance(result["entries"], dict)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         usable = False
     if not usable:
         raise CannotMeasure(f"{path} exists and is no measurement of a pack; name another file with --out")

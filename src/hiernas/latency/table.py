@@ -19,11 +19,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from hiernas.costs.tables import LatencyTable as AnyTable
 from hiernas.costs.tables import saved_by
-from hiernas.errors import LatencyError
+from hiernas.errors import UNREADABLE, LatencyError, validated
 from hiernas.latency.runner import write
 from hiernas.networks.ops import Classifier, Conv, MBConv
 from hiernas.space import Architecture
@@ -85,9 +88,9 @@ class LatencyTable:
     device: str
     runtime: str
     version: str
-    threads: int
-    batch: int
-    raw_overhead_ms: float
+    threads: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=1)]
+    raw_overhead_ms: Annotated[float, Field(alias="overhead_ms", ge=0, allow_inf_nan=False)]
     entries: Mapping[str, Entry] = field(default_factory=dict)  # by `Part.key`
     correction: Correction | None = None
 
@@ -131,17 +134,11 @@ class LatencyTable:
         text = read_text(path)
         try:
             value = json.loads(text)
-            kind = value.pop("kind", None) if isinstance(value, dict) else None
+            kind = value.get("kind") if isinstance(value, dict) else None
             if kind == KIND:
-                value["entries"] = {str(key): Entry(**entry) for key, entry in value["entries"].items()}
-                value["raw_overhead_ms"] = value.pop("overhead_ms")
-                if "correction" in value:
-                    value["correction"] = Correction(**value["correction"])
-                table = cls(**value)
-                if not (0 <= table.raw_overhead_ms < math.inf and table.threads >= 1 and table.batch >= 1):
-                    raise LatencyError("its header")
+                table: LatencyTable = validated(cls, text, "its content", LatencyError)
                 return table
-        except (ValueError, KeyError, TypeError, AttributeError, LatencyError) as error:
+        except (LatencyError, *UNREADABLE) as error:
             raise LatencyError(f"the latency table {path} is damaged ({error}); delete it and measure again") from error
         raise LatencyError(f"{path} is not a latency table of this version; measure one with `hiernas measure`")
 
@@ -218,6 +215,10 @@ def merge(mine: LatencyTable, other: LatencyTable) -> Merged:
 # -- those of phones, by others ----------------------------------------------------------------------------------
 
 
+class _Mean(TypedDict):
+    mean: Annotated[float, Field(ge=0, allow_inf_nan=False)]  # ms
+
+
 @dataclass(frozen=True)
 class PhoneTable:
     """Mean latencies in ms by the format's keys; measured on one image, so there is no call overhead to add."""
@@ -245,18 +246,13 @@ class PhoneTable:
 
         try:
             value = yaml.safe_load(read_text(path))
-        except yaml.YAMLError as error:
-            line = str(error).splitlines()[-1].strip()
+        except (yaml.YAMLError, *UNREADABLE) as error:
+            line = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
             raise LatencyError(f"{path} is not a latency table: it is neither our JSON nor YAML ({line})") from error
         if not isinstance(value, Mapping) or not value:
             raise LatencyError(f"{path} is not a latency table: entries such as 'Conv-input:...' are expected")
-        means: dict[str, float] = {}
-        for key, entry in value.items():
-            mean = entry.get("mean") if isinstance(entry, Mapping) else None
-            if isinstance(mean, bool) or not isinstance(mean, int | float) or not 0 <= mean < math.inf:
-                raise LatencyError(f"{path} is not a latency table: entry '{key}' has no 'mean' in ms")
-            means[str(key)] = float(mean)
-        return cls(Path(path).stem, means)
+        means = validated(dict[str, _Mean], value, f"{path} is not a latency table", LatencyError)
+        return cls(Path(path).stem, {key: float(entry["mean"]) for key, entry in means.items()})
 
     def _entry(self, key: str) -> float:
         if key in self.entries:

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from hiernas.errors import SpaceError, did_you_mean
+from hiernas.errors import UNREADABLE, SpaceError, did_you_mean
 
 Edge = tuple[str, int]  # operation and the state it reads
 Graph = tuple[tuple[Edge, ...], ...]  # the edges into each node, in the order of the nodes
 
 INPUTS = 2  # states that a graph starts from
+MOST_NODES = 100  # that `range` lists
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def _check_node(what: str, node: int, edges: Sequence[Edge]) -> None:
 
 def check_concat(value: Any, what: str, expected: tuple[int, ...]) -> None:
     """Refuse a cell whose output is not the concatenation that its space builds; None stands for that one."""
-    if value is not None and tuple(value) != expected:
-        raise SpaceError(f"'{what}' concatenates the nodes {list(value)}; this space concatenates {list(expected)}")
+    nodes = list(value) if isinstance(value, list | tuple | range) else value
+    if nodes is not None and nodes != list(expected):
+        raise SpaceError(f"'{what}' concatenates the nodes {nodes!r:.80}; this space concatenates {list(expected)}")
 
 
 def check_operations(graph: Graph, what: str, allowed: Sequence[str]) -> None:
@@ -108,20 +110,23 @@ def _fields_of_text(text: str) -> Any:
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise SpaceError(f"not a genotype: {error}") from error
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError
         return {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, MemoryError, *UNREADABLE) as error:
         raise SpaceError(f"not a genotype: {_short(text)}; write Genotype(normal=[('sep_conv_3x3', 0), ...], ...)") from error
 
 
 def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        return list(range(*(int(ast.literal_eval(argument)) for argument in node.args)))
+        nodes = range(*(int(ast.literal_eval(argument)) for argument in node.args))
+        if len(nodes) > MOST_NODES:
+            raise ValueError(f"more than {MOST_NODES} nodes")
+        return list(nodes)
     return ast.literal_eval(node)
 
 

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 
-from hiernas.errors import RunError
+from hiernas.errors import UNREADABLE, RunError, validated
 from hiernas.run.disk import SUMS, Checksums, full, on_disk, sync_folder, write_whole
+from hiernas.run.settings import Config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +91,7 @@ class RunFolder:
             config = yaml.safe_load(text)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(f"{path} is not a run folder: it has no config.yaml; name the folder a search wrote") from error
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except (OSError, yaml.YAMLError, *UNREADABLE) as error:
             raise RunError(f"{path}/config.yaml is damaged and cannot be read; start the search again") from error
         if not isinstance(config, dict) or "format" not in config:
             raise RunError(f"{path}/config.yaml is damaged: it does not say its format; start the search again")
@@ -105,9 +106,7 @@ class RunFolder:
                 f"start a new run with what you want, `hiernas {'train' if config.get('method') == 'train' else 'search'} ... "
                 "--set KEY=VALUE --out NEW`"
             )
-        for key in ("method", "seed", "data"):
-            if key not in config:
-                raise RunError(f"{path}/config.yaml is damaged: it has no '{key}'; start the search again")
+        validated(Config, config, f"{path}/config.yaml is damaged", RunError)
         return cls(path, config, listener)
 
     def own(self) -> None:
@@ -193,7 +192,7 @@ class RunFolder:
             return json.loads(path.read_text())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise self.damaged(name) from error
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
@@ -214,7 +213,7 @@ class RunFolder:
         try:
             with safe_open(path, "pt") as f:
                 return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["position"])  # noqa: SIM118 - not a dict
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        except (SafetensorError, OSError, *UNREADABLE) as error:
             raise self.damaged(f"checkpoint/{name}.safetensors") from error
 
     # -- events ------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from hiernas.problem import Candidate, Found, Start
 from hiernas.randomness import seeded, torch_generator
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
 from hiernas.report.page import write_report
+from hiernas.run.environment import both_ends
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Prepared, retraining_of
 from hiernas.space import Architecture, SearchSpace
@@ -146,6 +147,7 @@ def _taken_home(
         },
         "chosen": {"test_accuracy": float((named == labels).mean()), "sites": architecture.to_json()["sites"]},
         "inherited": inherited,
+        "environment": both_ends(run),
         "doubts": of_predictions(named, labels, data.classes),
         "fitted": run.config.get("fitted", ""),
         "outputs": {"onnx": {"file": "best.onnx", "largest_difference": written.largest_difference}},

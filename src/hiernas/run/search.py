@@ -15,6 +15,7 @@ from hiernas.methods import METHODS
 from hiernas.problem import Problem
 from hiernas.randomness import numpy_generator
 from hiernas.report.page import write_report
+from hiernas.run.environment import environment, tell_changes
 from hiernas.run.folder import Listener, RunFolder, begin, owned, refuse_existing
 from hiernas.run.outcome import complete, train_only
 from hiernas.run.request import Prepared, Request, keep_latency, prepare, reload_data, restore
@@ -27,7 +28,8 @@ def search(request: Request, out: str | Path | None = None, listener: Listener |
     if out is not None:
         refuse_existing(Path(out))
     prepared = prepare(request, listener)
-    run = begin(out, request.method, prepared.to_dict(), listener)
+    asked = prepared.to_dict()
+    run = begin(out, request.method, {**asked, "environment": environment(asked)}, listener)
     with closing(run):
         _finish(prepared, run)
     return run
@@ -48,6 +50,7 @@ def resume(
                 write_report(run.path)
         return run
     with owned(run):
+        tell_changes(run)
         if run.config["method"] == "train":
             train_only(run, reload_data(run, data))
         else:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any
+from typing import Annotated, Any, Required
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-from hiernas.errors import ConfigError, did_you_mean
+from hiernas.errors import ConfigError, did_you_mean, problem, validated
 
 MADE_FOR = {"quick": 1_000, "small": 10_000}  # training images that a preset is made for at least; `paper` stays as published
 FINAL_STEPS = 500  # of the final training on few images, where the preset has fewer
@@ -127,7 +129,7 @@ def from_file(kind: type[Any], values: Any) -> Any:
     for f in fields(kind):
         if isinstance(values[f.name], Mapping):
             from_file(typing.get_type_hints(kind)[f.name], values[f.name])
-    return from_dict(kind, values)
+    return validated(kind, json.dumps(dict(values)), "its settings", ConfigError)
 
 
 def from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
@@ -135,10 +137,7 @@ def from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'][0].lower()}{e['msg'][1:]} (got {e['input']!r})"
-            for e in error.errors()
-        ]
+        problems = [problem(each) for each in error.errors()]
         raise ConfigError("; ".join(problems)) from error
 
 
@@ -151,3 +150,68 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     return list(value) if isinstance(value, tuple) else value
+
+
+# -- config.yaml ------------------------------------------------------------------------------------------------------
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Environment(TypedDict):
+    """Of config.yaml: what the run began under."""
+
+    hiernas: str
+    torch: str
+    threads: Count
+    device: str
+
+
+class Source(TypedDict, total=False):
+    """Of config.yaml: the images."""
+
+    source: str | None
+    image_size: Count | None
+    val_per_class: Count | None
+    skip_bad_images: bool
+    seed: int
+    fingerprint: str
+
+
+class Space(TypedDict):
+    """Of config.yaml: the space that is searched."""
+
+    name: str
+    arguments: dict[str, Any]
+    options: dict[str, list[str]]
+
+
+class Bounds(TypedDict, total=False):
+    """Of config.yaml: a limit."""
+
+    metric: Required[str]
+    low: float | None
+    high: float | None
+
+
+class Config(TypedDict, total=False):
+    """config.yaml; a method's own settings and a training's are checked by their classes."""
+
+    format: Required[int]
+    hiernas: str
+    method: Required[str]
+    preset: str
+    seed: Required[int]
+    space: Space
+    data: Required[Source]
+    limits: list[Bounds]
+    automatic_limit: bool
+    latency_table: str | None
+    runtime: str
+    threads: Count
+    config: dict[str, Any]
+    final_recipe: dict[str, Any]
+    train: dict[str, Any]
+    fitted: str
+    doubts: list[str]
+    asked: dict[str, Any]
+    environment: Environment

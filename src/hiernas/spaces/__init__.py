@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from pydantic import ConfigDict, ValidationError, validate_call
+
 from hiernas.data.split import ImageData
-from hiernas.errors import SpaceError, one_of
+from hiernas.errors import SpaceError, one_of, problem
 from hiernas.names import SPACES
 from hiernas.space import SearchSpace
 from hiernas.spaces.cells import darts, hdas_cells, hdas_stages
@@ -29,6 +32,7 @@ from hiernas.spaces.chains import (
 from hiernas.spaces.known import KNOWN, Known, known
 
 NAMES = tuple(SPACES)
+SIZES = ("input_size", "num_classes")  # arguments that the images give
 
 __all__ = [  # a space is found by its name among these
     "KNOWN", "NAMES", "Known", "Stage", "chain_space", "darts", "efficientnet", "fbnet", "fbnet_enlarged", "fit_strides",
@@ -40,11 +44,20 @@ __all__ = [  # a space is found by its name among these
 def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., SearchSpace]:
     one_of("space", name, NAMES, SpaceError)
     function: Callable[..., SearchSpace] = globals()[name]
-    known = [p for p in inspect.signature(function).parameters if p not in ("input_size", "num_classes")]
+    known = [p for p in inspect.signature(function).parameters if p not in SIZES]
     for key in arguments:
-        if key not in known:
+        if key not in (*known, *SIZES):
             raise SpaceError(f"space '{name}' has no setting 'space.{key}'; known: {', '.join(known) or 'none'}")
-    return function
+    return partial(_called, name, function)
+
+
+def _called(name: str, function: Callable[..., SearchSpace], **arguments: Any) -> SearchSpace:
+    """A space by arguments that may come from a file."""
+    strictly = validate_call(config=ConfigDict(strict=True))(function)
+    try:
+        return strictly(**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
+    except ValidationError as error:
+        raise SpaceError(f"space '{name}' does not take these arguments: {problem(error.errors()[0])}") from error
 
 
 def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapping[str, Any]) -> SearchSpace:

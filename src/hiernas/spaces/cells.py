@@ -11,9 +11,10 @@ from hiernas.networks.genotype import Genotype, name_of
 from hiernas.networks.genotype import genotype as genotype_of
 from hiernas.networks.stage import CELLS, WINDOW, StageNetwork
 from hiernas.space import SearchSpace
-from hiernas.spaces.chains import Size, check_sizes
+from hiernas.spaces.chains import MOST, Size, check_sizes
 
 CIFAR: Size = (3, 32, 32)
+MOST_CELLS, MOST_WINDOW = 200, 12
 
 
 def darts(
@@ -51,8 +52,11 @@ def _cells(
     stem, search = _stem(given["stem"], input_size), given["search"]
     channels = given["channels"] or (16 if search else 36 if stem == "cifar" else 48)
     cells = given["cells"] or (8 if search else 20 if stem == "cifar" else 14)
-    if cells < 3 or channels < 2 or channels % 2:
-        raise SpaceError(f"a cell network has at least 3 cells and an even number of channels, not {cells} and {channels}")
+    if not 3 <= cells <= MOST_CELLS or not 2 <= channels <= MOST or channels % 2:
+        raise SpaceError(
+            f"a cell network has at least 3 cells and an even number of channels, not {cells} and {channels} (at most "
+            f"{MOST_CELLS} and {MOST})"
+        )
     skeleton = CellNetwork(
         name=name, arguments=_arguments(input_size, num_classes, given), input_size=input_size, num_classes=num_classes,
         channels=channels, kinds=row_of_cells(kinds, cells), stem=stem, auxiliary=given["auxiliary"], search=search,
@@ -83,6 +87,8 @@ def hdas_stages(
     check_sizes(input_size, num_classes)
     chosen_stem, genotype = _stem(stem, input_size), genotype_of(cell)
     per_stage = _per_stage(cells or (20 if chosen_stem == "cifar" else 14))
+    if sum(per_stage) > MOST_CELLS or window > MOST_WINDOW or not 1 <= (channels or 1) <= MOST:
+        raise SpaceError(f"there are at most {MOST_CELLS} cells, a window of {MOST_WINDOW}, and {MOST} channels")
     if window < 2:
         raise SpaceError(f"a window of {window} leaves a cell without two edges; 2 is the least, the paper's is 3")
     if least is not None and not 2 <= least <= min(per_stage):

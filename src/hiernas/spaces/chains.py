@@ -21,6 +21,7 @@ from hiernas.space import SearchSpace
 
 Size = tuple[int, int, int]  # channels, height, width
 STEMS = ("imagenet", "cifar")
+MOST = 65_536  # pixels a side, channels, classes
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def chain_space(
     """
     check_sizes(input_size, num_classes)
     _check_stages(stages, published)
-    if any(not isinstance(n, int) or n < 1 for n in (stem, head)):
-        raise SpaceError(f"the stem has {stem!r} channels and the head {head!r}; both are whole numbers from 1")
+    if any(not isinstance(n, int) or not 1 <= n <= MOST for n in (stem, head)):
+        raise SpaceError(f"the stem has {stem!r} channels and the head {head!r}; both are whole numbers from 1 to {MOST}")
     channels, height, width = input_size
     own = {"input_size": (channels, height, width), "num_classes": num_classes, **(arguments or {})}
     sites = _sites(stem, stages)
@@ -128,10 +129,10 @@ def _sites(cin: int, stages: Sequence[Stage]) -> tuple[Site, ...]:
 
 def check_sizes(input_size: Size, num_classes: int = 2) -> None:
     """Refuse images and classes that no network is for."""
-    if len(input_size) != 3 or any(not isinstance(n, int) or n < 1 for n in input_size):
-        raise SpaceError(f"input_size is (channels, height, width) in whole numbers from 1, not {input_size!r}")
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise SpaceError(f"num_classes is {num_classes!r}; a classifier needs at least 2")
+    if len(input_size) != 3 or any(not isinstance(n, int) or not 1 <= n <= MOST for n in input_size):
+        raise SpaceError(f"input_size is (channels, height, width) in whole numbers from 1 to {MOST}, not {input_size!r}")
+    if not isinstance(num_classes, int) or not 2 <= num_classes <= MOST:
+        raise SpaceError(f"num_classes is {num_classes!r}; a classifier needs at least 2, and has {MOST} at most")
 
 
 def _check_stages(stages: Sequence[Stage], published: tuple[int, ...] | None) -> None:

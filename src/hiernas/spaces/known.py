@@ -6,12 +6,13 @@ known("fbnet-c", input_size=(3, 32, 32), num_classes=10)        # its blocks, wi
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
 from hiernas.errors import SpaceError, did_you_mean
 from hiernas.networks.genotype import GENOTYPES
-from hiernas.space import Architecture, known_space
+from hiernas.space import Architecture
 
 
 @dataclass(frozen=True)
@@ -230,4 +231,6 @@ def known(
     network = KNOWN[name]
     sizes = {"input_size": input_size, "num_classes": num_classes}
     arguments = dict(network.arguments) | {key: value for key, value in sizes.items() if value is not None} | arguments
-    return known_space(network.space, arguments, source=name).architecture(network.encoding)
+    files = importlib.import_module("hiernas.spaces.files")  # which looks among all spaces, these included
+    architecture: Architecture = files.known_space(network.space, arguments, source=name).architecture(network.encoding)
+    return architecture

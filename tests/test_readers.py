@@ -1,0 +1,188 @@
+"""Files from elsewhere: whatever they hold, every reader takes it or says in a sentence what is wrong, at once."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import save_file
+
+from hiernas.commands.cost import load_network
+from hiernas.errors import HiernasError
+from hiernas.latency.runner import CannotMeasure, read_manifest
+from hiernas.latency.table import Entry, LatencyTable, load_table
+from hiernas.networks.genotype import read_genotype
+from hiernas.run.folder import RunFolder, _sealed
+from hiernas.run.request import Request, prepare, restore
+from hiernas.space import Architecture
+from hiernas.spaces import darts, hdas_stages, tiny
+
+TRIES = 150  # of each kind
+SECONDS = 5.0  # for one file, at most
+ODD = (
+    None, True, -1, 0, 3.5, 10**9, 10**30, float("nan"), float("inf"), "", "x", "5", "\x1b[2J\n", "../x", [], {}, [[]],
+    ["x", 1], {"x": {}}, {"": None},
+)  # fmt: skip
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container of a JSON value with every key of it."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+def mutated(value: Any, rng: random.Random) -> Any:
+    """One to three places replaced, dropped, doubled or renamed."""
+    changed = copy.deepcopy(value)
+    for _ in range(rng.randint(1, 3)):
+        spots = list(places(changed))
+        if not spots:
+            break
+        holder, key = rng.choice(spots)
+        how = rng.randrange(4)
+        if how == 0:
+            del holder[key]
+        elif how == 1 and isinstance(holder, dict):
+            holder[rng.choice(["x", "", "é\u202e", "constructor"])] = holder.pop(key)
+        elif how == 2 and isinstance(holder, list):
+            holder.insert(key, copy.deepcopy(holder[key]))
+        else:
+            holder[key] = copy.deepcopy(rng.choice(ODD))
+    return changed
+
+
+def damaged(text: str, rng: random.Random) -> str:
+    """The text cut off, with a character changed, or nested beyond all reason."""
+    at = rng.randrange(len(text))
+    return rng.choice([text[:at], text[:at] + rng.choice('{}[]",:&*!0\x00é') + text[at + 1 :], text[:at] + "[" * 100_000])
+
+
+def architectures(folder: Path) -> Any:
+    kinds = [space().sample(np.random.default_rng(0)).to_json() for space in (tiny, darts, hdas_stages)]
+    return [{**kind, "arguments": json.loads(json.dumps(kind["arguments"]))} for kind in kinds]
+
+
+def read_architecture(path: Path) -> None:
+    Architecture.load(path)
+
+
+def table(folder: Path) -> Any:
+    LatencyTable("cpu", "onnxruntime", "1", 1, 1, 0.1, {"a": Entry(2.0, 1.0, 3.0, 45)}).save(folder / "t.json")
+    return [json.loads((folder / "t.json").read_text())]
+
+
+def phone(folder: Path) -> Any:
+    return [{"Conv-input:1": {"count": 3, "mean": 1.5}, "Logits-input:2": {"count": 3, "mean": 1.5}}]
+
+
+def manifest(folder: Path) -> Any:
+    (folder / "operations").mkdir()
+    (folder / "operations" / "0000.onnx").write_bytes(b"")
+    digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of nothing
+    probe = {"key": "k", "file": "operations/0000.onnx", "shape": [1, 1, 8, 8], "bytes": 9, "sha256": digest}
+    kind = re.search(r'MANIFEST_KIND = "(.*)"', Path(read_manifest.__code__.co_filename).read_text())
+    assert kind is not None
+    batches = [{"runs": 45, "warmup": 3, "probes": [probe]}]
+    return [{"kind": kind[1], "hiernas": "1", "space": "tiny", "plan": "p", "batch": 1, "batches": batches}]
+
+
+READERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], object], Callable[[Any], str]]] = {
+    "architecture.json": (architectures, read_architecture, json.dumps),
+    "genotype.json": (lambda _: [darts().skeleton.genotype(darts().sample(np.random.default_rng(0))).to_json()],
+                      lambda p: read_genotype(p.read_text()), json.dumps),
+    "table.json": (table, load_table, json.dumps),
+    "phone.yaml": (phone, load_table, yaml.safe_dump),
+    "manifest.json": (manifest, lambda p: read_manifest(p.parent), json.dumps),
+}  # fmt: skip
+
+
+def one_sentence(read: Callable[[], object], shown: object) -> str:
+    """What reading says, or ""; anything but our own errors is a failure, and so is a long wait."""
+    began, said = time.monotonic(), ""
+    try:
+        read()
+    except (HiernasError, CannotMeasure) as error:
+        said = str(error)
+    except Exception as error:
+        raise AssertionError(f"{type(error).__name__} for {shown!r:.2000}") from error
+    assert time.monotonic() - began < SECONDS, f"{shown!r:.2000}"
+    assert len(said) < 2000, said
+    return said
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_whatever_a_file_holds(name: str, tmp_path: Path) -> None:
+    make, read, write = READERS[name]
+    rng, values, path, said = random.Random(name), make(tmp_path), tmp_path / name, 0
+    for value in values:
+        path.write_text(write(value))
+        assert one_sentence(lambda: read(path), value) == ""
+    for i in range(TRIES):
+        value = rng.choice(values)
+        text = damaged(write(value), rng) if i % 5 == 0 else write(mutated(value, rng))
+        path.write_bytes(text.encode(errors="surrogatepass"))
+        said += one_sentence(lambda: read(path), text) != ""
+    assert said > TRIES / 4
+
+
+@pytest.mark.parametrize(
+    ("space", "arguments"),
+    [
+        ("darts", {"cells": 10**9}), ("darts", {"channels": 10**9}), ("hdas_stages", {"cells": 10**9 + 1}),
+        ("hdas_stages", {"cells": [10**9, 2, 2]}), ("hdas_stages", {"window": 10**9}), ("tiny", {"num_classes": 10**9}),
+        ("tiny", {"input_size": [3, 10**9, 8]}), ("fbnet", {"head": 10**9}), ("darts", {"cells": "20"}),
+        ("darts", {"cells": True}),
+        ("hdas_stages", {"cell": "Genotype(normal=[('none', 0)], normal_concat=range(0, 10**9))"}),
+        ("hdas_stages", {"cell": "Genotype(normal=[('none', 0)], normal_concat=range(1000000000))"}),
+    ],
+)  # fmt: skip
+def test_sizes_without_reason_are_refused_at_once(space: str, arguments: dict[str, Any]) -> None:
+    value = {"format": 1, "space": space, "arguments": arguments, "sites": {}}
+    said = one_sentence(lambda: Architecture.from_json(value), value)
+    assert said
+    assert "sites, but 0 choices" not in said
+
+
+def test_whatever_config_yaml_holds(tmp_path: Path) -> None:
+    """Sealed, as one who means harm would do."""
+    prepared = prepare(Request("random-search", limits=["params<=100k"], settings=["objective=params"]))
+    run = RunFolder.create(tmp_path / "r", prepared.to_dict())
+    run.close()
+    config, file, rng = dict(run.config), tmp_path / "r" / "config.yaml", random.Random(0)
+
+    def said(value: Any) -> str:
+        file.write_text(_sealed(yaml.safe_dump(value, sort_keys=False)))
+        return one_sentence(lambda: restore(RunFolder.open(tmp_path / "r"), data=prepared.data), value)
+
+    assert said(config) == ""
+    refused = sum(said(mutated(config, rng)) != "" for _ in range(TRIES))
+    assert refused > TRIES / 4
+    for key, value in {"seed": "x", "threads": "1", "preset": 3, "automatic_limit": "no", "runtime": [], "fitted": 1}.items():
+        assert re.search(rf"config\.yaml is damaged: {key}: .*got", said({**config, key: value}))
+    wrong = {**config, "config": {**config["config"], "final_epochs": "7"}}
+    assert re.search(r"config\.yaml is damaged .*final_epochs: ", said(wrong))
+
+
+def test_whatever_the_header_of_weights_holds(tmp_path: Path) -> None:
+    architecture, path, rng = next(iter(tiny())), tmp_path / "w.safetensors", random.Random(0)
+    save_file({k: v.contiguous() for k, v in architecture.build().state_dict().items()}, path, {"hiernas": "1"})
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header, rest = json.loads(data[8 : 8 + size]), data[8 + size :]
+    for i in range(TRIES):
+        text = json.dumps(mutated(header, rng)) if i % 5 else damaged(json.dumps(header), rng)
+        raw = text.encode()
+        path.write_bytes(struct.pack("<Q", len(raw) if i % 7 else 2**62) + raw + rest)
+        one_sentence(lambda: load_network(architecture, path), text)
