@@ -175,7 +175,7 @@ def test_a_users_folder_end_to_end(tmp_path: Path) -> None:
 def test_a_moved_folder_of_images(tmp_path: Path) -> None:
     images(tmp_path / "mine")
     more = [*settings("train.batch_size=16", "calibration_images=12", "objective=params"), "--limit", "params<=200k"]
-    cli("search", "random", "--data", "mine", *more, "--out", "r")
+    cli("search", "random-search", "--data", "mine", *more, "--out", "r")
     whole = outcome(Path("r"))
     Path("r/result.json").unlink()
     (tmp_path / "mine").rename(tmp_path / "there")

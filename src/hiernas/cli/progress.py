@@ -129,6 +129,8 @@ class Display:
         if phase in PHASES:
             return PHASES[phase]
         kind = phase.rstrip("0123456789")
+        if kind == "brief":
+            return f"brief training {phase[len(kind) :]}/{sum(p.startswith(kind) for p in self.plan)}"
         searched = sum(p.startswith("evolve") for p in self.plan)
         stages = 1 + searched if searched else sum(p.startswith("train") for p in self.plan)
         number = phase[len(kind) :]

@@ -210,6 +210,11 @@ def _refuse(method: str, config: Any, final: Recipe, space: SearchSpace, data: I
     refusal, images = METHODS[method].refusal(space), getattr(config, "calibration_images", math.inf)
     if len(data.train) < 2 * 2:
         raise ConfigError(f"{len(data.train)} training images are too few to train on")
+    if refusal is not None:
+        raise SpaceError(
+            f"method '{method}' cannot search '{space.name}': {refusal}; leave --space out, or choose another method "
+            "(`hiernas list methods`)"
+        )
     for recipe in dict.fromkeys((config.train, final)):
         Augment.of(recipe)  # says so where it is not available
         make_fabric(recipe)  # says so where this machine lacks the device or the precision
@@ -223,11 +228,6 @@ def _refuse(method: str, config: Any, final: Recipe, space: SearchSpace, data: I
             )
     if images < data.num_classes:
         raise ConfigError(f"calibration_images={images} is fewer than one image per class")
-    if refusal is not None:
-        raise SpaceError(
-            f"method '{method}' cannot search '{space.name}': {refusal}; leave --space out, or choose another method "
-            "(`hiernas list methods`)"
-        )
 
 
 # -- what is read from files -------------------------------------------------------------------------------------------
