@@ -190,10 +190,10 @@ def test_an_architecture_with_filters_is_a_value_of_json(tmp_path: Path) -> None
 
 PATH = "cells.0.edges.0_2.ops.1"
 BAD: dict[str, tuple[Any, str]] = {
-    "no object": ([1, 2], "^best: 'filters' must be an object with a list of indices for each path of an operation$"),
-    "no list": ({PATH: "0"}, "'filters' must be an object"),
-    "no number": ({PATH: [0, "1"]}, "'filters' must be an object"),
-    "no index": ({PATH: [True, 2]}, "'filters' must be an object"),
+    "no object": ([1, 2], "filters: input should be a valid dictionary"),
+    "no list": ({PATH: "0"}, f"filters.{PATH}: input should be a valid list"),
+    "no number": ({PATH: [0, "1"]}, f"filters.{PATH}.1: input should be a valid integer"),
+    "no index": ({PATH: [True, 2]}, f"filters.{PATH}.0: input should be a valid integer"),
     "path": ({"cells.9.edges.0_2": [0]}, f"no operation there that has output filters, as '{PATH}' has"),
     "identity": ({"cells.0.edges.0_2.ops.0": [0]}, "filters of 'cells.0.edges.0_2.ops.0': the network has no operation there"),
     "beyond": ({PATH: [0, 4]}, f"filters of '{PATH}': there is no filter 4; it has 4, which count from 0"),
