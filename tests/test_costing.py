@@ -81,7 +81,7 @@ def test_what_is_no_network_is_named(tmp_path: Path) -> None:
     next(iter(tiny())).save(tmp_path / "a.json")
     with pytest.raises(ConfigError, match="are for published networks"):
         loaded(str(tmp_path / "a.json"), num_classes=3)
-    with pytest.raises(SpaceError, match="space 'fbnet' has no setting 'space.width'; known: stem, head"):
+    with pytest.raises(SpaceError, match=r"space 'fbnet' has no setting 'space\.width'; known: stem, head"):
         loaded("fbnet-c", settings=["space.width=3"])
 
 
