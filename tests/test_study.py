@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,16 @@ import pytest
 from scipy import stats
 
 from hiernas.cli import main
-from hiernas.commands.compare import runs_of
+from hiernas.commands.compare import runs_of, summarised
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError, HiernasError, RunError
 from hiernas.report import study as results
 from hiernas.report.study import Row
+from hiernas.run.environment import environment
+from hiernas.run.folder import RunFolder
+from hiernas.run.request import Request, prepare, restore
 from hiernas.run.study import Study, begin, entries_of, work
+from hiernas.train.recipes import Recipe, Retraining
 
 FAST = ("train.batch_size=128", "final_epochs=1", "train.accelerator=cpu")
 LIMITS = ("params<=60k and macs<=3M",)
@@ -94,11 +99,11 @@ def test_files_hold_every_run(tmp_path: Path) -> None:
     rows = [row(label, seed, 0.5 + 0.1 * seed, limit=limit) for label in ("hnas:a=1", "random_k & <b>") for seed in range(3)
             for limit in ("params<=1k", "params<=2k")]  # fmt: skip
     rows[0] = replace(rows[0], predicted_ms=math.inf)
-    files = results.write(rows[1:], tmp_path)
-    assert len(files["runs.csv"].read_text().splitlines()) == len(rows)
-    value = json.loads(files["study.json"].read_text())
+    files = results.files(rows[1:], tmp_path)
+    assert len(files["runs.csv"].splitlines()) == len(rows)
+    value = json.loads(files["study.json"])
     assert [r["test_accuracy"] for r in value["runs"]] == [r.test_accuracy for r in rows[1:]]
-    page, latex = files["study.html"].read_text(), files["table.tex"].read_text()
+    page, latex = files["study.html"], files["table.tex"]
     assert "<b>" not in page
     assert "random_k &amp; &lt;b&gt;" in page
     assert "Accuracy against the limit" in page
@@ -154,7 +159,11 @@ def test_more_is_added_and_other_things_are_refused(study: Study) -> None:
     for limits, request in ((["params<=60k"], REQUEST), (LIMITS, {**REQUEST, "preset": "small"})):
         with pytest.raises(RunError, match="another folder"):
             begin(study.path, entries_of("plain"), limits, 2, request)
+    for other, space in (("random=random:final_epochs=2", None), ("plain=random", None), ("random", "proxyless")):
+        with pytest.raises(RunError, match="asked for otherwise"):  # the name is taken, or the space is another
+            begin(study.path, entries_of(other, space), LIMITS, 2, REQUEST)
     more = begin(study.path, entries_of("random,spos"), LIMITS, 3, REQUEST)
+    assert begin(study.path, entries_of("random"), LIMITS, 1, REQUEST).seeds == 3  # nothing is taken from a study
     assert [e.label for e in more.entries] == ["random", "spos", "plain", "random-k:networks=2+epochs=1"]
     assert sum(job.done for job in more.jobs()) == 6
     assert more.final == study.final
@@ -180,6 +189,29 @@ def test_random_k_does_as_much_work_as_the_first_search(tmp_path: Path, digits: 
     judged = 0.6 * 24 * (8 + 1) * (len(digits.val) + 300)  # of the evolution, which shares beginnings
     each = 3 * 8 * images + len(digits.val) + 300
     assert next(study.jobs()).request.settings == [f"networks={round((steps + judged) / each)}"]
+
+
+def test_a_final_training_of_its_own_outlives_the_process(tmp_path: Path) -> None:
+    final = Retraining(Recipe(batch_size=32, label_smoothing=0.2, accelerator="cpu"), 1, 0.05)
+    prepared = prepare(Request("random", limits=["params<=60k"], final=final))
+    assert prepared.final == final
+    assert prepared.config.train != final.recipe  # which a search goes by
+    run = RunFolder.create(tmp_path / "r", {**prepared.to_dict(), "environment": environment({})})
+    run.close()
+    assert restore(RunFolder.open(tmp_path / "r")).final == final
+
+
+def test_a_damaged_study_or_result_is_named(study: Study, tmp_path: Path) -> None:
+    shutil.copytree(study.path, tmp_path / "s")
+    path = next(Study.open(tmp_path / "s").jobs()).path / "result.json"
+    path.write_text(path.read_text().replace('"test_accuracy": 0', '"test_accuracy": 1'))
+    with pytest.raises(RunError, match=r"result\.json is not what the run wrote"):
+        summarised(tmp_path / "s")
+    text = (tmp_path / "s" / "study.yaml").read_text()
+    for old, new in (("seeds: 2", "seeds: x"), ("entries:", "entry:"), ("format: 1", "format: [")):
+        (tmp_path / "s" / "study.yaml").write_text(text.replace(old, new))
+        with pytest.raises(RunError, match=r"study\.yaml is damaged"):
+            Study.open(tmp_path / "s")
 
 
 def test_mistakes_come_before_any_work(tmp_path: Path) -> None:

@@ -364,7 +364,7 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study"
     if (run / "study.yaml").exists():
         from hiernas.commands.compare import summarised
 
-        written = summarised(run).files["study.html"]
+        written = summarised(run).page
     else:
         from hiernas.report.page import write_report
         from hiernas.run.folder import RunFolder, owned

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hiernas.commands.options import CompareOptions, split_settings
 from hiernas.errors import HiernasError, RunError
 from hiernas.report import study as results
 from hiernas.report import units
 from hiernas.report.study import Row
+from hiernas.run.disk import on_disk, write_whole
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.request import OPTIONS
 from hiernas.run.study import FILE, Study, begin, entries_of, spread, work
@@ -27,7 +26,7 @@ class Compared:
 
     rows: Sequence[Row]
     missing: Sequence[str]
-    files: dict[str, Path]
+    page: Path | None  # that was written
 
     def tables(self) -> list[tuple[list[str], list[list[str]], list[str]]]:
         """For the terminal: columns, lines and remarks."""
@@ -43,8 +42,7 @@ class Compared:
         return found
 
     def remarks(self) -> list[str]:
-        page = self.files.get("study.html")
-        where = [] if page is None else [f"everything is in {page.parent}; open {page}"]
+        where = [] if self.page is None else [f"everything is in {self.page.parent}; open {self.page}"]
         return [*results.verdicts(self.rows), *self.missing, *where]
 
 
@@ -52,8 +50,8 @@ def compare(asked: CompareOptions, listener: Listener) -> Compared:
     """Begin or go on with a study, or put finished runs side by side."""
     runs = asked.runs or []
     if runs and not (runs[0] / FILE).exists():
-        rows = [Row.of(run) for run in runs]
-        return Compared(rows, (), {} if asked.out is None else results.write(rows, asked.out))
+        rows = [_row(run) for run in runs]
+        return Compared(rows, (), None if asked.out is None else _written(rows, asked.out))
     study = Study.open(runs[0]) if runs else _begun(asked, listener)
     listener({"event": "study", "path": str(study.path), "of": len(list(study.jobs()))})
     if asked.jobs == 1 and asked.backend is None:
@@ -76,14 +74,30 @@ def _begun(asked: CompareOptions, listener: Listener) -> Study:
 def summarised(path: Path, failed: dict[str, str] | None = None) -> Compared:
     """What a study has so far; its files are written."""
     jobs, failed = list(Study.open(path).jobs()), failed or {}
-    rows = [Row.of(job.path, job.label, job.limit) for job in jobs if job.done]
+    rows = [_row(job.path, job.label, job.limit) for job in jobs if job.done]
     missing = [f"failed: {job.label}, seed {job.seed}: {failed[str(job.path)]}" for job in jobs if str(job.path) in failed]
     waiting = len(jobs) - len(rows) - len(missing)
     if waiting:
         missing.append(f"{waiting} of {len(jobs)} runs are not done; `hiernas compare {path}` goes on, unless others do")
     if not rows:
         raise RunError(f"no run of {path} is finished; {'; '.join(missing)}")
-    return Compared(rows, missing, results.write(rows, path, missing))
+    return Compared(rows, missing, _written(rows, path, missing))
+
+
+def _row(path: Path, *words: str) -> Row:
+    result = RunFolder.open(path).read_json("result.json")
+    if result is None:
+        raise RunError(f"{path} is no finished search; `hiernas resume {path}` finishes it")
+    return Row.of(path, result, *words)
+
+
+def _written(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> Path:
+    """The page of a study, which is written with its other files."""
+    with on_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, text in results.files(rows, folder, remarks).items():
+        write_whole(folder / name, text.encode())
+    return folder / "study.html"
 
 
 def runs_of(folder: Path) -> list[list[str]]:
@@ -93,7 +107,7 @@ def runs_of(folder: Path) -> list[list[str]]:
         try:
             run = RunFolder.open(path.parent)
             result = run.read_json("result.json")
-        except (HiernasError, yaml.YAMLError) as error:
+        except HiernasError as error:
             found.append([str(path.parent), "?", "", "", str(error)])
             continue
         limits = " and ".join(x["text"] for x in (result or {}).get("limits", ()))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from hiernas.errors import ConfigError, LatencyError, SpaceError, one_of
-from hiernas.methods import FILES
+from hiernas.methods import FILES, variants
 from hiernas.names import PRESETS, RUNTIMES, SPACES
 
 Settings = Annotated[
@@ -27,18 +27,14 @@ Threads = Annotated[int | None, Option(help="threads of the measured runtime; de
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions:
-    """A search that may be done."""
+class SharedOptions:
+    """What a search and a study are asked alike."""
 
-    method: Annotated[str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")] = "hnas"
-    space: Annotated[str | None, Option(help="search space; default: the method's own; see `hiernas list spaces`")] = None
+    space: Annotated[str | None, Option(help="default: the (first) method's own; see `hiernas list spaces`")] = None
     data: Annotated[str, Option(help="'digits', a folder of class folders, a folder of parquet files, or hf:NAME")] = "digits"
-    limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "60<=latency_ms<=70"; repeatable')] = None
     latency_table: TableFile = None
     preset: Annotated[str, Option(help="quick, small or paper; see `hiernas list presets`")] = "quick"
-    cells: Annotated[str | None, Option(help="of a stage search: a genotype by name or text, or a run that found some")] = None
     settings: Settings = None
-    seed: Seed = 0
     image_size: ImageSize = None
     val_per_class: Annotated[int | None, Option(help="validation images per class, cut from the training images")] = None
     skip_bad_images: SkipBad = False
@@ -46,11 +42,24 @@ class CheckOptions:
     threads: Threads = None
 
     def __post_init__(self) -> None:
+        one_of("preset", self.preset, PRESETS)
+        _check_names(self.space, self.runtime)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(SharedOptions):
+    """A search that may be done."""
+
+    method: Annotated[str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")] = "hnas"
+    limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "60<=latency_ms<=70"; repeatable')] = None
+    cells: Annotated[str | None, Option(help="of a stage search: a genotype by name or text, or a run that found some")] = None
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
         from hiernas.costs import parse_limits
 
         one_of("method", self.method, FILES)
-        one_of("preset", self.preset, PRESETS)
-        _check_names(self.space, self.runtime)
+        super().__post_init__()
         parse_limits(self.limit or ())
 
 
@@ -66,13 +75,12 @@ class SearchOptions(CheckOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(SharedOptions):
     """A study, or finished runs."""
 
     runs: Annotated[
         list[Path] | None, Argument(metavar="[RUN...]", help="finished runs, side by side; or a study, to go on with it")
     ] = None
-    data: Annotated[str, Option(help="as for search")] = "digits"
     limit: Annotated[
         list[str] | None, Option(help='such as "params<=60k and macs<=3M"; repeatable: the study is done under each')
     ] = None
@@ -83,25 +91,12 @@ class CompareOptions:
     out: Annotated[Path | None, Option(help="folder of the study; default: study. Of runs: where the page goes")] = None
     jobs: Annotated[int, Option(help="processes on this machine", min=1)] = 1
     backend: Annotated[str | None, Option(help="of joblib: loky, multiprocessing, ray or dask")] = None
-    space: Annotated[str | None, Option(help="default: the first method's own")] = None
-    preset: Annotated[str, Option(help="quick, small or paper")] = "quick"
-    settings: Settings = None
-    latency_table: TableFile = None
-    image_size: ImageSize = None
-    val_per_class: Annotated[int | None, Option(help="validation images per class, cut from the training images")] = None
-    skip_bad_images: SkipBad = False
-    runtime: Runtime = None
-    threads: Threads = None
 
     def __post_init__(self) -> None:
         from hiernas.costs import parse_limits
 
-        one_of("preset", self.preset, PRESETS)
-        _check_names(self.space, self.runtime)
-        for text in self.methods.split(","):
-            if "[" in self.methods:  # a list among the settings; looked at later
-                break
-            one_of("method", text.strip().partition(":")[0].rpartition("=")[2], FILES)
+        super().__post_init__()
+        variants(self.methods)
         for text in self.limit or ():
             parse_limits(part.strip() for part in text.split(" and "))
         given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]

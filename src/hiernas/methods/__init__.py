@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
+
+from hiernas.errors import one_of
 
 if TYPE_CHECKING:
     from hiernas.problem import Method
@@ -27,6 +30,17 @@ FILES = {  # where each one is, and what it is, for people
     ),
     "plain": ("controls", "no search: the largest regular network within the limits"),
 }
+
+
+def variants(text: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Name, method and settings of each of "hnas,once=hnas:stages=2+epochs=[30,15]"; "" where there is no name of its own."""
+    found = []
+    for part in re.split(r",(?![^\[]*\])", text):  # not those inside a list
+        named, _, settings = part.strip().partition(":")
+        name, _, method = named.rpartition("=")
+        one_of("method", method, FILES)
+        found.append((name, method, tuple(s.strip() for s in settings.split("+") if s.strip())))
+    return found
 
 
 class Methods(Mapping[str, "Method"]):

@@ -149,16 +149,13 @@ def plan_k(config: RandomKConfig, data: ImageData) -> dict[str, float]:
     return {f"brief{i + 1}": each for i in range(config.networks)}
 
 
-def _any(space: SearchSpace) -> None:
-    """No space is refused."""
-
-
-def _nothing(config: ControlConfig, data: ImageData) -> dict[str, float]:
-    return {}
+def as_much(config: RandomKConfig, data: ImageData, work: float) -> list[str]:
+    """As many networks as can be trained briefly in the work of a search, in forward passes of an image."""
+    return [f"networks={max(2, round(work * config.networks / sum(plan_k(config, data).values())))}"]
 
 
 METHODS = {
-    "random": Method(random_network, PRESETS, _nothing, TINY, _any, control="unsearched"),
-    "random-k": Method(random_k, K_PRESETS, plan_k, TINY, _any, control="unsearched"),
-    "plain": Method(plain, PRESETS, _nothing, TINY, _any, control="unsearched"),
+    "random": Method(random_network, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
+    "random-k": Method(random_k, K_PRESETS, plan_k, TINY, lambda space: None, control="unsearched", matching=as_much),
+    "plain": Method(plain, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
 }

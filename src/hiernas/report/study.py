@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hiernas.budget import METRICS
+from hiernas.costs import parse_limits
 from hiernas.errors import RunError
 from hiernas.methods import METHODS
 from hiernas.report import kit, units
@@ -53,11 +53,9 @@ class Row:
     folder: str
 
     @classmethod
-    def of(cls, folder: Path, label: str | None = None, limit: str | None = None) -> Row:
-        """Of a finished search. `label`, `limit`: in words, where they are not those of the run."""
-        path = folder / "result.json"
+    def of(cls, folder: Path, result: kit.Values, label: str | None = None, limit: str | None = None) -> Row:
+        """Of a search's result.json. `label`, `limit`: in words, where they are not those of the run."""
         try:
-            result = json.loads(path.read_text())
             chosen, seconds = result["chosen"], result["seconds"]
             final = sum(s for phase, s in seconds.items() if phase.startswith(FINAL))
             return cls(
@@ -66,12 +64,8 @@ class Row:
                 chosen["val_accuracy"], chosen["params"], chosen["macs"], units.latency(chosen, "predicted"),
                 units.latency(chosen, "measured"), sum(seconds.values()) - final, final, len(result["doubts"]), str(folder),
             )  # fmt: skip
-        except FileNotFoundError as error:
-            begun = (folder / "config.yaml").exists()
-            way = f"`hiernas resume {folder}` finishes it" if begun else "name folders of `hiernas search`"
-            raise RunError(f"{folder} is no finished search; {way}") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is damaged, or no search's result ({error}); name folders of `hiernas search`") from error
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{folder} is no search: its result has no {error}; name folders of `hiernas search`") from error
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,9 @@ class Difference:
     @property
     def shown(self) -> str:
         """What the interval shows."""
-        return "better than" if self.low > 0 else "worse than" if self.high < 0 else "not shown to differ from"
+        if self.pairs < FEWEST or self.low <= 0 <= self.high:
+            return "not shown to differ from"
+        return "better than" if self.low > 0 else "worse than"
 
 
 def difference(rows: Sequence[Row], label: str, other: str, limit: str) -> Difference | None:
@@ -151,7 +147,7 @@ def table(rows: Sequence[Row], limit: str) -> list[list[str]]:
     for label in labels_of(rows):
         of = [r for r in rows if (r.label, r.limit) == (label, limit)]
         if of:
-            costs = [units.amount(m, _mean(of, key)) for m, key in zip(("params", "macs"), ("params", "macs"), strict=True)]
+            costs = [units.amount(metric, _mean(of, metric)) for metric in ("params", "macs")]
             latencies = [units.milliseconds(_mean(of, key)) for key in ("predicted_ms", "measured_ms")]
             times = [units.seconds(_mean(of, key) or 0.0) for key in ("search_seconds", "final_seconds")]
             lines.append([label, str(len(of)), _accuracy(of), *costs, *latencies, *times])
@@ -191,7 +187,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
             parts = [f"{word} {' and '.join(others)}" for word, others in shown.items()]
             best = min(mine, key=lambda d: d.mean).other
             advice = f"; until a longer search or more seeds show otherwise, take '{best}'"
-            said.append(f"{label} under {limit}: {', '.join(parts)}{'' if all(d.low > 0 for d in mine) else advice}")
+            said.append(f"{label} under {limit}: {', '.join(parts)}{'' if [*shown] == ['better than'] else advice}")
     return said
 
 
@@ -292,10 +288,8 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _bound(limit: str) -> tuple[str, float] | None:
     """The metric and the upper bound of a limit of one condition; None for others."""
-    from hiernas.costs import parse_limits
-
     found = parse_limits([limit]) if " and " not in limit else ()
-    return (found[0].metric, found[0].high) if found and math.isfinite(found[0].high) and found[0].metric in METRICS else None
+    return (found[0].metric, found[0].high) if found and math.isfinite(found[0].high) else None
 
 
 def _dots(rows: Sequence[Row], limit: str, number: int, width: float) -> str:
@@ -343,18 +337,9 @@ def _against(rows: Sequence[Row], width: float) -> str:
     return kit.draw(f"against{width:.0f}", f"Test accuracy against the limit for {labels}.", width, height, paint)
 
 
-def write(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> dict[str, Path]:
-    """Put runs.csv, table.tex, study.json and study.html into a folder, each whole or not at all."""
-    texts = {
+def files(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> dict[str, str]:
+    """What runs.csv, table.tex, study.json and study.html of a folder hold, by name."""
+    return {
         "runs.csv": as_csv(rows), "table.tex": as_latex(rows), "study.json": json.dumps(as_json(rows), indent=1) + "\n",
         "study.html": page(rows, folder, remarks),
     }  # fmt: skip
-    for name, text in texts.items():
-        partial = folder / f"{name}.partial"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / name)
-        except OSError as error:
-            raise RunError(f"cannot write {folder / name}: {error.strerror}; name a writable folder with --out") from error
-    return {name: folder / name for name in texts}

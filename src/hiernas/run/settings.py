@@ -147,9 +147,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    if isinstance(value, dict):
+    """With dicts and lists alone, as YAML and JSON have them."""
+    if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 # -- config.yaml ------------------------------------------------------------------------------------------------------

@@ -12,23 +12,23 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from filelock import FileLock, Timeout
 
 from hiernas.costs import parse_limits
-from hiernas.errors import ConfigError, HiernasError, LimitError, RunError, SpaceError, one_of
-from hiernas.methods import FILES, METHODS
+from hiernas.errors import UNREADABLE, ConfigError, HiernasError, LimitError, RunError, SpaceError
+from hiernas.methods import METHODS, variants
 from hiernas.problem import Method
 from hiernas.randomness import numpy_generator
 from hiernas.run.disk import on_disk, write_whole
 from hiernas.run.folder import Listener
 from hiernas.run.request import ONE_LEFT, Prepared, Request, prepare
 from hiernas.run.search import resume, search
-from hiernas.run.settings import from_dict, keys, names_of, to_dict, with_settings
+from hiernas.run.settings import from_dict, keys, names_of, plain, to_dict, with_settings
 from hiernas.train.recipes import Retraining
 
 FORMAT = 1
@@ -44,6 +44,7 @@ class Entry:
     space: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of the space
     name: str = ""  # where it was given one
+    matched: tuple[str, ...] = ()  # settings that make its work that of the first search, where it has such
 
     @property
     def label(self) -> str:
@@ -74,8 +75,8 @@ class Study:
     limits: tuple[str, ...]  # each one or more conditions joined by "and"; the study is done under each
     seeds: int
     request: Mapping[str, Any]  # what all requests share
-    final: Mapping[str, Any]  # the final training of all: a `Retraining`
-    networks: int | None  # that random-k draws: as much work as the first search, where nothing else is asked for
+    final: Retraining | None = None  # the final training of all
+    work: float | None = None  # of the first search, in forward passes of a network
 
     def jobs(self) -> Iterator[Job]:
         """All runs, one seed after the other, so that a study that was cut short compares what it has."""
@@ -87,20 +88,20 @@ class Study:
 
     def request_of(self, entry: Entry, limit: str, seed: int) -> Request:
         """The run of an entry."""
-        own = [] if self.networks is None or entry.method != "random-k" else [f"networks={self.networks}"]
-        shared = {k: v for k, v in self.request.items() if k != "settings"}
-        settings = [*own, *_known(METHODS[entry.method], self.request["settings"]), *entry.settings]
-        final = from_dict(Retraining, self.final) if self.final else None
-        arguments = {k: v for k, v in entry.arguments.items() if k not in METHODS[entry.method].finds}
+        method, shared = METHODS[entry.method], {k: v for k, v in self.request.items() if k != "settings"}
+        has = keys(method.presets["paper"])
+        common = [text for text in self.request["settings"] if names_of([text]) <= has.keys()]
+        settings = [*entry.matched, *common, *entry.settings]
+        arguments = {k: v for k, v in entry.arguments.items() if k not in method.finds}
         return Request(
             method=entry.method, space=entry.space, space_arguments=arguments, limits=conditions(limit), settings=settings,
-            final=final, seed=seed, **shared,
+            final=self.final, seed=seed, **shared,
         )  # fmt: skip
 
     def save(self) -> None:
         """Write study.yaml."""
-        values = {"format": FORMAT, **{k: v for k, v in asdict(self).items() if k != "path"}}
-        text = yaml.safe_dump(_plain(values), sort_keys=False)
+        values = {"format": FORMAT, **{k: v for k, v in to_dict(self).items() if k != "path"}}
+        text = yaml.safe_dump(values, sort_keys=False)
         with on_disk(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / FILE, text.encode())
@@ -112,19 +113,11 @@ class Study:
             values = yaml.safe_load((path / FILE).read_text())
             if values["format"] != FORMAT:
                 raise RunError(f"{path} is a study of format {values['format']}, and this version reads {FORMAT}")
-            entries = tuple(Entry(**{**e, "settings": tuple(e["settings"])}) for e in values["entries"])
-            some = {k: values[k] for k in ("seeds", "request", "final", "networks")}
-            return cls(path, entries, tuple(values["limits"]), **some)
+            return cast(Study, from_dict(cls, {**values, "path": path}))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(f"{path} is no study: it has no {FILE}; begin one with `hiernas compare --out {path}`") from error
-        except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise RunError(f"{path / FILE} is damaged; put it back, or begin another study") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+        except (OSError, yaml.YAMLError, ConfigError, *UNREADABLE) as error:
+            raise RunError(f"{path / FILE} is damaged ({error}); put it back, or begin another study") from error
 
 
 def _file_name(text: str) -> str:
@@ -139,14 +132,9 @@ def conditions(limit: str) -> tuple[str, ...]:
 
 def entries_of(methods: str, space: str | None = None, arguments: Mapping[str, Any] | None = None) -> tuple[Entry, ...]:
     """Read "hnas,once=hnas:stages=2+population=8,plain": methods, some with settings and a name of their own."""
-    found = []
-    for text in re.split(r",(?![^\[]*\])", methods):  # not those inside a list, such as epochs=[30,15]
-        named, _, settings = text.strip().partition(":")
-        name, _, method = named.rpartition("=")
-        one_of("method", method, FILES)
-        own = tuple(s.strip() for s in settings.split("+") if s.strip())
-        with_settings(METHODS[method].presets["paper"], own)  # a wrong one is named
-        found.append(Entry(method, own, space, dict(arguments or {}), name))
+    found = [Entry(method, own, space, dict(arguments or {}), name) for name, method, own in variants(methods)]
+    for entry in found:
+        with_settings(METHODS[entry.method].presets["paper"], entry.settings)  # a wrong one is named
     labels = [_file_name(e.label) for e in found]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -166,47 +154,68 @@ def begin(
         parse_limits(conditions(limit))
     if not limits:
         raise LimitError('a study compares under a limit, and none is given; name one with --limit, such as "params<=100k"')
-    shared = _plain({"settings": (), **request})
+    shared = plain({"settings": (), **request})
     for key in sorted(names_of(shared["settings"])):
         if not any(key in keys(METHODS[e.method].presets["paper"]) for e in entries):
             raise ConfigError(f"--set {key}=...: none of the methods has this setting")
     there = Study.open(path) if (path / FILE).exists() else None
     if there is not None and (there.limits, there.request) != (tuple(limits), shared):
         raise RunError(f"{path} is a study of other data, limits or settings; name another folder with --out")
-    study = _decided(Study(path, tuple(entries), tuple(limits), seeds, shared, {}, None), there, listener)
+    seeds = max(seeds, 0 if there is None else there.seeds)
+    study = _decided(Study(path, tuple(entries), tuple(limits), seeds, shared), there, listener)
     study.save()
     return study
 
 
 def _decided(study: Study, there: Study | None, listener: Listener | None) -> Study:
-    """With its final training, spaces, and what random-k draws: by the first method, or as in the study that is there.
+    """With its final training, spaces and work, by the first method, or as in the study that is there.
 
     Everything is prepared once, so that what cannot be done is said before anything is.
     """
-    old, entries = {} if there is None else {e.label: e for e in there.entries}, list[Entry]()
+    old, entries, prepared = {} if there is None else {e.label: e for e in there.entries}, list[Entry](), dict[str, Prepared]()
     if there is not None:
-        study = replace(study, final=there.final, networks=there.networks)
+        study = replace(study, final=there.final, work=there.work)
     for entry in study.entries:
         if entry.label in old:
-            entries.append(old[entry.label])
+            entries.append(_as_before(entry, old[entry.label], study.path))
             continue
         others_space = entries[0].space if entries and entry.space is None else None
         if others_space is not None:
             entry = replace(entry, space=others_space, arguments=entries[0].arguments)
         for limit in study.limits:
-            prepared = _prepared(study, entry, limit, others_space is not None, listener)
-            if ONE_LEFT in prepared.doubts:
+            prepared[entry.label] = found = _prepared(study, entry, limit, others_space is not None, listener)
+            if ONE_LEFT in found.doubts:
                 raise LimitError(f"under {limit} there is nothing to compare: {ONE_LEFT}")
-            skeleton, of_data = prepared.space.skeleton, ("input_size", "num_classes")
-            arguments = {k: _plain(v) for k, v in skeleton.arguments if k not in of_data}
+            skeleton, of_data = found.space.skeleton, ("input_size", "num_classes")
+            arguments = {k: plain(v) for k, v in skeleton.arguments if k not in of_data}
             entry = replace(entry, space=skeleton.name, arguments=arguments)
-            if not study.final:
-                study = replace(study, final=to_dict(prepared.final))
-            if study.networks is None and METHODS[entry.method].control != "unsearched":
-                study = replace(study, networks=_as_much_work(entry.method, prepared))
+            study = replace(study, final=study.final or found.final)
+        if study.work is None and METHODS[entry.method].control != "unsearched":
+            study = replace(study, work=_work(METHODS[entry.method], found))
         entries.append(entry)
     kept = [e for label, e in old.items() if label not in {x.label for x in entries}]
-    return replace(study, entries=(*entries, *kept))
+    new = [_matched(e, prepared[e.label], study.work) if e.label in prepared else e for e in entries]
+    return replace(study, entries=(*new, *kept))
+
+
+def _as_before(entry: Entry, old: Entry, path: Path) -> Entry:
+    """An entry of the study that is there, which must be asked for as it was."""
+    same_space = entry.space in (None, old.space) and all(old.arguments.get(k) == plain(v) for k, v in entry.arguments.items())
+    if (entry.method, entry.settings) != (old.method, old.settings) or not same_space:
+        raise RunError(f"'{entry.label}' of {path} was asked for otherwise; give this one a name of its own, NAME=METHOD:...")
+    return old
+
+
+def _work(method: Method, prepared: Prepared) -> float:
+    """Of a search, in forward passes of a network that is found, by numbers of images and of operations."""
+    share = method.final_share(prepared.space, prepared.config, numpy_generator(0, "share"))
+    return sum(method.plan(prepared.config, prepared.data).values()) / share
+
+
+def _matched(entry: Entry, prepared: Prepared, work: float | None) -> Entry:
+    """With settings by which it does as much work, where its method has such."""
+    own = [] if work is None else METHODS[entry.method].matching(prepared.config, prepared.data, work)
+    return replace(entry, matched=tuple(own))
 
 
 def _prepared(study: Study, entry: Entry, limit: str, may_change: bool, listener: Listener | None) -> Prepared:
@@ -222,21 +231,6 @@ def _prepared(study: Study, entry: Entry, limit: str, may_change: bool, listener
         raise type(error)(f"{entry.label}: {error}") from error
 
 
-def _as_much_work(name: str, prepared: Prepared) -> int:
-    """How many networks random-k can train briefly in the work of a search, by numbers of images and of operations."""
-    method, control = METHODS[name], METHODS["random-k"]
-    share = method.final_share(prepared.space, prepared.config, numpy_generator(0, "share"))
-    spent = sum(method.plan(prepared.config, prepared.data).values()) / share
-    config = replace(control.presets[prepared.preset if prepared.preset in control.presets else "quick"], networks=2)
-    return max(2, round(2 * spent / sum(control.plan(config, prepared.data).values())))
-
-
-def _known(method: Method, settings: Sequence[str]) -> list[str]:
-    """Those settings that a method has."""
-    has = keys(method.presets["paper"])
-    return [text for text in settings if text.partition("=")[0].strip() in has]
-
-
 # -- doing it ----------------------------------------------------------------------------------------------------------
 
 
@@ -249,8 +243,10 @@ def work(path: Path, listener: Listener | None = None) -> dict[str, str]:
     while True:
         taken = 0
         for job in Study.open(path).jobs():
+            if job.done or str(job.path) in failed:
+                continue
             with _claim(path, job) as mine:
-                if not mine or job.done or str(job.path) in failed:
+                if not mine or job.done:
                     continue
                 taken += 1
                 try:
