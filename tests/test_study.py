@@ -253,7 +253,9 @@ def test_the_command_goes_on_tells_and_writes(study: Study, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert "under params<=60k and macs<=3M" in said
     assert "random-k" in said
+    assert "\\n" not in said  # a remark is a line of its own
     assert "study.html" in said
+    assert r"\n" not in said  # a remark is a line of its own
     command("report", str(study.path))
     command("list", "runs", str(study.path))
     assert sorted(line[1] for line in runs_of(study.path)) == sorted(["plain", "random", "random-k"] * 2)

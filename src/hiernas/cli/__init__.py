@@ -355,7 +355,6 @@ def compare(asked: CompareOptions) -> None:
         found = run_compare(asked, listener)
     for table in found.tables():
         print_table(*table)
-    out.print("\n".join(found.remarks()))
 
 
 @app.command()

@@ -39,6 +39,7 @@ class Compared:
             pairs = [[d.label, d.other, str(d)] for d in results.differences(self.rows) if d.limit == limit]
             if pairs:
                 found.append((["", "over", "points (95 % interval)"], pairs, [""]))
+        found[-1][2].extend(self.remarks())
         return found
 
     def remarks(self) -> list[str]:
