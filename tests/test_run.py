@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -284,12 +285,18 @@ def test_asked_to_stop_while_it_trains(number: int, code: int, said: str, tmp_pa
     """The weights are saved at the next step, within seconds, and one line says how to go on."""
     command = [sys.executable, "-m", "hiernas.cli", "search", *settings("epochs=500,1,1"), "--limit", "params<=200k"]
     command += ["--set", "objective=params", "--out", "r"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not Path("r/events.jsonl").exists() and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(number)
-    _, shown = process.communicate(timeout=60)
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # what started the tests may ignore it, as `nohup` and `&` do
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as process:
+        while not Path("r/events.jsonl").exists() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(number)
+        try:
+            _, shown = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == code
     assert shown == f"{said}: go on with `hiernas resume r`; what was saved is not done again\n"
     saved = RunFolder.open("r").load_tensors("train1")
