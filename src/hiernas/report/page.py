@@ -25,7 +25,7 @@ TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's detai
 
 def words(result: Values) -> list[str]:
     """Lines for the terminal: what was found."""
-    lines = _teller(result).words(result)
+    lines = [*_teller(result).words(result), *_finalist_words(result)]
     return lines if is_cells(result) else [*lines, "chosen: " + " ".join(result["chosen"]["options"])]
 
 
@@ -110,6 +110,7 @@ def page(run: Run, reset: Values | None = None) -> str:
     sections = [
         section("Asked, predicted, measured", table(ASKED, _asked(result), "asked"), _precision(result)),
         *told.found,
+        finalists(result),
         "" if is_cells(result) else figures.network(result),
         hournas.without_blocks(reset) if reset else "",
         section("Training", figures.training(run.events, told)),
@@ -251,6 +252,33 @@ def _precision(result: Values) -> Markup:
     return PARTS.words(" ".join(said)) if said else Markup()
 
 
+# -- the last step ---------------------------------------------------------------------------------------------------
+
+
+def finalists(result: Values) -> Markup:
+    """The candidates that were trained before one was taken, the best first; nothing where there was no such step."""
+    found = (result.get("details") or {}).get("finalists") or []
+    if not found:
+        return Markup()
+    lengths = [epochs for epochs, _ in found[0]["trained"]]
+    head = ["", *(f"After {units.number(epochs, 'epoch')}" for epochs in lengths), "Operations, layer by layer"]
+    rows = []
+    for place, network in enumerate(found, 1):
+        reached = [units.percent(accuracy) for _, accuracy in network["trained"]]
+        rows.append([place, *reached, *[""] * (len(lengths) - len(reached)), PARTS.code(units.compact(network["options"]))])
+    about = "Validation accuracy after training on the training images alone; the better half was trained again, for longer."
+    return section("Finalists", PARTS.words(about), table(head, rows, "front", numbers=range(1, len(head) - 1), marked=0))
+
+
+def _finalist_words(result: Values) -> list[str]:
+    found = (result.get("details") or {}).get("finalists") or []
+    if not found:
+        return []
+    epochs, accuracy = found[0]["trained"][-1]
+    after = units.number(epochs, "epoch")
+    return [f"best of {len(found)} finalists: {units.percent(accuracy)} validation accuracy after {after} of training"]
+
+
 # -- data, settings, time ------------------------------------------------------------------------------------------
 
 PARTS_OF_DATA = (("train", "for training"), ("val", "for validation"), ("test", "for the test"))
@@ -297,9 +325,11 @@ def _short(text: str) -> str:
 
 def _times(seconds: Mapping[str, float], phases: Mapping[str, str]) -> Markup:
     """Seconds by phase, with bars, and their sum; `phases`: what these do."""
-    most = max(seconds.values()) or 1.0
+    brief = sum(s for phase, s in seconds.items() if phase.startswith("brief"))
+    shown = {k: s for k, s in seconds.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})
+    most = max(shown.values()) or 1.0
     rows = [
         [PARTS.note(phase, phases[phase]) if phase in phases else phase, units.seconds(s), PARTS.bar(100 * s / most)]
-        for phase, s in seconds.items()
+        for phase, s in shown.items()
     ]
-    return table([], [*rows, ["Total", units.seconds(sum(seconds.values())), ""]], "times", numbers=(1,))
+    return table([], [*rows, ["Total", units.seconds(sum(shown.values())), ""]], "times", numbers=(1,))
