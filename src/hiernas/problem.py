@@ -222,7 +222,8 @@ class Method:
     """A search method as the program sees it.
 
     Its configurations are frozen dataclasses of one class, with at least `train` (a Recipe), `final_epochs`,
-    `final_lr`, `objective` and `calibration_images`.
+    `final_lr`, `objective` and `calibration_images`. Numbers whose names end in `epochs`, and `generations`, are its lengths:
+    those that are fitted to few images, or to a given time (`hiernas.run.settings`).
     """
 
     search: Callable[[Problem, Any], Found]

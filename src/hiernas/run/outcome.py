@@ -150,6 +150,7 @@ def _taken_home(
         "environment": both_ends(run),
         "doubts": of_predictions(named, labels, data.classes),
         "fitted": run.config.get("fitted", ""),
+        **({"timed": run.config["timed"]} if run.config.get("timed") else {}),
         "outputs": {"onnx": {"file": "best.onnx", "largest_difference": written.largest_difference}},
     }  # fmt: skip
 
