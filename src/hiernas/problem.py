@@ -24,6 +24,7 @@ from hiernas.randomness import seeded
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.recipes import Phase, Recipe
 
+CALIBRATION_IMAGES = 2000  # at most, for the batch-norm statistics of a trained network
 DrawGates = Callable[[np.random.Generator], Gates]
 Validate = Callable[[int], float | None]  # epochs done -> accuracy
 Frequency = dict[str, dict[str, float]]  # site -> option -> share
@@ -210,6 +211,12 @@ def training_work(epochs: float, images: int) -> float:
     return 3.0 * epochs * images
 
 
+def final_work(epochs: float, data: ImageData) -> float:
+    """The work of a final training, with the batch-norm statistics of what was trained."""
+    images = len(data.train) + len(data.val)
+    return training_work(epochs, images) + min(CALIBRATION_IMAGES, images)
+
+
 # -- what the program must know of a method: its record stands at the end of the method's own file -----------------------
 
 Arguments = Mapping[str, Any]  # of a space, beyond image size and classes
@@ -241,7 +248,7 @@ class Method:
     def work(self, config: Any, data: ImageData) -> dict[str, float]:
         """Work per phase, the final training included, in forward passes of one image."""
         found = self.plan(config, data)
-        final = {"final": training_work(config.final_epochs, len(data.train) + len(data.val))}
+        final = {"final": final_work(config.final_epochs, data)}
         compared = {phase: found.pop(phase) for phase in list(found) if phase.startswith("compare")}  # after the final one
         return {**found, **final, **compared}
 

@@ -15,7 +15,7 @@ from hiernas.data import Augment, ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
-from hiernas.problem import training_work
+from hiernas.problem import final_work
 from hiernas.run.environment import environment
 from hiernas.run.folder import Listener, RunFolder, begin
 from hiernas.run.outcome import inherited_weights, train_only
@@ -69,7 +69,7 @@ def _within(asked: float, began: float, header: dict[str, Any], how: Retraining,
     """The config.yaml of a training that ends `asked` seconds after it began: see `hiernas.run.pace`."""
 
     def work(how: Retraining, data: ImageData) -> dict[str, float]:
-        return {"final": training_work(how.epochs, len(data.train) + len(data.val))}
+        return {"final": final_work(how.epochs, data)}
 
     def header_of(how: Retraining, **more: Any) -> dict[str, Any]:
         return {**header, "train": {**header["train"], **to_dict(how), **more}}
