@@ -311,6 +311,8 @@ def _settings(result: Values) -> list[tuple[str, object]]:
     ]
     if result.get("fitted"):
         rows.insert(2, ("For so few images", result["fitted"]))
+    if result.get("timed"):
+        rows.insert(2, ("Within a time", result["timed"]))
     for kind, output in (result.get("outputs") or {}).items():
         difference = output.get("largest_difference")
         check = "" if difference is None else f", outputs within {difference:.1e} of PyTorch's"
