@@ -20,8 +20,7 @@ from hiernas.run.outcome import inherited_weights, train_only
 from hiernas.run.request import read_data, reload_data, retraining_of
 from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
 from hiernas.space import Architecture
-from hiernas.spaces import known
-from hiernas.spaces.files import known_space
+from hiernas.spaces import known, known_space
 from hiernas.train.recipes import Recipe, Retraining, retraining
 from hiernas.version import VERSION
 
