@@ -26,6 +26,7 @@ from hiernas.networks.parts import (
     build_cell,
     build_parts,
     cell_options,
+    chosen_edges,
     edge_name,
     edges_of,
     output_of,
@@ -72,6 +73,11 @@ class CellNetwork:
         """The edges into each node: two of them stay."""
         nodes = range(INPUTS, INPUTS + self.nodes)
         return tuple(Group(tuple(edge_name(kind, s, n) for s in range(n)), 2) for kind in self.cell_kinds for n in nodes)
+
+    def span(self, kind: str) -> slice:
+        """Where the edges of a kind of cell are among all sites."""
+        start, edges = self.cell_kinds.index(kind), len(list(edges_of(self.nodes)))
+        return slice(start * edges, (start + 1) * edges)
 
     def space(self) -> SearchSpace:
         """The search space over all operations of all edges."""
@@ -175,19 +181,15 @@ class CellNetwork:
         places = self.places()
         cells = [build_cell(p, self.cell_choices(p.kind, choices), self.operation, self.nodes) for p in places]
         stem0, stem1 = (build_parts(parts) for parts in self.stems())
-        return CellNet(stem0, stem1, cells, self._classifier(places).build(), *self._auxiliary(places))
+        classifier, at, auxiliary = self._classifier(places).build(), 2 * len(places) // 3, None
+        if self.auxiliary:
+            width, size = self.nodes * places[at].channels, places[at].out_size
+            auxiliary = AuxiliaryHead(width, self.num_classes, size, self.stem == "cifar")
+        return CellNet(stem0, stem1, cells, classifier, auxiliary, at)
 
     def cell_choices(self, kind: str, choices: Sequence[Choice]) -> EdgeChoices:
         """The choices of the edges of one kind of cell, from those of all sites."""
-        chosen = dict(zip(self.site_names, choices, strict=True))
-        return {(s, n): chosen[edge_name(kind, s, n)] for s, n in edges_of(self.nodes)}
-
-    def _auxiliary(self, places: Sequence[Place]) -> tuple[nn.Module | None, int]:
-        at = 2 * len(places) // 3
-        if not self.auxiliary:
-            return None, at
-        p = places[at]
-        return AuxiliaryHead(self.nodes * p.channels, self.num_classes, p.out_size, self.stem == "cifar"), at
+        return chosen_edges(edges_of(self.nodes), choices[self.span(kind)])
 
     def supernet(self, decisions: Sequence[Decision]) -> CellSupernet:
         return CellSupernet(self, decisions)

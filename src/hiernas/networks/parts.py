@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -115,7 +115,21 @@ def mixed(modules: Sequence[nn.Module], weights: Sequence[float]) -> nn.Module:
 # -- cells -------------------------------------------------------------------------------------------------------
 
 
-EdgeChoices = Mapping[tuple[int, int], Choice]  # by (source, node)
+EdgeChoices = Mapping[tuple[int, int], Choice]  # by (source, node), without `none`
+
+
+def chosen_edges(edges: Iterable[tuple[int, int]], choices: Sequence[Choice]) -> EdgeChoices:
+    """What is kept of each edge, but of those that keep nothing."""
+    kept = {edge: tuple(pair for pair in choice if pair[0] != "none") for edge, choice in zip(edges, choices, strict=False)}
+    return {edge: choice for edge, choice in kept.items() if choice}
+
+
+def build_edges(choices: EdgeChoices, part: Callable[[int, str], Part]) -> dict[tuple[int, int], nn.Module]:
+    """The module of each edge; `part`: of an operation that reads a state."""
+    return {
+        (s, n): mixed([part(s, option).build() for option, _ in choice], [weight for _, weight in choice])
+        for (s, n), choice in choices.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -185,13 +199,9 @@ def build_parts(parts: Sequence[Part]) -> nn.Module:
 
 def build_cell(p: Place, choices: EdgeChoices, make: Any, nodes: int) -> Cell:
     """The plain cell of chosen edges; `make` gives the operation of a name."""
-    edges = {}
-    for (source, node), choice in choices.items():
-        kept = [(p.part(source, make(option)).build(), weight) for option, weight in choice if option != "none"]
-        if kept:
-            edges[source, node] = mixed(*zip(*kept, strict=True))
-    if not edges:
+    if not choices:
         raise SpaceError(f"cell '{p.kind}' has no edge; one of its nodes needs one, the others may be without")
+    edges = build_edges(choices, lambda source, option: p.part(source, make(option)))
     return Cell(p.preprocess[0].build(), p.preprocess[1].build(), edges, nodes, p.reduction)
 
 

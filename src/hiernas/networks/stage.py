@@ -41,17 +41,18 @@ from hiernas.networks.parts import (
     Place,
     StageShape,
     build_cell,
+    build_edges,
     build_parts,
     cell_options,
+    chosen_edges,
     edge_name,
     live_nodes,
-    mixed,
     output_of,
     place,
     shape,
 )
 from hiernas.networks.supernets import StageSupernet
-from hiernas.space import Architecture, Choice, SearchSpace
+from hiernas.space import Choice, SearchSpace
 
 STAGES, WINDOW = 3, 3
 CELLS = ("normal1", "reduce1", "normal2", "reduce2", "normal3")  # each stage's own
@@ -237,18 +238,6 @@ class StageNetwork:
             )
         return ((self.site(stage, s, n), kept.get((s, n), "none")) for s, n in self.edges(stage))
 
-    def stage_genotype(self, architecture: Architecture) -> dict[str, Any]:
-        """The object with `cell` and `stage` of an architecture, in H-DAS' form; all cells are in it."""
-        chosen = dict(zip(self.site_names, architecture.options, strict=True))
-        graphs: dict[str, Any] = {}
-        for k in range(STAGES):
-            edges = [(n, [chosen[self.site(k, s, n)], s]) for s, n in self.edges(k)]
-            nodes = range(INPUTS, INPUTS + self.cells[k])
-            key = JSON_STAGE.format(k + 1)
-            graphs[key] = [[edge for n, edge in edges if n == node and edge[0] != "none"] for node in nodes]
-            graphs[f"{key}_concat"] = list(self.outputs(k))
-        return {"cell": dict(self.arguments)["cell"], "stage": graphs}
-
     # -- structure -----------------------------------------------------------------------------------------------
 
     def places(self) -> list[StagePlace]:
@@ -320,7 +309,7 @@ class StageNetwork:
     def stage_choices(self, stage: int, choices: Sequence[Choice]) -> tuple[EdgeChoices, tuple[int, int]]:
         """The choices of one stage's edges, and the states that are its output."""
         chosen = choices[self.span(stage)]
-        edges = dict(zip(self.edges(stage), chosen, strict=False))
+        edges = chosen_edges(self.edges(stage), chosen)
         if self.least is None:
             return edges, self.outputs(stage)
         number = chosen[-1]
@@ -332,9 +321,9 @@ class StageNetwork:
         """The same network without the edges into dead cells, which it is built without."""
         found: list[Choice] = []
         for k in self.graphs:
-            edges, outputs = self.stage_choices(k, choices)
-            alive = live_nodes((e for e, choice in edges.items() if any(o != "none" for o, _ in choice)), outputs)
-            found += [choice if node in alive else (("none", 1.0),) for (_, node), choice in edges.items()]
+            alive = live_nodes(*self.stage_choices(k, choices))
+            for (_, node), choice in zip(self.edges(k), choices[self.span(k)], strict=False):
+                found.append(choice if node in alive else (("none", 1.0),))
             found += [choices[len(found)]] if self.numbers(k) else []
         return tuple(found)
 
@@ -343,28 +332,23 @@ class StageNetwork:
         found = []
         for k in range(STAGES):
             edges, outputs = self.stage_choices(k, choices)
-            kept = [edge for edge, choice in edges.items() if any(option != "none" for option, _ in choice)]
-            found.append(shape(kept, outputs, outputs[-1] - INPUTS + 1))
+            found.append(shape(list(edges), outputs, outputs[-1] - INPUTS + 1))
         return found
 
     def _build_stage(self, k: int, p: StagePlace, choices: EdgeChoices, outputs: tuple[int, int]) -> StageGraph:
-        active = {e: [(o, w) for o, w in choice if o != "none"] for e, choice in choices.items()}
-        alive = live_nodes((e for e, kept in active.items() if kept), outputs)
-        edges = {}
-        for (source, node), kept in active.items():
-            modules = [p.part(self.operation(option)).build() for option, _ in kept]
-            if modules and node in alive:
-                edges[source, node] = mixed(modules, [weight for _, weight in kept])
-        without = sorted(node for node in alive if node >= INPUTS and node not in {n for _, n in edges})
+        alive = live_nodes(choices, outputs)
+        without = sorted(alive - {0, 1} - {n for _, n in choices})
         if without:
             raise SpaceError(f"cell {without[0]} of stage {k + 1} has no edge; every cell needs at least one")
+        live = {edge: choice for edge, choice in choices.items() if edge[1] in alive}
+        edges = build_edges(live, lambda _, option: p.part(self.operation(option)))
         cells = {n: self.build_cell(cell) for n, cell in enumerate(p.cells, INPUTS) if n in alive}
         return StageGraph(p.preprocess.build(), p.preprocess.build(), edges, cells, outputs)
 
     def build_cell(self, p: Place) -> Cell:
         """A cell of the genotype at its place."""
         graph = self.genotype.graph(p.kind)
-        choices = {(s, n): ((op, 1.0),) for n, edges in enumerate(graph, INPUTS) for op, s in edges}
+        choices = {(s, n): ((op, 1.0),) for n, edges in enumerate(graph, INPUTS) for op, s in edges if op != "none"}
         return build_cell(p, choices, self.operation, len(graph))
 
     def supernet(self, decisions: Sequence[Decision]) -> StageSupernet:
