@@ -15,7 +15,7 @@ from torch import nn
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.networks.cell_ops import OPERATIONS, AuxiliaryHead, CellNet, ReLUConv, operation
-from hiernas.networks.genotype import INPUTS, Edge, Genotype, check_operations, read_genotype
+from hiernas.networks.genotype import INPUTS, Edge, Genotype, operations_by_edge, read_genotype
 from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import (
     SEARCHED,
@@ -126,8 +126,7 @@ class CellNetwork:
         graph = genotype.graph(kind)
         if len(graph) != self.nodes:
             raise SpaceError(f"cell '{kind}' has {len(graph)} nodes; space '{self.name}' has {self.nodes}")
-        check_operations(graph, kind, OPERATIONS)
-        kept = {(source, node): op for node, edges in enumerate(graph, INPUTS) for op, source in edges}
+        kept = operations_by_edge(graph, kind, OPERATIONS)
         return ((edge_name(kind, s, n), kept.get((s, n), "none")) for s, n in edges_of(self.nodes))
 
     def genotype(self, architecture: Architecture) -> Genotype:

@@ -42,7 +42,7 @@ def _describe(name: str, affine: bool) -> str:
 class Nothing:
     """No edge: it adds nothing to its node."""
 
-    name: str = "none"
+    name = "none"
 
     def describe(self) -> str:
         return "none"
@@ -77,10 +77,7 @@ class SkipConnect:
     """Identity; at stride 2 a factorized reduction."""
 
     affine: bool = True
-
-    @property
-    def name(self) -> str:
-        return "skip_connect"
+    name = "skip_connect"
 
     def describe(self) -> str:
         return _describe("skip_connect", self.affine)

@@ -100,12 +100,13 @@ def check_concat(value: Any, what: str, expected: tuple[int, ...]) -> None:
         raise SpaceError(f"'{what}' concatenates the nodes {nodes!r:.80}; this space concatenates {list(expected)}")
 
 
-def check_operations(graph: Graph, what: str, allowed: Sequence[str]) -> None:
-    """Refuse operations that a space does not have."""
+def operations_by_edge(graph: Graph, what: str, allowed: Sequence[str]) -> dict[tuple[int, int], str]:
+    """The operation of each (source, node); operations that a space does not have are refused."""
     for node, edges in enumerate(graph, INPUTS):
         for op, source in edges:
             if op not in allowed:
                 raise SpaceError(f"the edge from {source} to {node} of '{what}' cannot be '{op}'; {did_you_mean(op, allowed)}")
+    return {(source, node): op for node, edges in enumerate(graph, INPUTS) for op, source in edges}
 
 
 def _fields_of_text(text: str) -> Any:

@@ -30,7 +30,7 @@ from hiernas.networks.cell_ops import (
     Sum,
     operation,
 )
-from hiernas.networks.genotype import INPUTS, Genotype, check_concat, check_operations, genotype, name_of, read_graph
+from hiernas.networks.genotype import INPUTS, Genotype, check_concat, genotype, name_of, operations_by_edge, read_graph
 from hiernas.networks.ops import Classifier, Op
 from hiernas.networks.parts import (
     SEARCHED,
@@ -224,13 +224,11 @@ class StageNetwork:
         if not isinstance(graphs, Mapping) or key not in graphs:
             raise SpaceError(f"the stage graphs lack '{key}'; an object with DAG1, DAG2 and DAG3 is expected")
         graph = read_graph(graphs[key], key)
-        check_operations(graph, key, FREE[1:])
+        kept = operations_by_edge(graph, key, FREE[1:])
         check_concat(graphs.get(f"{key}_concat"), key, self.outputs(stage))
         if len(graph) != self.cells[stage]:
             raise SpaceError(f"'{key}' has {len(graph)} cells; stage {stage + 1} of this space has {self.cells[stage]}")
-        kept = {(source, node): op for node, edges in enumerate(graph, INPUTS) for op, source in edges}
-        allowed = set(self.edges(stage))
-        stray = sorted(edge for edge in kept if edge not in allowed)
+        stray = sorted(kept.keys() - set(self.edges(stage)))
         if stray:
             raise SpaceError(
                 f"cell {stray[0][1]} of '{key}' reads state {stray[0][0]}; with window {self.window} it reads one of the "
