@@ -35,8 +35,15 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.globals["FULL"] = FULL
-PARTS: Any = TEMPLATES.get_template("parts.html").module  # macros: tables, notes, folds, heat maps
+TEMPLATES.globals |= {"FULL": FULL, "units": units}
+
+
+def macros(template: str) -> Any:
+    """What a template defines: sections with their words, or their parts."""
+    return TEMPLATES.get_template(template).module
+
+
+PARTS = macros("parts.html")  # tables, notes, folds, heat maps
 
 
 @dataclass(frozen=True)
@@ -78,18 +85,12 @@ def style() -> str:
 def section(title: str, *parts: Markup | str) -> Markup:
     """A heading and what belongs under it; nothing where there is nothing."""
     found = [part for part in parts if part]
-    return PARTS.section(title, found) if found else Markup()
+    return PARTS.titled(title, found) if found else Markup()
 
 
-def picture(draw: Callable[[float], str], caption: str) -> Markup:
-    """A figure, drawn for a wide and for a narrow screen; nothing where there is nothing to draw."""
-    wide = draw(WIDE)
-    return PARTS.picture(wide, draw(NARROW), caption) if wide else Markup()
-
-
-def beside(named: Sequence[tuple[str, Markup]], caption: str = "") -> Markup:
-    """Small figures by name, side by side where there is room; nothing where there are none."""
-    return PARTS.beside(named, caption) if named else Markup()
+def both(draw: Callable[[float], str]) -> tuple[str, str]:
+    """A figure, drawn for a wide and for a narrow screen."""
+    return draw(WIDE), draw(NARROW)
 
 
 def table(

@@ -108,11 +108,11 @@ def page(run: Run, reset: Values | None = None) -> str:
     """The whole page as text; `reset` is what `hiernas vital --reset` found."""
     result, told = run.result, _teller(run.result).tell(run)
     sections = [
-        section("Asked, predicted, measured", table(ASKED, _asked(result), "asked"), _precision(result)),
+        figures.SECTIONS.asked(table(ASKED, _asked(result), "asked"), result.get("device"), result.get("latency_error")),
         *told.found,
         "" if is_cells(result) else figures.network(result),
         hournas.without_blocks(reset) if reset else "",
-        section("Training", figures.training(run.events, told)),
+        figures.training(run.events, told),
         section("Data", table([], _data(result["data"]), "pairs"), PARTS.listed(result["data"].get("notes") or [], "notes")),
         section("Settings", table([], _settings(result), "pairs")),
         section("Time", _times(result["seconds"], told.phases)) if result.get("seconds") else "",
@@ -233,22 +233,6 @@ def _verdict(result: Values, metric: str, found: float | None, predicted: float 
     below = [(limit["low"] - final) / limit["low"] for limit in limits if limit["low"]]
     miss = max(0.0, *above, *below)  # as a fraction of the limit
     return PARTS.verdict(miss <= 0, f"met{by}" if miss <= 0 else f"missed by {100 * miss:.1f} %{by}")
-
-
-def _precision(result: Values) -> Markup:
-    """Where latency was measured, and how far its predictions were off."""
-    device, error = result.get("device"), result.get("latency_error")
-    said = []
-    if device:
-        runtime, threads = f"{device['runtime']} {device['version']}", units.number(device["threads"], "thread")
-        said.append(f"Latency on {device['device']}, {runtime}, {threads}, batch {device['batch']}.")
-    if error:
-        side = "too high" if error["bias_percent"] >= 0 else "too low"
-        said.append(
-            f"Predictions were off by {error['mean_absolute_percent']:.1f} % on average, and "
-            f"{abs(error['bias_percent']):.1f} % {side} as a whole, over {error['networks']} measured networks."
-        )
-    return PARTS.words(" ".join(said)) if said else Markup()
 
 
 # -- data, settings, time ------------------------------------------------------------------------------------------
