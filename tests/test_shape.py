@@ -30,7 +30,7 @@ LAYERS = [  # each imports only from itself and from those before it
     {"train"},
     {"search"},
     {"methods"},
-    {"vital", "export", "report"},
+    {"export", "report"},
     {"run"},
     {"commands", "api"},
     {"cli"},

@@ -18,9 +18,10 @@ from generated import computes, imported, noise, trained, written
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hiernas import export as formats
 from hiernas import spaces
 from hiernas.errors import ConfigError, ExportError
-from hiernas.export import export, formats
+from hiernas.export import export
 from hiernas.networks.ops import ChannelShuffle, MBConv, Op, Residual, Skip, SqueezeExcite
 from hiernas.networks.parts import Mixture
 from hiernas.space import Architecture, SearchSpace

@@ -13,11 +13,11 @@ import pytest
 from little import few_of, latency_file, little
 from safetensors.torch import load_file
 
+from hiernas import export as formats
 from hiernas import spaces
 from hiernas.commands import rank as trust
 from hiernas.costs.tables import cost
 from hiernas.data import ImageData
-from hiernas.export import formats
 from hiernas.methods import METHODS
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import inherited_weights, last_supernet
