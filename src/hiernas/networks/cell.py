@@ -23,14 +23,12 @@ from hiernas.networks.parts import (
     Part,
     Parts,
     Place,
-    build_cell,
     build_parts,
     cell_options,
     chosen_edges,
     edge_name,
     edges_of,
     output_of,
-    place,
     strided,
 )
 from hiernas.networks.supernets import CellSupernet
@@ -154,7 +152,7 @@ class CellNetwork:
         channels, found = self.channels, []
         for kind in self.kinds:
             channels *= 2 if kind.startswith("reduce") else 1
-            found.append(place(kind, (before, last), channels, not self.search))
+            found.append(Place.of(kind, (before, last), channels, not self.search))
             before, last = last, (self.nodes * channels, found[-1].out_size)
         return found
 
@@ -166,8 +164,7 @@ class CellNetwork:
         places = self.places()
         fixed = [part for stem in self.stems() for part in stem]
         fixed += [part for p in places for part in (*p.preprocess, *p.joins(self.nodes, SEARCHED))]
-        options = cell_options(places, self.cell_kinds, self.nodes, [self.operation(name) for name in OPERATIONS])
-        return [*fixed, self._classifier(places)], options
+        return [*fixed, self._classifier(places)], cell_options(places, self.cell_kinds, self.nodes, self.operation)
 
     def _classifier(self, places: Sequence[Place]) -> Part:
         last = places[-1]
@@ -178,7 +175,7 @@ class CellNetwork:
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network of the chosen edges: [B, C, H, W] -> [B, classes]."""
         places = self.places()
-        cells = [build_cell(p, self.cell_choices(p.kind, choices), self.operation, self.nodes) for p in places]
+        cells = [p.build(self.cell_choices(p.kind, choices), self.operation, self.nodes) for p in places]
         stem0, stem1 = (build_parts(parts) for parts in self.stems())
         classifier, at, auxiliary = self._classifier(places).build(), 2 * len(places) // 3, None
         if self.auxiliary:

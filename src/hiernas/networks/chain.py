@@ -10,7 +10,7 @@ import copy
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class Chain:
     head: tuple[Site, ...]
     bn_eps: float = 1e-5
     published: tuple[int, ...] | None = None  # blocks per stage of the published network, where it has fewer
+    groups: ClassVar[tuple[Group, ...]] = ()  # its sites are independent
     searched = "blocks"
     same_operations = True
 
@@ -51,11 +52,6 @@ class Chain:
     @property
     def site_names(self) -> tuple[str, ...]:
         return tuple(s.name for s in self.sites)
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """None: the sites of a chain are independent."""
-        return ()
 
     def space(self) -> SearchSpace:
         """The search space over all options of all sites."""

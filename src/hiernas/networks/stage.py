@@ -20,7 +20,6 @@ from hiernas.errors import SpaceError
 from hiernas.networks.cell import CellNetwork, row_of_cells, stem_parts
 from hiernas.networks.cell_ops import (
     FREE,
-    OPERATIONS,
     AuxiliaryHead,
     Cell,
     Concat,
@@ -40,7 +39,6 @@ from hiernas.networks.parts import (
     Parts,
     Place,
     StageShape,
-    build_cell,
     build_edges,
     build_parts,
     cell_options,
@@ -48,8 +46,6 @@ from hiernas.networks.parts import (
     edge_name,
     live_nodes,
     output_of,
-    place,
-    shape,
 )
 from hiernas.networks.supernets import StageSupernet
 from hiernas.space import Choice, SearchSpace
@@ -61,11 +57,11 @@ JSON_STAGE = "DAG{}"  # H-DAS' own names of the stage graphs
 
 @dataclass(frozen=True)
 class StagePlace:
-    """One stage of a network: the preprocessing of its input, its cells in order, and the reduction behind it."""
+    """One stage of a network: the preprocessing of its input, its cells in order, and the reduction behind it, if any."""
 
     preprocess: Part
     cells: tuple[Place, ...]
-    reduction: Place | None
+    reductions: tuple[Place, ...]
 
     @property
     def width(self) -> int:
@@ -199,8 +195,8 @@ class StageNetwork:
 
         These have no multiply-adds and, behind pooling, the few parameters of a batch norm: costs are lower bounds.
         """
-        places = [cell for stage in self.places() for cell in (*stage.cells, *([stage.reduction] if stage.reduction else []))]
-        options = cell_options(places, network.cell_kinds, network.nodes, [network.operation(name) for name in OPERATIONS])
+        places = [cell for stage in self.places() for cell in stage.cells + stage.reductions]
+        options = cell_options(places, network.cell_kinds, network.nodes, network.operation)
         return self._fixed(lambda cell: [*cell.preprocess, *cell.joins(self.nodes, cell.kind)]), options
 
     # -- published encodings -------------------------------------------------------------------------------------
@@ -245,11 +241,11 @@ class StageNetwork:
             c = self.channels * 2**k
             width = self.nodes * c
             inputs = ((width, size), (width, size))
-            cells = tuple(place(f"normal{k + 1}", inputs, c, True) for _ in range(count))
+            cells = tuple(Place.of(f"normal{k + 1}", inputs, c, True) for _ in range(count))
             out = ((2 * width, size), (2 * width, size))
-            reduction = place(f"reduce{k + 1}", out, 2 * c, True) if k + 1 < STAGES else None
-            found.append(StagePlace(Part("preprocess", ReLUConv(1), given, width, 1, size), cells, reduction))
-            if reduction is not None:
+            reductions = (Place.of(f"reduce{k + 1}", out, 2 * c, True),) if k + 1 < STAGES else ()
+            found.append(StagePlace(Part("preprocess", ReLUConv(1), given, width, 1, size), cells, reductions))
+            for reduction in reductions:
                 given, size = self.nodes * 2 * c, reduction.out_size
         return found
 
@@ -260,10 +256,9 @@ class StageNetwork:
         with dead cells.
         """
         places = self.places()
-        ops = [self.operation(name) for name in FREE]
         options: list[Options] = []
         for k, p in enumerate(places):
-            options += [{op.name: () if op.name == "none" else (p.part(op),) for op in ops} for _ in self.edges(k)]
+            options += [{"none": ()} | {o: (p.part(self.operation(o)),) for o in FREE[1:]} for _ in self.edges(k)]
             if self.least is not None:
                 beyond = {n: p.cells[self.least : int(n)] for n in self.numbers(k)}
                 options.append({n: tuple(x for cell in cells for x in self._cell_parts(cell)) for n, cells in beyond.items()})
@@ -276,8 +271,8 @@ class StageNetwork:
         """What every network has, with these parts of each cell."""
         places, fixed = self.places(), self.stem_parts
         for p in places:
-            inner = [*p.cells[: self.least], *([p.reduction] if p.reduction else [])]
-            fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in of_cell(cell))]
+            cells = p.cells[: self.least] + p.reductions
+            fixed += [p.preprocess, p.preprocess, *(part for cell in cells for part in of_cell(cell))]
             size = p.preprocess.size  # of the states; each cell reads a sum, and the output is two of them
             fixed += [Part(SEARCHED, Sum(), p.width, p.width, 1, size)] * len(p.cells[: self.least])
             fixed.append(Part("stage", Concat(2), p.width, 2 * p.width, 1, size))
@@ -298,7 +293,7 @@ class StageNetwork:
         """The plain network of the chosen graphs, without dead cells: [B, C, H, W] -> [B, classes]."""
         places = self.places()
         stages = [self._build_stage(k, p, *self.stage_choices(k, choices)) for k, p in enumerate(places)]
-        reductions = [self.build_cell(p.reduction) for p in places if p.reduction]
+        reductions = [self.build_cell(cell) for p in places for cell in p.reductions]
         last, auxiliary = places[-1].preprocess, None
         if self.auxiliary:
             auxiliary = AuxiliaryHead(last.cin, self.num_classes, last.size, self.stem == "cifar")
@@ -330,7 +325,7 @@ class StageNetwork:
         found = []
         for k in range(STAGES):
             edges, outputs = self.stage_choices(k, choices)
-            found.append(shape(list(edges), outputs, outputs[-1] - INPUTS + 1))
+            found.append(StageShape.of(edges, outputs, outputs[-1] - INPUTS + 1))
         return found
 
     def _build_stage(self, k: int, p: StagePlace, choices: EdgeChoices, outputs: tuple[int, int]) -> StageGraph:
@@ -347,7 +342,7 @@ class StageNetwork:
         """A cell of the genotype at its place."""
         graph = self.genotype.graph(p.kind)
         choices = {(s, n): ((op, 1.0),) for n, edges in enumerate(graph, INPUTS) for op, s in edges if op != "none"}
-        return build_cell(p, choices, self.operation, len(graph))
+        return p.build(choices, self.operation, len(graph))
 
     def supernet(self, decisions: Sequence[Decision]) -> StageSupernet:
         return StageSupernet(self, decisions)

@@ -316,7 +316,7 @@ class StageSupernet(nn.Module):
         places = skeleton.places()
         self.stem = build_parts(skeleton.stem_parts)
         self.stages = nn.ModuleList(MixedStage(skeleton, k, decisions[span]) for k, span in enumerate(self._spans))
-        self.reductions = nn.ModuleList(skeleton.build_cell(p.reduction) for p in places if p.reduction)
+        self.reductions = nn.ModuleList(skeleton.build_cell(cell) for p in places for cell in p.reductions)
         self.classifier = skeleton.parts()[0][-1].build()
 
     def forward(self, x: Tensor, gates: Gates) -> Tensor:

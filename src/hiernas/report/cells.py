@@ -158,7 +158,8 @@ def by_part(
     for site, row in rows.items():
         part, edge = site.rsplit(".", 1) if "->" in site else ("", site)
         parts.setdefault(part, {})[edge.replace("->", " → ")] = row
-    return [(part, kit.heat_map([graphs.short(option) for option in options], edges, framed)) for part, edges in parts.items()]
+    columns = list(map(graphs.short, options))
+    return [(part, kit.PARTS.heat_map(columns, edges, framed)) for part, edges in parts.items()]
 
 
 # -- how the search went ---------------------------------------------------------------------------------------------
