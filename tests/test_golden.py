@@ -59,7 +59,7 @@ RUNS: Mapping[str, tuple[str, ...]] = {  # by method and what is special: limits
     "spos": (PATHS, ONE_SHOT),
     "random-search": (PATHS, ONE_SHOT),
     "random": (PATHS, UNSEARCHED),
-    "random-k": (PATHS, f"{ALL} networks=3 epochs=1"),
+    "random-k": (PATHS, f"{ALL} finalists=3 finalist_epochs=1"),
     "plain": ("params<=2500", f"{UNSEARCHED} space.channels=4 space.cells=3", "darts"),
     "hournas": (PATHS, VITAL),
     "hournas at once, all options weighted": (PATHS, f"{VITAL} vital_prior=false sampling=gumbel_softmax"),

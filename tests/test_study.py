@@ -131,7 +131,7 @@ def test_entries_are_read() -> None:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     path = tmp_path_factory.mktemp("study") / "s"
-    study = begin(path, entries_of("plain,random,random-k:networks=2+epochs=1"), LIMITS, 2, REQUEST)
+    study = begin(path, entries_of("plain,random,random-k=random-k:finalists=2+finalist_epochs=1"), LIMITS, 2, REQUEST)
     assert work(path) == {}
     return study
 
@@ -153,7 +153,7 @@ def test_every_run_is_an_ordinary_one_under_its_limit_with_one_final_training(st
 
 
 def test_more_is_added_and_other_things_are_refused(study: Study) -> None:
-    again = begin(study.path, entries_of("plain,random,random-k:networks=2+epochs=1"), LIMITS, 2, REQUEST)
+    again = begin(study.path, entries_of("plain,random,random-k=random-k:finalists=2+finalist_epochs=1"), LIMITS, 2, REQUEST)
     assert again == study
     assert all(job.done for job in again.jobs())
     for limits, request in ((["params<=60k"], REQUEST), (LIMITS, {**REQUEST, "preset": "small"})):
@@ -164,7 +164,7 @@ def test_more_is_added_and_other_things_are_refused(study: Study) -> None:
             begin(study.path, entries_of(other, space), LIMITS, 2, REQUEST)
     more = begin(study.path, entries_of("random,spos"), LIMITS, 3, REQUEST)
     assert begin(study.path, entries_of("random"), LIMITS, 1, REQUEST).seeds == 3  # nothing is taken from a study
-    assert [e.label for e in more.entries] == ["random", "spos", "plain", "random-k:networks=2+epochs=1"]
+    assert [e.label for e in more.entries] == ["random", "spos", "plain", "random-k"]
     assert sum(job.done for job in more.jobs()) == 6
     assert more.final == study.final
     study.save()  # as it was
@@ -187,8 +187,12 @@ def test_random_k_does_as_much_work_as_the_first_search(tmp_path: Path, digits: 
     images = len(digits.train)
     steps = 3 * (30 + 15 + 10) * images  # forward passes of the supernet's training; a step counts as three
     judged = 0.6 * 24 * (8 + 1) * (len(digits.val) + 300)  # of the evolution, which shares beginnings
-    each = 3 * 8 * images + len(digits.val) + 300
-    assert next(study.jobs()).request.settings == [f"networks={round((steps + judged) / each)}"]
+    k, each = int(next(study.jobs()).request.settings[0].removeprefix("finalists=")), len(digits.val) + 300
+
+    def work(n: int) -> int:  # 5 epochs for all, 10 for half of them, ...
+        return sum((n >> i) * (3 * (5 << i) * images + each) for i in range(n.bit_length()) if n >> i > 1)
+
+    assert work(k) <= steps + judged < work(k + 1)
 
 
 def test_a_final_training_of_its_own_outlives_the_process(tmp_path: Path) -> None:
@@ -228,7 +232,7 @@ def test_mistakes_come_before_any_work(tmp_path: Path) -> None:
 def test_processes_share_a_study_and_a_killed_one_loses_nothing(study: Study, tmp_path: Path) -> None:
     """One process is killed amid a run; two others then do all, each run once, and the results are those of one process."""
     path = tmp_path / "s"
-    shared = begin(path, entries_of("plain,random,random-k:networks=2+epochs=1"), LIMITS, 2, REQUEST)
+    shared = begin(path, entries_of("plain,random,random-k=random-k:finalists=2+finalist_epochs=1"), LIMITS, 2, REQUEST)
     code = f"""if True:
         import torch, pathlib, hiernas.run.study
         torch.set_num_threads(1)

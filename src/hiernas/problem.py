@@ -193,21 +193,30 @@ class Found:
     start: Start | None = None  # what the final training starts from; None: from scratch
     rivals: tuple[Rival, ...] = ()  # networks that are trained for comparison; the chosen one is the first
     doubts: tuple[str, ...] = ()  # sentences: why the search itself may mean nothing
+    candidates: tuple[Candidate, ...] = ()  # all that the last search judged: the finalists are among them
 
     @property
     def architecture(self) -> Architecture:
         """The chosen architecture."""
         return self.weighted or self.space.architecture(self.chosen.options)
 
-    @property
-    def last_space(self) -> SearchSpace:
-        """The space of the last search: what the last supernet holds."""
-        return self.prunings[-1].space if self.prunings else self.space
-
 
 def training_work(epochs: float, images: int) -> float:
     """The work of a training: a step's backward pass counts as two forward passes."""
     return 3.0 * epochs * images
+
+
+def rungs(finalists: int, epochs: int, most: int) -> list[tuple[int, int]]:
+    """Networks and their epochs, step by step: the better half goes on for twice as long, until one is left."""
+    return [(finalists, min(epochs, most)), *rungs(finalists // 2, 2 * epochs, most)] if finalists > 1 else []
+
+
+def brief_work(config: Any, data: ImageData) -> dict[str, float]:
+    """The work of training finalists, per phase."""
+    judged = len(data.val) + min(config.calibration_images, len(data.train))
+    steps = rungs(config.finalists, config.finalist_epochs, config.final_epochs)
+    epochs = [e for n, e in steps for _ in range(n)]
+    return {f"brief{i}": training_work(e, len(data.train)) + judged for i, e in enumerate(epochs, 1)}
 
 
 # -- what the program must know of a method: its record stands at the end of the method's own file -----------------------
@@ -222,7 +231,7 @@ class Method:
     """A search method as the program sees it.
 
     Its configurations are frozen dataclasses of one class, with at least `train` (a Recipe), `final_epochs`,
-    `final_lr`, `objective` and `calibration_images`.
+    `final_lr`, `objective` and `calibration_images`; where a search judges many networks, `finalists` and `finalist_epochs`.
     """
 
     search: Callable[[Problem, Any], Found]

@@ -88,9 +88,9 @@ def test_curves_of_phases_in_order_and_last_word() -> None:
     log = [epoch("train1", 1, 0.1), epoch("train1", 2, 0.2), {"event": "generation", "phase": "evolve2"}]
     log += [epoch("train2", 1, 0.9), epoch("train2", 1, 0.3), epoch("final", 1, 0.5), epoch("final", 1, 0.6)]
     supernet, final = figures.curves_of(log)
-    accuracies = [(c.phase, [e["val_accuracy"] for e in c.epochs]) for c in supernet]
+    accuracies = [(c[0]["phase"], [e["val_accuracy"] for e in c]) for c in supernet]
     assert accuracies == [("train1", [0.1, 0.2]), ("train2", [0.3])]
-    assert [[e["val_accuracy"] for e in c.epochs] for c in final] == [[0.6]]
+    assert [[e["val_accuracy"] for e in c] for c in final] == [[0.6]]
     svg = figures.training(log, Told("", marks=["pruned to 1,234"]))
     assert "pruned to 1,234" in texts(svg)
     assert "training" not in texts(svg)  # no such values

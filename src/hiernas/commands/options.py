@@ -31,7 +31,7 @@ class SharedOptions:
     """What a search and a study are asked alike."""
 
     space: Annotated[str | None, Option(help="default: the (first) method's own; see `hiernas list spaces`")] = None
-    data: Annotated[str, Option(help="'digits', a folder of class folders, a folder of parquet files, or hf:NAME")] = "digits"
+    data: Annotated[str, Option(help="'digits', a folder of class folders, of parquet or of IDX files, or hf:NAME")] = "digits"
     latency_table: TableFile = None
     preset: Annotated[str, Option(help="quick, small or paper; see `hiernas list presets`")] = "quick"
     settings: Settings = None

@@ -1,4 +1,4 @@
-"""Where images come from: digits, folders, torch data sets; tables are read by `tables.py`.
+"""Where images come from: digits, folders, torch data sets; tables are read by `tables.py`, IDX files by `idx.py`.
 
 `find` looks at what the user named and returns a `Found`: pictures that can be opened by number, with their labels.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from hiernas.data.idx import from_idx, idx_files
 from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, measure, open_picture, reason_of, some
 from hiernas.data.tables import from_hub, from_parquet
 from hiernas.errors import DataError, did_you_mean
@@ -26,7 +27,7 @@ EXTENSIONS = (
 )
 ITEM = "item {} of the data set"
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")
-LAYOUTS = "one folder per class, or train/, val/ and test/ with class folders, or parquet files"
+LAYOUTS = "one folder per class, or train/, val/ and test/ with class folders, or parquet or IDX files"
 
 
 def find(source: object, memory_gib: float) -> Found:
@@ -58,7 +59,7 @@ def from_digits() -> Found:
 
 
 def from_folder(folder: Path, memory_gib: float) -> Found:
-    """Class folders, split folders with class folders, or parquet files."""
+    """Class folders, split folders with class folders, parquet files, or IDX files."""
     if not folder.exists():
         hint = did_you_mean(str(folder), ["digits"])
         hint = f" ({hint})" if hint.startswith("did") else ""
@@ -67,7 +68,10 @@ def from_folder(folder: Path, memory_gib: float) -> Found:
         raise DataError(f"'{folder}' is a file; give the folder that holds {LAYOUTS}")
     tables = [p for at in (folder, folder / "data") if at.is_dir() for p in _files(at) if p.suffix == ".parquet"]
     name = folder.resolve().name
-    return from_parquet(name, tables, memory_gib) if tables else _from_class_folders(name, folder)
+    if tables:
+        return from_parquet(name, tables, memory_gib)
+    arrays = idx_files(_files(folder))
+    return from_idx(name, arrays) if arrays else _from_class_folders(name, folder)
 
 
 def _from_class_folders(name: str, folder: Path) -> Found:

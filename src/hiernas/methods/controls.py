@@ -1,14 +1,13 @@
 """Controls without a search: what one would take if there were none. They share limits, tables and final training with it.
 
-One network drawn within the limits; as many of them, trained briefly, as a search costs, of which the best is trained; and
+One network drawn within the limits; as many of them, trained briefly, as a search costs, of which the best is taken; and
 the largest regular network. They take every kind of space.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +15,11 @@ import numpy as np
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
 from hiernas.methods.hnas import PRESETS as HNAS
-from hiernas.problem import TINY, Candidate, Found, Method, Problem, training_work
-from hiernas.randomness import numpy_generator, seeded
+from hiernas.problem import TINY, Candidate, Found, Method, Problem, brief_work
+from hiernas.randomness import numpy_generator
 from hiernas.search.decided import regular
-from hiernas.search.ranking import Ledger, most_accurate, pareto_front
-from hiernas.space import Architecture, SearchSpace
-from hiernas.train.recipes import Phase, Recipe
+from hiernas.space import SearchSpace
+from hiernas.train.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,13 @@ class ControlConfig:
 class RandomKConfig(ControlConfig):
     """Settings of `random-k`."""
 
-    networks: int = 20  # k: drawn and trained briefly
-    epochs: int = 12  # of each brief training, on the training images alone; its learning rate is `final_lr`
+    finalists: int = 20  # k: drawn and trained, the better half for twice as long, until one is left
+    finalist_epochs: int = 4  # of the first trainings, on the training images alone; their learning rate is `final_lr`
     calibration_images: int = 1000  # for batch-norm statistics after a brief training, or all if there are fewer
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in {"networks": 2, "epochs": 1, "calibration_images": 2}.items():
+        for name, least in {"finalists": 2, "finalist_epochs": 1, "calibration_images": 2}.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
@@ -59,15 +57,9 @@ def random_network(problem: Problem, config: ControlConfig) -> Found:
 
 
 def random_k(problem: Problem, config: RandomKConfig) -> Found:
-    """`networks` of them, each trained for a few epochs; the one of best validation accuracy is chosen."""
-    space, drawn = problem.space, _draw(problem, config.networks)
-    names = {space.decode(genes): f"brief{i + 1}" for i, genes in enumerate(drawn)}
-    ledger = Ledger(space, _brief_training(problem, config, names), config.objective, "brief", problem)
-    for genes in drawn:
-        ledger.evaluate(genes[None])  # one at a time: each accuracy is kept as soon as it is known
-    found = ledger.candidates
-    front = tuple(pareto_front(found, config.objective))
-    return Found(space, front, most_accurate(found, config.objective), details={"control": "random-k"})
+    """`finalists` of them, of which the program trains each briefly, and the better ones for longer, until one is left."""
+    found = [_untrained(problem, genes, {"control": "random-k"}) for genes in _draw(problem, config.finalists)]
+    return replace(found[0], candidates=tuple(one.chosen for one in found))
 
 
 def plain(problem: Problem, config: ControlConfig) -> Found:
@@ -99,22 +91,6 @@ def _untrained(problem: Problem, genes: np.ndarray, details: dict[str, Any]) -> 
     return Found(problem.space, (chosen,), chosen, details=details)
 
 
-def _brief_training(
-    problem: Problem, config: RandomKConfig, names: Mapping[Architecture, str]
-) -> Callable[[Sequence[Architecture]], list[float]]:
-    evaluator = problem.trainer.evaluator(None, config.train, config.calibration_images, paths=False)
-
-    def accuracy(architecture: Architecture) -> float:
-        phase = Phase(names[architecture], config.epochs, config.final_lr)
-        with seeded(problem.seed, phase.name, "network"):
-            network = architecture.build()
-        problem.trainer.fit(network, problem.data.train, phase, config.train)
-        evaluator.calibrate(network.cpu())
-        return evaluator.accuracy(network)
-
-    return lambda architectures: [accuracy(a) for a in architectures]
-
-
 def _regular(space: SearchSpace) -> list[list[np.ndarray]]:
     """Strengths of regular networks, per site [options]: of a chain one for each operation that a site has."""
     if space.skeleton.searched != "blocks":
@@ -137,25 +113,22 @@ def _final(preset: str) -> dict[str, Any]:
 
 PRESETS = {preset: ControlConfig(**_final(preset)) for preset in HNAS}
 K_PRESETS = {
-    "quick": RandomKConfig(**_final("quick"), networks=8, epochs=8, calibration_images=300),
-    "small": RandomKConfig(**_final("small"), networks=8, epochs=1, calibration_images=500),
+    "quick": RandomKConfig(**_final("quick"), finalists=8, finalist_epochs=5, calibration_images=300),
+    "small": RandomKConfig(**_final("small"), finalists=8, finalist_epochs=1, calibration_images=500),
     "paper": RandomKConfig(**_final("paper")),
 }
 
 
-def plan_k(config: RandomKConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase."""
-    each = training_work(config.epochs, len(data.train)) + len(data.val) + min(config.calibration_images, len(data.train))
-    return {f"brief{i + 1}": each for i in range(config.networks)}
-
-
 def as_much(config: RandomKConfig, data: ImageData, work: float) -> list[str]:
-    """As many networks as can be trained briefly in the work of a search, in forward passes of an image."""
-    return [f"networks={max(2, round(work * config.networks / sum(plan_k(config, data).values())))}"]
+    """As many networks as can be trained briefly in the work of a search, in forward passes of an image; 2 at least."""
+    most = 2
+    while sum(brief_work(replace(config, finalists=most + 1), data).values()) <= work:
+        most += 1
+    return [f"finalists={most}"]
 
 
 METHODS = {
     "random": Method(random_network, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
-    "random-k": Method(random_k, K_PRESETS, plan_k, TINY, lambda space: None, control="unsearched", matching=as_much),
+    "random-k": Method(random_k, K_PRESETS, brief_work, TINY, lambda space: None, control="unsearched", matching=as_much),
     "plain": Method(plain, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
 }

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
-from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, training_work
+from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, brief_work, training_work
 from hiernas.search.evolution import Effort, search_supernet, train_supernet
 from hiernas.search.ranking import at_least, most_accurate, operation_frequency, pareto_front
 from hiernas.train.recipes import Phase, Recipe
@@ -33,11 +33,14 @@ class HNASConfig:
     evolution: Literal["ces", "spos", "random"] = "ces"  # the paper's; SPOS' (its Fig. 7); random feasible architectures
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # minimised beside the error; auto: what is limited
     calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
+    finalists: int = 1  # the most accurate candidates, of which brief trainings leave one; 1: no such step, as in the paper
+    finalist_epochs: int = 1  # of the first of them; of each half that is left twice as many
     final_epochs: int = 240  # training of the chosen network from scratch
     final_lr: float = 0.5
 
     def __post_init__(self) -> None:
-        smallest = {"stages": 2, "population": 4, "generations": 0, "rank_below": 2, "calibration_images": 2}
+        smallest = {"stages": 2, "population": 4, "generations": 0, "rank_below": 2, "calibration_images": 2,
+                    "finalists": 1, "finalist_epochs": 1}  # fmt: skip
         for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
@@ -77,7 +80,8 @@ def hnas(problem: Problem, config: HNASConfig) -> Found:
         train(supernet, problem, trainings[k - 1], config)  # line 8
     found = search(supernet, problem, f"evolve{config.stages}", config)  # line 10
     front = pareto_front(found, config.objective)
-    return Found(problem.space, tuple(front), most_accurate(found, config.objective), tuple(prunings))  # line 11
+    chosen = most_accurate(found, config.objective)
+    return Found(problem.space, tuple(front), chosen, tuple(prunings), candidates=tuple(found))  # line 11
 
 
 def train(supernet: Any, problem: Problem, phase: Phase, config: HNASConfig) -> None:
@@ -126,7 +130,7 @@ def plan(config: HNASConfig, data: ImageData) -> dict[str, float]:
     for i, phase in enumerate(config.trainings()):
         work[phase.name] = training_work(phase.epochs, len(data.train))
         work[f"evolve{i + 2}"] = 0.6 * candidates * images
-    return work
+    return {**work, **brief_work(config, data)}
 
 
 METHODS = {"hnas": Method(hnas, PRESETS, plan, TINY, CHAINS, inherits=True)}

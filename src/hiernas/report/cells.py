@@ -170,10 +170,10 @@ SHARES = [figures.Line("skips", "identities (%)", "-", kit.BLUE), figures.Line("
 
 def how_it_went(run: kit.Run, marks: Sequence[str] = ()) -> Markup:
     """Entropy, identities and `none` by epoch, with the alarms."""
-    curves = [c for c in figures.curves_of(run.events)[0] if all("entropy" in e for e in c.epochs)]
+    curves = [c for c in figures.curves_of(run.events)[0] if all("entropy" in e for e in c)]
     if not curves:
         return Markup()
-    epochs = [e for c in curves for e in c.epochs]
+    epochs = [e for c in curves for e in c]
     alarm = next((x for x, e in enumerate(epochs, 1) if e.get("alarm")), None)
     most = max(e["entropy"] for e in epochs)
     panels = [

@@ -13,7 +13,7 @@ NAMES = {
 }
 LEADS = {
     "random": "A control: it was drawn evenly from those within the limits, and no other was looked at.",
-    "random-k": "A control: {} were drawn within the limits, each was trained briefly, and the most accurate one was kept.",
+    "random-k": "A control: {} drawn within the limits were trained briefly, the better half for longer, until one was left.",
     "plain": "A control: the same operation wherever there is a choice, as far as the limits allow it.",
 }
 
@@ -31,5 +31,4 @@ def tell(run: kit.Run) -> kit.Told:
     return kit.Told(
         lead=LEADS[result["details"]["control"]].format(drawn),
         found=[*drawings, *([figures.front(result)] if len(result["front"]) > 1 else [])],
-        phases={f"brief{i + 1}": "a brief training" for i in range(result["evaluated"])},
     )

@@ -159,12 +159,7 @@ def _shade(ax: Axes, limits: Sequence[Values], factor: float) -> None:
 # -- accuracy curves -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The epochs of one training phase, in order: each an event of events.jsonl."""
-
-    phase: str
-    epochs: tuple[Values, ...]
+Curve = Sequence[Values]  # the epochs of one training phase, in order: each an event of events.jsonl
 
 
 def curves_of(events: Sequence[Values]) -> tuple[list[Curve], list[Curve]]:
@@ -173,9 +168,9 @@ def curves_of(events: Sequence[Values]) -> tuple[list[Curve], list[Curve]]:
     for event in events:
         if event.get("event") == "epoch":
             phases.setdefault(event["phase"], {})[event["epoch"]] = event
-    found = [Curve(phase, tuple(epochs[e] for e in sorted(epochs))) for phase, epochs in phases.items()]
-    supernet = [c for c in found if not c.phase.startswith(("final", "mask", "compare", "brief"))]
-    return supernet, [c for c in found if c.phase == "final"]
+    found: dict[str, Curve] = {phase: [epochs[e] for e in sorted(epochs)] for phase, epochs in phases.items()}
+    supernet = [curve for phase, curve in found.items() if not phase.startswith(("final", "mask", "compare", "brief"))]
+    return supernet, [curve for phase, curve in found.items() if phase == "final"]
 
 
 def training(events: Sequence[Values], told: kit.Told) -> Markup:
@@ -208,7 +203,7 @@ def by_epoch(
 ) -> Markup:  # fmt: skip
     """Values by epoch over all phases; dotted lines between two phases, with what happened there. `joined`: across them."""
     points = {line: _points(curves, line, joined) for line in lines}
-    ends = list(accumulate(len(curve.epochs) for curve in curves))
+    ends = list(accumulate(map(len, curves)))
 
     def paint(ax: Axes) -> None:
         for line, of in points.items():
@@ -235,14 +230,15 @@ def _points(curves: Sequence[Curve], line: Line, joined: bool) -> list[tuple[flo
     points: list[tuple[float, float]] = []
     start = 0
     for curve in curves:
-        values = [(float(start + x), e.get(line.key)) for x, e in enumerate(curve.epochs, 1)]
+        values = [(float(start + x), e.get(line.key)) for x, e in enumerate(curve, 1)]
         found = [(x, line.factor * value) for x, value in values if value is not None]
         points += [(math.nan, math.nan)] * bool(points and found and not joined) + found
-        start += len(curve.epochs)
+        start += len(curve)
     return points
 
 
 # -- the chosen network --------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Block:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's detai
 
 def words(result: Values) -> list[str]:
     """Lines for the terminal: what was found."""
-    lines = _teller(result).words(result)
+    lines = [*_teller(result).words(result), *_finalist_words(result)]
     return lines if is_cells(result) else [*lines, "chosen: " + " ".join(result["chosen"]["options"])]
 
 
@@ -107,12 +107,13 @@ def page(run: Run, reset: Values | None = None) -> str:
     sections = [
         SECTIONS.asked(result, partial(_asks, result), partial(_verdict, result)),
         *told.found,
+        SECTIONS.finalists(_finalists(result)),
         "" if is_cells(result) else figures.network(result),
         hournas.without_blocks(reset) if reset else "",
         figures.training(run.events, told),
         SECTIONS.data(result["data"]),
         SECTIONS.settings(result, _arguments(result["space"]["arguments"])),
-        SECTIONS.times(result.get("seconds"), told.phases),
+        SECTIONS.times(_seconds(result.get("seconds") or {}), told.phases),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
     accuracy, where = _accuracy(result["chosen"])
@@ -175,7 +176,27 @@ def _verdict(result: Values, metric: str, found: float | None, predicted: float 
     return PARTS.verdict(miss <= 0, f"met{by}" if miss <= 0 else f"missed by {100 * miss:.1f} %{by}")
 
 
+def _finalist_words(result: Values) -> list[str]:
+    found = _finalists(result)
+    if not found:
+        return []
+    epochs, accuracy = found[0]["trained"][-1]
+    after = units.number(epochs, "epoch")
+    return [f"best of {len(found)} finalists: {units.percent(accuracy)} validation accuracy after {after} of training"]
+
+
+def _finalists(result: Values) -> Sequence[Values]:
+    """The candidates that were trained before one was taken, the best first; none where there was no such step."""
+    return (result.get("details") or {}).get("finalists") or []
+
+
 def _arguments(of_space: Values) -> str:
     """A genotype among them stands in full with the cells, and in result.json."""
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in of_space.items()}
     return ", ".join(f"{key}={text if len(text) <= 120 else f'{text[:60]}…'}" for key, text in texts.items())
+
+
+def _seconds(by_phase: Mapping[str, float]) -> Mapping[str, float]:
+    """Those of all brief trainings as one."""
+    brief = sum(s for phase, s in by_phase.items() if phase.startswith("brief"))
+    return {k: s for k, s in by_phase.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})

@@ -16,6 +16,7 @@ from hiernas.problem import Problem
 from hiernas.randomness import numpy_generator
 from hiernas.report.page import write_report
 from hiernas.run.environment import environment, tell_changes
+from hiernas.run.finalists import best_of
 from hiernas.run.folder import Listener, RunFolder, begin, owned, refuse_existing
 from hiernas.run.outcome import complete, train_only
 from hiernas.run.request import Prepared, Request, keep_latency, prepare, reload_data, restore
@@ -76,10 +77,11 @@ def _finish(prepared: Prepared, run: RunFolder) -> None:
     keep_latency(run, prepared)
     share = method.final_share(prepared.space, prepared.config, numpy_generator(seed, "share"))
     phases = method.work(prepared.config, data).items()
-    work = {phase: x * (share if phase.startswith(("final", "compare")) else 1.0) for phase, x in phases}
+    work = {phase: x * (share if phase.startswith(("final", "compare", "brief")) else 1.0) for phase, x in phases}
     run.tell("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], fitted=prepared.fitted)
     problem = make_problem(prepared.space, data, prepared.limits, prepared.latency, run, seed)
-    complete(prepared, run, method.search(problem, prepared.config))
+    found = method.search(problem, prepared.config)
+    complete(prepared, run, best_of(problem, found, prepared.config, prepared.final))
 
 
 def make_problem(

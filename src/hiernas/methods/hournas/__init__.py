@@ -29,7 +29,7 @@ from hiernas.methods.hournas.proposals import (
     probabilities,
     spread,
 )
-from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, training_work
+from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, brief_work, training_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.bilevel import shares
 from hiernas.search.ranking import Ledger, pareto_front
@@ -58,12 +58,15 @@ class HourNASConfig:
     estimator: Estimator = "score"  # of the gradient through one sampled network; straight_through: the gates' own
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
     calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
+    finalists: int = 1  # the proposals' best networks, of which brief trainings leave one; 1: no such step, as in the paper
+    finalist_epochs: int = 1  # of the first of them; of each half that is left twice as many
     final_epochs: int = 350  # training of the chosen network from scratch
     final_lr: float = 0.25
 
     def __post_init__(self) -> None:
         least = {"calibration_images": 2}
-        least |= dict.fromkeys(("vital_epochs", "epochs", "proposals", "proposal_iterations", "final_epochs"), 1)
+        least |= dict.fromkeys(("vital_epochs", "epochs", "proposals", "proposal_iterations", "finalists", "finalist_epochs",
+                               "final_epochs"), 1)  # fmt: skip
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {smallest}")
@@ -226,7 +229,8 @@ def _found(
         "best": architect.best,
         "spread": spread(space, problem.budget.tables(space), targets, proposals, config.tau, config.tau_end, problem.seed),
     }
-    return Found(problem.space, tuple(pareto_front(candidates, config.objective)), chosen, prunings, details)
+    front = tuple(pareto_front(candidates, config.objective))
+    return Found(problem.space, front, chosen, prunings, details, candidates=tuple(by_options.values()))
 
 
 def _within(space: SearchSpace, budget: Budget, genes: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -243,7 +247,8 @@ def _frequency(space: SearchSpace, theta: np.ndarray, config: HourNASConfig) -> 
 def plan(config: HourNASConfig, data: ImageData) -> dict[str, float]:
     """Work per phase: a step of the architecture takes about as long as one of the weights."""
     epochs = [config.vital_epochs] * config.vital_prior + [joint_epochs(config)]
-    return {f"train{i}": training_work(e, len(data.train)) for i, e in enumerate(epochs, 1)}
+    trainings = {f"train{i}": training_work(e, len(data.train)) for i, e in enumerate(epochs, 1)}
+    return {**trainings, **brief_work(config, data)}
 
 
 QUICK = HourNASConfig(

@@ -1,0 +1,116 @@
+"""The last step of a search, by a judge whose verdict is known: a network is as good as its parameters and epochs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from hiernas.budget import Limit
+from hiernas.costs.limits import TableBudget
+from hiernas.costs.tables import cost
+from hiernas.data import ImageData
+from hiernas.errors import ConfigError
+from hiernas.methods.controls import RandomKConfig, random_k
+from hiernas.methods.hnas import HNASConfig
+from hiernas.problem import Candidate, Found, Problem, brief_work
+from hiernas.run.finalists import best_of
+from hiernas.run.folder import RunFolder
+from hiernas.train.recipes import Recipe, Retraining
+from toy import RUN, toy_space
+
+FINAL = Retraining(Recipe(batch_size=8), 7, 0.1)
+
+
+class Judge:
+    """Stands in for a trainer: what was trained, and for how long, is written down."""
+
+    def __init__(self, stop_after: int = 1000) -> None:
+        self.trained: list[tuple[str, int]] = []
+        self.stop_after = stop_after
+
+    def fit(self, model: nn.Module, images: Any, phase: Any, recipe: Any, **_: Any) -> None:
+        if len(self.trained) == self.stop_after:
+            raise KeyboardInterrupt
+        assert (recipe, phase.lr) == (FINAL.recipe, FINAL.lr)
+        self.trained.append((phase.name, phase.epochs))
+
+    def evaluator(self, *_: Any, **__: Any) -> Judge:
+        return self
+
+    def calibrate(self, network: nn.Module) -> None: ...
+
+    def accuracy(self, network: nn.Module) -> float:
+        return sum(p.numel() for p in network.parameters()) / 1e5 + self.trained[-1][1] / 1e4
+
+
+def problem(folder: Path, data: ImageData, trainer: Any, *limits: Limit) -> Problem:
+    run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, RUN)
+    return Problem(toy_space(), data, TableBudget(limits), trainer, run, 0)
+
+
+def candidates() -> list[Candidate]:
+    """All twelve, judged by a supernet that has them in the order of their options."""
+    networks = sorted(toy_space(), key=lambda a: a.options)
+    return [Candidate(a.options, 0.9 - i / 100, cost(a).params, cost(a).macs, None) for i, a in enumerate(networks)]
+
+
+def found() -> Found:
+    every = candidates()
+    return Found(toy_space(), (every[0],), every[0], candidates=tuple(reversed(every)))
+
+
+def test_halving_keeps_the_better_and_takes_the_best_of_them(tmp_path: Path, digits: ImageData) -> None:
+    judge, config = Judge(), HNASConfig(finalists=6, finalist_epochs=3, objective="macs", final_epochs=7)
+    after = best_of(problem(tmp_path / "r", digits, judge), found(), config, FINAL)
+    first = candidates()[:6]
+    better = sorted(first, key=lambda c: -c.params)
+    assert judge.trained == [(f"brief{i}", 3) for i in range(1, 7)] + [(f"brief{i}", 6) for i in range(7, 10)]
+    assert after.chosen == better[0]
+    assert after.front == found().front  # by the supernet, as before
+    rows = after.details["finalists"]
+    assert [tuple(row["options"]) for row in rows] == [c.options for c in better]
+    assert [[epochs for epochs, _ in row["trained"]] for row in rows] == [[3, 6]] * 3 + [[3]] * 3
+    assert rows[0]["trained"][1][1] == pytest.approx(better[0].params / 1e5 + 6e-4)
+
+
+def test_no_training_is_longer_than_the_final_one(tmp_path: Path, digits: ImageData) -> None:
+    judge, config = Judge(), HNASConfig(finalists=8, finalist_epochs=4, objective="macs", final_epochs=7)
+    best_of(problem(tmp_path / "r", digits, judge), found(), config, FINAL)
+    assert [epochs for _, epochs in judge.trained] == [4] * 8 + [7] * 4 + [7] * 2
+    judged = len(digits.val) + min(config.calibration_images, len(digits.train))
+    assert list(brief_work(config, digits).values()) == [3 * e * len(digits.train) + judged for _, e in judge.trained]
+
+
+def test_one_finalist_is_no_step(tmp_path: Path, digits: ImageData) -> None:
+    judge = Judge()
+    for config, what in ((HNASConfig(), found()), (HNASConfig(finalists=5), replace(found(), candidates=()))):
+        assert best_of(problem(tmp_path / "r", digits, judge), what, config, FINAL) is what
+    assert judge.trained == []
+    with pytest.raises(ConfigError, match="finalists is 0"):
+        HNASConfig(finalists=0)
+
+
+def test_the_best_of_k_after_a_kill_is_that_of_one_go(tmp_path: Path, digits: ImageData) -> None:
+    config = RandomKConfig(finalists=7, finalist_epochs=1, objective="macs", final_epochs=7)
+    limit = Limit("params", high=float(np.median([c.params for c in candidates()])))
+
+    def taken(name: str, judge: Judge) -> Found:
+        asked = problem(tmp_path / name, digits, judge, limit)
+        return best_of(asked, random_k(asked, config), config, FINAL)
+
+    whole, cut, rest = Judge(), Judge(stop_after=8), Judge()
+    once = taken("a", whole)
+    with pytest.raises(KeyboardInterrupt):
+        taken("b", cut)
+    assert taken("b", rest) == once
+    assert cut.trained + rest.trained == whole.trained
+    drawn = random_k(problem(tmp_path / "a", digits, Judge(), limit), config).candidates
+    assert once.chosen.params == max(c.params for c in drawn)
+    assert {c.options for c in once.candidates} == {c.options for c in drawn}
+    assert once.chosen in once.front
+    assert all(c.val_accuracy > 0 for c in once.front)
