@@ -29,10 +29,7 @@ HERE = Path(__file__).parent
 FULL = 0.75  # share of the strongest colour from which text on it is light
 
 TEMPLATES = Environment(
-    loader=FileSystemLoader(HERE / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
+    loader=FileSystemLoader(HERE / "templates"), undefined=StrictUndefined, autoescape=True, trim_blocks=True,
     lstrip_blocks=True,
 )
 TEMPLATES.globals |= {"FULL": FULL, "units": units}

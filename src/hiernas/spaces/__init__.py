@@ -1,4 +1,7 @@
-"""Search spaces: functions that return a `SearchSpace`. All take `input_size` and `num_classes`."""
+"""Search spaces: functions that return a `SearchSpace`. All take `input_size` and `num_classes`.
+
+Here they are found by name, as are published networks (`known.toml`) and the networks of architecture files.
+"""
 
 from __future__ import annotations
 
