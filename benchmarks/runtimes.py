@@ -123,10 +123,10 @@ def write(runtime: Runtime, load: float, lines: list[str], sums: list[str]) -> N
     )
     versions = f"ONNX Runtime {Runtime().version}, torch {torch.__version__}, numpy {np.__version__}, Python "
     text = [
-        "", f"## {now:%H:%M}, `python benchmarks/runtimes.py {runtime.name}`", "",
-        f"{runtime.name} {runtime.version} on {runtime.device}, {versions}{sys.version.split()[0]}; load {load:.1f} before and "
-        f"{os.getloadavg()[0]:.1f} after on {os.cpu_count()} cores.", "",
-        f"| | {runtime.name} | onnxruntime | ratio | difference | s to load both |", "|---|---|---|---|---|---|", *lines, "",
+        "", f"## {now:%H:%M}, `python benchmarks/runtimes.py {runtime.runtime}`", "",
+        f"{runtime.runtime} {runtime.version} on {runtime.device}, {versions}{sys.version.split()[0]}; load {load:.1f} before "
+        f"and {os.getloadavg()[0]:.1f} after on {os.cpu_count()} cores.", "",
+        f"| | {runtime.runtime} | onnxruntime | ratio | difference | s to load both |", "|---|---|---|---|---|---|", *lines, "",
         *(line + "  " for line in sums),
     ]  # fmt: skip
     before = path.read_text() if path.exists() else title

@@ -17,10 +17,10 @@ import yaml
 from safetensors.torch import load_file
 
 import hiernas
+from hiernas import export as formats
 from hiernas.commands.cost import architecture_file
 from hiernas.data import ImageData, load_data
 from hiernas.errors import RunError
-from hiernas.export import formats
 from hiernas.methods.hnas import QUICK
 from hiernas.run import disk
 from hiernas.run.folder import RunFolder

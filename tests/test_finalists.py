@@ -20,7 +20,8 @@ from hiernas.methods.hnas import HNASConfig
 from hiernas.problem import Candidate, Found, Problem, brief_work
 from hiernas.run.finalists import best_of
 from hiernas.run.folder import RunFolder
-from hiernas.train.recipes import Recipe, Retraining
+from hiernas.train.recipes import Recipe
+from hiernas.train.retraining import Retraining
 from toy import RUN, toy_space
 
 FINAL = Retraining(Recipe(batch_size=8), 7, 0.1)

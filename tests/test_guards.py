@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 import hiernas
+from hiernas import export as formats
 from hiernas.cli import summary
 from hiernas.commands.check import estimate
 from hiernas.commands.cost import cost
@@ -21,7 +22,6 @@ from hiernas.commands.options import CostOptions
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import WORKERS
 from hiernas.errors import LatencyError, LimitError, RunError
-from hiernas.export import formats
 from hiernas.latency.measure import Plan, identity, plan_of
 from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import Entry, LatencyTable

@@ -42,7 +42,8 @@ def test_importing_loads_nothing_heavy() -> None:
         ("list recipes", 0), ("list colours", 2), ("search hnsa", 2), ("check --space tinny", 2), ("search --preset quik", 2),
         ("search --limit latncy<=3", 2), ("search --runtime onnx", 2), ("measure tinny", 2), ("cost fbnet-c --runtime onnx", 2),
         ("export run --to onxx", 2), ("resume /nowhere", 2), ("train best.json --preset quik", 2),
-        ("train b.json --inherit", 2), ("measure tiny --seed 3", 2), ("vital tiny --seed 3", 2), ("predict --help", 0), ("evaluate run --skip-bad-images", 2),
+        ("train b.json --inherit", 2), ("measure tiny --seed 3", 2), ("vital tiny --seed 3", 2),
+        ("predict --help", 0), ("evaluate run --skip-bad-images", 2),
     ],
 )  # fmt: skip
 def test_what_needs_no_torch_loads_none(arguments: str, code: int) -> None:

@@ -29,7 +29,8 @@ from hiernas.run.environment import environment
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare, restore
 from hiernas.run.study import Study, begin, entries_of, work
-from hiernas.train.recipes import Recipe, Retraining
+from hiernas.train.recipes import Recipe
+from hiernas.train.retraining import Retraining
 
 FAST = ("train.batch_size=128", "final_epochs=1", "train.accelerator=cpu")
 LIMITS = ("params<=60k and macs<=3M",)

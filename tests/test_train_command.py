@@ -12,7 +12,7 @@ from hiernas.commands.train import _network
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.spaces import known
-from hiernas.train.recipes import RECIPES
+from hiernas.train.retraining import RECIPES
 
 DARTS, PLAIN = RECIPES["darts"].recipe, replace(RECIPES["darts"].recipe, drop_path=0.0, auxiliary=0.0)
 

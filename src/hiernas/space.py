@@ -272,5 +272,5 @@ class Architecture:
     @classmethod
     def from_json(cls, value: Any, space: SearchSpace | None = None, source: str = "value") -> Architecture:
         """Read the value `to_json` wrote; raises `SpaceError` where it does not fit the space."""
-        read = importlib.import_module("hiernas.spaces.files").architecture_of  # looked up only here: the core imports no space
+        read = importlib.import_module("hiernas.spaces").architecture_of  # looked up only here: the core imports no space
         return cast(Architecture, read(value, space, source))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hiernas.combinatorics import Decision, Group
-from hiernas.space import Architecture, Choice, SearchSpace, Skeleton
+from hiernas.space import Architecture, Choice, SearchSpace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,29 +22,20 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Subsets:
-    """Skeleton of the networks that keep any number of the options of `space`."""
+    """Skeleton of the networks that keep any number of the options of `space`; what stays fixed is as in its own."""
 
     space: SearchSpace
+    name: str
+    arguments: tuple[tuple[str, Any], ...]
+    input_size: tuple[int, int, int]
+    num_classes: int
+    searched: str
+    same_operations: bool
 
-    @property
-    def _inner(self) -> Skeleton:
-        return self.space.skeleton
-
-    @property
-    def name(self) -> str:
-        return self._inner.name
-
-    @property
-    def arguments(self) -> tuple[tuple[str, Any], ...]:
-        return self._inner.arguments
-
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        return self._inner.input_size
-
-    @property
-    def num_classes(self) -> int:
-        return self._inner.num_classes
+    @classmethod
+    def of(cls, space: SearchSpace) -> Subsets:
+        its = space.skeleton
+        return cls(space, its.name, its.arguments, its.input_size, its.num_classes, its.searched, its.same_operations)
 
     @property
     def pairs(self) -> list[tuple[int, str]]:
@@ -58,7 +49,7 @@ class Subsets:
     @property
     def groups(self) -> tuple[Group, ...]:
         """At least one pair of each node; where a restricted space cannot drop an edge, at least one of that edge."""
-        node_of = {site: k for k, group in enumerate(self._inner.groups) for site in group.sites}
+        node_of = {site: k for k, group in enumerate(self.space.skeleton.groups) for site in group.sites}
         fixed = {d.name for d in self.space.decisions if NONE not in d.options}
         held = {node_of[site] for site in fixed if site in node_of}  # nodes that an edge leads into whatever happens
         found: dict[object, list[str]] = {}
@@ -73,23 +64,15 @@ class Subsets:
     def read(self, choices: Any) -> Any:
         return choices
 
-    @property
-    def searched(self) -> str:
-        return self._inner.searched
-
-    @property
-    def same_operations(self) -> bool:
-        return self._inner.same_operations
-
     def proxy(self, channels: int | None = None, cells: int | None = None) -> Subsets:
-        return Subsets(self.space.proxy(channels, cells))
+        return Subsets.of(self.space.proxy(channels, cells))
 
     def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
         return tuple(choices)
 
     def _parts(self) -> Any:
         """Those of the space itself, but for its nodes' sums: here a weighted sum follows each operation."""
-        fixed, options = self._inner.parts()
+        fixed, options = self.space.skeleton.parts()
         summed = [{o: [x for part in of for x in (part, part.summed())] for o, of in site.items()} for site in options]
         return [part for part in fixed if not part.is_searched_sum], summed
 
@@ -102,9 +85,9 @@ class Subsets:
         """What `parts` has too much of: of the pairs into a node, or at a site that leads into none, one is no sum."""
         _, by_site = self._parts()
         options = [next(parts for option, parts in site.items() if option != NONE) for site in by_site]
-        position = {name: i for i, name in enumerate(self._inner.site_names)}
-        grouped = {site for group in self._inner.groups for site in group.sites}
-        firsts = [group.sites[0] for group in self._inner.groups] + [name for name in position if name not in grouped]
+        position = {name: i for i, name in enumerate(self.space.skeleton.site_names)}
+        grouped = {site for group in self.space.skeleton.groups for site in group.sites}
+        firsts = [group.sites[0] for group in self.space.skeleton.groups] + [name for name in position if name not in grouped]
         return [part for name in firsts for part in options[position[name]] if part.is_sum]
 
     def build(self, choices: Sequence[Choice]) -> nn.Module:
@@ -113,7 +96,7 @@ class Subsets:
         for (i, option), ((chosen, _),) in zip(self.pairs, choices, strict=True):
             if chosen != NONE:
                 kept[i].append((option, 1.0))
-        return self._inner.build([tuple(choice) or ((NONE, 1.0),) for choice in kept])
+        return self.space.skeleton.build([tuple(choice) or ((NONE, 1.0),) for choice in kept])
 
     def supernet(self, decisions: Sequence[Decision]) -> nn.Module:
         raise TypeError("the supernet is that of the space itself")
@@ -121,7 +104,7 @@ class Subsets:
 
 def subsets(space: SearchSpace) -> SearchSpace:
     """All networks that keep any number of the options of `space`, but for those without a path."""
-    skeleton = Subsets(space)
+    skeleton = Subsets.of(space)
     decisions = (Decision(name, (NONE, o)) for name, (_, o) in zip(skeleton.site_names, skeleton.pairs, strict=True))
     return SearchSpace(skeleton, tuple(decisions))
 
@@ -130,5 +113,5 @@ def as_subset(architecture: Architecture) -> Architecture:
     """A network that keeps several options at its sites as one of `Subsets`, without the weights."""
     kept = [tuple(option for option, _ in choice) for choice in architecture.choices]
     decisions = tuple(Decision(name, options) for name, options in zip(architecture.skeleton.site_names, kept, strict=True))
-    pairs = Subsets(SearchSpace(architecture.skeleton, decisions))
+    pairs = Subsets.of(SearchSpace(architecture.skeleton, decisions))
     return Architecture(pairs, tuple(((option, 1.0),) for _, option in pairs.pairs))

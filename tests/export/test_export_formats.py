@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hiernas import export as formats
 from hiernas.errors import ConfigError, ExportError
-from hiernas.export import export, formats
+from hiernas.export import export
 from hiernas.networks.ops import MBConv
 from hiernas.quiet import quiet
 from hiernas.spaces import Stage, chain_space, tiny

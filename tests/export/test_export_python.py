@@ -18,11 +18,12 @@ from generated import computes, imported, noise, trained, written
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hiernas import export as formats
 from hiernas import spaces
 from hiernas.errors import ConfigError, ExportError
-from hiernas.export import export, formats
-from hiernas.networks.chain import Mixture
+from hiernas.export import export
 from hiernas.networks.ops import ChannelShuffle, MBConv, Op, Residual, Skip, SqueezeExcite
+from hiernas.networks.parts import Mixture
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import Stage, chain_space
 from toy import toy_space

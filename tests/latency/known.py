@@ -21,7 +21,7 @@ class Known:
     A whole network (it has a stem) takes `constant` + `scale` times what the sum of its operations says.
     """
 
-    name, version, threads, batch, device = "known", "1", 1, 1, "imaginary"
+    runtime, version, threads, batch, device = "known", "1", 1, 1, "imaginary"
     overhead, per_weight, edge = 0.05, 1e-4, 0.02
 
     def __init__(self, constant: float = 0.0, scale: float = 1.0, inner_layout: bool = True) -> None:

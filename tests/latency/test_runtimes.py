@@ -57,7 +57,7 @@ def test_a_measurement_is_positive_and_ordered_and_changes_nothing(name: str) ->
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
-    assert runtime.name == name
+    assert runtime.runtime == name
     assert runtime.device
 
 

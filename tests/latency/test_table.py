@@ -26,7 +26,7 @@ class Counting:
 
     def __init__(self, threads: int = 1) -> None:
         self._inner, self.prepared = Runtime(threads=threads), list[tuple[int, int, int]]()
-        for name in ("name", "version", "threads", "batch", "device", "inner_layout"):
+        for name in ("runtime", "version", "threads", "batch", "device", "inner_layout"):
             setattr(self, name, getattr(self._inner, name))
 
     def prepare(self, module: torch.nn.Module, input_size: tuple[int, int, int]) -> Callable[[], float]:

@@ -225,8 +225,8 @@ def test_networks_are_sampled_as_pi_and_theta_say(progress: float) -> None:
 @pytest.mark.parametrize("sampling", ["gumbel_max", "gumbel_softmax"])
 def test_only_gated_options_are_computed(sampling: Sampling) -> None:
     supernet, calls = SPACE.supernet(), list[tuple[int, int]]()
-    for site, ops in enumerate(supernet._ops):
-        for option, op in enumerate(ops):
+    for site, ops in enumerate(supernet.sites):
+        for option, op in enumerate(ops.values()):
             op.register_forward_hook(lambda *_, place=(site, option): calls.append(place))
     x = torch.randn(4, 3, 16, 16)
     everything = [(site, option) for site in range(2) for option in range(len(SPACE.decisions[site].options))]

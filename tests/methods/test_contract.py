@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 import hiernas
+from hiernas import export as formats
 from hiernas import spaces
 from hiernas.costs.tables import cost_tables, parts_of_space
 from hiernas.data import ImageData, load_data
 from hiernas.errors import SpaceError
-from hiernas.export import formats
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
 from hiernas.networks.genotype import Genotype

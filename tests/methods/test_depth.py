@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hiernas.methods.hdas.depth import computation_loss, depth_loss
-from hiernas.networks.parts import StageShape, shape
+from hiernas.networks.parts import StageShape
 from hiernas.search.alphas import by_strength, strengths
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_stages
@@ -259,14 +259,14 @@ def graphs(cells: int, window: int) -> list[list[tuple[int, int]]]:
 def test_a_chain_and_a_flat_graph() -> None:
     chain = [(s, n) for n in range(2, 8) for s in (n - 2, n - 1)]
     flat = [(s, n) for n in range(2, 8) for s in (0, 1)]
-    assert shape(chain, (6, 7), 6) == StageShape(6, 6, 0)
-    assert shape(flat, (6, 7), 6) == StageShape(6, 1, 4)  # only the output's two cells are left
-    assert shape(chain, (3, 4), 3) == StageShape(3, 3, 0)  # of a searched number: what lies behind does not count
+    assert StageShape.of(chain, (6, 7), 6) == StageShape(6, 6, 0)
+    assert StageShape.of(flat, (6, 7), 6) == StageShape(6, 1, 4)  # only the output's two cells are left
+    assert StageShape.of(chain, (3, 4), 3) == StageShape(3, 3, 0)  # of a searched number: what lies behind does not count
 
 
 @functools.cache
 def shapes_of_six(window: int) -> set[StageShape]:
-    return {shape(g, (6, 7), 6) for g in graphs(6, window)}
+    return {StageShape.of(g, (6, 7), 6) for g in graphs(6, window)}
 
 
 @pytest.mark.parametrize(("m", "dead", "depth"), [(7, 4, 2), (4, 1, 3), (3, 0, 5)])
@@ -285,7 +285,7 @@ def test_rule_3_a_smaller_window_bounds_the_dead_cells(window: int, most: int) -
 
 def test_shapes_are_those_of_all_paths() -> None:
     for g in graphs(6, 3):
-        assert shape(g, (6, 7), 6) == truth(g, 6)
+        assert StageShape.of(g, (6, 7), 6) == truth(g, 6)
     rng = np.random.default_rng(0)
     for _ in range(300):
         cells = int(rng.integers(2, 9))
@@ -294,7 +294,7 @@ def test_shapes_are_those_of_all_paths() -> None:
             count = int(rng.integers(1, node + 1))  # any number of edges, in any order
             edges += [(int(s), node) for s in rng.permutation(node)[:count]]
         edges = [edges[i] for i in rng.permutation(len(edges))]
-        assert shape(edges, (cells, cells + 1), cells) == truth(edges, cells)
+        assert StageShape.of(edges, (cells, cells + 1), cells) == truth(edges, cells)
 
 
 @pytest.mark.parametrize("least", [None, 2])

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from export.generated import computes, written
+from hiernas import export as formats
 from hiernas import spaces
 from hiernas.budget import Limit
 from hiernas.commands.train import transfer
@@ -26,7 +27,7 @@ from hiernas.data import ImageData, load_data
 from hiernas.data.images import InMemory
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, ExportError, LimitError, SpaceError
-from hiernas.export import export, formats, timm_network
+from hiernas.export import export, timm_network
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods.hmnas import PRESETS, _filtered, plan
 from hiernas.methods.hmnas.filter_masks import FilterArchitect, check_counted, filters_within, with_fewer_filters

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import hiernas
+from hiernas import export as formats
 from hiernas.budget import Limit
 from hiernas.costs import limits as limits_module
 from hiernas.costs import parse_limits
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, LimitError
-from hiernas.export import formats
 from hiernas.gates import Gates
 from hiernas.latency.table import LatencyTable
 from hiernas.methods import METHODS

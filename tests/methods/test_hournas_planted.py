@@ -70,7 +70,8 @@ def slopes(space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
             nn.init.normal_(m.weight)
     gates = [torch.ones(1, dtype=torch.float64, requires_grad=True) for _ in range(n)]
     scales = [torch.ones(1, dtype=torch.float64, requires_grad=True) for _ in range(n)]
-    for (op,), scale in zip(supernet._ops, scales, strict=True):
+    for site, scale in zip(supernet.sites, scales, strict=True):
+        (op,) = site.values()
         if isinstance(op, Residual):
             op.body.register_forward_hook(lambda _, __, out, s=scale: s * out)
     x, y = torch.randn(32, *space.skeleton.input_size, dtype=torch.float64), torch.arange(32) % 4

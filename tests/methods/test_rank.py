@@ -13,10 +13,11 @@ import pytest
 from little import few_of, latency_file, little
 from safetensors.torch import load_file
 
+from hiernas import export as formats
+from hiernas import spaces
 from hiernas.commands import rank as trust
 from hiernas.costs.tables import cost
 from hiernas.data import ImageData
-from hiernas.export import formats
 from hiernas.methods import METHODS
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import inherited_weights, last_supernet
@@ -24,7 +25,6 @@ from hiernas.run.request import Request, restore
 from hiernas.run.search import search
 from hiernas.run.settings import with_settings
 from hiernas.space import Architecture
-from hiernas.spaces import files as architecture_module
 from hiernas.train.loop import accuracy
 from hiernas.train.trainer import RunTrainer
 
@@ -78,7 +78,7 @@ def finished(request: Any, few: ImageData, tmp_path: Path, monkeypatch: pytest.M
     """A search of two supernets, the second one over a smaller space."""
     monkeypatch.setattr(formats, "_by_dynamo", lambda *_: (_ for _ in ()).throw(NotImplementedError))
     monkeypatch.setattr(trust, "restore", lambda run: restore(run, little(), few))
-    monkeypatch.setattr(architecture_module, "known_space", lambda *_: little())  # best.json is of a space without a name
+    monkeypatch.setattr(spaces, "known_space", lambda *_: little())  # best.json is of a space without a name
     config = with_settings(METHODS[request.param].presets["quick"], [*COMMON, *CONFIGS[request.param]])
     table = latency_file(tmp_path, little())  # another device's: nothing is measured
     return search(Request(request.param, little(), {}, few, ["params<=5k"], table, config=config), tmp_path / "r")

@@ -17,6 +17,7 @@ from hiernas.networks.parts import live_nodes
 from hiernas.networks.supernets import CellSupernet
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
+from toy import stage_genotype
 
 SPACES = [
     darts((3, 16, 16), 4, channels=4, cells=4),
@@ -236,14 +237,14 @@ def test_stages_that_share_a_graph_are_the_network_of_three_equal_graphs(least: 
 def test_a_shared_graph_is_read_and_written_as_three() -> None:
     space, apart = shared_and_apart()
     architecture = space.sample(np.random.default_rng(0))
-    written = space.skeleton.stage_genotype(architecture)  # type: ignore[attr-defined]
+    written = stage_genotype(architecture)
     assert written["stage"]["DAG1"] == written["stage"]["DAG2"] == written["stage"]["DAG3"]
     assert space.architecture(written) == architecture
     assert Architecture.from_json(json.loads(json.dumps(architecture.to_json()))) == architecture
     assert cost(apart.architecture(written)) == cost(architecture)
     other = next(a for a in map(apart.sample, [np.random.default_rng(1)] * 9) if a.options[:8] != a.options[8:16])
     with pytest.raises(SpaceError, match="share one graph, and DAG1, DAG2 and DAG3 differ"):
-        space.architecture(apart.skeleton.stage_genotype(other))  # type: ignore[attr-defined]
+        space.architecture(stage_genotype(other))
     with pytest.raises(SpaceError, match="share one graph have as many cells each, not 3, 2, 2"):
         hdas_stages((3, 8, 8), 3, channels=4, cells=(3, 2, 2), shared=True)
     assert hdas_stages(shared=True).size() == 9 * 27**5  # the cube root of the paper's 10^24

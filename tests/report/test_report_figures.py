@@ -88,9 +88,9 @@ def test_curves_of_phases_in_order_and_last_word() -> None:
     log = [epoch("train1", 1, 0.1), epoch("train1", 2, 0.2), {"event": "generation", "phase": "evolve2"}]
     log += [epoch("train2", 1, 0.9), epoch("train2", 1, 0.3), epoch("final", 1, 0.5), epoch("final", 1, 0.6)]
     supernet, final = figures.curves_of(log)
-    accuracies = [(c.phase, [e["val_accuracy"] for e in c.epochs]) for c in supernet]
+    accuracies = [(c[0]["phase"], [e["val_accuracy"] for e in c]) for c in supernet]
     assert accuracies == [("train1", [0.1, 0.2]), ("train2", [0.3])]
-    assert [[e["val_accuracy"] for e in c.epochs] for c in final] == [[0.6]]
+    assert [[e["val_accuracy"] for e in c] for c in final] == [[0.6]]
     svg = figures.training(log, Told("", marks=["pruned to 1,234"]))
     assert "pruned to 1,234" in texts(svg)
     assert "training" not in texts(svg)  # no such values
@@ -148,7 +148,8 @@ def test_unknown_spaces_are_drawn_by_their_options() -> None:
     several = {"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {"a": {"conv": 0.6, "<pool>": 0.4}}}}
     assert figures.blocks_of(several)[0][0].label == "conv\n<pool>"
     assert "conv\n&lt;pool&gt;</div>" in figures.network(several)
-    assert figures.OPTIONS + figures.SEVERAL in figures.network(several)
+    assert "The operation chosen at each site" in figures.network(several)
+    assert "A frame with several operations holds their weighted sum." in figures.network(several)
     changed = {"space": {"name": "tiny", "arguments": {"colour": 1}}, "chosen": {"sites": {"a": "skip"}}}
     assert figures.blocks_of(changed)[1] is False
     assert figures.network({"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {}}}) == ""
@@ -159,7 +160,7 @@ def test_blocks_stand_in_stages_and_their_sizes_say_what_they_are() -> None:
     sites = dict(zip((d.name for d in space.decisions), ["k3_e3", "skip", "k5_e6", "skip", *["k5_e3"] * 4], strict=True))
     described = {"name": space.name, "arguments": dict(space.skeleton.arguments)}
     markup = figures.network({"space": described, "chosen": {"sites": sites}})
-    assert figures.CHAIN in markup
+    assert "Blocks in the order an image passes them." in markup
     groups = markup.split('<div class="group">')[1:]
     assert [group.count('<div class="block ') for group in groups] == [1, 1, 2, 2, 2, 2, 1, 1]
     assert [re.findall(r"<span>([^<]*)</span>", group)[0] for group in groups] == [

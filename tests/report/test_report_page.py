@@ -126,6 +126,17 @@ def test_user_text_is_escaped(tmp_path: Path) -> None:
     assert page.rows["front"][1][6].startswith("<em>")
 
 
+def test_finalists_are_listed_with_what_they_reached(tmp_path: Path) -> None:
+    value = runs.result(tiny(), members=2, stages=0)
+    better, worse = (member["options"] for member in value["front"])
+    found = [{"options": better, "trained": [[2, 0.5], [8, 0.75]]}, {"options": worse, "trained": [[2, 0.25]]}]
+    page = made(tmp_path, {**value, "details": {"finalists": found}, "seconds": {"brief1": 2.5, "brief2": 1.0, "final": 3.0}})
+    head, *rows = page.rows["front"][-3:]
+    assert head[1:3] == ["After 2 epochs", "After 8 epochs"]
+    assert [row[:3] for row in rows] == [["1", "50.00 %", "75.00 %"], ["2", "25.00 %", ""]]
+    assert [row[:2] for row in page.rows["times"]] == [["final", "3.0 s"], ["finalists", "3.5 s"], ["Total", "6.5 s"]]
+
+
 def test_limits_that_are_missed_are_said(tmp_path: Path) -> None:
     value = runs.result(tiny())
     value["chosen"]["latency_ms"] |= {"predicted": 0.12, "measured": 0.1397, "p10": None, "p90": None}

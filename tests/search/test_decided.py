@@ -15,12 +15,12 @@ import pytest
 import torch
 
 import hiernas
+from hiernas import export as formats
 from hiernas.costs import parse_limits
 from hiernas.costs.limits import best_within
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError
-from hiernas.export import formats
 from hiernas.methods import METHODS
 from hiernas.methods import darts as of_darts
 from hiernas.problem import Found, Problem

@@ -20,7 +20,8 @@ from hiernas.randomness import numpy_generator, seeded
 from hiernas.run.folder import RunFolder
 from hiernas.space import SearchSpace
 from hiernas.train.loop import accuracy, fit
-from hiernas.train.recipes import Phase, Recipe, Retraining
+from hiernas.train.recipes import Phase, Recipe
+from hiernas.train.retraining import Retraining
 from toy import RUN
 
 RECIPE = Recipe(batch_size=256, accelerator="cpu")

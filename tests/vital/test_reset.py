@@ -11,6 +11,7 @@ from handmade import BasicBlock, ResNet18
 from torch import Tensor, nn
 
 from hiernas import spaces
+from hiernas.commands.vital import output_modules, reset_blocks
 from hiernas.data import ImageData
 from hiernas.data.batches import normalise
 from hiernas.data.images import InMemory
@@ -20,7 +21,6 @@ from hiernas.networks.graph import graph_of_network, regions
 from hiernas.networks.ops import Residual
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.train.loop import accuracy
-from hiernas.vital import output_modules, reset_blocks
 
 SHARE = 0.3  # of the dark images, class 0
 

@@ -15,6 +15,7 @@ from handmade import BasicBlock, MobileNetV2, ResNet18
 from torch import Tensor, nn
 
 from hiernas import spaces
+from hiernas.commands.vital import Block, blocks_of_graph, blocks_of_network, blocks_of_space
 from hiernas.costs.tables import cost, cost_tables
 from hiernas.errors import SpaceError
 from hiernas.methods.hournas import vital_sites
@@ -22,7 +23,6 @@ from hiernas.networks.graph import Call, Graph, Region, graph_of_network, graph_
 from hiernas.networks.ops import Conv, MBConv, Op, Skip
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
-from hiernas.vital import Block, blocks_of_graph, blocks_of_network, blocks_of_space
 
 
 def first_blocks(*stages: int) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def _networks() -> Listing:
 
 def _recipes() -> Listing:
     from hiernas.run.settings import keys
-    from hiernas.train.recipes import RECIPES, SCALES
+    from hiernas.train.retraining import RECIPES, SCALES
 
     shown = {name: {"epochs": r.epochs, "lr": r.lr, **keys(r.recipe)} for name, r in RECIPES.items()}
     rows = [[key, *(str(values[key]) for values in shown.values())] for key in next(iter(shown.values()))]

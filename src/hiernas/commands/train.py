@@ -23,9 +23,9 @@ from hiernas.run.pace import fewer, fitting, in_words, rehearsed, training_step
 from hiernas.run.request import read_data, reload_data, retraining_of
 from hiernas.run.settings import differences, for_images, from_dict, names_of, scaled, to_dict, with_settings
 from hiernas.space import Architecture
-from hiernas.spaces import known
-from hiernas.spaces.files import known_space
-from hiernas.train.recipes import Recipe, Retraining, retraining
+from hiernas.spaces import known, known_space
+from hiernas.train.recipes import Recipe
+from hiernas.train.retraining import Retraining, retraining
 from hiernas.version import VERSION
 
 

@@ -235,7 +235,7 @@ class _Found:
     """Distinct architectures in the order found, up to a number."""
 
     def __init__(self, n: int, exclude: set[bytes]) -> None:
-        self._n, self._seen, self._rows = n, exclude, list[np.ndarray]()
+        self._n, self._exclude, self._rows = n, exclude, dict[bytes, np.ndarray]()
 
     @property
     def complete(self) -> bool:
@@ -243,15 +243,11 @@ class _Found:
 
     def add(self, genes: np.ndarray) -> None:
         for row in genes:
-            key = row.tobytes()
-            if self.complete:
-                return
-            if key not in self._seen:
-                self._seen.add(key)
-                self._rows.append(row)
+            if not self.complete and (key := row.tobytes()) not in self._exclude:
+                self._rows.setdefault(key, row)
 
     def genes(self, space: SearchSpace) -> np.ndarray:
-        return np.array(self._rows, dtype=np.int64).reshape(-1, len(space.decisions))
+        return np.array(list(self._rows.values()), dtype=np.int64).reshape(-1, len(space.decisions))
 
 
 def _walk(space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, found: _Found) -> None:

@@ -1,6 +1,229 @@
-"""Export: a trained network as files that other programs run, checked against PyTorch before they are written."""
+"""Export: a trained network as a file that other programs run. A format is a pair: write bytes, run these bytes on images.
 
-from hiernas.export.formats import Exported, export
-from hiernas.export.python import timm_network
+No file appears before the bytes, read back by their runtime, computed what PyTorch computes on real images.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hiernas.errors import ConfigError, ExportError, did_you_mean
+from hiernas.export.python import python_files, timm_network
+from hiernas.latency.runner import load_onnxruntime
+from hiernas.names import FORMATS
+from hiernas.quiet import first_line, quiet
+from hiernas.space import Architecture
 
 __all__ = ["Exported", "export", "timm_network"]
+
+TOLERANCE = 1e-4  # largest relative difference allowed; measured: about 1e-7
+TIMEOUT = 600  # seconds for a Python file to load and run
+
+Runner = Callable[[Tensor], Tensor]  # images [B, C, H, W] -> logits [B, classes], by the format's runtime
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and checked."""
+
+    path: Path
+    format: str
+    largest_difference: float  # max |runtime - PyTorch| / max(1, max |PyTorch|), over the images
+    weights: Path | None = None  # the file beside it, where the format has one
+
+
+def export(
+    network: nn.Module, images: Tensor, path: Path, to: str, metadata: Mapping[str, str] | None = None,
+    architecture: Architecture | None = None,
+) -> Exported:  # fmt: skip
+    """Write a network in evaluation mode as one file that takes any batch size, and check it on `images`.
+
+    `images`: float32 [B, C, H, W], real images, normalised as in training. `metadata` is stored in the file
+    beside its `input_size` (JSON: [C, H, W]). The network itself is not changed: a copy on the CPU is exported.
+    An ONNX file has the input `image` [batch, C, H, W] and the output `logits` [batch, classes]. A Python file
+    (`.py`) has its weights beside it (`.pt`) and, given the architecture, timm's words for it.
+
+    Raises `ConfigError` for an unknown format, or a Python file whose name does not end in .py, and `ExportError` where
+    the network cannot be exported or the outputs differ from PyTorch's; then no file is written, and an older one stays.
+    """
+    if to not in FORMATS:
+        raise ConfigError(f"cannot export to '{to}'; {did_you_mean(to, FORMATS)}")
+    if to == "python" and path.suffix != ".py":
+        raise ConfigError(f"a Python file is named NAME.py, and its weights beside it NAME.pt, so it cannot be named {path}")
+    if images.ndim != 4 or not len(images) or images.dtype != torch.float32:
+        found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+        raise ExportError(f"export needs float32 images [B, C, H, W] to check the file on, not {found}")
+    images = images.detach().cpu()
+    frozen = copy.deepcopy(network).cpu().eval()
+    metadata = {"input_size": json.dumps(list(images.shape[1:])), **(metadata or {})}
+    with quiet():
+        files, run = _written(frozen, images, path, to, metadata, architecture)
+        difference = _largest_difference(frozen, run, images, to)
+    _replace(files)
+    return Exported(path, to, difference, next((other for other in files if other != path), None))
+
+
+def _written(
+    network: nn.Module, images: Tensor, path: Path, to: str, metadata: Mapping[str, str], architecture: Architecture | None
+) -> tuple[dict[Path, bytes], Runner]:
+    """The contents of all files of a format, and what runs them."""
+    try:
+        if to == "python":
+            source, weights = python_files(network, images, metadata, architecture)
+            return {path.with_suffix(".pt"): weights, path: source}, _load_python(source, weights, (images[:1], images))
+        write, load = {"onnx": (_to_onnx, _load_onnx), "pt2": (_to_pt2, _load_pt2)}[to]
+        data = write(network, images, metadata)
+        return {path: data}, load(data)
+    except ExportError:
+        raise
+    except Exception as error:  # exporters raise almost anything
+        raise ExportError(f"the network cannot be exported to {to}: {first_line(error)}") from error
+
+
+def _largest_difference(network: nn.Module, run: Runner, images: Tensor, to: str) -> float:
+    """The largest relative difference, over one image alone and the whole batch; raises where it is too large."""
+    largest = 0.0
+    for batch in (images[:1], images):
+        with torch.no_grad():
+            expected = network(batch)
+        try:
+            found = run(batch)
+        except Exception as error:  # runtimes raise their own kinds
+            raise ExportError(f"the {to} file does not run on {len(batch)} images: {first_line(error)}") from error
+        if not expected.isfinite().all():
+            raise ExportError(f"the network's output on the images is not finite; train it before it is exported to {to}")
+        if expected.shape != found.shape:
+            raise ExportError(f"the {to} file returns {list(found.shape)} where the network returns {list(expected.shape)}")
+        difference = float((found - expected).abs().max() / max(1.0, float(expected.abs().max())))
+        largest = max(largest, difference if math.isfinite(difference) else math.inf)
+    if largest > TOLERANCE:
+        raise ExportError(
+            f"the {to} file computes something else than the network: outputs differ by {largest:.1e}, and at most "
+            f"{TOLERANCE:.0e} is allowed; no file was written, try another format of {', '.join(FORMATS)}"
+        )
+    return largest
+
+
+def _replace(files: Mapping[Path, bytes]) -> None:
+    """Write files at once, the last one last: each is whole, or as it was before."""
+    try:
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as place:
+            for path, content in files.items():
+                (Path(place) / path.name).write_bytes(content)
+            for path in files:
+                os.replace(Path(place) / path.name, path)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {path}: {error.strerror}; name a file in a folder that can be written to and has space left"
+        ) from error
+
+
+# -- ONNX and PyTorch's own format -------------------------------------------------------------------------------
+
+
+def _two(images: Tensor) -> Tensor:
+    """Two images: torch.export takes a batch of one as a constant."""
+    return images[:2] if len(images) > 1 else images.repeat(2, 1, 1, 1)
+
+
+def _to_onnx(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
+    import onnx
+
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"], "verbose": False}
+    try:
+        model = _by_dynamo(network, _two(images), names)
+    except Exception:  # the older exporter knows some networks that the new one refuses
+        model = _by_tracing(network, _two(images), names)
+    del model.graph.metadata_props[:]  # the exporter's notes: half the file, with source paths of this machine
+    for item in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    onnx.helper.set_model_props(model, dict(metadata))
+    return bytes(model.SerializeToString())
+
+
+def _by_dynamo(network: nn.Module, example: Tensor, names: Mapping[str, Any]) -> Any:
+    shapes = ({0: torch.export.Dim("batch")},)
+    program: Any = torch.onnx.export(network, (example,), dynamo=True, dynamic_shapes=shapes, external_data=False, **names)
+    return program.model_proto
+
+
+def _by_tracing(network: nn.Module, example: Tensor, names: Mapping[str, Any]) -> Any:
+    import onnx
+
+    axes, buffer = {"image": {0: "batch"}, "logits": {0: "batch"}}, io.BytesIO()
+    file: Any = buffer  # the annotation of `export` leaves buffers out
+    torch.onnx.export(network, (example,), file, dynamo=False, dynamic_axes=axes, **names)
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _load_onnx(data: bytes) -> Runner:
+    onnxruntime = load_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(["logits"], {"image": x.numpy()})[0])
+
+
+def _to_pt2(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
+    program = torch.export.export(network, (_two(images),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # source paths of this machine
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(dict(metadata))})
+    return buffer.getvalue()
+
+
+def _load_pt2(data: bytes) -> Runner:
+    return torch.no_grad()(torch.export.load(io.BytesIO(data)).module())
+
+
+# -- Python ------------------------------------------------------------------------------------------------------
+
+CHECK = """
+import sys
+sys.modules["hiernas"] = None  # importing it fails
+sys.path = [".", *sys.path, sys.argv[1]]  # where the file is; where torch is, should this interpreter not know
+import network, torch
+module = network.load()
+with torch.no_grad():
+    torch.save([module(x) for x in torch.load("images.pt", weights_only=True)], "outputs.pt")
+"""
+
+
+def _load_python(source: bytes, weights: bytes, batches: Sequence[Tensor]) -> Runner:
+    """The file as a runner of these batches, all at once in a fresh interpreter without HierNAS, which takes seconds to start.
+
+    Raises `ExportError` where it does not load or run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "network.py").write_bytes(source)
+        (place / "network.pt").write_bytes(weights)
+        torch.save(list(batches), place / "images.pt")
+        command = [sys.executable, "-I", "-c", CHECK, str(Path(torch.__file__).parents[1])]
+        try:
+            done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=TIMEOUT)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ExportError(f"the python file could not be run by itself: {error}") from error
+        if done.returncode != 0:
+            said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+            raise ExportError(f"the python file does not run by itself: {said[-1].strip()}; no file was written")
+        found = dict(zip(map(len, batches), torch.load(place / "outputs.pt", weights_only=True), strict=True))
+    return lambda x: found[len(x)]

@@ -179,8 +179,7 @@ def fingerprint(plan: Plan) -> str:
 
 def identity(owner: Runtime | LatencyTable) -> dict[str, Any]:
     """What the latencies of a runtime or table belong to, by the table's field names."""
-    named = {"runtime": owner.runtime if isinstance(owner, LatencyTable) else owner.name}
-    return {name: named[name] if name in named else getattr(owner, name) for name in BELONGS_TO}
+    return {name: getattr(owner, name) for name in BELONGS_TO}
 
 
 def cached_table_path(owner: Runtime | LatencyTable) -> Path:

@@ -60,7 +60,7 @@ class Runtime:
     """Executes modules on one device, always with the same number of threads and images."""
 
     def __init__(self, name: str = RUNTIME, threads: int = 1, batch: int = 1) -> None:
-        self.name, self.threads, self.batch = name, threads, batch
+        self.runtime, self.threads, self.batch = name, threads, batch
         self.version, self.inner_layout = RUNTIMES[name].version(), RUNTIMES[name].inner_layout
         self.device = torch.cuda.get_device_name() if name == "cuda" else cpu_name()
 
@@ -70,11 +70,11 @@ class Runtime:
         Raises `LatencyError` where the runtime cannot run it.
         """
         try:
-            return RUNTIMES[self.name].load(module, x, self.threads)
+            return RUNTIMES[self.runtime].load(module, x, self.threads)
         except LatencyError:
             raise
         except Exception as error:  # of many types
-            raise LatencyError(f"{self.name} cannot run a {type(module).__name__}: {first_line(error)}") from error
+            raise LatencyError(f"{self.runtime} cannot run a {type(module).__name__}: {first_line(error)}") from error
 
     def prepare(self, module: nn.Module, input_size: tuple[int, int, int]) -> TimedCall:
         """Load a copy of a module for inputs [batch, C, H, W], and compare its output with PyTorch's.
@@ -86,7 +86,7 @@ class Runtime:
         found = difference(module, x, loaded.output)
         if not found <= MOST_DIFFERENT:
             raise LatencyError(
-                f"{self.name} {self.version} computes something else than PyTorch for a {type(module).__name__} of inputs "
+                f"{self.runtime} {self.version} computes something else than PyTorch for a {type(module).__name__} of inputs "
                 f"{input_size} (difference {found:.1e} of the largest output), so its latency means nothing; use another "
                 "runtime or version"
             )

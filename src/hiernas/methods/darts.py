@@ -24,7 +24,7 @@ from hiernas.search.differentiable import (
     search_work,
 )
 from hiernas.space import SearchSpace
-from hiernas.train.recipes import RECIPES, Recipe
+from hiernas.train.recipes import DARTS, Recipe
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DARTSConfig:
     calibration_images: int = 1000  # training images for batch-norm statistics of what is found
     final_epochs: int = 600  # training of the chosen network from scratch
     final_lr: float = 0.025
-    train: Recipe = field(default_factory=lambda: RECIPES["darts"].recipe)  # of the chosen network
+    train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
         self.search.check()

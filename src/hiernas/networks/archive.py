@@ -29,49 +29,22 @@ COUNTED = frozenset({  # the operations that have multiply-adds
 VALUES = ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string")  # of arguments, as they are
 
 
-class _Argument(BaseModel):
-    name: str = ""
-    arg: dict[str, Any]
-
-
 class _Node(BaseModel):
     name: str | None = None  # older files name the outputs alone
     target: str
-    inputs: list[_Argument]
+    inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
     metadata: dict[str, Any] = {}
 
 
-class _Value(BaseModel):
-    sizes: list[dict[str, Any]]
-
-
 class _Graph(BaseModel):
     nodes: list[_Node]
-    tensor_values: dict[str, _Value]
-
-
-class _Named(BaseModel):
-    name: str
-
-
-class _Parameter(BaseModel):
-    arg: _Named
-    parameter_name: str
-
-
-class _Input(BaseModel):
-    parameter: _Parameter | None = None
-    user_input: dict[str, Any] | None = None
-
-
-class _Output(BaseModel):
-    user_output: dict[str, Any] | None = None
+    tensor_values: dict[str, dict[str, Any]]
 
 
 class _Signature(BaseModel):
-    input_specs: list[_Input]
-    output_specs: list[_Output]
+    input_specs: list[dict[str, Any]]
+    output_specs: list[dict[str, Any]]
 
 
 class _Module(BaseModel):
@@ -119,13 +92,13 @@ def _description(path: Path) -> Any:
 
 
 def _read(graph: _Graph, signature: _Signature) -> Graph:
-    parameters = {i.parameter.arg.name: i.parameter.parameter_name for i in signature.input_specs if i.parameter}
-    start = next((n for i in signature.input_specs if i.user_input for n in _tensors(i.user_input["arg"])), "")
-    end = next((n for o in signature.output_specs if o.user_output for n in _tensors(o.user_output["arg"])), "")
+    given = [each["parameter"] for each in signature.input_specs if each.get("parameter")]
+    parameters = {str(each["arg"]["name"]): str(each["parameter_name"]) for each in given}
+    start, end = _first(signature.input_specs, "user_input"), _first(signature.output_specs, "user_output")
     reader, values = Reader(start, parameters), graph.tensor_values
     reader.batch = max(1, _sizes(values[start])[0])
     for node in graph.nodes:
-        taken = list(dict.fromkeys(name for each in node.inputs for name in _tensors(each.arg)))
+        taken = list(dict.fromkeys(name for each in node.inputs for name in _tensors(each["arg"])))
         outputs = [name for each in node.outputs for name in _tensors(each)]
         words = node.target.split(".")
         operation = words[3] if words[:3] == ["torch", "ops", "aten"] and len(words) == 5 else words[-1]
@@ -142,6 +115,10 @@ def _read(graph: _Graph, signature: _Signature) -> Graph:
     return reader.graph(end, {of: math.prod(_sizes(values[name])) for name, of in parameters.items()})
 
 
+def _first(specs: list[dict[str, Any]], kind: str) -> str:
+    return next((name for each in specs if each.get(kind) for name in _tensors(each[kind]["arg"])), "")
+
+
 def _tensors(argument: Any) -> list[str]:
     """The names of the tensors in an argument."""
     if isinstance(argument, dict):
@@ -156,9 +133,9 @@ def _names(value: Any) -> list[str]:
     return [str(value["name"])] if isinstance(value, dict) and "name" in value else []
 
 
-def _sizes(value: _Value) -> list[int]:
+def _sizes(value: dict[str, Any]) -> list[int]:
     """The shape of a tensor; of a size that may vary the one it was traced with."""
-    sizes = [s["as_int"] if "as_int" in s else (s["as_expr"]["hint"] or {"as_int": 1})["as_int"] for s in value.sizes]
+    sizes = [s["as_int"] if "as_int" in s else (s["as_expr"]["hint"] or {"as_int": 1})["as_int"] for s in value["sizes"]]
     if not all(type(n) is int and n >= 0 for n in sizes):
         raise ValueError(f"the shape {sizes} of a tensor")
     return sizes
@@ -173,18 +150,18 @@ def _modules(stack: str) -> dict[str, str]:
 def _nothing() -> None: ...
 
 
-def _run(operation: str, overload: str, node: _Node, values: dict[str, _Value]) -> None:
+def _run(operation: str, overload: str, node: _Node, values: dict[str, dict[str, Any]]) -> None:
     """Do one of the `COUNTED` operations on meta tensors."""
     known = getattr(torch.ops.aten, operation)
-    getattr(known, overload)(**{each.name: _argument(each.arg, values) for each in node.inputs})
+    getattr(known, overload)(**{each["name"]: _argument(each["arg"], values) for each in node.inputs})
 
 
-def _argument(argument: dict[str, Any], values: dict[str, _Value]) -> Any:
+def _argument(argument: dict[str, Any], values: dict[str, dict[str, Any]]) -> Any:
     if "as_tensors" in argument:
         return [_empty(name, values) for name in _tensors(argument)]
     names = _tensors(argument)
     return _empty(names[0], values) if names else next((argument[kind] for kind in VALUES if kind in argument), None)
 
 
-def _empty(name: str, values: dict[str, _Value]) -> Tensor:
+def _empty(name: str, values: dict[str, dict[str, Any]]) -> Tensor:
     return torch.empty(_sizes(values[name]), device="meta")

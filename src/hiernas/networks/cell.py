@@ -15,7 +15,7 @@ from torch import nn
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.networks.cell_ops import OPERATIONS, AuxiliaryHead, CellNet, ReLUConv, operation
-from hiernas.networks.genotype import INPUTS, Edge, Genotype, check_operations, read_genotype
+from hiernas.networks.genotype import INPUTS, Edge, Genotype, operations_by_edge, read_genotype
 from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import (
     SEARCHED,
@@ -23,13 +23,12 @@ from hiernas.networks.parts import (
     Part,
     Parts,
     Place,
-    build_cell,
     build_parts,
     cell_options,
+    chosen_edges,
     edge_name,
     edges_of,
     output_of,
-    place,
     strided,
 )
 from hiernas.networks.supernets import CellSupernet
@@ -72,6 +71,11 @@ class CellNetwork:
         """The edges into each node: two of them stay."""
         nodes = range(INPUTS, INPUTS + self.nodes)
         return tuple(Group(tuple(edge_name(kind, s, n) for s in range(n)), 2) for kind in self.cell_kinds for n in nodes)
+
+    def span(self, kind: str) -> slice:
+        """Where the edges of a kind of cell are among all sites."""
+        start, edges = self.cell_kinds.index(kind), len(list(edges_of(self.nodes)))
+        return slice(start * edges, (start + 1) * edges)
 
     def space(self) -> SearchSpace:
         """The search space over all operations of all edges."""
@@ -120,8 +124,7 @@ class CellNetwork:
         graph = genotype.graph(kind)
         if len(graph) != self.nodes:
             raise SpaceError(f"cell '{kind}' has {len(graph)} nodes; space '{self.name}' has {self.nodes}")
-        check_operations(graph, kind, OPERATIONS)
-        kept = {(source, node): op for node, edges in enumerate(graph, INPUTS) for op, source in edges}
+        kept = operations_by_edge(graph, kind, OPERATIONS)
         return ((edge_name(kind, s, n), kept.get((s, n), "none")) for s, n in edges_of(self.nodes))
 
     def genotype(self, architecture: Architecture) -> Genotype:
@@ -149,7 +152,7 @@ class CellNetwork:
         channels, found = self.channels, []
         for kind in self.kinds:
             channels *= 2 if kind.startswith("reduce") else 1
-            found.append(place(kind, (before, last), channels, not self.search))
+            found.append(Place.of(kind, (before, last), channels, not self.search))
             before, last = last, (self.nodes * channels, found[-1].out_size)
         return found
 
@@ -161,8 +164,7 @@ class CellNetwork:
         places = self.places()
         fixed = [part for stem in self.stems() for part in stem]
         fixed += [part for p in places for part in (*p.preprocess, *p.joins(self.nodes, SEARCHED))]
-        options = cell_options(places, self.cell_kinds, self.nodes, [self.operation(name) for name in OPERATIONS])
-        return [*fixed, self._classifier(places)], options
+        return [*fixed, self._classifier(places)], cell_options(places, self.cell_kinds, self.nodes, self.operation)
 
     def _classifier(self, places: Sequence[Place]) -> Part:
         last = places[-1]
@@ -173,21 +175,17 @@ class CellNetwork:
     def build(self, choices: Sequence[Choice]) -> nn.Module:
         """The plain network of the chosen edges: [B, C, H, W] -> [B, classes]."""
         places = self.places()
-        cells = [build_cell(p, self.cell_choices(p.kind, choices), self.operation, self.nodes) for p in places]
+        cells = [p.build(self.cell_choices(p.kind, choices), self.operation, self.nodes) for p in places]
         stem0, stem1 = (build_parts(parts) for parts in self.stems())
-        return CellNet(stem0, stem1, cells, self._classifier(places).build(), *self._auxiliary(places))
+        classifier, at, auxiliary = self._classifier(places).build(), 2 * len(places) // 3, None
+        if self.auxiliary:
+            width, size = self.nodes * places[at].channels, places[at].out_size
+            auxiliary = AuxiliaryHead(width, self.num_classes, size, self.stem == "cifar")
+        return CellNet(stem0, stem1, cells, classifier, auxiliary, at)
 
     def cell_choices(self, kind: str, choices: Sequence[Choice]) -> EdgeChoices:
         """The choices of the edges of one kind of cell, from those of all sites."""
-        chosen = dict(zip(self.site_names, choices, strict=True))
-        return {(s, n): chosen[edge_name(kind, s, n)] for s, n in edges_of(self.nodes)}
-
-    def _auxiliary(self, places: Sequence[Place]) -> tuple[nn.Module | None, int]:
-        at = 2 * len(places) // 3
-        if not self.auxiliary:
-            return None, at
-        p = places[at]
-        return AuxiliaryHead(self.nodes * p.channels, self.num_classes, p.out_size, self.stem == "cifar"), at
+        return chosen_edges(edges_of(self.nodes), choices[self.span(kind)])
 
     def supernet(self, decisions: Sequence[Decision]) -> CellSupernet:
         return CellSupernet(self, decisions)

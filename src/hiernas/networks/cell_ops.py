@@ -23,10 +23,8 @@ FREE = OPERATIONS[:4]  # those without a parameter of their own: the edges betwe
 
 
 def operation(name: str, affine: bool = True, pool_bn: bool = False) -> Op:
-    """One of `OPERATIONS`. `pool_bn`: batch norm after pooling."""
+    """One of `OPERATIONS` but `none`. `pool_bn`: batch norm after pooling."""
     kind, _, size = name.rpartition("_")
-    if name == "none":
-        return Nothing()
     if name == "skip_connect":
         return SkipConnect(affine)
     if kind in ("max_pool", "avg_pool"):
@@ -36,19 +34,6 @@ def operation(name: str, affine: bool = True, pool_bn: bool = False) -> Op:
 
 def _describe(name: str, affine: bool) -> str:
     return name if affine else f"{name}_plain"
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """No edge: it adds nothing to its node."""
-
-    name: str = "none"
-
-    def describe(self) -> str:
-        return "none"
-
-    def build(self, cin: int, cout: int, stride: int) -> nn.Module:
-        raise TypeError("an edge 'none' has no module")  # skeletons leave it out
 
 
 @dataclass(frozen=True)
@@ -77,10 +62,7 @@ class SkipConnect:
     """Identity; at stride 2 a factorized reduction."""
 
     affine: bool = True
-
-    @property
-    def name(self) -> str:
-        return "skip_connect"
+    name = "skip_connect"
 
     def describe(self) -> str:
         return _describe("skip_connect", self.affine)

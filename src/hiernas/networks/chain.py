@@ -10,7 +10,7 @@ import copy
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from hiernas.combinatorics import Decision, Group
 from hiernas.gates import Gates
 from hiernas.networks.graph import has_identity
 from hiernas.networks.ops import initialise
-from hiernas.networks.parts import Mixture, Options, Part, Parts, Site, mixed, strided
-from hiernas.networks.supernets import as_one_step, check_restriction
+from hiernas.networks.parts import Options, Part, Parts, Site, mixed, strided
+from hiernas.networks.supernets import as_one_step, check_restriction, load_mixed
 from hiernas.space import Architecture, Choice, SearchSpace
 
 
@@ -37,6 +37,7 @@ class Chain:
     head: tuple[Site, ...]
     bn_eps: float = 1e-5
     published: tuple[int, ...] | None = None  # blocks per stage of the published network, where it has fewer
+    groups: ClassVar[tuple[Group, ...]] = ()  # its sites are independent
     searched = "blocks"
     same_operations = True
 
@@ -51,11 +52,6 @@ class Chain:
     @property
     def site_names(self) -> tuple[str, ...]:
         return tuple(s.name for s in self.sites)
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """None: the sites of a chain are independent."""
-        return ()
 
     def space(self) -> SearchSpace:
         """The search space over all options of all sites."""
@@ -138,19 +134,18 @@ class ChainSupernet(nn.Module):
             for site, decision in zip(skeleton.sites, decisions, strict=True)
         )
         self.head = _fixed(skeleton.head)
-        self._index()
 
-    def _index(self) -> None:
-        # plain lists beside the registered modules: a forward pass looks options up by position
-        self._ops: list[list[nn.Module]] = [list(site.values()) for site in self._sites()]
-
-    def _sites(self) -> list[nn.ModuleDict]:
-        return [site for site in self.sites if isinstance(site, nn.ModuleDict)]
+    def _chosen(self, architecture: Architecture) -> list[list[nn.Module]]:
+        """The modules of the options that each site keeps."""
+        sites: Any = self.sites
+        return [[site[option] for option, _ in kept] for site, kept in zip(sites, architecture.choices, strict=True)]
 
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         """[B, C, H, W] and gates -> [B, classes]. Only options with a gate are computed."""
+        sites: Any = self.sites
         x = self.stem(x)
-        for ops, indices, weights in zip(self._ops, gates.indices, gates.weights, strict=True):
+        for site, indices, weights in zip(sites, gates.indices, gates.weights, strict=True):
+            ops = list(site.values())
             if weights is None:
                 x = ops[indices[0]](x)
             else:
@@ -164,34 +159,24 @@ class ChainSupernet(nn.Module):
         """
         if not architecture.is_single:
             return as_one_step(self, architecture)
-        modules = [site[option] for site, option in zip(self._sites(), architecture.options, strict=True)]
-        names = list(architecture.options)
-        return list(zip(["stem", *names, "head"], [self.stem, *modules, self.head], strict=True))
+        modules = [module for (module,) in self._chosen(architecture)]
+        return list(zip(["stem", *architecture.options, "head"], [self.stem, *modules, self.head], strict=True))
 
     def restrict(self, space: SearchSpace) -> ChainSupernet:
         """A supernet of the smaller space that keeps the surviving weights (copied), stem and head included."""
         check_restriction(self.space, space)
-        smaller = copy.copy(self)  # shares modules until the next lines replace them
-        smaller._modules = dict(self._modules)
+        smaller = copy.deepcopy(self)
         smaller.space = space
-        smaller.stem, smaller.head = copy.deepcopy(self.stem), copy.deepcopy(self.head)
-        smaller.sites = nn.ModuleList(
-            nn.ModuleDict({option: copy.deepcopy(site[option]) for option in decision.options})
-            for site, decision in zip(self._sites(), space.decisions, strict=True)
-        )
-        smaller._index()
+        sites: Any = smaller.sites
+        for site, decision in zip(sites, space.decisions, strict=True):
+            for option in set(site) - set(decision.options):
+                del site[option]
         return smaller
 
     def subnet(self, architecture: Architecture) -> nn.Module:
         """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
         network = architecture.build()
-        layers = list(network.children())
-        modules: list[list[nn.Module]] = [[self.stem]]
-        for site, choice in zip(self._sites(), architecture.choices, strict=True):
-            modules.append([site[option] for option, _ in choice])
-        modules.append([self.head])
-        for layer, sources in zip(layers, modules, strict=True):
-            targets = list(layer.ops) if isinstance(layer, Mixture) else [layer]
-            for target, source in zip(targets, sources, strict=True):
-                target.load_state_dict(source.state_dict())
+        modules: list[list[nn.Module]] = [[self.stem], *self._chosen(architecture), [self.head]]
+        for layer, sources in zip(network.children(), modules, strict=True):
+            load_mixed(layer, sources)
         return network

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import ast
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from hiernas.errors import UNREADABLE, SpaceError, did_you_mean
@@ -98,12 +100,13 @@ def check_concat(value: Any, what: str, expected: tuple[int, ...]) -> None:
         raise SpaceError(f"'{what}' concatenates the nodes {nodes!r:.80}; this space concatenates {list(expected)}")
 
 
-def check_operations(graph: Graph, what: str, allowed: Sequence[str]) -> None:
-    """Refuse operations that a space does not have."""
+def operations_by_edge(graph: Graph, what: str, allowed: Sequence[str]) -> dict[tuple[int, int], str]:
+    """The operation of each (source, node); operations that a space does not have are refused."""
     for node, edges in enumerate(graph, INPUTS):
         for op, source in edges:
             if op not in allowed:
                 raise SpaceError(f"the edge from {source} to {node} of '{what}' cannot be '{op}'; {did_you_mean(op, allowed)}")
+    return {(source, node): op for node, edges in enumerate(graph, INPUTS) for op, source in edges}
 
 
 def _fields_of_text(text: str) -> Any:
@@ -135,87 +138,18 @@ def _short(value: Any) -> str:
     return f"'{text}'" if len(text) <= 60 else f"'{text[:57]}...'"
 
 
-# -- published cells, as their authors' repositories print them ------------------------------------------------------
+# -- published cells -------------------------------------------------------------------------------------------------
 
 
-def _genotype(**cells: str) -> Genotype:
-    """By kind the edges into each node: 'sep_conv_3x3 0, skip_connect 1 | ...'."""
-    nodes = {kind: text.split("|") for kind, text in cells.items()}
-    return read_genotype({kind: [[edge.split() for edge in node.split(",")] for node in of] for kind, of in nodes.items()})
+def nodes_of(text: str) -> list[list[tuple[str, int]]]:
+    """The (operation, input) pairs of each node of a cell that is written as 'sep_conv_3x3 0, skip_connect 1 | ...'."""
+    nodes = [[edge.split() for edge in node.split(",")] for node in text.split("|")]
+    return [[(op, int(source)) for op, source in node] for node in nodes]
 
 
-GENOTYPES: dict[str, Genotype] = {
-    # Liu et al. 2019, first and second order
-    "DARTS_V1": _genotype(
-        normal="sep_conv_3x3 1, sep_conv_3x3 0 | skip_connect 0, sep_conv_3x3 1 | "
-        "skip_connect 0, sep_conv_3x3 1 | sep_conv_3x3 0, skip_connect 2",
-        reduce="max_pool_3x3 0, max_pool_3x3 1 | skip_connect 2, max_pool_3x3 0 | "
-        "max_pool_3x3 0, skip_connect 2 | skip_connect 2, avg_pool_3x3 0",
-    ),
-    "DARTS_V2": _genotype(
-        normal="sep_conv_3x3 0, sep_conv_3x3 1 | sep_conv_3x3 0, sep_conv_3x3 1 | "
-        "sep_conv_3x3 1, skip_connect 0 | skip_connect 0, dil_conv_3x3 2",
-        reduce="max_pool_3x3 0, max_pool_3x3 1 | skip_connect 2, max_pool_3x3 1 | "
-        "max_pool_3x3 0, skip_connect 2 | skip_connect 2, max_pool_3x3 1",
-    ),
-    # Xie et al. 2019: mild, moderate and aggressive constraint
-    "SNAS_mild": _genotype(
-        normal="sep_conv_3x3 0, sep_conv_3x3 1 | skip_connect 0, dil_conv_3x3 1 | "
-        "skip_connect 0, skip_connect 1 | skip_connect 0, sep_conv_3x3 1",
-        reduce="max_pool_3x3 0, max_pool_3x3 1 | max_pool_3x3 1, skip_connect 2 | "
-        "max_pool_3x3 1, skip_connect 2 | max_pool_3x3 0, dil_conv_5x5 2",
-    ),
-    "SNAS_moderate": _genotype(
-        normal="dil_conv_5x5 0, skip_connect 1 | sep_conv_3x3 0, skip_connect 1 | "
-        "skip_connect 0, skip_connect 1 | sep_conv_3x3 0, dil_conv_5x5 1",
-        reduce="max_pool_3x3 0, max_pool_3x3 1 | sep_conv_5x5 0, dil_conv_5x5 1 | "
-        "sep_conv_5x5 0, sep_conv_5x5 1 | sep_conv_5x5 0, sep_conv_5x5 1",
-    ),
-    "SNAS_aggressive": _genotype(
-        normal="sep_conv_5x5 0, skip_connect 1 | skip_connect 0, skip_connect 1 | "
-        "skip_connect 0, dil_conv_5x5 1 | skip_connect 0, dil_conv_5x5 1",
-        reduce="sep_conv_5x5 0, none 1 | sep_conv_5x5 0, none 1 | none 0, none 1 | none 0, none 1",
-    ),
-    # Dong and Yang 2019
-    "GDAS_V1": _genotype(
-        normal="skip_connect 0, skip_connect 1 | skip_connect 0, sep_conv_5x5 2 | "
-        "sep_conv_3x3 3, skip_connect 0 | sep_conv_5x5 4, sep_conv_3x3 3",
-        reduce="sep_conv_5x5 0, sep_conv_3x3 1 | sep_conv_5x5 2, sep_conv_5x5 1 | "
-        "dil_conv_5x5 2, sep_conv_3x3 1 | sep_conv_5x5 0, sep_conv_5x5 1",
-    ),
-    # Chen et al. 2019
-    "PDARTS": _genotype(
-        normal="skip_connect 0, dil_conv_3x3 1 | skip_connect 0, sep_conv_3x3 1 | "
-        "sep_conv_3x3 1, sep_conv_3x3 3 | sep_conv_3x3 0, dil_conv_5x5 4",
-        reduce="avg_pool_3x3 0, sep_conv_5x5 1 | sep_conv_3x3 0, dil_conv_5x5 2 | "
-        "max_pool_3x3 0, dil_conv_3x3 1 | dil_conv_3x3 1, dil_conv_5x5 3",
-    ),
-    # Xu et al. 2020, searched on CIFAR-10 and on ImageNet
-    "PC_DARTS_cifar": _genotype(
-        normal="sep_conv_3x3 1, skip_connect 0 | sep_conv_3x3 0, dil_conv_3x3 1 | "
-        "sep_conv_5x5 0, sep_conv_3x3 1 | avg_pool_3x3 0, dil_conv_3x3 1",
-        reduce="sep_conv_5x5 1, max_pool_3x3 0 | sep_conv_5x5 1, sep_conv_5x5 2 | "
-        "sep_conv_3x3 0, sep_conv_3x3 3 | sep_conv_3x3 1, sep_conv_3x3 2",
-    ),
-    "PC_DARTS_image": _genotype(
-        normal="skip_connect 1, sep_conv_3x3 0 | sep_conv_3x3 0, skip_connect 1 | "
-        "sep_conv_3x3 1, sep_conv_3x3 3 | sep_conv_3x3 1, dil_conv_5x5 4",
-        reduce="sep_conv_3x3 0, skip_connect 1 | dil_conv_5x5 2, max_pool_3x3 1 | "
-        "sep_conv_3x3 2, sep_conv_3x3 1 | sep_conv_5x5 0, sep_conv_3x3 3",
-    ),
-    # Liu et al. 2021, the cells of H-DAS' first level
-    "HC_DAS": _genotype(
-        normal1="sep_conv_3x3 0, sep_conv_3x3 1 | sep_conv_3x3 0, sep_conv_3x3 1 | "
-        "sep_conv_3x3 0, sep_conv_3x3 1 | sep_conv_3x3 2, sep_conv_3x3 3",
-        reduce1="max_pool_3x3 0, skip_connect 1 | max_pool_3x3 0, max_pool_3x3 2 | "
-        "sep_conv_3x3 0, skip_connect 1 | sep_conv_3x3 0, dil_conv_3x3 4",
-        normal2="skip_connect 0, dil_conv_3x3 1 | skip_connect 0, sep_conv_3x3 1 | "
-        "skip_connect 0, sep_conv_3x3 1 | skip_connect 0, sep_conv_3x3 1",
-        reduce2="max_pool_3x3 0, dil_conv_3x3 1 | max_pool_3x3 0, dil_conv_5x5 2 | "
-        "max_pool_3x3 0, dil_conv_5x5 3 | max_pool_3x3 0, skip_connect 4",
-        normal3="dil_conv_5x5 0, sep_conv_3x3 1 | sep_conv_3x3 1, dil_conv_3x3 2 | "
-        "dil_conv_3x3 0, sep_conv_5x5 2 | sep_conv_5x5 3, sep_conv_3x3 4",
-    ),
+GENOTYPES = {
+    name: read_genotype({kind: nodes_of(text) for kind, text in cells.items()})
+    for name, cells in tomllib.loads(Path(__file__).with_name("genotypes.toml").read_text(encoding="utf-8")).items()
 }
 
 

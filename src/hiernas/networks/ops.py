@@ -161,13 +161,10 @@ class Skip:
     """Identity; where the shape changes, a 1x1 convolution with batch norm and, where named, an activation."""
 
     act: str | None = None
+    name = "skip"
 
     def __post_init__(self) -> None:
         _check_act(self.act)
-
-    @property
-    def name(self) -> str:
-        return "skip"
 
     def describe(self) -> str:
         return "skip" + (f"_{self.act}" if self.act else "")
@@ -204,10 +201,7 @@ class Classifier:
     """Global average pooling, dropout and a linear layer: [B, cin, H, W] -> [B, cout]."""
 
     dropout: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return "classifier"
+    name = "classifier"
 
     def describe(self) -> str:
         return "classifier"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hiernas.errors import SpaceError
-from hiernas.networks.cell_ops import Cell, Concat, ReLUConv, Sum
+from hiernas.networks.cell_ops import OPERATIONS, Cell, Concat, ReLUConv, Sum
 from hiernas.networks.genotype import INPUTS
 from hiernas.networks.ops import Op, built
 from hiernas.space import Choice
@@ -115,7 +116,21 @@ def mixed(modules: Sequence[nn.Module], weights: Sequence[float]) -> nn.Module:
 # -- cells -------------------------------------------------------------------------------------------------------
 
 
-EdgeChoices = Mapping[tuple[int, int], Choice]  # by (source, node)
+EdgeChoices = Mapping[tuple[int, int], Choice]  # by (source, node), without `none`
+
+
+def chosen_edges(edges: Iterable[tuple[int, int]], choices: Sequence[Choice]) -> EdgeChoices:
+    """What is kept of each edge, but of those that keep nothing."""
+    kept = {edge: tuple(pair for pair in choice if pair[0] != "none") for edge, choice in zip(edges, choices, strict=False)}
+    return {edge: choice for edge, choice in kept.items() if choice}
+
+
+def build_edges(choices: EdgeChoices, part: Callable[[int, str], Part]) -> dict[tuple[int, int], nn.Module]:
+    """The module of each edge; `part`: of an operation that reads a state."""
+    return {
+        (s, n): mixed([part(s, option).build() for option, _ in choice], [weight for _, weight in choice])
+        for (s, n), choice in choices.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -127,6 +142,15 @@ class Place:
     preprocess: tuple[Part, Part]
     size: Size  # of states 0 and 1, after preprocessing
     reduction: bool
+
+    @classmethod
+    def of(cls, kind: str, inputs: tuple[tuple[int, Size], tuple[int, Size]], channels: int, affine: bool) -> Place:
+        """A cell that reads two tensors of (channels, size); the first may have twice the pixels of the second."""
+        (c0, size0), (c1, size1) = inputs
+        op = ReLUConv(1, affine)
+        first = Part("preprocess0", op, c0, channels, 1 if size0 == size1 else 2, size0)
+        second = Part("preprocess1", op, c1, channels, 1, size1)
+        return cls(kind, channels, (first, second), size1, kind.startswith("reduce"))
 
     @property
     def out_size(self) -> Size:
@@ -143,13 +167,12 @@ class Place:
         c, size = self.channels, self.out_size
         return [*[Part(name, Sum(), c, c, 1, size)] * nodes, Part(self.kind, Concat(nodes), c, nodes * c, 1, size)]
 
-
-def place(kind: str, inputs: tuple[tuple[int, Size], tuple[int, Size]], channels: int, affine: bool) -> Place:
-    """A cell that reads two tensors of (channels, size); the first may have twice the pixels of the second."""
-    (c0, size0), (c1, size1) = inputs
-    op = ReLUConv(1, affine)
-    first = Part("preprocess0", op, c0, channels, 1 if size0 == size1 else 2, size0)
-    return Place(kind, channels, (first, Part("preprocess1", op, c1, channels, 1, size1)), size1, kind.startswith("reduce"))
+    def build(self, choices: EdgeChoices, make: Callable[[str], Op], nodes: int) -> Cell:
+        """The plain cell of chosen edges; `make` gives the operation of a name."""
+        if not choices:
+            raise SpaceError(f"cell '{self.kind}' has no edge; one of its nodes needs one, the others may be without")
+        edges = build_edges(choices, lambda source, option: self.part(source, make(option)))
+        return Cell(self.preprocess[0].build(), self.preprocess[1].build(), edges, nodes, self.reduction)
 
 
 def edges_of(nodes: int) -> Iterator[tuple[int, int]]:
@@ -162,10 +185,11 @@ def edge_name(kind: str, source: int, node: int) -> str:
     return f"{kind}.{source}->{node}"
 
 
-def cell_options(places: Sequence[Place], kinds: Sequence[str], nodes: int, ops: Sequence[Op]) -> list[Options]:
+def cell_options(places: Sequence[Place], kinds: Sequence[str], nodes: int, make: Callable[[str], Op]) -> list[Options]:
     """Per edge of each kind of cell the parts of each operation: one in every cell of that kind."""
+    ops = {name: make(name) for name in OPERATIONS if name != "none"}
     return [
-        {op.name: tuple(p.part(s, op) for p in places if p.kind == kind and op.name != "none") for op in ops}
+        {"none": ()} | {name: tuple(p.part(s, op) for p in places if p.kind == kind) for name, op in ops.items()}
         for kind in kinds
         for s, _ in edges_of(nodes)
     ]
@@ -183,18 +207,6 @@ def build_parts(parts: Sequence[Part]) -> nn.Module:
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules) if modules else nn.Identity()
 
 
-def build_cell(p: Place, choices: EdgeChoices, make: Any, nodes: int) -> Cell:
-    """The plain cell of chosen edges; `make` gives the operation of a name."""
-    edges = {}
-    for (source, node), choice in choices.items():
-        kept = [(p.part(source, make(option)).build(), weight) for option, weight in choice if option != "none"]
-        if kept:
-            edges[source, node] = mixed(*zip(*kept, strict=True))
-    if not edges:
-        raise SpaceError(f"cell '{p.kind}' has no edge; one of its nodes needs one, the others may be without")
-    return Cell(p.preprocess[0].build(), p.preprocess[1].build(), edges, nodes, p.reduction)
-
-
 # -- graphs of cells ---------------------------------------------------------------------------------------------
 
 
@@ -205,26 +217,19 @@ class StageShape(NamedTuple):
     depth: int
     dead: int
 
-
-def shape(edges: Sequence[tuple[int, int]], outputs: Sequence[int], cells: int) -> StageShape:
-    """Depth and dead cells of a graph of (source, node) edges, with states 0 and 1 as inputs."""
-    alive = live_nodes(edges, outputs)
-    depth = {0: 0, 1: 0}
-    for node in range(INPUTS, INPUTS + cells):
-        depth[node] = 1 + max((depth[s] for s, n in edges if n == node), default=0)
-    dead = sum(node not in alive for node in range(INPUTS, INPUTS + cells))
-    return StageShape(cells, max(depth[node] for node in outputs), dead)
+    @classmethod
+    def of(cls, edges: Collection[tuple[int, int]], outputs: Sequence[int], cells: int) -> StageShape:
+        """Of a graph of (source, node) edges, with states 0 and 1 as inputs."""
+        nodes, alive, depth = range(INPUTS, INPUTS + cells), live_nodes(edges, outputs), {0: 0, 1: 0}
+        for node in nodes:
+            depth[node] = 1 + max((depth[s] for s, n in edges if n == node), default=0)
+        return cls(cells, max(depth[node] for node in outputs), sum(node not in alive for node in nodes))
 
 
 def live_nodes(edges: Iterable[tuple[int, int]], outputs: Sequence[int]) -> set[int]:
-    """The states from which a path leads to an output, along (source, node) edges."""
-    incoming: dict[int, list[int]] = {}
-    for source, node in edges:
-        incoming.setdefault(node, []).append(source)
-    alive, waiting = set(outputs), list(outputs)
-    while waiting:
-        for source in incoming.get(waiting.pop(), []):
-            if source not in alive:
-                alive.add(source)
-                waiting.append(source)
+    """The states from which a path leads to an output, along (source, node) edges, which lead to later states."""
+    alive = set(outputs)
+    for source, node in sorted(edges, key=itemgetter(1), reverse=True):
+        if node in alive:
+            alive.add(source)
     return alive

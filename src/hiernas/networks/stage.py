@@ -20,7 +20,6 @@ from hiernas.errors import SpaceError
 from hiernas.networks.cell import CellNetwork, row_of_cells, stem_parts
 from hiernas.networks.cell_ops import (
     FREE,
-    OPERATIONS,
     AuxiliaryHead,
     Cell,
     Concat,
@@ -30,7 +29,7 @@ from hiernas.networks.cell_ops import (
     Sum,
     operation,
 )
-from hiernas.networks.genotype import INPUTS, Genotype, check_concat, check_operations, genotype, name_of, read_graph
+from hiernas.networks.genotype import INPUTS, Genotype, check_concat, genotype, name_of, operations_by_edge, read_graph
 from hiernas.networks.ops import Classifier, Op
 from hiernas.networks.parts import (
     SEARCHED,
@@ -40,18 +39,16 @@ from hiernas.networks.parts import (
     Parts,
     Place,
     StageShape,
-    build_cell,
+    build_edges,
     build_parts,
     cell_options,
+    chosen_edges,
     edge_name,
     live_nodes,
-    mixed,
     output_of,
-    place,
-    shape,
 )
 from hiernas.networks.supernets import StageSupernet
-from hiernas.space import Architecture, Choice, SearchSpace
+from hiernas.space import Choice, SearchSpace
 
 STAGES, WINDOW = 3, 3
 CELLS = ("normal1", "reduce1", "normal2", "reduce2", "normal3")  # each stage's own
@@ -60,11 +57,11 @@ JSON_STAGE = "DAG{}"  # H-DAS' own names of the stage graphs
 
 @dataclass(frozen=True)
 class StagePlace:
-    """One stage of a network: the preprocessing of its input, its cells in order, and the reduction behind it."""
+    """One stage of a network: the preprocessing of its input, its cells in order, and the reduction behind it, if any."""
 
     preprocess: Part
     cells: tuple[Place, ...]
-    reduction: Place | None
+    reductions: tuple[Place, ...]
 
     @property
     def width(self) -> int:
@@ -198,8 +195,8 @@ class StageNetwork:
 
         These have no multiply-adds and, behind pooling, the few parameters of a batch norm: costs are lower bounds.
         """
-        places = [cell for stage in self.places() for cell in (*stage.cells, *([stage.reduction] if stage.reduction else []))]
-        options = cell_options(places, network.cell_kinds, network.nodes, [network.operation(name) for name in OPERATIONS])
+        places = [cell for stage in self.places() for cell in stage.cells + stage.reductions]
+        options = cell_options(places, network.cell_kinds, network.nodes, network.operation)
         return self._fixed(lambda cell: [*cell.preprocess, *cell.joins(self.nodes, cell.kind)]), options
 
     # -- published encodings -------------------------------------------------------------------------------------
@@ -223,31 +220,17 @@ class StageNetwork:
         if not isinstance(graphs, Mapping) or key not in graphs:
             raise SpaceError(f"the stage graphs lack '{key}'; an object with DAG1, DAG2 and DAG3 is expected")
         graph = read_graph(graphs[key], key)
-        check_operations(graph, key, FREE[1:])
+        kept = operations_by_edge(graph, key, FREE[1:])
         check_concat(graphs.get(f"{key}_concat"), key, self.outputs(stage))
         if len(graph) != self.cells[stage]:
             raise SpaceError(f"'{key}' has {len(graph)} cells; stage {stage + 1} of this space has {self.cells[stage]}")
-        kept = {(source, node): op for node, edges in enumerate(graph, INPUTS) for op, source in edges}
-        allowed = set(self.edges(stage))
-        stray = sorted(edge for edge in kept if edge not in allowed)
+        stray = sorted(kept.keys() - set(self.edges(stage)))
         if stray:
             raise SpaceError(
                 f"cell {stray[0][1]} of '{key}' reads state {stray[0][0]}; with window {self.window} it reads one of the "
                 f"last {self.window}"
             )
         return ((self.site(stage, s, n), kept.get((s, n), "none")) for s, n in self.edges(stage))
-
-    def stage_genotype(self, architecture: Architecture) -> dict[str, Any]:
-        """The object with `cell` and `stage` of an architecture, in H-DAS' form; all cells are in it."""
-        chosen = dict(zip(self.site_names, architecture.options, strict=True))
-        graphs: dict[str, Any] = {}
-        for k in range(STAGES):
-            edges = [(n, [chosen[self.site(k, s, n)], s]) for s, n in self.edges(k)]
-            nodes = range(INPUTS, INPUTS + self.cells[k])
-            key = JSON_STAGE.format(k + 1)
-            graphs[key] = [[edge for n, edge in edges if n == node and edge[0] != "none"] for node in nodes]
-            graphs[f"{key}_concat"] = list(self.outputs(k))
-        return {"cell": dict(self.arguments)["cell"], "stage": graphs}
 
     # -- structure -----------------------------------------------------------------------------------------------
 
@@ -258,11 +241,11 @@ class StageNetwork:
             c = self.channels * 2**k
             width = self.nodes * c
             inputs = ((width, size), (width, size))
-            cells = tuple(place(f"normal{k + 1}", inputs, c, True) for _ in range(count))
+            cells = tuple(Place.of(f"normal{k + 1}", inputs, c, True) for _ in range(count))
             out = ((2 * width, size), (2 * width, size))
-            reduction = place(f"reduce{k + 1}", out, 2 * c, True) if k + 1 < STAGES else None
-            found.append(StagePlace(Part("preprocess", ReLUConv(1), given, width, 1, size), cells, reduction))
-            if reduction is not None:
+            reductions = (Place.of(f"reduce{k + 1}", out, 2 * c, True),) if k + 1 < STAGES else ()
+            found.append(StagePlace(Part("preprocess", ReLUConv(1), given, width, 1, size), cells, reductions))
+            for reduction in reductions:
                 given, size = self.nodes * 2 * c, reduction.out_size
         return found
 
@@ -273,10 +256,9 @@ class StageNetwork:
         with dead cells.
         """
         places = self.places()
-        ops = [self.operation(name) for name in FREE]
         options: list[Options] = []
         for k, p in enumerate(places):
-            options += [{op.name: () if op.name == "none" else (p.part(op),) for op in ops} for _ in self.edges(k)]
+            options += [{"none": ()} | {o: (p.part(self.operation(o)),) for o in FREE[1:]} for _ in self.edges(k)]
             if self.least is not None:
                 beyond = {n: p.cells[self.least : int(n)] for n in self.numbers(k)}
                 options.append({n: tuple(x for cell in cells for x in self._cell_parts(cell)) for n, cells in beyond.items()})
@@ -289,8 +271,8 @@ class StageNetwork:
         """What every network has, with these parts of each cell."""
         places, fixed = self.places(), self.stem_parts
         for p in places:
-            inner = [*p.cells[: self.least], *([p.reduction] if p.reduction else [])]
-            fixed += [p.preprocess, p.preprocess, *(part for cell in inner for part in of_cell(cell))]
+            cells = p.cells[: self.least] + p.reductions
+            fixed += [p.preprocess, p.preprocess, *(part for cell in cells for part in of_cell(cell))]
             size = p.preprocess.size  # of the states; each cell reads a sum, and the output is two of them
             fixed += [Part(SEARCHED, Sum(), p.width, p.width, 1, size)] * len(p.cells[: self.least])
             fixed.append(Part("stage", Concat(2), p.width, 2 * p.width, 1, size))
@@ -311,7 +293,7 @@ class StageNetwork:
         """The plain network of the chosen graphs, without dead cells: [B, C, H, W] -> [B, classes]."""
         places = self.places()
         stages = [self._build_stage(k, p, *self.stage_choices(k, choices)) for k, p in enumerate(places)]
-        reductions = [self.build_cell(p.reduction) for p in places if p.reduction]
+        reductions = [self.build_cell(cell) for p in places for cell in p.reductions]
         last, auxiliary = places[-1].preprocess, None
         if self.auxiliary:
             auxiliary = AuxiliaryHead(last.cin, self.num_classes, last.size, self.stem == "cifar")
@@ -320,7 +302,7 @@ class StageNetwork:
     def stage_choices(self, stage: int, choices: Sequence[Choice]) -> tuple[EdgeChoices, tuple[int, int]]:
         """The choices of one stage's edges, and the states that are its output."""
         chosen = choices[self.span(stage)]
-        edges = dict(zip(self.edges(stage), chosen, strict=False))
+        edges = chosen_edges(self.edges(stage), chosen)
         if self.least is None:
             return edges, self.outputs(stage)
         number = chosen[-1]
@@ -332,9 +314,9 @@ class StageNetwork:
         """The same network without the edges into dead cells, which it is built without."""
         found: list[Choice] = []
         for k in self.graphs:
-            edges, outputs = self.stage_choices(k, choices)
-            alive = live_nodes((e for e, choice in edges.items() if any(o != "none" for o, _ in choice)), outputs)
-            found += [choice if node in alive else (("none", 1.0),) for (_, node), choice in edges.items()]
+            alive = live_nodes(*self.stage_choices(k, choices))
+            for (_, node), choice in zip(self.edges(k), choices[self.span(k)], strict=False):
+                found.append(choice if node in alive else (("none", 1.0),))
             found += [choices[len(found)]] if self.numbers(k) else []
         return tuple(found)
 
@@ -343,29 +325,24 @@ class StageNetwork:
         found = []
         for k in range(STAGES):
             edges, outputs = self.stage_choices(k, choices)
-            kept = [edge for edge, choice in edges.items() if any(option != "none" for option, _ in choice)]
-            found.append(shape(kept, outputs, outputs[-1] - INPUTS + 1))
+            found.append(StageShape.of(edges, outputs, outputs[-1] - INPUTS + 1))
         return found
 
     def _build_stage(self, k: int, p: StagePlace, choices: EdgeChoices, outputs: tuple[int, int]) -> StageGraph:
-        active = {e: [(o, w) for o, w in choice if o != "none"] for e, choice in choices.items()}
-        alive = live_nodes((e for e, kept in active.items() if kept), outputs)
-        edges = {}
-        for (source, node), kept in active.items():
-            modules = [p.part(self.operation(option)).build() for option, _ in kept]
-            if modules and node in alive:
-                edges[source, node] = mixed(modules, [weight for _, weight in kept])
-        without = sorted(node for node in alive if node >= INPUTS and node not in {n for _, n in edges})
+        alive = live_nodes(choices, outputs)
+        without = sorted(alive - {0, 1} - {n for _, n in choices})
         if without:
             raise SpaceError(f"cell {without[0]} of stage {k + 1} has no edge; every cell needs at least one")
+        live = {edge: choice for edge, choice in choices.items() if edge[1] in alive}
+        edges = build_edges(live, lambda _, option: p.part(self.operation(option)))
         cells = {n: self.build_cell(cell) for n, cell in enumerate(p.cells, INPUTS) if n in alive}
         return StageGraph(p.preprocess.build(), p.preprocess.build(), edges, cells, outputs)
 
     def build_cell(self, p: Place) -> Cell:
         """A cell of the genotype at its place."""
         graph = self.genotype.graph(p.kind)
-        choices = {(s, n): ((op, 1.0),) for n, edges in enumerate(graph, INPUTS) for op, s in edges}
-        return build_cell(p, choices, self.operation, len(graph))
+        choices = {(s, n): ((op, 1.0),) for n, edges in enumerate(graph, INPUTS) for op, s in edges if op != "none"}
+        return p.build(choices, self.operation, len(graph))
 
     def supernet(self, decisions: Sequence[Decision]) -> StageSupernet:
         return StageSupernet(self, decisions)

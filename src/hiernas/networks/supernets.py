@@ -6,7 +6,8 @@ All cells of one kind share their choices, not their weights.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partialmethod
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.networks.cell_ops import FactorizedReduce, nothing, sum_of
 from hiernas.networks.genotype import INPUTS
-from hiernas.networks.parts import EdgeChoices, Mixture, Place, build_parts, edges_of, live_nodes
+from hiernas.networks.parts import EdgeChoices, Mixture, Part, Place, build_parts, edges_of, live_nodes
 from hiernas.space import Architecture, SearchSpace
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
@@ -156,6 +157,16 @@ def as_one_step(supernet: Any, architecture: Architecture) -> list[tuple[str, nn
     return [(str(architecture.choices), supernet.subnet(architecture))]
 
 
+def restricted(supernet: Any, space: SearchSpace, parts: str) -> Any:
+    """A supernet of the smaller space that keeps the surviving weights (copied), with all that is not searched."""
+    check_restriction(supernet.space, space)
+    smaller = copy.deepcopy(supernet)
+    smaller.space = space
+    for part, span in zip(getattr(smaller, parts), smaller._spans, strict=True):
+        part.restrict(space.decisions[span])
+    return smaller
+
+
 def inherit(source: Any, target: Any, *names: str) -> None:
     """Copy the weights of these parts."""
     for name in names:
@@ -165,11 +176,25 @@ def inherit(source: Any, target: Any, *names: str) -> None:
 def inherit_edges(source: Any, target: Any, choices: EdgeChoices) -> None:
     """Copy the weights of the chosen edges that the target has."""
     for (s, n), choice in choices.items():
-        kept = [source.edges[f"{s}_{n}"].ops[option] for option, _ in choice if option != "none"]
-        if kept and f"{s}_{n}" in target.edges:
-            module = target.edges[f"{s}_{n}"]
-            for mine, theirs in zip(kept, module.ops if isinstance(module, Mixture) else [module], strict=True):
-                theirs.load_state_dict(mine.state_dict())
+        if f"{s}_{n}" in target.edges:
+            load_mixed(target.edges[f"{s}_{n}"], [source.edges[f"{s}_{n}"].ops[option] for option, _ in choice])
+
+
+def load_mixed(target: nn.Module, sources: Sequence[nn.Module]) -> None:
+    """Copy the weights of operations into one of them, or into their mixture."""
+    for theirs, mine in zip(target.ops if isinstance(target, Mixture) else [target], sources, strict=True):
+        theirs.load_state_dict(mine.state_dict())
+
+
+def all_edges(
+    wiring: Iterable[tuple[int, int]], decisions: Sequence[Decision], part: Callable[[int, str], Part]
+) -> nn.ModuleDict:
+    """The edges of a cell or stage with all their options, by name; `part`: of an operation that reads a state."""
+    edges = nn.ModuleDict()
+    for (source, node), decision in zip(wiring, decisions, strict=False):
+        modules = {o: part(source, o).build() for o in decision.options if o != "none"}
+        edges[f"{source}_{node}"] = Edge(modules, decision.options)
+    return edges
 
 
 # -- cells -------------------------------------------------------------------------------------------------------
@@ -182,10 +207,12 @@ class MixedCell(nn.Module):
         super().__init__()
         self.preprocess0, self.preprocess1 = p.preprocess[0].build(), p.preprocess[1].build()
         self.nodes, self.reduction = nodes, p.reduction
-        self.edges = nn.ModuleDict()
-        for (source, node), decision in zip(edges_of(nodes), decisions, strict=True):
-            modules = {o: p.part(source, make(o)).build() for o in decision.options if o != "none"}
-            self.edges[f"{source}_{node}"] = Edge(modules, decision.options)
+        self.edges = all_edges(edges_of(nodes), decisions, lambda source, option: p.part(source, make(option)))
+
+    def restrict(self, decisions: Sequence[Decision]) -> None:
+        """Drop all other options."""
+        for edge, decision in zip(self.edges.values(), decisions, strict=True):
+            edge.restrict(decision.options)  # type: ignore[operator] # an Edge
 
     def forward(self, s0: Tensor, s1: Tensor, gates: Sequence[SiteGates]) -> Tensor:
         sources = [Source(self.preprocess0(s0)), Source(self.preprocess1(s1))]
@@ -206,9 +233,7 @@ class CellSupernet(nn.Module):
         self.skeleton = skeleton
         places = skeleton.places()
         self.stem0, self.stem1 = (build_parts(parts) for parts in skeleton.stems())
-        per_kind = len(decisions) // len(skeleton.cell_kinds)
-        starts = {kind: i * per_kind for i, kind in enumerate(skeleton.cell_kinds)}
-        self._spans = [slice(starts[p.kind], starts[p.kind] + per_kind) for p in places]
+        self._spans = [skeleton.span(p.kind) for p in places]
         self.cells = nn.ModuleList(
             MixedCell(p, decisions[span], skeleton.operation, skeleton.nodes)
             for p, span in zip(places, self._spans, strict=True)
@@ -225,17 +250,7 @@ class CellSupernet(nn.Module):
         return self.classifier(s1)
 
     path = as_one_step
-
-    def restrict(self, space: SearchSpace) -> CellSupernet:
-        """A supernet of the smaller space that keeps the surviving weights (copied), stem and classifier included."""
-        check_restriction(self.space, space)
-        smaller = copy.deepcopy(self)
-        smaller.space = space
-        cells: Any = smaller.cells
-        for cell, span in zip(cells, smaller._spans, strict=True):
-            for edge, decision in zip(cell.edges.values(), space.decisions[span], strict=True):
-                edge.restrict(decision.options)
-        return smaller
+    restrict = partialmethod(restricted, parts="cells")
 
     def subnet(self, architecture: Architecture) -> nn.Module:
         """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
@@ -257,14 +272,18 @@ class MixedStage(nn.Module):
         super().__init__()
         p = skeleton.places()[stage]
         self.preprocess0, self.preprocess1 = p.preprocess.build(), p.preprocess.build()
-        self.edges = nn.ModuleDict()
-        for (source, node), decision in zip(skeleton.edges(stage), decisions, strict=False):
-            modules = {o: p.part(skeleton.operation(o)).build() for o in decision.options if o != "none"}
-            self.edges[f"{source}_{node}"] = Edge(modules, decision.options)
+        self.edges = all_edges(skeleton.edges(stage), decisions, lambda _, option: p.part(skeleton.operation(option)))
         self.cells = nn.ModuleDict({str(n): skeleton.build_cell(cell) for n, cell in enumerate(p.cells, INPUTS)})
         self.wiring = tuple(skeleton.edges(stage))
         numbers = decisions[len(self.wiring)].options if skeleton.least is not None else (str(len(self.cells)),)
         self.outputs = [skeleton.outputs(stage, int(n)) for n in numbers]  # by the number of cells
+
+    def restrict(self, decisions: Sequence[Decision]) -> None:
+        """Drop all other options, and numbers of cells."""
+        for edge, decision in zip(self.edges.values(), decisions, strict=False):
+            edge.restrict(decision.options)  # type: ignore[operator] # an Edge
+        for number in decisions[len(self.wiring) :]:
+            self.outputs = [pair for pair in self.outputs if str(pair[1] - INPUTS + 1) in number.options]
 
     def forward(self, x: Tensor, gates: Sequence[SiteGates]) -> Tensor:
         """[B, C, H, W] -> [B, 2 states, H, W]; the last gate, where there is one, is that of the number of cells."""
@@ -297,7 +316,7 @@ class StageSupernet(nn.Module):
         places = skeleton.places()
         self.stem = build_parts(skeleton.stem_parts)
         self.stages = nn.ModuleList(MixedStage(skeleton, k, decisions[span]) for k, span in enumerate(self._spans))
-        self.reductions = nn.ModuleList(skeleton.build_cell(p.reduction) for p in places if p.reduction)
+        self.reductions = nn.ModuleList(skeleton.build_cell(cell) for p in places for cell in p.reductions)
         self.classifier = skeleton.parts()[0][-1].build()
 
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
@@ -311,19 +330,7 @@ class StageSupernet(nn.Module):
         return self.classifier(x)
 
     path = as_one_step
-
-    def restrict(self, space: SearchSpace) -> StageSupernet:
-        """A supernet of the smaller space that keeps the surviving weights (copied), with all that is not searched."""
-        check_restriction(self.space, space)
-        smaller = copy.deepcopy(self)
-        smaller.space = space
-        stages: Any = smaller.stages
-        for k, (stage, span) in enumerate(zip(stages, self._spans, strict=True)):
-            for edge, decision in zip(stage.edges.values(), space.decisions[span], strict=False):
-                edge.restrict(decision.options)
-            if self.skeleton.least is not None:
-                stage.outputs = [self.skeleton.outputs(k, int(n)) for n in space.decisions[span][-1].options]
-        return smaller
+    restrict = partialmethod(restricted, parts="stages")
 
     def subnet(self, architecture: Architecture) -> nn.Module:
         """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""

@@ -10,28 +10,7 @@ from hiernas.report import figures, graphs, kit, units
 from hiernas.report.graphs import Part, cells_of, parts_of
 from hiernas.report.kit import Values
 
-ABOUT_CELLS = "0 and 1 are the inputs, the outputs of the two cells before. "
-ABOUT_INNER = "0 and 1 are the inputs, two projections of what the cell reads. "
-ABOUT_NODES = "A node is the sum of the edges into it, and the output (dashed) all nodes, one behind the other. "
-ABOUT_REDUCTION = "In a reduction cell the edges from the inputs halve the image. "
-ABOUT_STAGES = (
-    "0 and 1 are two projections of what enters the stage. A cell reads the sum of the edges into it, and the output "
-    "(dashed) is the last two states, one behind the other. "
-)
-ABOUT_LABELS = "sep and dil are separable and dilated convolutions, max and avg 3×3 pooling, skip the identity."
-ABOUT_EDGES = "max and avg are 3×3 pooling, skip the identity."
-ABOUT_WIDTHS = " The wider a line, the more it weighs; numbers are importances (%), the two greatest of each edge."
-ABOUT_DEAD = " Grey cells are dead: no path leads from them to the output, and the network is built without them."
-ABOUT_DEPTH = "Depth is the number of cells on the longest path from the stage's input to its output."
-ABOUT_TABLE = (
-    "The softmax weights (%) at the end of the search, by which the edges and operations were chosen; what was chosen has "
-    "a frame. Of each node the two edges stay whose best operation other than none weighs most."
-)
-ABOUT_SEARCH = (
-    "Entropy is the mean over all edges: ln n where n operations weigh the same (2.08 for eight, 1.39 for four), 0 where "
-    "one has all the weight. Identities are the share of the edges that would be kept at that epoch, none is the mean "
-    "weight of no edge at all."
-)
+SECTIONS = kit.macros("cells.html")
 ABOUT_TRAINING = "While searching, it is that of all operations mixed by their weights, on training images."
 FOUND = {"train1": "cells found", "train2": "numbers found"}  # by the phases of a search on several levels
 
@@ -108,8 +87,7 @@ def tell(run: kit.Run) -> kit.Told:
     """What was found: the graphs between the cells, the cells, and how the search went; a front where there is one."""
     result = run.result
     several = len(result["front"]) > 1
-    said = units.sentence(moved(result))
-    found = pictures(result, kit.PARTS.words(said) if said else "", _weights(result))
+    found = pictures(result, units.sentence(moved(result)), _weights(result))
     searched = {phase: verdict["what"] for phase, verdict in ((result.get("details") or {}).get("decided") or {}).items()}
     marks = [FOUND.get(phase, phase) for phase in list(searched)[:-1]]
     return kit.Told(
@@ -131,47 +109,32 @@ def _lead(result: Values, searched: Sequence[str]) -> str:
     return f"The search went through the {size} architectures of the space {space}{given}, all at once, by gradients."
 
 
-def pictures(result: Values, above: Markup | str = "", below: Markup | str = "") -> list[Markup]:
-    """The cells, or the graphs between them and then the cells; `above` and `below` frame the first of these."""
+def pictures(result: Values, moved: str = "", weights: Markup | str = "") -> list[Markup]:
+    """The cells, or the graphs between them and then the cells; the first with what the limits changed, and the weights."""
     parts = parts_of(result)
     if not _is_stages(parts):
-        return [_cells(parts, "The cells", ABOUT_CELLS, above, below)] if parts else []
-    inner = _cells(cells_of(result), "The cells" if _found_cells(result) else "The cells, as given", ABOUT_INNER)
-    return [_stages(parts, result, above, below), inner]
+        return [_cells(parts, "The cells", False, moved, weights)]
+    inner = _cells(cells_of(result), "The cells" if _found_cells(result) else "The cells, as given", True)
+    return [_stages(parts, result, moved, weights), inner]
 
 
-def _cells(parts: list[Part], title: str, about: str, above: Markup | str = "", below: Markup | str = "") -> Markup:
+def _cells(parts: list[Part], title: str, inner: bool = False, moved: str = "", weights: Markup | str = "") -> Markup:
+    """`inner`: of the graphs between them."""
     if not parts:
         return Markup()
-    reduction = ABOUT_REDUCTION if any(part.name.startswith("reduce") for part in parts) else ""
-    caption = about + ABOUT_NODES + reduction + ABOUT_LABELS
-    return kit.section(title, above, _drawn(graphs.alike(parts), caption), _to_copy(parts, _as_text(parts)), below)
+    return SECTIONS.cells(title, parts, _drawn(graphs.alike(parts)), _as_text(parts), inner, moved, weights)
 
 
-def _stages(parts: list[Part], result: Values, above: Markup | str, below: Markup | str) -> Markup:
+def _stages(parts: list[Part], result: Values, moved: str, weights: Markup | str) -> Markup:
     rows = [[p.label.capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
+    table = kit.table(["", "Cells", "Depth", "Dead", "Which"], rows, "stages", numbers=(1, 2, 3))
     text = graphs.stage_lines(parts, result["space"]["arguments"].get("cell"))
-    caption = ABOUT_STAGES + ABOUT_EDGES + ABOUT_DEAD * any(p.dead for p in parts)
-    return kit.section(
-        "The graphs between the cells",
-        above,
-        _drawn([(p.label.capitalize(), p) for p in parts], caption),
-        kit.table(["", "Cells", "Depth", "Dead", "Which"], rows, "stages", numbers=(1, 2, 3)),
-        kit.PARTS.words(ABOUT_DEPTH, small=True),
-        _to_copy(parts, text or [line for part in parts for line in _edges(part)]),
-        below,
-    )
+    lines = text or [line for part in parts for line in _edges(part)]
+    return SECTIONS.stages(parts, _drawn([(p.label.capitalize(), p) for p in parts]), table, lines, moved, weights)
 
 
-def _drawn(named: Sequence[tuple[str, Part]], caption: str) -> Markup:
-    """The graphs side by side, and what is to be known to read them."""
-    drawn = [(name, kit.PARTS.graph(graphs.drawing(part), graphs.in_words(part))) for name, part in named if part.kept]
-    return kit.beside(drawn, caption + (ABOUT_WIDTHS if any(part.is_weighted for _, part in named) else ""))
-
-
-def _to_copy(parts: Sequence[Part], lines: Sequence[str]) -> Markup:
-    kind = "operation, source, node, importance" if any(p.is_weighted for p in parts) else "operation, source"
-    return kit.PARTS.to_copy(f"As text: ({kind})", lines)
+def _drawn(named: Sequence[tuple[str, Part]]) -> list[tuple[str, Markup]]:
+    return [(name, kit.PARTS.graph(graphs.drawing(part), graphs.in_words(part))) for name, part in named if part.kept]
 
 
 def _weights(result: Values) -> Markup:
@@ -184,8 +147,7 @@ def _weights(result: Values) -> Markup:
         shown = [kit.Cell(p, f"{100 * p:.1f}", option in kept) for option, p in row.items()]
         tables.setdefault(tuple(row), {})[f"{site} *" if site in changed else site] = [*shown]
     maps = [named for options, rows in tables.items() for named in by_part(options, rows, framed=True)]
-    about = ABOUT_TABLE + (" The limits moved the choice where a name is followed by *." if changed else "")
-    return kit.PARTS.folded("Weights of all operations", [kit.beside(maps, about)]) if maps else Markup()
+    return SECTIONS.weights(maps, bool(changed))
 
 
 def by_part(
@@ -196,7 +158,8 @@ def by_part(
     for site, row in rows.items():
         part, edge = site.rsplit(".", 1) if "->" in site else ("", site)
         parts.setdefault(part, {})[edge.replace("->", " → ")] = row
-    return [(part, kit.heat_map([graphs.short(option) for option in options], edges, framed)) for part, edges in parts.items()]
+    columns = list(map(graphs.short, options))
+    return [(part, kit.PARTS.heat_map(columns, edges, framed)) for part, edges in parts.items()]
 
 
 # -- how the search went ---------------------------------------------------------------------------------------------
@@ -207,18 +170,17 @@ SHARES = [figures.Line("skips", "identities (%)", "-", kit.BLUE), figures.Line("
 
 def how_it_went(run: kit.Run, marks: Sequence[str] = ()) -> Markup:
     """Entropy, identities and `none` by epoch, with the alarms."""
-    curves = [c for c in figures.curves_of(run.events)[0] if all("entropy" in e for e in c.epochs)]
+    curves = [c for c in figures.curves_of(run.events)[0] if all("entropy" in e for e in c)]
     if not curves:
         return Markup()
-    epochs = [e for c in curves for e in c.epochs]
+    epochs = [e for c in curves for e in c]
     alarm = next((x for x, e in enumerate(epochs, 1) if e.get("alarm")), None)
     most = max(e["entropy"] for e in epochs)
     panels = [
         ("Entropy", figures.by_epoch("Entropy", curves, [ENTROPY], marks, top=1.05 * most, alarm=alarm)),
         ("Operations", figures.by_epoch("Operations", curves, SHARES, marks, top=100, alarm=alarm)),
     ]
-    alarms = kit.PARTS.listed(alarms_of(run.events), "alarms")
-    return kit.section("How the search went", kit.beside(panels, ABOUT_SEARCH), alarms)
+    return SECTIONS.search(panels, alarms_of(run.events))
 
 
 def alarms_of(events: Sequence[Values]) -> list[str]:

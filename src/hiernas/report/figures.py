@@ -27,12 +27,8 @@ if TYPE_CHECKING:
 # -- the Pareto front --------------------------------------------------------------------------------------------
 
 
+SECTIONS = kit.macros("figures.html")
 ABOUT_PRUNING = "Dotted lines mark the prunings: the supernet goes on with the weights of what survives."
-ABOUT_OPERATIONS = (
-    "Probability (%) of each operation in each layer, among the best architectures found before a pruning: the "
-    "stronger the colour, the more frequent. A cross marks an operation that was dropped there; an empty place, one "
-    "that the layer does not have."
-)
 
 
 def tell(run: kit.Run) -> kit.Told:
@@ -54,8 +50,8 @@ def front(result: Values) -> Markup:
     chosen = result["chosen"]
     members = [chosen if m["options"] == chosen["options"] else m for m in result["front"]]  # with all that was measured of it
     at = next((i for i, m in enumerate(members) if m is chosen), -1)
-    drawn = kit.picture(lambda width: front_figure(members, result, metric, width), _about_front(result, metric))
-    return kit.section("Pareto front", drawn, kit.networks(members, at, {}))
+    drawn = kit.both(lambda width: front_figure(members, result, metric, width))
+    return SECTIONS.front(drawn, kit.networks(members, at, {}), result, metric)
 
 
 def prunings(result: Values) -> Markup:
@@ -66,22 +62,7 @@ def prunings(result: Values) -> Markup:
     for s in stages:
         sizes = f"{units.size(s['size_before'])} → {units.size(s['size_after'])} architectures"
         maps.append((f"Stage {s['stage']}: {sizes}", kit.probabilities(s, sites, stages=stages)))
-    return kit.section("What each pruning kept", kit.beside(maps, ABOUT_OPERATIONS))
-
-
-def _about_front(result: Values, metric: str) -> str:
-    """The front's caption: what is plotted, and what could not be."""
-    n, of = len(result["front"]), units.name(metric).lower()
-    none = "No other network that was found is" if n == 1 else f"{n} networks; none that was found is"
-    said = [f"{none} both more accurate and better in {of}.", f"Accuracy is on validation images ({units.judged(result)})."]
-    if any(limit["metric"] == metric for limit in result["limits"]):
-        said.append("Grey is outside the limits.")
-    others = [units.limit_text(limit) for limit in result["limits"] if limit["metric"] != metric]
-    if others:
-        said.append(f"Also asked: {', '.join(others)}.")
-    if metric != result["objective"]:
-        said.append(f"{units.name(result['objective'])} was not predicted for all of them.")
-    return " ".join(said)
+    return SECTIONS.prunings(maps)
 
 
 def front_figure(members: Sequence[Values], result: Values, metric: str, width: float) -> str:
@@ -178,12 +159,7 @@ def _shade(ax: Axes, limits: Sequence[Values], factor: float) -> None:
 # -- accuracy curves -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The epochs of one training phase, in order: each an event of events.jsonl."""
-
-    phase: str
-    epochs: tuple[Values, ...]
+Curve = Sequence[Values]  # the epochs of one training phase, in order: each an event of events.jsonl
 
 
 def curves_of(events: Sequence[Values]) -> tuple[list[Curve], list[Curve]]:
@@ -192,9 +168,9 @@ def curves_of(events: Sequence[Values]) -> tuple[list[Curve], list[Curve]]:
     for event in events:
         if event.get("event") == "epoch":
             phases.setdefault(event["phase"], {})[event["epoch"]] = event
-    found = [Curve(phase, tuple(epochs[e] for e in sorted(epochs))) for phase, epochs in phases.items()]
-    supernet = [c for c in found if not c.phase.startswith(("final", "mask", "compare", "brief"))]
-    return supernet, [c for c in found if c.phase == "final"]
+    found: dict[str, Curve] = {phase: [epochs[e] for e in sorted(epochs)] for phase, epochs in phases.items()}
+    supernet = [curve for phase, curve in found.items() if not phase.startswith(("final", "mask", "compare", "brief"))]
+    return supernet, [curve for phase, curve in found.items() if phase == "final"]
 
 
 def training(events: Sequence[Values], told: kit.Told) -> Markup:
@@ -202,11 +178,12 @@ def training(events: Sequence[Values], told: kit.Told) -> Markup:
     supernet, final = curves_of(events)
     lines = [Line("train_accuracy", "training", "--", kit.MUTED), Line("val_accuracy", "validation", "-", kit.BLUE)]
     named = [("Supernet", supernet, told.marks), ("Chosen network", final, ())]
-    return kit.beside(
-        [(title, by_epoch(title, curves, lines, marks, joined=not told.levels, label="Accuracy (%)"))
-         for title, curves, marks in named if curves],
-        f"Accuracy by epoch. {told.training}".strip(),
-    )  # fmt: skip
+    panels = [
+        (title, by_epoch(title, curves, lines, marks, joined=not told.levels, label="Accuracy (%)"))
+        for title, curves, marks in named
+        if curves
+    ]
+    return SECTIONS.training(panels, told.training)
 
 
 @dataclass(frozen=True)
@@ -226,7 +203,7 @@ def by_epoch(
 ) -> Markup:  # fmt: skip
     """Values by epoch over all phases; dotted lines between two phases, with what happened there. `joined`: across them."""
     points = {line: _points(curves, line, joined) for line in lines}
-    ends = list(accumulate(len(curve.epochs) for curve in curves))
+    ends = list(accumulate(map(len, curves)))
 
     def paint(ax: Axes) -> None:
         for line, of in points.items():
@@ -253,22 +230,14 @@ def _points(curves: Sequence[Curve], line: Line, joined: bool) -> list[tuple[flo
     points: list[tuple[float, float]] = []
     start = 0
     for curve in curves:
-        values = [(float(start + x), e.get(line.key)) for x, e in enumerate(curve.epochs, 1)]
+        values = [(float(start + x), e.get(line.key)) for x, e in enumerate(curve, 1)]
         found = [(x, line.factor * value) for x, value in values if value is not None]
         points += [(math.nan, math.nan)] * bool(points and found and not joined) + found
-        start += len(curve.epochs)
+        start += len(curve)
     return points
 
 
 # -- the chosen network --------------------------------------------------------------------------------------------
-
-CHAIN = (
-    "Blocks in the order an image passes them. Height shows the expansion ratio (e), width and colour the kernel size; "
-    "grey frames were not searched, a dashed frame is a layer left out."
-)
-VITAL = " A thick frame marks a vital block."
-SEVERAL = " A frame with several operations holds their weighted sum."
-OPTIONS = "The operation chosen at each site; a dashed frame is a place left out."
 
 
 @dataclass(frozen=True)
@@ -313,10 +282,8 @@ def network(result: Values) -> Markup:
     """
     blocks, chain = blocks_of(result)
     groups = [list(same) for _, same in groupby(blocks, key=lambda b: b.group)]
-    drawn = kit.PARTS.network(groups, _in_words(blocks), chain)
-    about = (CHAIN if chain else OPTIONS) + (VITAL if any(b.vital for b in blocks) else "")
-    about += SEVERAL * any(not isinstance(choice, str) for choice in result["chosen"]["sites"].values())
-    return kit.section("The chosen network", drawn, kit.PARTS.words(about, small=True)) if blocks else Markup()
+    vital, several = (any(b.vital for b in blocks), any(not isinstance(c, str) for c in result["chosen"]["sites"].values()))
+    return SECTIONS.network(groups, _in_words(blocks), chain, vital, several)
 
 
 def blocks_of(result: Values) -> tuple[list[Block], bool]:

@@ -17,7 +17,7 @@ from typing import Any
 from hiernas.errors import SpaceError
 from hiernas.networks.genotype import INPUTS, Genotype
 from hiernas.networks.genotype import genotype as genotype_of
-from hiernas.networks.parts import live_nodes, shape
+from hiernas.networks.parts import StageShape, live_nodes
 from hiernas.networks.stage import JSON_STAGE, STAGES
 from hiernas.report.kit import Values
 
@@ -80,7 +80,7 @@ class Part:
     @property
     def depth(self) -> int:
         """Nodes on the longest path to the output."""
-        return shape(self.edges, self.outputs, self.nodes).depth
+        return StageShape.of(self.edges, self.outputs, self.nodes).depth
 
     @property
     def pairs(self) -> list[list[tuple[str, int]]] | None:

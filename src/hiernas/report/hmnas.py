@@ -17,29 +17,9 @@ from hiernas.report.kit import Values
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ABOUT_COMPARED = (
-    "Both networks come from the same supernet: what the masks kept, and what DARTS' rule keeps (of each node the two edges "
-    "whose best operation weighs most, with that operation; of a chain's block its strongest operation). Accuracy without "
-    "training is on validation images with the supernet's weights, the others are on test images; both trainings have the "
-    "same number of epochs. One seed, so small differences mean little."
-)
-ABOUT_TIME = (
-    "Each line is a mask, by step. What lies above the dashed threshold is kept. A mask that falls below it goes on "
-    "learning, and can come back. Blue lines are kept at the end, grey ones dropped."
-)
-ABOUT_MERGING = (
-    "Operations that stand side by side could be joined into one without changing the network's output. Nothing is joined yet: "
-    "the numbers on this page are those of the network as it is."
-)
-ABOUT_FILTERS = (
-    "A filter that was dropped is gone from its operation's last convolution and batch norm; its channel of the output is 0. "
-    "Parameters and multiply-adds are counted without it. The predicted latency is that of the operations with all their "
-    "filters, since a table has no others. Do not expect time to be saved: to put the channels back at their places takes "
-    "about as long as the dropped filters did, in small operations longer."
-)
+SECTIONS = kit.macros("hmnas.html")
 PHASES = {"train1": "supernet with its logits", "mask1": "masks of edges", "mask2": "masks of operations",
           "mask3": "masks of filters"} | {f"compare{i}": f"training for comparison {i}" for i in (1, 2, 3)}  # fmt: skip
-ABOUT_IMPORTANCE = "Importances, in % of what enters the same node or block; an empty place was dropped."
 
 
 # -- in words --------------------------------------------------------------------------------------------------------
@@ -86,7 +66,7 @@ def filters(result: Mapping[str, Any]) -> str:
 
 def tell(run: kit.Run) -> kit.Told:
     """What was kept, the comparison, the masks over time, filters, and what could be merged."""
-    result, said = run.result, units.sentence(moved(run.result))
+    result = run.result
     drawn = [panel for level, record in result["details"]["masks"].items() for panel in masks(level, record)]
     return kit.Told(
         lead=_lead(result),
@@ -94,7 +74,7 @@ def tell(run: kit.Run) -> kit.Told:
             *(pictures(result) if is_cells(result) else []),
             _importance(result),
             _compared(result),
-            kit.section("The masks over time", kit.PARTS.words(said) if drawn else "", kit.beside(drawn, ABOUT_TIME)),
+            SECTIONS.masks(drawn, units.sentence(moved(result))),
             _filters(result),
             _merging(result),
             how_it_went(run),
@@ -122,7 +102,7 @@ def _importance(result: Values) -> Markup:
         site: [kit.Cell(choice[op] / most, f"{100 * choice[op]:.1f}", True) if choice.get(op) else None for op in options]
         for site, choice in kept.items()
     }
-    return kit.section("What each site keeps", kit.beside(by_part(options, rows), ABOUT_IMPORTANCE))
+    return SECTIONS.importance(by_part(options, rows))
 
 
 def _compared(result: Values) -> Markup:
@@ -135,8 +115,7 @@ def _compared(result: Values) -> Markup:
     if not rows:
         return Markup()
     head = ["", "Without training", "Fine-tuned", "From scratch", "Parameters", "Multiply-adds", "Predicted", "Measured"]
-    listed = kit.table(head, rows, "compared", numbers=range(1, len(head)), marked=0)
-    return kit.section("Masks against a rule", listed, kit.PARTS.words(ABOUT_COMPARED, small=True))
+    return SECTIONS.compared(kit.table(head, rows, "compared", numbers=range(1, len(head)), marked=0))
 
 
 def _filters(result: Values) -> Markup:
@@ -146,8 +125,7 @@ def _filters(result: Values) -> Markup:
         return Markup()
     operations = result["details"]["filters"]["operations"]
     listed = kit.table(["Operation", "Kept", "Of"], [[path, *kept] for path, kept in operations.items()], "filters", (1, 2))
-    folded = kit.PARTS.folded(f"All {len(operations)} operations, by their modules' names", [listed])
-    return kit.section("Output filters", kit.PARTS.words(said), kit.PARTS.words(ABOUT_FILTERS, small=True), folded)
+    return SECTIONS.filters(said, len(operations), listed)
 
 
 def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
@@ -209,5 +187,4 @@ def _merging(result: Values) -> Markup:
     if not found:
         return Markup()
     rows = [[site, " and ".join(alike), how] for site, alike, how in found]
-    parts = [kit.PARTS.words(ABOUT_MERGING, small=True), kit.table(["Site", "Operations", "Into"], rows, "merge")]
-    return kit.section("What could be merged", kit.PARTS.folded(units.number(len(found), "place"), parts))
+    return SECTIONS.merging(len(found), kit.table(["Site", "Operations", "Into"], rows, "merge"))

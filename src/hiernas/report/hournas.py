@@ -22,26 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ABOUT_PROPOSALS = (
-    "A proposal is a table with a probability for every operation of every layer, made such that the networks drawn from "
-    "it meet the targets. All proposals are searched at once; the weight is what the search came to think of each as a "
-    "whole, the share of training steps that it would get. Each row is the proposal's most probable network. Where that "
-    "one is outside the limits, it is the most probable one inside them, and the table says how many layers differ. The "
-    "network of the proposal with the greatest weight is chosen; accuracy is that with the supernet's weights, on "
-    "validation images."
-)
-ABOUT_SPREAD = (
-    "Costs of networks drawn from the proposals before the search, in percent of {what}: {targets}. At a high "
-    "temperature τ every operation is drawn almost as often as any other; as τ falls, the most probable one is drawn ever "
-    "more often. The percentages are the share of {samples} networks within 2 % of {every}; a square or band marks it."
-)
-ABOUT_RESET = (
-    "Channels of one block's output are set to zero, each with probability p, one block at a time; the bars are what the "
-    "trained network then loses of its accuracy on {images} test images ({accuracy} with all blocks), the lines the least "
-    "and the most over {draws}. Of a block with an identity around it the residual branch is reset: at p = 1 the "
-    "block is as good as removed. Of any other the whole output is. ● marks the vital blocks."
-)
-
+SECTIONS = kit.macros("hournas.html")
 ABOUT_TRAINING = (
     "Left of the dotted line the vital blocks are trained with as little else as possible, right of it all blocks, the "
     "vital ones fixed. Training accuracy is that of the networks drawn while training; there is no other until the end."
@@ -81,16 +62,19 @@ def changed_vital(result: Mapping[str, Any]) -> list[str]:
 
 def tell(run: kit.Run) -> kit.Told:
     """What was found: vital blocks, proposals, and how well these meet the targets."""
-    result, details, spread_of = run.result, run.result["details"], run.result["details"].get("spread") or []
+    result, details, drawn = run.result, run.result["details"], run.result["details"].get("spread") or []
     stage = next(iter(result["stages"]), None)
     fixed = kit.probabilities(stage, details["vital"], framed=True) if stage and details["vital"] else ""
     first = "vital blocks" if result["stages"] else "all blocks"
+    limits = {limit["metric"]: units.limit_text(limit, named=False) for limit in result["limits"]}
+    samples = drawn[0]["samples"] if drawn else 0
+    shown = min((len(costs) for s in drawn for costs in s["relative"].values()), default=0)
     return kit.Told(
         lead=_lead(result),
         found=[
-            kit.section("Vital blocks", fixed, kit.PARTS.words(_about_vital(result), small=bool(result["stages"]))),
-            kit.section("The proposals", kit.PARTS.words(ABOUT_PROPOSALS), _proposals(run)),
-            kit.section("From proposals to targets", kit.beside(spread(spread_of), _about_spread(result))),
+            SECTIONS.vital_blocks(result, fixed, changed_vital(result)),
+            SECTIONS.proposals(_proposals(run)),
+            SECTIONS.spread(spread(drawn), details["aims"], limits, samples, shown),
         ],
         training=ABOUT_TRAINING if result["stages"] else "",
         phases={"train1": first, "train2": "the other blocks", "evolve2": "evaluating the proposals"},
@@ -103,25 +87,6 @@ def _lead(result: Values) -> str:
     where = f"the {units.size(result['space']['size'])} architectures of the space {result['space']['name']}"
     first = f": first the operations of the {units.number(len(vital), 'vital block')}, then the others,"
     return f"The search went through {where}{first if result['stages'] else ''} in {units.number(len(proposals), 'proposal')}."
-
-
-def _about_vital(result: Values) -> str:
-    vital = result["details"]["vital"]
-    what = "A block is vital where no identity leads around it, so that everything the network knows of an image passes it: "
-    if not vital:
-        return f"{what}in this space only stem and head are."
-    said = [f"{what}stem and head, and of the searched blocks {', '.join(vital)}."]
-    if not result["stages"]:
-        return " ".join([*said, "They were searched together with the others."])
-    said.append(
-        "They were searched first, in the network that has as little else as possible. Numbers are the probability (%) of "
-        "each operation at the end of that search; a thick frame marks the operation that was fixed."
-    )
-    changed = changed_vital(result)
-    if changed:
-        which = ", ".join(changed)
-        said.append(f"With the most probable operation in all of them no network would meet the limits: see {which}.")
-    return " ".join(said)
 
 
 def _proposals(run: kit.Run) -> Markup:
@@ -147,22 +112,6 @@ def _costs(run: kit.Run, options: Sequence[str]) -> dict[str, Any]:
         row = None
     params, macs, latency = row or (None, None, None)
     return {"params": params, "macs": macs, "latency_ms": {"predicted": latency}}
-
-
-def _about_spread(result: Values) -> str:
-    found, aims = result["details"].get("spread") or [], result["details"]["aims"]
-    if not found:
-        return ""
-    limits = {limit["metric"]: units.limit_text(limit, named=False) for limit in result["limits"]}
-    targets = []
-    for metric, aim in aims.items():
-        name = "latency" if metric == "latency_ms" else units.name(metric).lower()
-        targets.append(f"{units.value(metric, aim)} {name} (limit {limits.get(metric, units.NONE)})")
-    what, every = ("the target", "the target") if len(targets) == 1 else ("the targets", "all targets at once")
-    every = "both targets at once" if len(targets) == 2 else every
-    said = ABOUT_SPREAD.format(what=what, targets=" and ".join(targets), samples=units.count(found[0]["samples"]), every=every)
-    shown = min(len(next(iter(s["relative"].values()))) for s in found)
-    return f"{said} Shown are the first {units.count(shown)} of each."
 
 
 # -- costs at falling temperatures ---------------------------------------------------------------------------------
@@ -218,9 +167,7 @@ def _label(metric: str) -> str:
 
 def without_blocks(found: Values) -> Markup:
     """The section of `hiernas vital RUN --reset`."""
-    images, accuracy = units.count(found["images"]), units.percent(found["accuracy"])
-    said = ABOUT_RESET.format(images=images, accuracy=accuracy, draws=units.number(found["draws"], "draw"))
-    return kit.section("What each block is worth", kit.picture(lambda width: reset(found, width), said))
+    return SECTIONS.reset(kit.both(lambda width: reset(found, width)), found)
 
 
 def reset_picture(found: Values) -> str:

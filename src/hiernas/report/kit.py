@@ -29,14 +29,18 @@ HERE = Path(__file__).parent
 FULL = 0.75  # share of the strongest colour from which text on it is light
 
 TEMPLATES = Environment(
-    loader=FileSystemLoader(HERE / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
+    loader=FileSystemLoader(HERE / "templates"), undefined=StrictUndefined, autoescape=True, trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.globals["FULL"] = FULL
-PARTS: Any = TEMPLATES.get_template("parts.html").module  # macros: tables, notes, folds, heat maps
+TEMPLATES.globals |= {"FULL": FULL, "units": units}
+
+
+def macros(template: str) -> Any:
+    """What a template defines: sections with their words, or their parts."""
+    return TEMPLATES.get_template(template).module
+
+
+PARTS = macros("parts.html")  # tables, notes, folds, heat maps
 
 
 @dataclass(frozen=True)
@@ -78,18 +82,12 @@ def style() -> str:
 def section(title: str, *parts: Markup | str) -> Markup:
     """A heading and what belongs under it; nothing where there is nothing."""
     found = [part for part in parts if part]
-    return PARTS.section(title, found) if found else Markup()
+    return PARTS.titled(title, found) if found else Markup()
 
 
-def picture(draw: Callable[[float], str], caption: str) -> Markup:
-    """A figure, drawn for a wide and for a narrow screen; nothing where there is nothing to draw."""
-    wide = draw(WIDE)
-    return PARTS.picture(wide, draw(NARROW), caption) if wide else Markup()
-
-
-def beside(named: Sequence[tuple[str, Markup]], caption: str = "") -> Markup:
-    """Small figures by name, side by side where there is room; nothing where there are none."""
-    return PARTS.beside(named, caption) if named else Markup()
+def both(draw: Callable[[float], str]) -> tuple[str, str]:
+    """A figure, drawn for a wide and for a narrow screen."""
+    return draw(WIDE), draw(NARROW)
 
 
 def table(
@@ -130,12 +128,6 @@ class Cell:
     kept: bool
 
 
-def heat_map(columns: Sequence[str], rows: Mapping[str, Sequence[Cell | None]], framed: bool = False) -> Markup:
-    """Rows by name; what was not kept is crossed out, or else what was is framed. None: no such place."""
-    upright = len(columns) * max(map(len, columns), default=0) > 100
-    return PARTS.heat_map(columns, rows, framed, upright)
-
-
 def probabilities(stage: Values, sites: Sequence[str], framed: bool = False, stages: Sequence[Values] = ()) -> Markup:
     """A heat map of a pruning's probabilities: layers on x, on y all operations of the `stages`, `skip` last."""
     layers = sorted((layer for s in stages or [stage] for layer in (s["sites"][x] for x in s["sites"] if x in sites)), key=len)
@@ -145,7 +137,7 @@ def probabilities(stage: Values, sites: Sequence[str], framed: bool = False, sta
         for site in sites:
             p = stage["sites"].get(site, {}).get(option)
             row.append(None if p is None else Cell(min(1.0, p), f"{100 * p:.0f}", option in stage["kept"].get(site, ())))
-    return heat_map(sites, rows, framed)
+    return PARTS.heat_map(sites, rows, framed)
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
@@ -153,36 +145,7 @@ def probabilities(stage: Values, sites: Sequence[str], framed: bool = False, sta
 # Names of colours: in the page each becomes a CSS variable, so that one drawing serves light, dark and print.
 INK, MUTED, RULE, PAPER = "#1b1f24", "#5b6471", "#d9dde3", "#fffffe"
 BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's palette, safe for the colour-blind
-VARIABLES = {
-    INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", BLUE: "blue", ORANGE: "orange"
-}  # fmt: skip
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text, not outlines
-    "savefig.bbox": "standard",  # the size that was asked for
-    "font.family": "sans-serif",
-    "text.parse_math": False,  # a $ in a name is a $
-    "font.size": 12.0,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.7,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.size": 3.0,
-    "ytick.major.size": 3.0,
-    "legend.frameon": False,
-    "legend.fontsize": 12.0,
-    "lines.linewidth": 1.8,
-    "patch.linewidth": 0.8,
-}
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", BLUE: "blue", ORANGE: "orange"}
 
 
 def draw(name: str, alt: str, width: float, height: float, paint: Callable[[Figure], None]) -> Markup:
@@ -190,8 +153,7 @@ def draw(name: str, alt: str, width: float, height: float, paint: Callable[[Figu
     import matplotlib  # only where something is drawn
     from matplotlib.figure import Figure
 
-    settings: Any = {**STYLE, "svg.hashsalt": name}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with matplotlib.rc_context({"svg.hashsalt": name}, HERE / "figures.mplstyle"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as a letter the fonts of this machine lack: the reader's has it
         figure = Figure(figsize=(width / 72, height / 72))  # at 72 dpi a point is a pixel
         figure.patch.set_visible(False)

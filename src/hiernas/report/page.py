@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from hiernas.errors import RunError
 from hiernas.quiet import visible
 from hiernas.report import cells, controls, figures, hmnas, hournas, units
 from hiernas.report.graphs import is_cells
-from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, section, style, table
+from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, macros, style
+from hiernas.run.disk import write_whole
 
+SECTIONS = macros("run.html")
 FORMAT = 1
 NEEDED = ("chosen", "data", "front", "limits", "method", "objective", "space", "stages")
 TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's details; the first that is there tells
@@ -39,12 +41,7 @@ def write_report(run_folder: Path) -> Path:
     result, reset = _result(run_folder), run_folder / "vital.json"
     text = page(Run(run_folder, result, _events(run_folder)), _json(reset) if reset.exists() else None)
     path = run_folder / "report.html"
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text("\n".join(map(visible, text.split("\n"))), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; make the run folder writable") from error
+    write_whole(path, "\n".join(map(visible, text.split("\n"))).encode())
     return path
 
 
@@ -108,15 +105,15 @@ def page(run: Run, reset: Values | None = None) -> str:
     """The whole page as text; `reset` is what `hiernas vital --reset` found."""
     result, told = run.result, _teller(run.result).tell(run)
     sections = [
-        section("Asked, predicted, measured", table(ASKED, _asked(result), "asked"), _precision(result)),
+        SECTIONS.asked(result, partial(_asks, result), partial(_verdict, result)),
         *told.found,
-        finalists(result),
+        SECTIONS.finalists(_finalists(result)),
         "" if is_cells(result) else figures.network(result),
         hournas.without_blocks(reset) if reset else "",
-        section("Training", figures.training(run.events, told)),
-        section("Data", table([], _data(result["data"]), "pairs"), PARTS.listed(result["data"].get("notes") or [], "notes")),
-        section("Settings", table([], _settings(result), "pairs")),
-        section("Time", _times(result["seconds"], told.phases)) if result.get("seconds") else "",
+        figures.training(run.events, told),
+        SECTIONS.data(result["data"]),
+        SECTIONS.settings(result, _arguments(result["space"]["arguments"])),
+        SECTIONS.times(_seconds(result.get("seconds") or {}), told.phases),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
     accuracy, where = _accuracy(result["chosen"])
@@ -124,7 +121,7 @@ def page(run: Run, reset: Values | None = None) -> str:
         over=["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")],
         title=f"{units.percent(accuracy)} {where} accuracy on {result['data']['name']}",
         lead=_lead(result, told),
-        tiles=_tiles(result["chosen"]),
+        tiles=SECTIONS.tiles(result["chosen"], accuracy, where),
         result=result,
         sections=sections,
         style=style(),
@@ -159,41 +156,6 @@ def _lead(result: Values, told: Told) -> str:
     return f"{what} for {where} {f'with {limits}' if limits else 'without limits'}. {told.lead}"
 
 
-def _tiles(chosen: Values) -> list[tuple[str, str, str]]:
-    """Name, value and source of the numbers in large print."""
-    accuracy, where = _accuracy(chosen)
-    predicted, measured = units.latency(chosen, "predicted"), units.latency(chosen, "measured")
-    latency, source = (predicted, "predicted") if measured is None else (measured, "measured")
-    return [
-        ("Accuracy", units.percent(accuracy), where),
-        ("Latency", units.milliseconds(latency), source if latency is not None else "not measured"),
-        ("Parameters", units.short(chosen["params"]), "counted"),
-        ("Multiply-adds", units.short(chosen["macs"]), "counted"),
-    ]
-
-
-# -- asked, predicted, measured ------------------------------------------------------------------------------------
-
-ASKED = ["", "Asked", "Predicted", "Measured", "Limit"]
-
-
-def _asked(result: Values) -> list[list[object]]:
-    """What was asked of the chosen network, what was predicted for it and what it turned out to be."""
-    chosen = result["chosen"]
-    predicted, measured = units.latency(chosen, "predicted"), units.latency(chosen, "measured")
-    ranked = units.NONE
-    if chosen["val_accuracy"] is not None:
-        ranked = PARTS.note(units.percent(chosen["val_accuracy"]), f"validation, {units.judged(result)}")
-    rows: list[list[object]] = [["Accuracy", "as high as possible", ranked, _accuracies(chosen, result["data"]), ""]]
-    verdict = _verdict(result, "latency_ms", measured, predicted)
-    rows.append(["Latency", _asks(result, "latency_ms"), units.milliseconds(predicted), _measured(chosen), verdict])
-    for metric in ("params", "macs"):
-        n = units.count(chosen[metric])
-        verdict = _verdict(result, metric, chosen[metric], None)
-        rows.append([units.name(metric), _asks(result, metric), n, PARTS.note(n, "counted"), verdict])
-    return rows
-
-
 def _asks(result: Values, metric: str) -> str:
     limits = [units.limit_text(limit, named=False) for limit in result["limits"] if limit["metric"] == metric]
     if limits:
@@ -201,29 +163,7 @@ def _asks(result: Values, metric: str) -> str:
     return "as low as possible" if metric == result["objective"] else units.NONE
 
 
-def _accuracies(chosen: Values, data: Values) -> str:
-    """Test accuracy with its 95 % interval, and the trained network's validation accuracy."""
-    found = []
-    if chosen.get("test_accuracy") is not None:
-        remark = "test"
-        if data.get("test"):
-            low, high = units.wilson(chosen["test_accuracy"], data["test"])
-            remark += f"; 95 % interval {100 * low:.1f} to {100 * high:.1f}"
-        found.append(PARTS.note(units.percent(chosen["test_accuracy"]), remark))
-    if chosen.get("trained_val_accuracy") is not None:
-        found.append(PARTS.note(units.percent(chosen["trained_val_accuracy"]), "validation, trained"))
-    return Markup(" ").join(found) or units.NONE
-
-
-def _measured(network: Values) -> str:
-    measured, low, high = (units.latency(network, kind) for kind in ("measured", "p10", "p90"))
-    said = units.milliseconds(measured)
-    if low is None or high is None:
-        return said
-    return PARTS.note(said, f"10–90 %: {units.milliseconds(low, measured)} to {units.milliseconds(high, measured)}")
-
-
-def _verdict(result: Values, metric: str, found: float | None, predicted: float | None) -> Markup | str:
+def _verdict(result: Values, metric: str, found: float | None, predicted: float | None = None) -> Markup | str:
     """Whether the limits on a metric are met by its final value, or by the predicted one where there is no other."""
     limits = [limit for limit in result["limits"] if limit["metric"] == metric]
     by = " (predicted)" if found is None and predicted is not None else ""
@@ -236,42 +176,8 @@ def _verdict(result: Values, metric: str, found: float | None, predicted: float 
     return PARTS.verdict(miss <= 0, f"met{by}" if miss <= 0 else f"missed by {100 * miss:.1f} %{by}")
 
 
-def _precision(result: Values) -> Markup:
-    """Where latency was measured, and how far its predictions were off."""
-    device, error = result.get("device"), result.get("latency_error")
-    said = []
-    if device:
-        runtime, threads = f"{device['runtime']} {device['version']}", units.number(device["threads"], "thread")
-        said.append(f"Latency on {device['device']}, {runtime}, {threads}, batch {device['batch']}.")
-    if error:
-        side = "too high" if error["bias_percent"] >= 0 else "too low"
-        said.append(
-            f"Predictions were off by {error['mean_absolute_percent']:.1f} % on average, and "
-            f"{abs(error['bias_percent']):.1f} % {side} as a whole, over {error['networks']} measured networks."
-        )
-    return PARTS.words(" ".join(said)) if said else Markup()
-
-
-# -- the last step ---------------------------------------------------------------------------------------------------
-
-
-def finalists(result: Values) -> Markup:
-    """The candidates that were trained before one was taken, the best first; nothing where there was no such step."""
-    found = (result.get("details") or {}).get("finalists") or []
-    if not found:
-        return Markup()
-    lengths = [epochs for epochs, _ in found[0]["trained"]]
-    head = ["", *(f"After {units.number(epochs, 'epoch')}" for epochs in lengths), "Operations, layer by layer"]
-    rows = []
-    for place, network in enumerate(found, 1):
-        reached = [units.percent(accuracy) for _, accuracy in network["trained"]]
-        rows.append([place, *reached, *[""] * (len(lengths) - len(reached)), PARTS.code(units.compact(network["options"]))])
-    about = "Validation accuracy after training on the training images alone; the better half was trained again, for longer."
-    return section("Finalists", PARTS.words(about), table(head, rows, "front", numbers=range(1, len(head) - 1), marked=0))
-
-
 def _finalist_words(result: Values) -> list[str]:
-    found = (result.get("details") or {}).get("finalists") or []
+    found = _finalists(result)
     if not found:
         return []
     epochs, accuracy = found[0]["trained"][-1]
@@ -279,59 +185,18 @@ def _finalist_words(result: Values) -> list[str]:
     return [f"best of {len(found)} finalists: {units.percent(accuracy)} validation accuracy after {after} of training"]
 
 
-# -- data, settings, time ------------------------------------------------------------------------------------------
-
-PARTS_OF_DATA = (("train", "for training"), ("val", "for validation"), ("test", "for the test"))
-
-
-def _data(found: Values) -> list[tuple[str, object]]:
-    classes = list(map(str, found["classes"]))
-    names = ", ".join(classes[:40]) + (f" and {len(classes) - 40} more" if len(classes) > 40 else "")
-    parts = [f"{units.count(found[part])} {use}" for part, use in PARTS_OF_DATA if found.get(part) is not None]
-    return [
-        ("Name", found["name"]),
-        ("Images", ", ".join(parts)),
-        ("Size", f"{units.image(found)} (channels, height, width)"),
-        (f"{len(classes)} classes", names),
-    ]
+def _finalists(result: Values) -> Sequence[Values]:
+    """The candidates that were trained before one was taken, the best first; none where there was no such step."""
+    return (result.get("details") or {}).get("finalists") or []
 
 
-def _settings(result: Values) -> list[tuple[str, object]]:
-    """What is needed to repeat the run, and the files it wrote."""
-    space = result["space"]
-    arguments = ", ".join(f"{k}={_short(json.dumps(v, ensure_ascii=False))}" for k, v in space["arguments"].items())
-    rows: list[tuple[str, object]] = [
-        ("Method", result["method"]),
-        ("Preset", result.get("preset") or units.NONE),
-        ("Seed", result.get("seed", units.NONE)),
-        ("Space", f"{space['name']}({arguments}), {units.size(space['size'])} architectures"),
-        ("Objective", units.name(result["objective"])),
-        ("Limits", ", ".join(limit["text"] for limit in result["limits"]) or "none"),
-        ("Evaluated", f"{units.count(result.get('evaluated'))} architecture{'' if result.get('evaluated') == 1 else 's'}"),
-    ]
-    if result.get("fitted"):
-        rows.insert(2, ("For so few images", result["fitted"]))
-    if result.get("timed"):
-        rows.insert(2, ("Within a time", result["timed"]))
-    for kind, output in (result.get("outputs") or {}).items():
-        difference = output.get("largest_difference")
-        check = "" if difference is None else f", outputs within {difference:.1e} of PyTorch's"
-        rows.append((f"File ({kind})", f"{output['file']}{check}"))
-    return rows
+def _arguments(of_space: Values) -> str:
+    """A genotype among them stands in full with the cells, and in result.json."""
+    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in of_space.items()}
+    return ", ".join(f"{key}={text if len(text) <= 120 else f'{text[:60]}…'}" for key, text in texts.items())
 
 
-def _short(text: str) -> str:
-    """A genotype among the settings stands in full with the cells, and in result.json."""
-    return text if len(text) <= 120 else f"{text[:60]}…"
-
-
-def _times(seconds: Mapping[str, float], phases: Mapping[str, str]) -> Markup:
-    """Seconds by phase, with bars, and their sum; `phases`: what these do."""
-    brief = sum(s for phase, s in seconds.items() if phase.startswith("brief"))
-    shown = {k: s for k, s in seconds.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})
-    most = max(shown.values()) or 1.0
-    rows = [
-        [PARTS.note(phase, phases[phase]) if phase in phases else phase, units.seconds(s), PARTS.bar(100 * s / most)]
-        for phase, s in shown.items()
-    ]
-    return table([], [*rows, ["Total", units.seconds(sum(shown.values())), ""]], "times", numbers=(1,))
+def _seconds(by_phase: Mapping[str, float]) -> Mapping[str, float]:
+    """Those of all brief trainings as one."""
+    brief = sum(s for phase, s in by_phase.items() if phase.startswith("brief"))
+    return {k: s for k, s in by_phase.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from hiernas.version import VERSION
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SECTIONS = kit.macros("study.html")
 FEWEST = 3  # seeds of a verdict
 FINAL = ("final", "compare")  # how the names of phases begin that come after a search
 COLOURS = (kit.BLUE, kit.ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", kit.MUTED)  # Okabe and Ito's
@@ -246,16 +248,13 @@ def page(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> str:
     bound = [_bound(limit) for limit in limits]
     metrics = {b[0] for b in bound if b is not None}
     if len(limits) > 1 and None not in bound and len(metrics) == 1:
-        sections.append(kit.section("Accuracy against the limit", kit.picture(lambda w: _against(rows, w), ABOUT)))
+        sections.append(SECTIONS.dots("Accuracy against the limit", kit.both(lambda width: _against(rows, width))))
     for i, limit in enumerate(limits):
         columns, lines = compared(rows, limit)
-        sections.append(kit.section(
-            f"Under {limit}",
-            kit.picture(lambda w, i=i, limit=limit: _dots(rows, limit, i, w), ABOUT),  # type: ignore[misc]
-            kit.table(COLUMNS, table(rows, limit), "front", numbers=range(1, len(COLUMNS))),
-            kit.table(columns, lines, "front", numbers=range(1, len(columns))) if lines else "",
-            kit.PARTS.words(ABOUT_DIFFERENCES, True) if lines else "",
-        ))  # fmt: skip
+        drawn = kit.both(partial(_dots, rows, limit, i))
+        means = kit.table(COLUMNS, table(rows, limit), "front", numbers=range(1, len(COLUMNS)))
+        differ = kit.table(columns, lines, "front", numbers=range(1, len(columns))) if lines else ""
+        sections.append(SECTIONS.dots(f"Under {limit}", drawn, means, differ))
     runs: list[list[object]] = [["Method", "Limit", "Seed", "Test accuracy", "Space", "Doubts"]]
     for r in rows:
         link = kit.PARTS.link(r.label, _relative(Path(r.folder) / "report.html", folder))
@@ -265,18 +264,11 @@ def page(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> str:
         over=["HierNAS study", f"{len(rows)} runs"],
         title=f"{units.number(len(labels_of(rows)), 'method')} on {data}",
         lead=f"Under {'; '.join(limits)}. " + " ".join(remarks),
-        tiles=[],
+        tiles="",
         result={"hiernas": VERSION},
         sections=sections,
         style=kit.style(),
     )
-
-
-ABOUT = "A dot is a run, a line the mean over the seeds."
-ABOUT_DIFFERENCES = (
-    "Test accuracy less that of the control in the column's head, in percentage points, over runs of the same seed; in "
-    "brackets the 95 % interval (Student's). An interval that holds 0 shows no difference."
-)
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 from hiernas.problem import Candidate, Found, Problem, rungs
 from hiernas.randomness import seeded
 from hiernas.search.ranking import pareto_front
-from hiernas.train.recipes import Phase, Recipe, Retraining
+from hiernas.train.recipes import Phase, Recipe
+from hiernas.train.retraining import Retraining
 
 FILE = "checkpoint/finalists.json"
 

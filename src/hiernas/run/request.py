@@ -28,7 +28,8 @@ from hiernas.run.settings import differences, for_images, from_dict, from_file, 
 from hiernas.space import SearchSpace
 from hiernas.spaces import make_space, space_function
 from hiernas.train.loop import make_fabric
-from hiernas.train.recipes import Recipe, Retraining
+from hiernas.train.recipes import Recipe
+from hiernas.train.retraining import Retraining
 from hiernas.version import VERSION
 
 OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load_data`

@@ -29,7 +29,7 @@ from hiernas.run.folder import Listener
 from hiernas.run.request import ONE_LEFT, Prepared, Request, prepare
 from hiernas.run.search import resume, search
 from hiernas.run.settings import from_dict, keys, names_of, plain, to_dict, with_settings
-from hiernas.train.recipes import Retraining
+from hiernas.train.retraining import Retraining
 
 FORMAT = 1
 FILE = "study.yaml"

@@ -19,11 +19,9 @@ def shares(split: Split, share: float, seed: int, images: int = 0) -> tuple[Spli
     """
     order = torch.randperm(len(split), generator=torch_generator(seed, "shares"))[: max(images, 4) if images else len(split)]
     cut = min(len(order) - 2, max(2, round(share * len(order))))  # batch norm needs two images
-    return _part(split, order[cut:].sort().values), _part(split, order[:cut].sort().values)
-
-
-def _part(split: Split, rows: torch.Tensor) -> Split:
-    return Split(Subset(split.images, rows), split.labels[rows])
+    rows = order[cut:].sort().values, order[:cut].sort().values
+    weights, architecture = (Split(Subset(split.images, some), split.labels[some]) for some in rows)
+    return weights, architecture
 
 
 @contextmanager

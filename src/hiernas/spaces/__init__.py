@@ -1,18 +1,27 @@
-"""Search spaces: functions that return a `SearchSpace`. All take `input_size` and `num_classes`."""
+"""Search spaces: functions that return a `SearchSpace`. All take `input_size` and `num_classes`.
+
+Here they are found by name, as are published networks (`known.toml`) and the networks of architecture files.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NotRequired
 
-from pydantic import ConfigDict, ValidationError, validate_call
+import torch
+from pydantic import ConfigDict, FiniteFloat, ValidationError, validate_call
+from typing_extensions import TypedDict
 
 from hiernas.data.split import ImageData
-from hiernas.errors import SpaceError, one_of, problem
+from hiernas.errors import SpaceError, did_you_mean, one_of, problem, validated
 from hiernas.names import SPACES
-from hiernas.space import SearchSpace
+from hiernas.networks.genotype import GENOTYPES, nodes_of
+from hiernas.space import FORMAT, Architecture, SearchSpace
 from hiernas.spaces.cells import darts, hdas_cells, hdas_stages
 from hiernas.spaces.chains import (
     Stage,
@@ -29,7 +38,6 @@ from hiernas.spaces.chains import (
     proxyless,
     tiny,
 )
-from hiernas.spaces.known import KNOWN, Known, known
 
 NAMES = tuple(SPACES)
 SIZES = ("input_size", "num_classes")  # arguments that the images give
@@ -74,3 +82,105 @@ def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapp
             f"num_classes={data.num_classes}"
         )
     return space
+
+
+# -- published networks, see known.toml ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Known:
+    """A published network: where it stands in which space, and what is printed about it."""
+
+    name: str
+    space: str  # the function in `hiernas.spaces`
+    arguments: tuple[tuple[str, Any], ...]  # of that function, beyond input_size and num_classes
+    encoding: Any  # what `SearchSpace.architecture` reads
+    published_params: float | None  # millions, as printed
+    published_macs: float | None  # millions, as printed
+    source: str  # of the encoding and of the printed numbers
+    note: str  # what explains a difference between the printed numbers and those we count
+    published_latency: str | None  # as printed, with its device
+
+
+def _known() -> Iterator[Known]:
+    networks = tomllib.loads(Path(__file__).with_name("known.toml").read_text(encoding="utf-8"))
+    notes = networks.pop("notes")
+    for name, row in networks.items():
+        arguments = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in row.get("arguments", {}).items())
+        note = " ".join(filter(None, (notes.get(row.get("shared_note")), row.get("note"))))
+        numbers = row.get("params"), row.get("macs")
+        yield Known(name, row["space"], arguments, _encoding(row), *numbers, row["source"], note, row.get("latency"))
+
+
+def _encoding(row: Mapping[str, Any]) -> Any:
+    if "options" in row:
+        return tuple(row["options"].split())
+    if "genotype" in row:
+        return GENOTYPES[row["genotype"]]
+    return {"cell": row["arguments"]["cell"], "stage": {name: nodes_of(text) for name, text in row["stage"].items()}}
+
+
+KNOWN: dict[str, Known] = {network.name: network for network in _known()}
+
+
+def known(
+    name: str, input_size: tuple[int, int, int] | None = None, num_classes: int | None = None, **arguments: Any
+) -> Architecture:
+    """A published network by name, as published or for other images and classes. `KNOWN` lists them.
+
+    `arguments`: of its space, such as channels=16. Raises `SpaceError` for an unknown name, and for what its space
+    does not take.
+    """
+    if name not in KNOWN:
+        raise SpaceError(f"there is no known network '{name}'; {did_you_mean(name, KNOWN)}")
+    network = KNOWN[name]
+    sizes = {"input_size": input_size, "num_classes": num_classes}
+    arguments = dict(network.arguments) | {key: value for key, value in sizes.items() if value is not None} | arguments
+    return known_space(network.space, arguments, source=name).architecture(network.encoding)
+
+
+def known_space(name: str, arguments: Mapping[str, Any], source: str = "value") -> SearchSpace:
+    """One of our own spaces by name."""
+    if name not in NAMES:
+        raise SpaceError(
+            f"{source}: unknown space '{name}'; {did_you_mean(name, NAMES)} For a space of your own, pass it: "
+            "Architecture.load(path, space=...)"
+        )
+    try:
+        return space_function(name, arguments)(**arguments)
+    except SpaceError as error:
+        raise SpaceError(f"{source}: {error}") from error
+
+
+# -- architecture files ----------------------------------------------------------------------------------------------
+
+
+class _File(TypedDict):
+    """An architecture file."""
+
+    format: int
+    space: str
+    arguments: NotRequired[dict[str, Any]]
+    sites: dict[str, str | dict[str, FiniteFloat]]
+    filters: NotRequired[dict[str, list[int]]]
+
+
+def architecture_of(value: Any, space: SearchSpace | None, source: str) -> Architecture:
+    """See `Architecture.from_json`."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("sites"), Mapping) or "space" not in value:
+        raise SpaceError(f"{source} is not an architecture: an object with 'space' and 'sites' is expected")
+    value = validated(_File, dict(value), f"{source} is not an architecture", SpaceError)
+    if value.get("format") != FORMAT:
+        raise SpaceError(f"{source} has architecture format {value.get('format')!r}; this version reads {FORMAT}")
+    space = space or known_space(value["space"], value.get("arguments", {}), source)
+    if space.skeleton.name != value["space"]:
+        raise SpaceError(f"{source} belongs to space '{value['space']}', not to '{space.skeleton.name}'")
+    architecture = space.architecture(value["sites"])
+    return _with_filters(architecture, value["filters"]) if "filters" in value else architecture
+
+
+def _with_filters(architecture: Architecture, filters: Mapping[str, list[int]]) -> Architecture:
+    found = replace(architecture, filters=tuple((path, tuple(kept)) for path, kept in filters.items()))
+    with torch.device("meta"):  # without memory
+        found.build()
+    return found

@@ -36,20 +36,10 @@ class Stage:
 
 
 def chain_space(
-    name: str,
-    input_size: Size,
-    num_classes: int,
-    *,
-    stem: int,
-    stages: Sequence[Stage],
-    head: int,
-    stem_stride: int = 2,
-    act: str = "relu6",
-    dropout: float = 0.0,
-    bn_eps: float = 1e-5,
-    published: tuple[int, ...] | None = None,
+    name: str, input_size: Size, num_classes: int, *, stem: int, stages: Sequence[Stage], head: int, stem_stride: int = 2,
+    act: str = "relu6", dropout: float = 0.0, bn_eps: float = 1e-5, published: tuple[int, ...] | None = None,
     arguments: Mapping[str, Any] | None = None,
-) -> SearchSpace:
+) -> SearchSpace:  # fmt: skip
     """A search space from stages: 3x3 convolution stem, the stages' blocks, 1x1 convolution head, classifier.
 
     Sites are named `stage1.block1`, `stage1.block2`, ... `published` are the blocks per stage of a published network
@@ -63,22 +53,13 @@ def chain_space(
         raise SpaceError(f"the stem has {stem!r} channels and the head {head!r}; both are whole numbers from 1 to {MOST}")
     channels, height, width = input_size
     own = {"input_size": (channels, height, width), "num_classes": num_classes, **(arguments or {})}
+    given = tuple((key, value) for key, value in own.items() if value is not None)
     sites = _sites(stem, stages)
-    skeleton = Chain(
-        name=name,
-        arguments=tuple((key, value) for key, value in own.items() if value is not None),
-        input_size=(channels, height, width),
-        num_classes=num_classes,
-        stem=(Site("stem", channels, stem, stem_stride, (Conv(3, act),)),),
-        sites=sites,
-        head=(
-            Site("head", sites[-1].cout, head, 1, (Conv(1, act),)),
-            Site("classifier", head, num_classes, 1, (Classifier(dropout),)),
-        ),
-        bn_eps=bn_eps,
-        published=published,
-    )
-    return skeleton.space()
+    first = Site("stem", channels, stem, stem_stride, (Conv(3, act),))
+    last = Site("head", sites[-1].cout, head, 1, (Conv(1, act),))
+    classifier = Site("classifier", head, num_classes, 1, (Classifier(dropout),))
+    sizes = (channels, height, width)
+    return Chain(name, given, sizes, num_classes, (first,), sites, (last, classifier), bn_eps, published).space()
 
 
 def fit_strides(

@@ -29,7 +29,7 @@ from hiernas.search.differentiable import (
     sum_of_losses,
 )
 from hiernas.space import SearchSpace
-from hiernas.train.recipes import RECIPES, Recipe
+from hiernas.train.recipes import DARTS, Recipe
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class HDASConfig:
     calibration_images: int = 1000  # training images for batch-norm statistics of what is found
     final_epochs: int = 600  # training of the chosen network from scratch
     final_lr: float = 0.025
-    train: Recipe = field(default_factory=lambda: RECIPES["darts"].recipe)  # of the chosen network
+    train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
         self.search.check()

@@ -30,7 +30,7 @@ from hiernas.search.decided import Verdict
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check_final, learn, search_work
 from hiernas.space import Architecture, SearchSpace
 from hiernas.subsets import subsets
-from hiernas.train.recipes import RECIPES, Phase, Recipe
+from hiernas.train.recipes import DARTS, Phase, Recipe
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class HMNASConfig:
     final_epochs: int = 600  # training of the chosen network
     final_lr: float = 0.025  # from scratch
     inherited_lr: float = 0.01  # from the supernet's weights
-    train: Recipe = field(default_factory=lambda: RECIPES["darts"].recipe)  # of the chosen network
+    train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
         self.search.check()
