@@ -72,7 +72,8 @@ def trained_on(config: object, images: int) -> dict[str, float]:
     """Per training its length in batches, epochs * images / batch size; tuples are summed."""
     known = keys(config)
     recipe = {k: "search.train." if k.startswith(("search.", "mask.")) else "train." for k in known}
-    lengths = {k: sum(v) if isinstance(v, tuple) else v for k, v in known.items() if k.endswith("epochs") and "warmup" not in k}
+    counted = [k for k in known if k.endswith("epochs") and "warmup" not in k and k != "finalist_epochs"]
+    lengths = {k: sum(known[k]) if isinstance(known[k], tuple) else known[k] for k in counted}
     return {k: n * images / known[f"{recipe[k]}batch_size"] for k, n in lengths.items()}
 
 
@@ -109,3 +110,10 @@ def test_what_was_set_and_what_was_published_stays() -> None:
     assert for_images(PAPER, "paper", 100) == PAPER
     assert differences(asked, config) == "epochs 30/15/10 -> 300/150/100, train.warmup_epochs 2.0 -> 20.0"
     assert differences(asked, asked) == ""
+
+
+def test_finalists_get_more_epochs_only_where_there_are_some() -> None:
+    asked = PRESETS["quick"]
+    assert for_images(asked, "quick", 100).finalist_epochs == asked.finalist_epochs
+    several = with_settings(asked, ["finalists=5"])
+    assert for_images(several, "quick", 100).finalist_epochs > asked.finalist_epochs

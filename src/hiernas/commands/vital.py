@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import hiernas.spaces
-from hiernas.commands.cost import architecture_file, architecture_of, load_network
+from hiernas.commands.cost import architecture_file, architecture_of
 from hiernas.commands.options import VitalOptions
 from hiernas.costs.tables import Count, counted
 from hiernas.data.batches import in_order, normalise
@@ -31,6 +31,7 @@ from hiernas.report.hournas import reset_picture
 from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder, owned
 from hiernas.run.request import reload_data
+from hiernas.run.trained import load_network
 from hiernas.space import Architecture, SearchSpace, Skeleton
 from hiernas.spaces import KNOWN, space_function
 from hiernas.train.loop import accuracy

@@ -49,7 +49,8 @@ def for_images(config: Any, preset: str, images: int, kept: Iterable[str] = ()) 
         if key == "final_epochs":
             meant = max(meant, FINAL_STEPS * values[recipe] / value)
         changed |= _fitted(key, value, batches[recipe] / values[recipe], meant / images)
-    return _changed(config, {k: v for k, v in changed.items() if k not in kept})
+    unused = {"finalist_epochs"} if values.get("finalists") == 1 else set()
+    return _changed(config, {k: v for k, v in changed.items() if k not in {*kept, *unused}})
 
 
 def _fitted(key: str, value: Any, smaller: float, fewer: float) -> dict[str, Any]:
