@@ -208,6 +208,7 @@ def test_a_moved_folder_of_images(tmp_path: Path) -> None:
         (["search", "--set", "train.cutout=8"], "train.cutout is 8, and the images are (8, 8) pixels"),
         (["search", "--set", "train.batch_size=0"], "train.batch_size is 0"),
         (["search", "--data", ""], "--data is empty"),
+        (["search", "--time", "soon"], "--time soon: write a number with s, m or h"),
         (["measure", "tiny", "--set", "population=3"], "takes --set space.KEY=VALUE only"),
         (["list", "colours"], "there is no list of 'colours'"),
         (["measure", "tiny", "--input-size", "3x32x32"], "write channels,height,width"),

@@ -49,16 +49,18 @@ class Search:
         *,
         latency_table: str | Path | None = None,
         seed: int = 0,
+        time: float | None = None,
         out: str | Path | None = None,
     ) -> SearchResult:
         """Search, train and measure; the run folder is `out`, by default a new one under runs/.
 
         `space`: the method's own where none is given; by name, one of its own has the size of the quick preset. `config`:
-        of the method's own class, such as `HNASConfig`; without one, the quick preset.
+        of the method's own class, such as `HNASConfig`; without one, the quick preset. `time`: seconds in which all is to
+        be done, for which its epochs are then set.
         `data` is an `ImageData`, a torch Dataset of (image, label), or what `hiernas.load_data` takes. Raises
         `LimitError` before any training where no architecture meets the limits.
         """
-        request = Request(self.method, space, {}, data, tuple(limits), latency_table, config=config, seed=seed)
+        request = Request(self.method, space, {}, data, tuple(limits), latency_table, config=config, seed=seed, time=time)
         return _result(search(request, out), space)
 
 

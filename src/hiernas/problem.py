@@ -24,6 +24,7 @@ from hiernas.randomness import seeded
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.recipes import Phase, Recipe
 
+CALIBRATION_IMAGES = 2000  # at most, for the batch-norm statistics of a trained network
 DrawGates = Callable[[np.random.Generator], Gates]
 Validate = Callable[[int], float | None]  # epochs done -> accuracy
 Frequency = dict[str, dict[str, float]]  # site -> option -> share
@@ -219,6 +220,12 @@ def brief_work(config: Any, data: ImageData) -> dict[str, float]:
     return {f"brief{i}": training_work(e, len(data.train)) + judged for i, e in enumerate(epochs, 1)}
 
 
+def final_work(epochs: float, data: ImageData) -> float:
+    """The work of a final training, with the batch-norm statistics of what was trained."""
+    images = len(data.train) + len(data.val)
+    return training_work(epochs, images) + min(CALIBRATION_IMAGES, images)
+
+
 # -- what the program must know of a method: its record stands at the end of the method's own file -----------------------
 
 Arguments = Mapping[str, Any]  # of a space, beyond image size and classes
@@ -232,6 +239,8 @@ class Method:
 
     Its configurations are frozen dataclasses of one class, with at least `train` (a Recipe), `final_epochs`,
     `final_lr`, `objective` and `calibration_images`; where a search judges many networks, `finalists` and `finalist_epochs`.
+    Numbers whose names end in `epochs`, and `generations`, are its lengths: those that are fitted to few images, or to a
+    given time (`hiernas.run.settings`).
     """
 
     search: Callable[[Problem, Any], Found]
@@ -249,7 +258,7 @@ class Method:
     def work(self, config: Any, data: ImageData) -> dict[str, float]:
         """Work per phase, the final training included, in forward passes of one image."""
         found = self.plan(config, data)
-        final = {"final": training_work(config.final_epochs, len(data.train) + len(data.val))}
+        final = {"final": final_work(config.final_epochs, data)}
         compared = {phase: found.pop(phase) for phase in list(found) if phase.startswith("compare")}  # after the final one
         return {**found, **final, **compared}
 

@@ -7,9 +7,11 @@ import inspect
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -223,6 +225,7 @@ def _command(run: Callable[[Any], None]) -> Callable[[Any], None]:
 @_command
 def search(asked: SearchOptions) -> None:
     """Search, train, measure and export a network; with no arguments, for the digits data set on this CPU."""
+    began = time.monotonic()
     going_on = asked.continue_ and asked.out is not None and (asked.out / "config.yaml").exists()
     if asked.out is not None and not going_on:
         from hiernas.run.folder import refuse_existing
@@ -234,7 +237,7 @@ def search(asked: SearchOptions) -> None:
 
     request = request_of(asked)
     with listening(f"hiernas resume {asked.out}" if going_on else "") as listener:
-        go: Any = continued if going_on else run_search
+        go: Any = continued if going_on else partial(run_search, began=began)
         run = go(request, asked.out, listener)
     print_summary(run.path)
 
@@ -242,13 +245,14 @@ def search(asked: SearchOptions) -> None:
 @_command
 def check(asked: CheckOptions) -> None:
     """Say what a search would face: size, costs, share within the limits, memory and time. Trains nothing."""
-    from hiernas.commands.check import estimate, request_of, shown
-    from hiernas.run.request import prepare
+    began = time.monotonic()
+    from hiernas.commands.check import check as run_check
+    from hiernas.commands.check import request_of
 
     request = request_of(asked)
     with listening() as listener:
-        prepared = prepare(request, listener)
-    print_pairs("Check: nothing was trained", shown(prepared, estimate(prepared)))
+        shown = run_check(request, listener, began)
+    print_pairs("Check: nothing was trained", shown)
 
 
 @app.command()
@@ -308,10 +312,11 @@ def vital(asked: VitalOptions) -> None:
 @_command
 def train(asked: TrainOptions) -> None:
     """Train the stand-alone network of a run or an architecture file, from scratch or with inherited weights."""
+    began = time.monotonic()
     from hiernas.commands.train import train as run_train
 
     with listening() as listener:
-        path = run_train(asked, listener)
+        path = run_train(asked, listener, began)
     print_summary(path)
 
 

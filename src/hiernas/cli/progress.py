@@ -32,6 +32,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {  # events that are a
     "cells": lambda e: f"cells: {e['genotype']}",
     "environment": lambda e: f"warning: this run began under another environment ({e['changed']}): its numbers can differ "
     "from those of a run that was never interrupted",
+    "rehearsal": lambda e: "timing a search in miniature",
     "numbers": lambda e: f"cells per stage: {', '.join(map(str, e['cells']))}",
 }
 
@@ -89,6 +90,8 @@ class Display:
         self.console.print(f"run folder {e['run']}, limits {', '.join(e['limits'])}")
         if e.get("fitted"):
             self.console.print(f"for so few images: {e['fitted']}")
+        if e.get("timed"):
+            self.console.print(f"within {e['timed']}")
 
     def _on_step(self, e: Mapping[str, Any]) -> None:
         share = (e["epoch"] + e["step"] / e["steps"]) / e["epochs"]

@@ -1,44 +1,34 @@
 """`hiernas check`: what a search would face and cost, before anything is trained.
 
-Time is measured on throw-away weights: a few training steps and evaluations on the real images, times the
-number of them. Memory is weights, gradients and momentum plus the activations that the largest sampled
-architecture keeps for its backward pass, counted as they are saved; or what is evaluated, or measured, at a time, where that
-is more; and the images.
+Time is that of a rehearsal, the search in miniature, times how much more there is to do (`hiernas.run.pace`). Memory is
+weights, gradients and momentum plus the activations that the largest sampled architecture keeps for its backward pass,
+counted as they are saved; or what is evaluated, or measured, at a time, where that is more; and the images.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from hiernas.commands.cost import cells_named
 from hiernas.commands.options import CheckOptions, split_settings
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables
-from hiernas.data.batches import normalise
 from hiernas.data.images import OnDemand
-from hiernas.data.split import Split, Subset
-from hiernas.gates import Gates, single_path, softmax
+from hiernas.data.split import Subset
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runtimes import RUNTIMES
 from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
 from hiernas.report import units
-from hiernas.run.request import Prepared, Request
-from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
-from hiernas.train.loop import make_fabric
-from hiernas.train.recipes import Recipe
-
-STEPS = 6  # timed, after one that is not
-TIMED_MACS = 3e9  # of one candidate's evaluation
+from hiernas.run.folder import Listener
+from hiernas.run.pace import LargestStep, Pace, largest_step, within
+from hiernas.run.request import Prepared, Request, prepare
+from hiernas.run.search import rehearse
+from hiernas.run.settings import names_of
+from hiernas.train.evaluate import batch_for, evaluation_bytes
 
 
 @dataclass(frozen=True)
@@ -65,14 +55,24 @@ def request_of(asked: CheckOptions) -> Request:
     request = Request(
         asked.method, asked.space, of_space, asked.data, asked.limit or (), asked.latency_table, asked.runtime, asked.threads,
         asked.preset, settings=settings, seed=asked.seed, image_size=asked.image_size, val_per_class=asked.val_per_class,
-        skip_bad_images=asked.skip_bad_images,
+        skip_bad_images=asked.skip_bad_images, time=asked.seconds,
     )  # fmt: skip
     request.resolved()
     return request
 
 
+def check(request: Request, listener: Listener, began: float) -> dict[str, str]:
+    """What a search would face, by name. `began`: see `hiernas.run.search.search`."""
+    prepared = prepare(request, listener)
+    step = largest_step(prepared)
+    pace = rehearse(prepared, step.seconds, listener)
+    if request.time is not None:
+        prepared = within(prepared, pace, request.time, time.monotonic() - began, names_of(request.settings))
+    return shown(prepared, estimate(prepared, step, pace))
+
+
 def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
-    """What `hiernas check` says, by name."""
+    """An estimate in words."""
     data = prepared.data
     rows = {"space": f"{prepared.space.name}, {units.size(e.space_size)} architectures"}
     for metric, (smallest, typical, largest) in e.costs.items():
@@ -86,6 +86,8 @@ def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
     rows |= {"note" + " " * i: note for i, note in enumerate(data.notes)}
     if prepared.fitted:
         rows["for so few images"] = prepared.fitted
+    if prepared.timed:
+        rows["within the time"] = prepared.timed
     rows |= {"doubtful" + " " * i: doubt for i, doubt in enumerate(prepared.doubts)}
     if METHODS[prepared.method].control != "unsearched":
         rows["supernet"] = f"{e.supernet_params:,} parameters"
@@ -95,34 +97,22 @@ def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
     return rows
 
 
-def estimate(prepared: Prepared) -> Estimate:
-    """Measure what is needed for the estimates; trains nothing that is kept."""
-    space, config, method = prepared.space, prepared.config, METHODS[prepared.method]
+def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> Estimate:
+    """What a search faces, from a step of its training and its rehearsal."""
+    space, method = prepared.space, METHODS[prepared.method]
     among = method.among(space)
     tables = cost_tables(among, prepared.latency)
     rng = numpy_generator(prepared.seed, "check")
     genes = among.sample_encoded(rng, 10_000)
     costs = {name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()}
-    recipe = config.search.train if hasattr(config, "search") else config.train  # a search in cells has one of its own
-    searched = method.proxy(space, config)
-    supernet: Any = searched.supernet()
-    params = sum(p.numel() for p in supernet.parameters())
-    if method.inherits:
-        largest = single_path(genes[int(np.argmax(tables["macs"].of(genes)))])
-        paths = [single_path(path) for path in genes[:STEPS]]
-    else:
-        largest = softmax([torch.zeros(len(d.options)) for d in searched.decisions])
-        paths = [largest] * (STEPS // 3)
-    image_seconds, activations = _training_step(supernet, prepared, paths, largest, recipe)
-    candidate_seconds = _evaluation(supernet, prepared, genes) if method.inherits else 0.0  # cells are evaluated once
-    training = 4 * (3 * params) + activations  # weights, gradients, momentum in 32 bits
+    training = 4 * (3 * step.params) + step.saved  # weights, gradients, momentum in 32 bits
     return Estimate(
         space_size=max(space.size(), among.size()),
         costs=costs,
         feasible_share=feasible_share(among, tables, prepared.limits, numpy_generator(prepared.seed, "share")),
-        supernet_params=params,
-        memory_gib=(max(training, 4 * params + _evaluating(prepared), _measuring(prepared)) + _pictures(prepared)) / 2**30,
-        seconds=_seconds(prepared, image_seconds, candidate_seconds),
+        supernet_params=step.params,
+        memory_gib=(max(training, 4 * step.params + _evaluating(prepared), _measuring(prepared)) + _pictures(prepared)) / 2**30,
+        seconds=pace.seconds(method.work(prepared.config, prepared.data)),
     )
 
 
@@ -149,84 +139,3 @@ def _measuring(prepared: Prepared) -> int:
     if table is None or prepared.latency_table is not None:
         return 0
     return plan_of(prepared.space, RUNTIMES[table.runtime].inner_layout).loaded_bytes(table.threads, table.batch)
-
-
-def _seconds(prepared: Prepared, image_seconds: float, candidate_seconds: float) -> dict[str, float]:
-    """By phase, from those of a training step of the supernet per image and of a candidate's evaluation.
-
-    A step of single paths is like one of a network that is found; where all operations are computed at once, such a network
-    is built and timed.
-    """
-    config, method, seconds = prepared.config, METHODS[prepared.method], {}
-    final = image_seconds
-    if not method.inherits or method.control == "unsearched":
-        network = prepared.space.sample(numpy_generator(prepared.seed, "final")).build()
-        final, _ = _training_step(network, prepared, [None] * (STEPS // 3), None, config.train)
-    for phase, work in method.work(config, prepared.data).items():
-        if phase.startswith("evolve"):
-            seconds[phase] = config.population * (config.generations + 1) * candidate_seconds
-        else:
-            seconds[phase] = work / 3.0 * (final if phase.startswith(("final", "compare", "brief")) else image_seconds)
-    return seconds
-
-
-def _training_step(
-    network: nn.Module, prepared: Prepared, paths: Sequence[Gates | None], largest: Gates | None, recipe: Recipe
-) -> tuple[float, int]:
-    """Seconds of a step per image, and bytes that the largest saves for its backward pass. None: a network without gates."""
-    data, fabric = prepared.data, make_fabric(recipe)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
-    model, wrapped = fabric.setup(network, torch.optim.SGD(network.parameters(), lr=1e-4))
-    indices = torch.arange(min(recipe.batch_size, len(data.train)))
-    x, y = normalise(data.train.images.fetch(indices), data, fabric.device), data.train.labels[indices].to(fabric.device)
-
-    def step(gates: Gates | None) -> None:
-        output = model(x) if gates is None else model(x, gates)
-        loss = F.cross_entropy(output[0] if isinstance(output, tuple) else output, y)  # an auxiliary classifier's is left out
-        wrapped.zero_grad(set_to_none=True)
-        fabric.backward(loss)
-        wrapped.step()
-        float(loss.detach())  # waits for the device
-
-    with _counting_saved() as saved:
-        step(largest)
-    start = time.perf_counter()
-    for path in paths:
-        step(path)
-    return (time.perf_counter() - start) / len(paths) / len(indices), saved[0]
-
-
-@contextmanager
-def _counting_saved() -> Iterator[list[int]]:
-    total, seen = [0], set[int]()
-
-    def pack(t: Tensor) -> Tensor:
-        pointer = t.untyped_storage().data_ptr()
-        if pointer not in seen:
-            seen.add(pointer)
-            total[0] += t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        yield total
-
-
-def _evaluation(supernet: Any, prepared: Prepared, genes: np.ndarray) -> float:
-    """Seconds for one candidate among many, with shared prefixes."""
-    config, data = prepared.config, prepared.data
-    typical = float(np.median(cost_tables(prepared.space, None)["macs"].of(genes)))
-    n = int(min(200, max(16, TIMED_MACS / typical)))
-    first = torch.arange(min(n, len(data.val)))
-    few = replace(data, val=Split(Subset(data.val.images, first), data.val.labels[first]))
-    evaluator = Evaluator(
-        supernet, few, make_fabric(config.train), seed=0, calibration_images=min(n, config.calibration_images),
-        batch_size=batch_for(prepared.space),
-    )  # fmt: skip
-    candidates = [prepared.space.decode(g) for g in genes[:8]]
-    evaluator(candidates[:2])
-    start = time.perf_counter()
-    evaluator(candidates)
-    seconds = (time.perf_counter() - start) / len(candidates)
-    images = len(data.val) + min(config.calibration_images, len(data.train))
-    timed = len(few.val) + min(n, config.calibration_images, len(data.train))
-    return seconds * images / timed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ ImageSize = Annotated[int | None, Option(help="resize images to this many pixels
 SkipBad = Annotated[bool, Option("--skip-bad-images", help="leave out images that cannot be read, and count them")]
 TableFile = Annotated[Path | None, Option(help="a latency table file (ours or a phone's)")]
 Runtime = Annotated[str | None, Option(help="what measures latency; default: onnxruntime; see `hiernas list runtimes`")]
+Time = Annotated[str | None, Option(help="in which all is to be done, such as 90s, 30m or 2h; epochs are set for it")]
 Threads = Annotated[int | None, Option(help="threads of the measured runtime; default: 1", min=1)]
 
 
@@ -53,6 +55,7 @@ class CheckOptions(SharedOptions):
     method: Annotated[str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")] = "hnas"
     limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "60<=latency_ms<=70"; repeatable')] = None
     cells: Annotated[str | None, Option(help="of a stage search: a genotype by name or text, or a run that found some")] = None
+    time: Time = None
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -61,6 +64,12 @@ class CheckOptions(SharedOptions):
         one_of("method", self.method, FILES)
         super().__post_init__()
         parse_limits(self.limit or ())
+        seconds_of(self.time)
+
+    @property
+    def seconds(self) -> float | None:
+        """In which all is to be done."""
+        return seconds_of(self.time)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +121,16 @@ def _check_names(space: str | None, runtime: str | None) -> None:
         one_of("space", space, SPACES, SpaceError)
     if runtime is not None:
         one_of("runtime", runtime, RUNTIMES, LatencyError)
+
+
+def seconds_of(time: str | None) -> float | None:
+    """90.0 of "90s", 1.5h and the like; raises `ConfigError` for what is no time."""
+    if time is None:
+        return None
+    found = re.fullmatch(r"(\d+\.?\d*)([smh])", time.strip())
+    if found is None or not float(found[1]):
+        raise ConfigError(f"--time {time}: write a number with s, m or h, such as 90s, 30m or 1.5h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def split_settings(settings: list[str] | None) -> tuple[dict[str, Any], list[str]]:
@@ -258,6 +277,7 @@ class TrainOptions:
     network: Annotated[str | None, Option(help="'imagenet' or 'cifar': build found cells into its network")] = None
     preset: Annotated[str | None, Option(help="its size, or a search's recipe; default: the run's, or quick")] = None
     settings: Settings = None
+    time: Time = None
     seed: Seed = 0
     out: Folder = None
     image_size: ImageSize = None
@@ -274,6 +294,8 @@ class TrainOptions:
             raise ConfigError("--image-size and --skip-bad-images are for --data; the run's own images are read as they were")
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise ConfigError(f"--lr is {self.lr}; it must be positive")
+        if seconds_of(self.time) is not None and self.epochs is not None:
+            raise ConfigError("--time sets the epochs; leave it or --epochs out")
         for text in self.settings or ():
             if not text.strip().startswith("train."):
                 raise ConfigError(f"--set {text}: a training takes --epochs, --lr and --set train.KEY=VALUE")

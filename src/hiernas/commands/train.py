@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hiernas.commands.cost import architecture_file, published
-from hiernas.commands.options import TrainOptions
+from hiernas.commands.options import TrainOptions, seconds_of
 from hiernas.data import Augment, ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
+from hiernas.problem import final_work
 from hiernas.run.environment import environment
 from hiernas.run.folder import Listener, RunFolder, begin
 from hiernas.run.outcome import inherited_weights, train_only
+from hiernas.run.pace import fewer, fitting, in_words, rehearsed, training_step
 from hiernas.run.request import read_data, reload_data, retraining_of
-from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
+from hiernas.run.settings import differences, for_images, from_dict, names_of, scaled, to_dict, with_settings
 from hiernas.space import Architecture
 from hiernas.spaces import known, known_space
 from hiernas.train.recipes import Recipe, Retraining, retraining
 from hiernas.version import VERSION
 
 
-def train(asked: TrainOptions, listener: Listener) -> Path:
-    """Check everything, make a run folder, and train in it; returns the folder."""
+def train(asked: TrainOptions, listener: Listener, began: float | None = None) -> Path:
+    """Check everything, make a run folder, and train in it; returns the folder. `began`: as of a search."""
+    began = time.monotonic() if began is None else began
     source, recipe, preset, settings = asked.source, asked.recipe, asked.preset, asked.settings or []
     origin = RunFolder.open(source) if source.is_dir() else None
     architecture = None if published(str(source)) else architecture_file(source)
@@ -47,13 +51,36 @@ def train(asked: TrainOptions, listener: Listener) -> Path:
         "hiernas": VERSION, "method": "train", "preset": preset or ("run" if origin else "quick"), "seed": asked.seed,
         "data": data, "train": json.loads(json.dumps(training)), "fitted": differences(meant, config),
     }  # fmt: skip
-    run = begin(asked.out, "train", {**header, "environment": environment(header)}, listener)
+    header["environment"] = environment(header)
+    if (seconds := seconds_of(asked.time)) is not None:
+        listener({"event": "rehearsal"})
+        header = _within(seconds, began, header, how, images)
+    run = begin(asked.out, "train", header, listener)
     with closing(run):
         if weights is not None:
             run.save_tensors("inherited", weights, {})
-        run.tell("start", plan={"final": 1.0}, run=str(run.path), limits=["none"])
+        run.tell("start", plan={"final": 1.0}, run=str(run.path), limits=["none"], timed=header.get("timed"))
         train_only(run, images)
     return run.path
+
+
+def _within(asked: float, began: float, header: dict[str, Any], how: Retraining, images: ImageData) -> dict[str, Any]:
+    """The config.yaml of a training that ends `asked` seconds after it began: see `hiernas.run.pace`."""
+
+    def work(how: Retraining, data: ImageData) -> dict[str, float]:
+        return {"final": final_work(how.epochs, data)}
+
+    def header_of(how: Retraining, **more: Any) -> dict[str, Any]:
+        return {**header, "train": {**header["train"], **to_dict(how), **more}}
+
+    network = Architecture.from_json(header["train"]["architecture"], source="the network").build()
+    step_seconds, _ = training_step(network, images, None, how.recipe)
+    few, short = fewer(images, step_seconds, how.recipe.batch_size), scaled(how, 0.0)
+    pace = rehearsed(header_of(short, inherit=False), work(short, few), lambda run: train_only(run, few))
+    spent = time.monotonic() - began
+    fitted = fitting(how, lambda h: sum(pace.seconds(work(h, images)).values()), asked - spent)
+    timed = in_words(asked, spent, differences(how, fitted), pace.seconds(work(fitted, images)))
+    return {**header_of(fitted), "timed": timed}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
 from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, brief_work, training_work
-from hiernas.search.evolution import Effort, search_supernet, train_supernet
+from hiernas.search.evolution import LOOKS, MONITORED, Effort, search_supernet, train_supernet
 from hiernas.search.ranking import at_least, most_accurate, operation_frequency, pareto_front
 from hiernas.train.recipes import Phase, Recipe
 
@@ -128,7 +128,8 @@ def plan(config: HNASConfig, data: ImageData) -> dict[str, float]:
     candidates = config.population * (config.generations + 1)
     images = len(data.val) + min(config.calibration_images, len(data.train))
     for i, phase in enumerate(config.trainings()):
-        work[phase.name] = training_work(phase.epochs, len(data.train))
+        looks = MONITORED * min(LOOKS, phase.epochs)  # at candidates, while a supernet is trained
+        work[phase.name] = training_work(phase.epochs, len(data.train)) + looks * images
         work[f"evolve{i + 2}"] = 0.6 * candidates * images
     return {**work, **brief_work(config, data)}
 

@@ -19,7 +19,7 @@ from hiernas.export import export
 from hiernas.latency.runtimes import make_runtime
 from hiernas.latency.table import BELONGS_TO
 from hiernas.methods import METHODS
-from hiernas.problem import Candidate, Found, Start
+from hiernas.problem import CALIBRATION_IMAGES, Candidate, Found, Start
 from hiernas.randomness import seeded, torch_generator
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
 from hiernas.report.page import write_report
@@ -34,7 +34,6 @@ from hiernas.version import VERSION
 
 PARITY_IMAGES = 16  # real test images that exported files are compared on
 MEASURED_RUNS = 100
-CALIBRATION_IMAGES = 2000  # for the batch-norm statistics of a trained network
 WAYS = ("fine_tuned", "from_scratch")  # in which networks are trained that are compared
 
 
@@ -150,6 +149,7 @@ def _taken_home(
         "environment": both_ends(run),
         "doubts": of_predictions(named, labels, data.classes),
         "fitted": run.config.get("fitted", ""),
+        **({"timed": run.config["timed"]} if run.config.get("timed") else {}),
         "outputs": {"onnx": {"file": "best.onnx", "largest_difference": written.largest_difference}},
     }  # fmt: skip
 

@@ -56,6 +56,7 @@ class Request:
     image_size: int | None = None
     val_per_class: int | None = None
     skip_bad_images: bool = False
+    time: float | None = None  # seconds in which all is to be done; None: as long as the configuration takes
 
     def asked(self) -> dict[str, Any]:
         """What was asked in words and numbers, and is not as always; objects from Python are left out."""
@@ -95,6 +96,7 @@ class Prepared:
     config: Any
     final_recipe: Recipe | None = None  # of the final training, where it is not the configuration's
     fitted: str = ""  # what in the preset was changed for the number of images, in words
+    timed: str = ""  # what was changed for the time that was given, and the plan, in words
     doubts: tuple[str, ...] = ()  # what is doubtful before anything was searched
     asked: Mapping[str, Any] = field(default_factory=dict)  # see `Request.asked`
 
@@ -110,7 +112,8 @@ class Prepared:
                 for x in self.limits
             ],
             "automatic_limit": self.automatic_limit, "latency_table": self.latency_table, "runtime": self.runtime,
-            "threads": self.threads, "config": to_dict(self.config), "fitted": self.fitted, "doubts": list(self.doubts),
+            "threads": self.threads, "config": to_dict(self.config), "fitted": self.fitted, "timed": self.timed,
+            "doubts": list(self.doubts),
             **({} if self.final_recipe is None else {"final_recipe": to_dict(self.final_recipe)}),
             "asked": plain(dict(self.asked)),
         }  # fmt: skip
@@ -132,7 +135,8 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
         chosen = from_file(type(METHODS[config["method"]].presets["paper"]), config["config"])
         other = config.get("final_recipe")
         final_recipe = None if other is None else from_file(Recipe, other)
-        told = {"fitted": config.get("fitted", ""), "doubts": tuple(config.get("doubts", ())), "asked": config.get("asked", {})}
+        told = {k: config.get(k, "") for k in ("fitted", "timed")}
+        told |= {"doubts": tuple(config.get("doubts", ())), "asked": config.get("asked", {})}
     if space is None and name not in hiernas.spaces.NAMES:
         raise RunError(f"{run.path} searches a space of your own, '{name}'; resume it with space=...")
     images = reload_data(run, data)

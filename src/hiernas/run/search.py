@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,18 +20,28 @@ from hiernas.run.environment import environment, tell_changes
 from hiernas.run.finalists import best_of
 from hiernas.run.folder import Listener, RunFolder, begin, owned, refuse_existing
 from hiernas.run.outcome import complete, train_only
+from hiernas.run.pace import Pace, in_miniature, largest_step, rehearsed, within
 from hiernas.run.request import Prepared, Request, keep_latency, prepare, reload_data, restore
+from hiernas.run.settings import names_of
 from hiernas.space import SearchSpace
 from hiernas.train.trainer import RunTrainer
 
 
-def search(request: Request, out: str | Path | None = None, listener: Listener | None = None) -> RunFolder:
-    """Run a search from the beginning to its report; returns its folder (`result.json` holds what was found)."""
+def search(
+    request: Request, out: str | Path | None = None, listener: Listener | None = None, began: float | None = None
+) -> RunFolder:
+    """Run a search from the beginning to its report; returns its folder (`result.json` holds what was found).
+
+    `began`: when the time that is asked for began, by `time.monotonic()`; None: now.
+    """
+    began = time.monotonic() if began is None else began
     if out is not None:
         refuse_existing(Path(out))
     prepared = prepare(request, listener)
-    asked = prepared.to_dict()
-    run = begin(out, request.method, {**asked, "environment": environment(asked)}, listener)
+    if request.time is not None:
+        pace = rehearse(prepared, largest_step(prepared).seconds, listener)
+        prepared = within(prepared, pace, request.time, time.monotonic() - began, names_of(request.settings))
+    run = begin(out, request.method, _config(prepared), listener)
     with closing(run):
         _finish(prepared, run)
     return run
@@ -71,6 +82,21 @@ def continued(request: Request, path: str | Path, listener: Listener | None = No
     return resume(path, listener)
 
 
+def rehearse(prepared: Prepared, step_seconds: float, listener: Listener | None = None) -> Pace:
+    """Do a search in miniature, in a folder that is deleted. `step_seconds`: of a training step of the largest network."""
+    if listener is not None:
+        listener({"event": "rehearsal"})
+    small = in_miniature(prepared, step_seconds)
+    work = METHODS[prepared.method].work(small.config, small.data)
+    return rehearsed(_config(small), work, lambda run: _finish(small, run))
+
+
+def _config(prepared: Prepared) -> dict[str, Any]:
+    """The config.yaml of a run that is begun."""
+    asked = prepared.to_dict()
+    return {**asked, "environment": environment(asked)}
+
+
 def _finish(prepared: Prepared, run: RunFolder) -> None:
     """Do all that has not been done yet."""
     method, data, seed = METHODS[prepared.method], prepared.data, prepared.seed
@@ -78,7 +104,8 @@ def _finish(prepared: Prepared, run: RunFolder) -> None:
     share = method.final_share(prepared.space, prepared.config, numpy_generator(seed, "share"))
     phases = method.work(prepared.config, data).items()
     work = {phase: x * (share if phase.startswith(("final", "compare", "brief")) else 1.0) for phase, x in phases}
-    run.tell("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], fitted=prepared.fitted)
+    told = {"fitted": prepared.fitted, "timed": prepared.timed}
+    run.tell("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], **told)
     problem = make_problem(prepared.space, data, prepared.limits, prepared.latency, run, seed)
     found = method.search(problem, prepared.config)
     complete(prepared, run, best_of(problem, found, prepared.config, prepared.final))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Annotated, Any, Required
 
@@ -56,14 +56,30 @@ def for_images(config: Any, preset: str, images: int, kept: Iterable[str] = ()) 
 def _fitted(key: str, value: Any, smaller: float, fewer: float) -> dict[str, Any]:
     """An epoch or learning rate for batches `smaller` times as large, of `fewer` times fewer images; {} for other keys."""
     more = max(1.0, smaller * fewer)
-    if key.endswith("train.warmup_epochs"):  # of the learning rate, in fractions
-        return {key: float(f"{value * more:.3g}")}
     if key.endswith("epochs"):
-        return {key: tuple(math.ceil(n * more) for n in value) if isinstance(value, tuple) else math.ceil(value * more)}
+        return {key: _times(key, value, more, math.ceil)}
     if key in ("lr", "final_lr", "inherited_lr", "search.lr"):
         rates = [float(f"{lr * math.sqrt(smaller):.3g}") for lr in (value if isinstance(value, tuple) else (value,))]
         return {key: tuple(rates) if isinstance(value, tuple) else rates[0]}
     return {}
+
+
+def _times(key: str, value: Any, factor: float, whole: Callable[[float], int]) -> Any:
+    """A length `factor` times as long: whole, but for the warm-up of a learning rate, and at least one where it had any."""
+    if key.endswith(("train.warmup_epochs", "recipe.warmup_epochs")):
+        return float(f"{value * factor:.3g}")
+    if isinstance(value, tuple):
+        return tuple(_times(key, n, factor, whole) for n in value)
+    return max(min(value, 1), whole(value * factor))
+
+
+def scaled(config: Any, factor: float, kept: Iterable[str] = ()) -> Any:
+    """A configuration whose lengths (see `hiernas.problem.Method`) are all `factor` times as long, rounded, at least one.
+
+    `kept`: dotted keys that stay as they are.
+    """
+    lengths = {k: v for k, v in keys(config).items() if (k.endswith("epochs") or k == "generations") and k not in kept}
+    return _changed(config, {k: _times(k, v, factor, round) for k, v in lengths.items()})
 
 
 def _batch(size: int, images: int) -> int:
@@ -214,6 +230,7 @@ class Config(TypedDict, total=False):
     final_recipe: dict[str, Any]
     train: dict[str, Any]
     fitted: str
+    timed: str
     doubts: list[str]
     asked: dict[str, Any]
     environment: Environment

@@ -23,7 +23,7 @@ from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, check_c
 from hiernas.methods.hmnas.kept import candidate_of, narrowed, restored, start_of, within_limits
 from hiernas.methods.hmnas.masks import Level, MaskArchitect, MaskSettings
 from hiernas.networks.filters import outputs_of
-from hiernas.problem import Evaluator, Found, Method, Problem, Rival, Spaces, Start, training_work
+from hiernas.problem import Evaluator, Found, Method, Problem, Rival, Spaces, Start, final_work, training_work
 from hiernas.search.alphas import AlphaArchitect, Pressure
 from hiernas.search.bilevel import shares
 from hiernas.search.decided import Verdict
@@ -186,7 +186,7 @@ def plan(config: HMNASConfig, data: ImageData) -> dict[str, float]:
     masks |= {"mask3": config.mask.filters_epochs} if config.weights_level else {}
     work = {"train1": search_work(config.search, data)}
     work |= {phase: training_work(epochs, round(images * 2 / 3)) for phase, epochs in masks.items()}
-    training = training_work(config.final_epochs, len(data.train) + len(data.val))
+    training = final_work(config.final_epochs, data)
     return {**work, **{f"compare{i}": training for i in ((1, 2, 3) if config.compare else ())}}  # beside the final one
 
 
