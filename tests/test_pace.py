@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hiernas
+from hiernas import export as formats
 from hiernas.commands import train as command
 from hiernas.commands.options import SearchOptions, TrainOptions, seconds_of
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError
-from hiernas.export import formats
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import QUICK
 from hiernas.run import search as run_module

@@ -115,11 +115,10 @@ class Block:
         """Per decision the option indices that are allowed where exactly these positions are other than 'none'."""
         if self.keep is None:
             return [list(range(len(self.decisions[0].options)))]
-        found = []
-        for position, decision in enumerate(self.decisions):
-            wanted = position in kept
-            found.append([i for i, option in enumerate(decision.options) if (option != "none") == wanted])
-        return found
+        return [
+            [i for i, option in enumerate(decision.options) if (option != "none") == (position in kept)]
+            for position, decision in enumerate(self.decisions)
+        ]
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -98,34 +98,25 @@ class SearchSpace:
         blocks, changed = list(self._blocks()), genes.copy()
         chosen, start = rng.integers(len(blocks), size=len(genes)), 0
         for i, block in enumerate(blocks):
-            end = start + len(block.decisions)
-            changed[chosen == i, start:end] = block.sample(rng, int((chosen == i).sum()))
-            start = end
+            changed[chosen == i, start : start + len(block.decisions)] = block.sample(rng, int((chosen == i).sum()))
+            start += len(block.decisions)
         return changed
 
     def __iter__(self) -> Iterator[Architecture]:
         """Every architecture, in lexicographic order of the encoding. Meant for small spaces."""
-        for choices in itertools.product(*(block.members() for block in self._blocks())):
-            yield self.decode([gene for genes in choices for gene in genes])
+        return map(self.decode, self.all_encoded())
 
     def _blocks(self) -> Iterator[Block | AnyOf]:
         return blocks(self.decisions, self.skeleton.groups)
 
     def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> list[float]:
         """The least or greatest sum of one number of each row over all architectures, as its terms by block."""
-        terms, position = [], 0
-        for block in self._blocks():
-            end = position + len(block.decisions)
-            terms.append(block.extreme(rows[position:end], largest))
-            position = end
-        return terms
+        left = iter(rows)
+        return [block.extreme(list(islice(left, len(block.decisions))), largest) for block in self._blocks()]
 
     def restrict(self, options: Mapping[str, Iterable[str]]) -> SearchSpace:
         """The space that keeps only these options at the named sites, in the sites' own order."""
-        by_name = {d.name: d for d in self.decisions}
-        for site in options:
-            if site not in by_name:
-                raise SpaceError(f"space '{self.name}' has no site '{site}'; {did_you_mean(site, by_name)}")
+        self._check_sites(options)
         smaller = replace(self, decisions=tuple(self._restricted(d, options.get(d.name)) for d in self.decisions))
         for block in smaller._blocks():
             block.check_not_empty()
@@ -149,13 +140,15 @@ class SearchSpace:
         if isinstance(choices, str) or len(choices) != len(self.decisions):
             raise SpaceError(f"space '{self.name}' has {len(self.decisions)} sites, but {len(choices)} choices were given")
         if isinstance(choices, Mapping):
-            for site in choices:
-                if site not in self.skeleton.site_names:
-                    raise SpaceError(
-                        f"space '{self.name}' has no site '{site}'; {did_you_mean(str(site), self.skeleton.site_names)}"
-                    )
+            self._check_sites(choices)
             choices = [choices[d.name] for d in self.decisions]
         return Architecture(self.skeleton, tuple(map(self._choice, self.decisions, choices)))
+
+    def _check_sites(self, names: Iterable[str]) -> None:
+        known = self.skeleton.site_names
+        for name in names:
+            if name not in known:
+                raise SpaceError(f"space '{self.name}' has no site '{name}'; {did_you_mean(str(name), known)}")
 
     @staticmethod
     def _choice(decision: Decision, value: str | Mapping[str, float]) -> Choice:

@@ -208,11 +208,9 @@ def _command(run: Callable[[Any], None]) -> Callable[[Any], None]:
     """Make a command of a function of one dataclass, whose fields are the command's options."""
     (options,) = (hint for name, hint in get_type_hints(run).items() if name != "return")
     hints = get_type_hints(options, include_extras=True)
-    defaults = {f.name: inspect.Parameter.empty if f.default is MISSING else f.default for f in fields(options)}
-    signature = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
-        for name, default in defaults.items()
-    ]
+    of_options = [(f.name, inspect.Parameter.empty if f.default is MISSING else f.default) for f in fields(options)]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    signature = [inspect.Parameter(name, kind, default=default, annotation=hints[name]) for name, default in of_options]
 
     def command(**given: Any) -> None:
         run(options(**given))
@@ -331,12 +329,11 @@ def export(asked: ExportOptions) -> None:
 @_command
 def predict(asked: PredictOptions) -> None:
     """Name the class of each picture and how probable it is, by the trained network of a run."""
-    from hiernas.commands.predict import COLUMNS
-    from hiernas.commands.predict import predict as run_predict
+    import hiernas.commands.predict as command
 
-    found = run_predict(asked)
+    found = command.predict(asked)
     if asked.csv is None:
-        print_table(COLUMNS, found.rows, ())
+        print_table(command.COLUMNS, found.rows, ())
     for remark in found.remarks:
         _say(remark)
 
