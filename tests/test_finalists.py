@@ -13,7 +13,7 @@ from torch import nn
 from hiernas.budget import Limit
 from hiernas.costs.limits import TableBudget
 from hiernas.costs.tables import cost
-from hiernas.data import ImageData
+from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError
 from hiernas.methods.controls import RandomKConfig, random_k
 from hiernas.methods.hnas import HNASConfig
@@ -115,3 +115,23 @@ def test_the_best_of_k_after_a_kill_is_that_of_one_go(tmp_path: Path, digits: Im
     assert {c.options for c in once.candidates} == {c.options for c in drawn}
     assert once.chosen in once.front
     assert all(c.val_accuracy > 0 for c in once.front)
+
+
+@pytest.mark.parametrize("finalists", [1, 3])
+def test_a_prior_orders_the_candidates_beside_their_accuracies(tmp_path: Path, finalists: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    data = load_data([(image, i % 4) for i, image in enumerate(pixels)])
+    judge = Judge()
+    asked, config = problem(tmp_path / "r", data, judge), HNASConfig(prior="naswot", finalists=finalists, objective="macs")
+    after = best_of(asked, found(), config, FINAL)
+    scores = asked.run.read_json("checkpoint/prior.json")
+    assert scores is not None
+    by_promise = sorted(candidates(), key=lambda c: scores[",".join(c.options)])
+    by_accuracy = list(reversed(candidates()))
+    ordered = sorted(candidates(), key=lambda c: (-by_promise.index(c) - by_accuracy.index(c), c.options))
+    assert len(set(scores.values())) == 12
+    assert [c.options for c in ordered] != [c.options for c in candidates()]
+    if finalists == 1:
+        assert (after.chosen, judge.trained) == (ordered[0], [])
+    else:
+        assert {tuple(row["options"]) for row in after.details["finalists"]} == {c.options for c in ordered[:3]}

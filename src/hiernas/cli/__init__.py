@@ -72,11 +72,8 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
             raise
-        _fail(
-            "out of memory; use a smaller batch (--set train.batch_size=...) or smaller images (--image-size), see "
-            "`hiernas check`",
-            2,
-        )
+        smaller = "a smaller batch (--set train.batch_size=...) or smaller images (--image-size)"
+        _fail(f"out of memory; use {smaller}, see `hiernas check`", 2)
 
 
 def _fail(message: str, code: int) -> None:

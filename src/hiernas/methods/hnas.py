@@ -33,6 +33,7 @@ class HNASConfig:
     evolution: Literal["ces", "spos", "random"] = "ces"  # the paper's; SPOS' (its Fig. 7); random feasible architectures
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # minimised beside the error; auto: what is limited
     calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
+    prior: Literal["none", "naswot"] = "none"  # what orders the candidates in the end beside their accuracies
     finalists: int = 1  # the most accurate candidates, of which brief trainings leave one; 1: no such step, as in the paper
     finalist_epochs: int = 1  # of the first of them; of each half that is left twice as many
     final_epochs: int = 240  # training of the chosen network from scratch

@@ -12,27 +12,36 @@ from dataclasses import replace
 from math import isnan
 from typing import Any
 
+import numpy as np
+import torch
+from scipy.stats import rankdata
+
+from hiernas.data.batches import normalise
 from hiernas.problem import Candidate, Found, Problem, rungs
 from hiernas.randomness import seeded
+from hiernas.search.naswot import naswot
 from hiernas.search.ranking import pareto_front
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.train.retraining import Retraining
 
-FILE = "checkpoint/finalists.json"
+FILE, PRIOR = "checkpoint/finalists.json", "checkpoint/prior.json"
+IMAGES = 128  # of NASWOT, as published
 
 
 def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> Found:
-    """What was found with the best finalist chosen; as it is where the configuration asks for one.
+    """What was found with the best finalist chosen; as it is where the configuration asks for one, and for no prior.
 
     A network that was trained before the run was cut off is not trained again. Networks that nothing was known of
     (`random-k`) have the accuracy after their longest training.
     """
     steps = rungs(getattr(config, "finalists", 1), getattr(config, "finalist_epochs", 1), final.epochs)
-    if not steps or len(found.candidates) < 2:
+    prior = getattr(config, "prior", "none")
+    if (not steps and prior == "none") or len(found.candidates) < 2:
         return found
-    unknown = any(isnan(c.val_accuracy) for c in found.candidates)
-    ordered = found.candidates if unknown else sorted(found.candidates, key=lambda c: (-c.val_accuracy, c.options))
-    left = list(ordered[: steps[0][0]])
+    ordered = _promising(problem, found, prior)
+    if not steps:
+        return replace(found, chosen=ordered[0])
+    left = ordered[: steps[0][0]]
     reached: dict[Candidate, list[tuple[int, float]]] = {c: [] for c in left}
     known, number = problem.run.read_json(FILE) or {}, 0
     for networks, epochs in steps:
@@ -48,11 +57,40 @@ def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> F
     placed = sorted(reached, key=lambda c: (-len(reached[c]), -reached[c][-1][1]))
     rows = [{"options": list(c.options), "trained": [list(step) for step in reached[c]]} for c in placed]
     details = {**found.details, "finalists": rows}
-    if not unknown:
+    if not any(isnan(c.val_accuracy) for c in placed):
         return replace(found, chosen=placed[0], details=details)
     judged = tuple(replace(c, val_accuracy=reached[c][-1][1]) for c in placed)
     front = tuple(pareto_front(judged, config.objective))
     return replace(found, candidates=judged, front=front, chosen=judged[0], details=details)
+
+
+def _promising(problem: Problem, found: Found, prior: str) -> list[Candidate]:
+    """The candidates, the best first: by accuracy or, with a prior, by the sum of the ranks by both; drawn ones as drawn."""
+    candidates = found.candidates
+    accuracies = np.array([c.val_accuracy for c in candidates])
+    if np.isnan(accuracies).any():
+        return list(candidates)
+    scores = accuracies
+    if prior == "naswot":
+        with problem.run.timed("prior"):
+            scores = rankdata(accuracies) + rankdata(_naswot(problem, found))
+    order = sorted(range(len(candidates)), key=lambda i: (-scores[i], candidates[i].options))
+    return [candidates[i] for i in order]
+
+
+def _naswot(problem: Problem, found: Found) -> list[float]:
+    """Of each candidate with its random weights, on the same training images."""
+    data = problem.data
+    images = normalise(data.train.images.fetch(torch.arange(min(IMAGES, len(data.train)))), data, torch.device("cpu"))
+    scores: dict[str, float] = problem.run.read_json(PRIOR) or {}
+    for candidate in found.candidates:
+        key = ",".join(candidate.options)
+        if key not in scores:
+            with seeded(problem.seed, "naswot"):
+                network = found.space.architecture(candidate.options).build()
+            scores[key] = naswot(network, images)
+    problem.run.write_json(PRIOR, scores)
+    return [scores[",".join(c.options)] for c in found.candidates]
 
 
 def _accuracy(problem: Problem, found: Found, candidate: Candidate, phase: Phase, recipe: Recipe, config: Any) -> float:

@@ -58,6 +58,7 @@ class HourNASConfig:
     estimator: Estimator = "score"  # of the gradient through one sampled network; straight_through: the gates' own
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
     calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
+    prior: Literal["none", "naswot"] = "none"  # what orders the candidates in the end beside their accuracies
     finalists: int = 1  # the proposals' best networks, of which brief trainings leave one; 1: no such step, as in the paper
     finalist_epochs: int = 1  # of the first of them; of each half that is left twice as many
     final_epochs: int = 350  # training of the chosen network from scratch

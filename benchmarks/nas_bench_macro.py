@@ -1,0 +1,230 @@
+"""What a search on CIFAR-10 finds in NAS-Bench-Macro, whose 6,561 networks have all been trained: tau, and regret.
+
+    python benchmarks/nas_bench_macro.py FOLDER [SEED ...]
+
+A supernet sees every training image but 1,000 four times in all, whatever M is: 4 epochs, 2 + 2 or 2 + 1 + 1. An hour and
+more per seed and core. What FOLDER has is not computed again, and each row is appended to the dated result file once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau, rankdata
+
+from common import CIFAR10, dated
+from hiernas.budget import Limit
+from hiernas.costs.tables import cost_tables
+from hiernas.data import ImageData, load_data
+from hiernas.data.batches import normalise
+from hiernas.methods.hnas import SMALL, hnas, train
+from hiernas.problem import Problem
+from hiernas.randomness import seeded
+from hiernas.run.folder import RunFolder
+from hiernas.run.search import make_problem
+from hiernas.search.naswot import naswot
+from hiernas.space import Architecture, SearchSpace
+from hiernas.spaces import nasbench_macro
+
+RECORDS = CIFAR10.parent / "nas-bench-macro" / "nas-bench-macro_cifar10.json"
+LIMITS = {"25 %": 45.5e6, "50 %": 55.4e6, "75 %": 65.4e6}  # quantiles of MACs
+CONFIG = replace(
+    SMALL, epochs=(2, 1, 1), population=24, generations=6, objective="macs", calibration_images=250,
+    train=replace(SMALL.train, accelerator="cpu"),
+)  # fmt: skip
+STAGES = (2, 3)  # M: one supernet, or one pruning
+RANDOM, BEST = 120, 60  # networks that are ranked: of all, and of the best 600
+IMAGES = 128  # of NASWOT
+HEAD = """# NAS-Bench-Macro
+
+`python benchmarks/nas_bench_macro.py`, CIFAR-10, one thread. `tau`: Kendall's, with the mean accuracy of the benchmark's
+three trainings, over 120 random networks, and over 60 of the best 600; p@10: how many of the ten best of the 120 are among
+the ten that are put first. `both`: the sum of the ranks by the supernet and by NASWOT. Regret: percentage points between
+the best network within the limit and the one taken; k = 5: the best of the five that are put first, as training them would
+show.
+
+| seed | what | by | tau, 120 of all | p@10 | tau, 60 of the best 600 | regret, k = 1 | regret, k = 5 |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+class Benchmark:
+    """Its networks by their genes, with accuracies in percent."""
+
+    def __init__(self) -> None:
+        self.space = nasbench_macro()
+        self.genes = self.space.all_encoded()
+        records = json.loads(RECORDS.read_text())
+        self.accuracy = np.array([records["".join(map(str, g))]["mean_acc"] for g in self.genes])
+        self.runs = np.array([records["".join(map(str, g))]["test_acc"] for g in self.genes])
+        self.macs = cost_tables(self.space, None)["macs"].of(self.genes)
+        self.row = {self.space.decode(g).options: i for i, g in enumerate(self.genes)}
+
+    def regret(self, limit: float, taken: Sequence[int]) -> float:
+        """Of the best of these rows, under a limit that all of them meet."""
+        assert (self.macs[list(taken)] <= limit).all()
+        return float(self.accuracy[self.macs <= limit].max() - self.accuracy[list(taken)].max())
+
+
+def cached(file: Path, make: Callable[[], Any]) -> Any:
+    if not file.exists():
+        value = make()
+        file.write_text(json.dumps(value))
+    return json.loads(file.read_text())
+
+
+def images_of(seed: int) -> ImageData:
+    return load_data(CIFAR10, val_per_class=100, seed=seed)
+
+
+def promise(networks: Sequence[Architecture], data: ImageData, seed: int) -> list[float]:
+    """NASWOT of each, on the same training images."""
+    x = normalise(data.train.images.fetch(torch.arange(IMAGES)), data, torch.device("cpu"))
+    found = []
+    for architecture in networks:
+        with seeded(seed, "naswot"):
+            network = architecture.build()
+        found.append(naswot(network, x))
+    return found
+
+
+def problem_in(run: RunFolder, space: SearchSpace, data: ImageData, limit: float | None, seed: int) -> Problem:
+    limits = () if limit is None else (Limit("macs", high=limit),)
+    return make_problem(space, data, limits, None, run, seed)
+
+
+def opened(folder: Path, seed: int) -> RunFolder:
+    config = {"method": "hnas", "seed": seed, "data": {"source": "cifar10"}}
+    return RunFolder.open(folder) if (folder / "config.yaml").exists() else RunFolder.create(folder, config)
+
+
+def trained_once(bench: Benchmark, folder: Path, data: ImageData, stages: int, seed: int) -> Any:
+    """The first supernet of a search with so many stages: it is the same under every limit."""
+    config = replace(CONFIG, stages=stages)
+    run = opened(folder, seed)
+    problem = problem_in(run, bench.space, data, None, seed)
+    supernet = problem.supernet(bench.space)
+    train(supernet, problem, config.trainings()[0], config)
+    run.close()
+    return problem, supernet
+
+
+def ranking(bench: Benchmark, folder: Path, data: ImageData, seed: int) -> list[str]:
+    """Rows: how well what can be known before training puts networks in order."""
+    rng = np.random.default_rng(7)  # the same networks for every seed
+    rows = rng.permutation(len(bench.genes))[:RANDOM].tolist()
+    best = np.argsort(-bench.accuracy)[:600][rng.permutation(600)[:BEST]].tolist()
+    networks = [bench.space.decode(bench.genes[i]) for i in rows + best]
+
+    def by_supernet() -> list[float]:
+        problem, supernet = trained_once(bench, folder / "once", data, 2, seed)
+        evaluate = problem.trainer.evaluator(supernet, CONFIG.train, CONFIG.calibration_images)
+        return [x for start in range(0, len(networks), 30) for x in evaluate(networks[start : start + 30])]
+
+    scores: dict[str, np.ndarray] = {
+        "MACs": bench.macs[rows + best],
+        "blocks": np.array([sum(o != "skip" for o in a.options) for a in networks], dtype=float),
+        "NASWOT": np.array(cached(folder / "promise.json", lambda: promise(networks, data, seed))),
+        "supernet": np.array(cached(folder / "supernet.json", by_supernet)),
+    }
+    scores["both"] = rankdata(scores["NASWOT"]) + rankdata(scores["supernet"])
+    truth = bench.accuracy[rows + best]
+    ten = set(np.argsort(-truth[:RANDOM])[:10].tolist())
+    lines = []
+    for name, values in scores.items():
+        first = set(np.argsort(-values[:RANDOM], kind="stable")[:10].tolist())
+        taus = [kendalltau(values[part], truth[part]).statistic for part in (slice(RANDOM), slice(RANDOM, None))]
+        lines.append(f"| {seed} | ranking | {name} | {taus[0]:.3f} | {len(first & ten)} | {taus[1]:.3f} | - | - |")
+    return lines
+
+
+def searched(bench: Benchmark, folder: Path, data: ImageData, stages: int, label: str, seed: int) -> list[str]:
+    """Rows: what a search under a limit takes, by its supernet and by both."""
+    base, limit = folder / ("once" if stages == 2 else f"first{stages}"), LIMITS[label]
+    own = folder / f"M{stages}-{label.split()[0]}"
+
+    def search() -> dict[str, float]:
+        if not own.exists():
+            trained_once(bench, base, data, stages, seed)
+            shutil.copytree(base, own)
+        run = opened(own, seed)
+        hnas(problem_in(run, bench.space, data, limit, seed), replace(CONFIG, stages=stages))
+        found = run.candidates(f"evolve{stages}")
+        run.close()
+        return found
+
+    found: Mapping[str, float] = cached(folder / f"M{stages}-{label.split()[0]}.json", search)
+    rows = [bench.row[tuple(key.split(","))] for key in found]
+    accuracies = np.array(list(found.values()))
+    networks = [bench.space.decode(bench.genes[i]) for i in rows]
+    scores = cached(own / "promise.json", lambda: promise(networks, data, seed))
+    lines = []
+    both = rankdata(accuracies) + rankdata(scores)
+    for name, values in {"supernet": accuracies, "NASWOT": np.array(scores), "both": both}.items():
+        order = [rows[i] for i in np.argsort(-values, kind="stable")]
+        regrets = [bench.regret(limit, order[:k]) for k in (1, 5)]
+        within = kendalltau(values, bench.accuracy[rows]).statistic
+        what = f"M = {stages}, MACs <= {limit / 1e6:g}M ({len(rows)} evaluated)"
+        lines.append(f"| {seed} | {what} | {name} | {within:.3f} of those | - | - | {regrets[0]:.2f} | {regrets[1]:.2f} |")
+    return lines
+
+
+def exact(bench: Benchmark) -> list[str]:
+    """Rows of the controls, from the table: no seeds."""
+    lines = []
+    for limit in LIMITS.values():
+        within = np.flatnonzero(bench.macs <= limit)
+        near = within[bench.macs[within] >= 0.9 * limit]
+        regret = bench.accuracy[within].max() - bench.accuracy
+        five = {name: best_of(regret[some], 5) for name, some in (("random", within), ("random, 90 to 100 % of it", near))}
+        values = {"random": regret[within].mean(), "random, 90 to 100 % of it": regret[near].mean()}
+        values["largest"] = regret[within][bench.macs[within] == bench.macs[within].max()].mean()
+        lines += [
+            f"| - | control, MACs <= {limit / 1e6:g}M | {name} | - | - | - | {value:.2f} | {five.get(name, value):.2f} |"
+            for name, value in values.items()
+        ]
+    top = np.argsort(-bench.accuracy)[:600]
+    whole = [kendalltau(bench.runs[some, 0], bench.runs[some, 1]).statistic for some in (slice(None), top)]
+    return [*lines, f"| - | two of the benchmark's trainings | each other | {whole[0]:.3f} | - | {whole[1]:.3f} | - | - |"]
+
+
+def best_of(regrets: np.ndarray, k: int) -> float:
+    """The expected least of `k` drawn with replacement."""
+    ordered, n = np.sort(regrets), len(regrets)
+    at_least = ((n - np.arange(n + 1)) / n) ** k  # the chance that none of the i smallest is drawn
+    return float((ordered * -np.diff(at_least)).sum())
+
+
+def main(words: Sequence[str]) -> None:
+    folder, seeds = Path(words[0]), [int(w) for w in words[1:]] or [0, 1, 2]
+    path, bench = dated("nas_bench_macro"), Benchmark()
+    if not path.exists():
+        path.write_text(HEAD + "\n".join(exact(bench)) + "\n")
+    for seed in seeds:
+        at, data = folder / f"seed{seed}", images_of(seed)
+        at.mkdir(parents=True, exist_ok=True)
+        append(path, ranking(bench, at, data, seed))
+        for stages in STAGES:
+            for label in LIMITS:
+                append(path, searched(bench, at, data, stages, label, seed))
+
+
+def append(path: Path, lines: Sequence[str]) -> None:
+    with path.open("a") as file:  # others may be writing, too
+        for line in lines:
+            if line not in path.read_text():
+                file.write(line + "\n")
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1:])
