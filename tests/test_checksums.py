@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 import hiernas
-from hiernas.commands.cost import architecture_file, load_network
+from hiernas.commands.cost import architecture_file
 from hiernas.data import ImageData, load_data
 from hiernas.errors import RunError
 from hiernas.export import formats
@@ -25,6 +25,7 @@ from hiernas.methods.hnas import QUICK
 from hiernas.run import disk
 from hiernas.run.folder import RunFolder
 from hiernas.run.settings import with_settings
+from hiernas.run.trained import load_network
 from toy import RUN
 
 SETTINGS = [

@@ -16,7 +16,7 @@ from hiernas.methods import METHODS
 def test_public_names_are_sorted_and_load() -> None:
     public = [n for n in hiernas.__all__ if n != "__version__"]
     assert public == sorted(public)
-    assert len(public) <= 36
+    assert len(public) <= 37
     for name in public:
         assert getattr(hiernas, name) is not None
     assert callable(hiernas.cost)
@@ -43,6 +43,7 @@ def test_importing_loads_nothing_heavy() -> None:
         ("search --limit latncy<=3", 2), ("search --runtime onnx", 2), ("measure tinny", 2), ("cost fbnet-c --runtime onnx", 2),
         ("export run --to onxx", 2), ("resume /nowhere", 2), ("train best.json --preset quik", 2),
         ("train b.json --inherit", 2), ("measure tiny --seed 3", 2), ("vital tiny --seed 3", 2),
+        ("predict --help", 0), ("evaluate run --skip-bad-images", 2),
     ],
 )  # fmt: skip
 def test_what_needs_no_torch_loads_none(arguments: str, code: int) -> None:

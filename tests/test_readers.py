@@ -17,13 +17,13 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
-from hiernas.commands.cost import load_network
 from hiernas.errors import HiernasError
 from hiernas.latency.runner import CannotMeasure, read_manifest
 from hiernas.latency.table import Entry, LatencyTable, load_table
 from hiernas.networks.genotype import read_genotype
 from hiernas.run.folder import RunFolder, _sealed
 from hiernas.run.request import Request, prepare, restore
+from hiernas.run.trained import load_network
 from hiernas.space import Architecture
 from hiernas.spaces import darts, hdas_stages, tiny
 

@@ -25,6 +25,7 @@ _NAMES = {  # by the module that each comes from
     "methods.hnas": ("HNASConfig",),
     "methods.hournas": ("HourNASConfig",),
     "networks.ops": ("MBConv", "Skip"),
+    "run.trained": ("load",),
     "space": ("Architecture", "SearchSpace"),
     "spaces": ("Stage", "chain_space", "known", "spaces"),
     "train.recipes": ("Recipe",),

@@ -14,6 +14,7 @@ from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request
 from hiernas.run.search import resume as _resume
 from hiernas.run.search import search
+from hiernas.run.trained import TrainedNetwork, load
 from hiernas.space import Architecture, SearchSpace
 
 
@@ -27,6 +28,10 @@ class SearchResult:
     test_accuracy: float
     run_folder: Path
     result: dict[str, Any]
+
+    def load(self) -> TrainedNetwork:
+        """The trained network, with its classes and its `predict`; see `hiernas.load`."""
+        return load(self.run_folder, self.architecture.skeleton.space())  # type: ignore[attr-defined] # all of ours have one
 
 
 @dataclass(frozen=True)

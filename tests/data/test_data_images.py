@@ -264,7 +264,7 @@ def test_sizes_beyond_memory_are_refused_before_anything_is_decoded(tmp_path: Pa
     def decoded(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(images_module, "_decode_rows", decoded)
+    monkeypatch.setattr(images_module, "decode_rows", decoded)
     monkeypatch.setattr(images_module, "usable_memory", lambda: 64 * 3 * 4 * 16 * 100**2)  # for a side of 100
     for size, most, reason in ((100_000, 100, "64 of them would take 7,152.6 GiB"), (101, 100, "GiB as a network's input")):
         with pytest.raises(DataError, match=f"{size}x{size} pixels are too large: .*{reason}.*at most {most}$"):

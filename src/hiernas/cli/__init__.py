@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,13 +21,16 @@ from hiernas.commands.options import (
     CheckOptions,
     CompareOptions,
     CostOptions,
+    EvaluateOptions,
+    ExportOptions,
     MeasureOptions,
+    PredictOptions,
+    RankOptions,
     SearchOptions,
     TrainOptions,
     VitalOptions,
 )
-from hiernas.errors import ConfigError, HiernasError, RunError, one_of
-from hiernas.names import FORMATS
+from hiernas.errors import HiernasError, RunError
 from hiernas.quiet import visible
 from hiernas.version import VERSION
 
@@ -311,39 +315,48 @@ def train(asked: TrainOptions) -> None:
     print_summary(path)
 
 
-@app.command()
-def export(
-    source: Annotated[Path, typer.Argument(help="a run folder or an architecture file")],
-    to: Annotated[str, typer.Option(help="onnx, pt2 or python (one readable module file)")] = "onnx",
-    out_file: Annotated[
-        Path | None, typer.Option("--out", help="default: best.onnx, best.pt2 or best.py (weights: best.pt) beside the source")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="safetensors file; default: the one beside the source")] = None,
-) -> None:
+@_command
+def export(asked: ExportOptions) -> None:
     """Write the trained network for use without HierNAS, after a check that it computes the same."""
-    one_of("format", to, FORMATS)
     from hiernas.commands.export import export_network
 
-    print_pairs("Exported", export_network(source, to, out_file, weights))
+    print_pairs("Exported", export_network(asked.source, asked.to, asked.out, asked.weights))
 
 
-@app.command()
-def rank(
-    run: Annotated[Path, typer.Argument(help="a finished search")],
-    against: Annotated[str, typer.Option(help="'random': networks drawn under the same limits")] = "random",
-    networks: Annotated[
-        int, typer.Option(help="random ones to train; up to as many more of the last supernet's space and of the front", min=2)
-    ] = 5,
-    epochs: Annotated[int | None, typer.Option(help="of each training; default: the run's final_epochs", min=1)] = None,
-) -> None:
+@_command
+def predict(asked: PredictOptions) -> None:
+    """Name the class of each picture and how probable it is, by the trained network of a run."""
+    from hiernas.commands.predict import COLUMNS
+    from hiernas.commands.predict import predict as run_predict
+
+    found = run_predict(asked)
+    if asked.csv is None:
+        print_table(COLUMNS, found.rows, ())
+    for remark in found.remarks:
+        _say(remark)
+
+
+@_command
+def evaluate(asked: EvaluateOptions) -> None:
+    """Accuracy of the trained network of a run: with its interval, by class, and what is taken for what."""
+    from hiernas.commands.evaluate import evaluate as run_evaluate
+
+    found = run_evaluate(asked)
+    if asked.json:
+        out.print(json.dumps(found.to_json()))
+        return
+    for table in found.tables():
+        print_table(*table)
+
+
+@_command
+def rank(asked: RankOptions) -> None:
     """Say how far a search can be trusted: its network against random ones that are trained alike."""
-    if against != "random":
-        raise ConfigError(f"--against {against}: there is 'random' only")
     from hiernas.commands.rank import rank as run_rank
 
-    with listening(f"hiernas rank {run}") as listener:
-        found = run_rank(run, networks, epochs, listener)
-    print_pairs(str(run), found.rows())
+    with listening(f"hiernas rank {asked.run}") as listener:
+        found = run_rank(asked.run, asked.networks, asked.epochs, listener)
+    print_pairs(str(asked.run), found.rows())
 
 
 @_command

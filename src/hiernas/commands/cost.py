@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from hiernas.combinatorics import Decision
 from hiernas.commands.measure import teller
 from hiernas.commands.options import CostOptions, SizedOptions
 from hiernas.costs.tables import cost as count_cost
-from hiernas.errors import UNREADABLE, ConfigError, RunError, SpaceError
+from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
 from hiernas.latency.table import load_table
@@ -108,23 +106,3 @@ def cells_named(text: str) -> str:
         raise SpaceError(f"{nothing}; name a search in cells, or a genotype")
     found = skeleton.genotype(architecture) if skeleton.searched == "cells" else skeleton.genotype
     return str(found.to_text())
-
-
-def load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:
-    """The trained network of a weights file, and what the file says of it. Raises `RunError` where they do not fit."""
-    from safetensors import SafetensorError, safe_open
-
-    if not weights.is_file():
-        raise RunError(f"there are no weights at {weights}; train the network first, or name the file with --weights")
-    if (weights.parent / "config.yaml").exists():
-        RunFolder.open(weights.parent).check(weights.name)
-    network = architecture.build()
-    try:
-        with safe_open(weights, "pt") as f:
-            network.load_state_dict({k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118 - not a dict
-            metadata = dict(f.metadata() or {})
-    except (SafetensorError, OSError, *UNREADABLE) as error:
-        raise RunError(f"{weights} is damaged and cannot be read: {error}") from error
-    except RuntimeError as error:
-        raise RunError(f"the weights in {weights} are not of this architecture") from error
-    return network.eval(), metadata

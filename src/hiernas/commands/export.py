@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hiernas.commands.cost import architecture_file, load_network
+from hiernas.commands.cost import architecture_file
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export, timm_network
@@ -16,6 +16,7 @@ from hiernas.names import FORMATS
 from hiernas.randomness import torch_generator
 from hiernas.run.folder import RunFolder, owned
 from hiernas.run.request import reload_data
+from hiernas.run.trained import load_network
 from hiernas.space import Architecture
 
 

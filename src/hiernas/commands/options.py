@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from hiernas.errors import ConfigError, LatencyError, SpaceError, one_of
 from hiernas.methods import FILES, variants
-from hiernas.names import PRESETS, RUNTIMES, SPACES
+from hiernas.names import FORMATS, PRESETS, RUNTIMES, SPACES
 
 Settings = Annotated[
     list[str] | None, Option("--set", help="KEY=VALUE of the method's configuration, or space.KEY=VALUE; repeatable")
@@ -277,3 +277,50 @@ class TrainOptions:
         for text in self.settings or ():
             if not text.strip().startswith("train."):
                 raise ConfigError(f"--set {text}: a training takes --epochs, --lr and --set train.KEY=VALUE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    source: Annotated[Path, Argument(help="a run folder or an architecture file")]
+    to: Annotated[str, Option(help="onnx, pt2 or python (one readable module file)")] = "onnx"
+    out: Annotated[
+        Path | None, Option(help="default: best.onnx, best.pt2 or best.py (weights: best.pt) beside the source")
+    ] = None
+    weights: Annotated[Path | None, Option(help="safetensors file; default: the one beside the source")] = None
+
+    def __post_init__(self) -> None:
+        one_of("format", self.to, FORMATS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions:
+    run: Annotated[Path, Argument(help="a finished search")]
+    against: Annotated[str, Option(help="'random': networks drawn under the same limits")] = "random"
+    networks: Annotated[
+        int, Option(help="random ones to train; up to as many more of the last supernet's space and of the front", min=2)
+    ] = 5
+    epochs: Annotated[int | None, Option(help="of each training; default: the run's final_epochs", min=1)] = None
+
+    def __post_init__(self) -> None:
+        if self.against != "random":
+            raise ConfigError(f"--against {self.against}: there is 'random' only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    source: Annotated[Path, Argument(metavar="RUN", help="a run folder, or the best.safetensors of one")]
+    images: Annotated[list[Path], Argument(metavar="IMAGE...", help="picture files, or folders of them")]
+    csv: Annotated[Path | None, Option(help="a CSV file to write; - for standard output")] = None
+    skip_bad_images: SkipBad = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    source: Annotated[Path, Argument(metavar="RUN", help="a run folder, or the best.safetensors of one")]
+    data: Annotated[str | None, Option(help="other images of the same classes; default: the run's test images")] = None
+    skip_bad_images: SkipBad = False
+    json: Annotated[bool, Option("--json", help="print JSON")] = False
+
+    def __post_init__(self) -> None:
+        if self.data is None and self.skip_bad_images:
+            raise ConfigError("--skip-bad-images is for --data; the run's own images are read as they were")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import hiernas.spaces
-from hiernas.commands.cost import architecture_file, architecture_of, load_network
+from hiernas.commands.cost import architecture_file, architecture_of
 from hiernas.commands.options import VitalOptions
 from hiernas.costs.tables import Count
 from hiernas.data.split import Split, Subset
@@ -23,6 +23,7 @@ from hiernas.report.hournas import reset_picture
 from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder, owned
 from hiernas.run.request import reload_data
+from hiernas.run.trained import load_network
 from hiernas.space import Architecture, Skeleton
 from hiernas.spaces import KNOWN, space_function
 from hiernas.train.loop import accuracy

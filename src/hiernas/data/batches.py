@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hiernas.data.split import ImageData
+from hiernas.data.split import Normalisation
 from hiernas.errors import ConfigError, did_you_mean
 
 KINDS = ("auto", "crop", "none", "resized_crop")
@@ -133,7 +133,7 @@ def _cutout(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
     return torch.where(hidden, fill, x)
 
 
-def normalise(x: Tensor, data: ImageData, device: torch.device | str) -> Tensor:
+def normalise(x: Tensor, data: Normalisation, device: torch.device | str) -> Tensor:
     """(x / 255 - mean) / std: uint8 [B, C, H, W] -> float32 [B, C, H, W] on `device`, channels last in memory."""
     mean, std = (torch.tensor(v, dtype=torch.float32, device=device)[:, None, None] for v in (data.mean, data.std))
     y = x.to(device).to(torch.float32, memory_format=torch.channels_last)

@@ -112,7 +112,7 @@ class OnDemand:
     def fetch(self, indices: Tensor) -> Tensor:
         rows, pixels = indices.tolist(), np.empty((len(indices), *self.form), dtype=np.uint8)
         digests = np.zeros((len(rows), DIGEST), dtype=np.uint8)
-        _decode_rows(self.reader, self.form, rows, pixels, digests, skip_bad=False)
+        decode_rows(self.reader, self.form, rows, pixels, digests, skip_bad=False)
         for k in np.flatnonzero((digests != self.digests[rows]).any(1)).tolist():
             raise DataError(f"{self.reader.name(rows[k])} changed since the data were loaded; put the former image back")
         return torch.from_numpy(pixels)
@@ -162,11 +162,13 @@ def survey(reader: Reader) -> list[Header | str]:
     return list(_each(header, reader.count, reader.workers))
 
 
-def choose_form(headers: Sequence[Header], image_size: int | None) -> Form:
-    """The common form by the rules on top of this file.
+def choose_form(headers: Sequence[Header], image_size: int | Form | None) -> Form:
+    """The common form by the rules on top of this file, or the given one.
 
     Raises `DataError` where channel counts do not go together, or pictures are under 4 pixels a side.
     """
+    if isinstance(image_size, Form):
+        return image_size
     channels = sorted({h.channels for h in headers})
     if len(channels) > 1 and channels != [1, 3]:
         raise DataError(f"images have {' and '.join(map(str, channels))} channels; give all of them the same channel count")
@@ -205,6 +207,9 @@ def _check_form(form: Form, headers: Sequence[Header]) -> None:
 
 def decode(picture: Picture, form: Form) -> np.ndarray:
     """A picture in the common form: uint8 [C, H, W]."""
+    bands = picture.shape[2] if isinstance(picture, np.ndarray) else form.channels if form.channels in (1, 3) else 3
+    if bands != form.channels:
+        raise ValueError(f"it has {bands} channels, and {form.channels} are needed")
     if isinstance(picture, np.ndarray):
         return np.stack([np.asarray(_fit(Image.fromarray(band), form)) for band in np.moveaxis(picture, 2, 0)])
     with picture:
@@ -237,7 +242,7 @@ def _fit(image: Image.Image, form: Form) -> Image.Image:
 
 
 def load_images(
-    found: Found, *, image_size: int | None, skip_bad: bool, memory_gib: float
+    found: Found, *, image_size: int | Form | None, skip_bad: bool, memory_gib: float
 ) -> Loaded:
     """All pictures in one form.
 
@@ -253,11 +258,12 @@ def load_images(
     largest = max(h.height * h.width for h in good)
     while form != (chosen := choose_form(good, image_size)):  # again if a picture that cannot be decoded had a say
         form = chosen
-        _check_form(form, good)
+        if not isinstance(image_size, Form):
+            _check_form(form, good)
         gib = reader.count * math.prod(form) / 2**30
         pixels = np.zeros((reader.count, *form), dtype=np.uint8) if gib <= memory_gib else None
         digests = np.zeros((reader.count, DIGEST), dtype=np.uint8)
-        bad = _decode_rows(reader, form, range(reader.count), pixels, digests, skip_bad) | bad
+        bad = decode_rows(reader, form, range(reader.count), pixels, digests, skip_bad) | bad
         good = _good(headers, bad)
     notes = [f"{len(bad)} damaged images left out: {some([reader.name(i) for i in sorted(bad)])}"] if bad else []
     notes += _form_notes(good, form)
@@ -307,7 +313,7 @@ def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:
     return notes
 
 
-def _decode_rows(
+def decode_rows(
     reader: Reader, form: Form, rows: Sequence[int], out: np.ndarray | None, digests: np.ndarray, skip_bad: bool
 ) -> dict[int, str]:
     """Decodes picture `rows[k]` into `out[k]`, or only tries to, and puts a hash of its pixels into `digests[k]`. The rows that

@@ -19,6 +19,7 @@ from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import DataError
 
 STATISTICS_IMAGES = 10_000  # training images that mean and std are taken from, at most
+MEMORY_GIB = 4.0  # of pixels kept in memory at most
 PIECE = 256  # images fetched at a time
 TEST_SHARE = 5  # one image in five is held out for testing where the source has no test images
 
@@ -30,7 +31,7 @@ def load_data(
     val_per_class: int | None = None,
     seed: int = 0,
     skip_bad_images: bool = False,
-    memory_gib: float = 4.0,
+    memory_gib: float = MEMORY_GIB,
 ) -> ImageData:
     """Images, labels and splits of a source; the same source, options and seed give the same tensors.
 

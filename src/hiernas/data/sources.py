@@ -163,6 +163,36 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(files), sorted(odd)
 
 
+def pictures(given: Any) -> Reader:
+    """Pictures without labels: a file, a folder of them, a Pillow image, a tensor, an array, or several of these in order.
+
+    Raises `DataError` where there is no such file, or none is given.
+    """
+    several = isinstance(given, list | tuple) or getattr(given, "ndim", 0) == 4
+    items: list[Any] = []
+    for each in given if several else [given]:
+        items += _below(Path(each).expanduser()) if isinstance(each, str | Path) else [each]
+    if not items:
+        raise DataError("there are no images; name picture files, or a folder that holds some")
+
+    def name(i: int) -> str:
+        return items[i] if isinstance(items[i], str) else f"image {i + 1}"
+
+    def read(i: int) -> Picture:
+        return open_picture(items[i]) if isinstance(items[i], str) else as_picture(items[i], name(i))
+
+    return Reader(len(items), read, name)
+
+
+def _below(path: Path) -> list[str]:
+    """The file itself, or all pictures in a folder and below."""
+    if path.is_dir():
+        return [str(file) for file in _walk(path)[0] if file.suffix.lower() in EXTENSIONS]
+    if not path.is_file():
+        raise DataError(f"there is no file or folder '{path}'; name pictures, or a folder that holds some")
+    return [str(path)]
+
+
 # Data sets in Python
 
 

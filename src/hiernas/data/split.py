@@ -14,6 +14,15 @@ class Images(Protocol):
     def fetch(self, indices: Tensor) -> Tensor: ...  # int64 [B] -> uint8 [B, C, H, W]
 
 
+class Normalisation(Protocol):
+    """What pixels are normalised by, per channel."""
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+
 class Subset:
     """Some of the images, in the order of `rows`: int64 [N]."""
 

@@ -1,0 +1,103 @@
+"""`hiernas evaluate`: how often a trained network is right, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from hiernas.commands.options import EvaluateOptions
+from hiernas.data.batches import at_once, in_order
+from hiernas.data.images import Form, load_images
+from hiernas.data.load import MEMORY_GIB
+from hiernas.data.sources import find
+from hiernas.data.split import Split, Subset
+from hiernas.errors import DataError, HiernasError, RunError
+from hiernas.report import units
+from hiernas.run.folder import RunFolder
+from hiernas.run.request import reload_data
+from hiernas.run.trained import TrainedNetwork, load
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]
+SHOWN = 20  # classes up to which the whole confusion matrix is shown
+WORST = 10  # confusions shown of more classes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Images of each class (rows) by the class that the network named (columns): int64 [classes, classes]."""
+
+    images: str  # which they are
+    classes: tuple[str, ...]
+    confusion: np.ndarray
+
+    def to_json(self) -> dict[str, Any]:
+        """Accuracy with its 95 % interval (Wilson's), accuracy by class (null where there is no image), the matrix."""
+        right, of = self.confusion.diagonal(), self.confusion.sum(1)
+        accuracy = float(right.sum() / of.sum())
+        by_class = {c: {"images": int(n), "accuracy": float(r / n) if n else None}
+                    for c, r, n in zip(self.classes, right, of, strict=True)}  # fmt: skip
+        return {
+            "data": self.images, "images": int(of.sum()), "accuracy": accuracy,
+            "interval": list(units.wilson(accuracy, int(of.sum()))), "classes": by_class, "confusion": self.confusion.tolist(),
+        }  # fmt: skip
+
+    def tables(self) -> list[Table]:
+        """For the terminal: accuracy by class, then what was taken for what."""
+        found = self.to_json()
+        low, high = found["interval"]
+        said = f"accuracy {found['accuracy']:.2%}, 95 % interval {low:.2%} to {high:.2%} ({self.images})"
+        rows = [[name, str(each["images"]), units.percent(each["accuracy"])] for name, each in found["classes"].items()]
+        if len(self.classes) <= SHOWN:
+            matrix = [[name, *map(str, row)] for name, row in zip(self.classes, found["confusion"], strict=True)]
+            return [(["class", "images", "accuracy"], rows, [said]), (["class \\ named", *self.classes], matrix, [])]
+        wrong = self.confusion * (1 - np.eye(len(self.classes), dtype=np.int64))
+        order = [np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:WORST]]
+        confused = [[self.classes[a], self.classes[b], str(wrong[a, b])] for a, b in order if wrong[a, b]]
+        return [(["class", "images", "accuracy"], rows, [said]), (["class", "taken for", "images"], confused, [])]
+
+
+def evaluate(asked: EvaluateOptions) -> Evaluation:
+    """Of a run on its test images, or on others with the same class names."""
+    network = load(asked.source)
+    split, images = _labelled(asked, network)
+    with torch.no_grad():
+        batches = in_order(len(split), at_once(network.input_size))
+        named = torch.cat([network(split.images.fetch(b)).argmax(1).cpu() for b in batches])
+    n = len(network.classes)
+    counts = torch.bincount(split.labels * n + named, minlength=n * n).view(n, n)
+    return Evaluation(images, network.classes, counts.numpy())
+
+
+def _labelled(asked: EvaluateOptions, network: TrainedNetwork) -> tuple[Split, str]:
+    """The images, and which they are in words. Those a run was trained on are never among them, where it can be known."""
+    run = next((RunFolder.open(at) for at in (asked.source, asked.source.parent) if (at / "config.yaml").exists()), None)
+    if asked.data is None:
+        if run is None:
+            raise RunError(f"{asked.source} lies in no run folder, so it has no test images; name some with --data")
+        data = reload_data(run)
+        return data.test, f"{data.name}, {len(data.test)} test images"
+    found = find(asked.data, MEMORY_GIB)
+    if "test" not in found.parts and run is not None:
+        try:
+            data = reload_data(run, asked.data)
+        except HiernasError:  # others than the run's own
+            pass
+        else:
+            return data.test, f"{data.name}, {len(data.test)} test images, which the run held out"
+    strange = [name for name in found.classes if name not in network.classes]
+    if strange:
+        raise DataError(f"class '{strange[0]}' of '{found.name}' is none of the network's: {', '.join(network.classes)}")
+    loaded = load_images(
+        found, image_size=Form(*network.input_size), skip_bad=asked.skip_bad_images, memory_gib=MEMORY_GIB
+    )
+    rows = np.setdiff1d(found.parts.get("test", np.arange(found.reader.count)), loaded.bad)
+    if not len(rows):
+        raise DataError(f"'{found.name}' has no image to look at; name a folder with class folders that hold some")
+    ours = torch.tensor([network.classes.index(name) for name in found.classes])
+    labels = ours[torch.from_numpy(found.labels[rows])]
+    which = f"{len(rows)} test images" if "test" in found.parts else f"all {len(rows)} images"
+    return Split(Subset(loaded.images, torch.from_numpy(rows)), labels), f"{found.name}, {which}"

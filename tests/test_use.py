@@ -1,0 +1,204 @@
+"""A found network in use: `hiernas.load`, `found.load()`, `hiernas predict` and `hiernas evaluate`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import confusion_matrix
+from typer.testing import CliRunner
+
+import hiernas
+from hiernas.api import SearchResult
+from hiernas.cli import app
+from hiernas.commands.evaluate import Evaluation
+from hiernas.errors import ConfigError, DataError, RunError
+from hiernas.methods.hnas import QUICK
+from hiernas.run.settings import with_settings
+
+SETTINGS = [
+    "epochs=1,1,1", "lr=0.1,0.1,0.1", "population=4", "generations=2", "final_epochs=3", "calibration_images=24",
+    "train.batch_size=12", "train.accelerator=cpu", "objective=params",
+]  # fmt: skip
+COLOURS = {"blue": (40, 60, 200), "green": (60, 190, 70), "red": (200, 50, 40)}
+
+
+def write(folder: Path, per_class: int, seed: int) -> list[Path]:
+    """Noisy pictures of one colour, of mixed sizes, in class folders."""
+    rng, paths = np.random.default_rng(seed), []
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            height, width = rng.integers(14, 22, 2)
+            pixels = np.clip(rng.normal(colour, 70, (height, width, 3)), 0, 255).astype(np.uint8)
+            paths.append(folder / name / f"{i:02}.png")
+            Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("colours")
+    write(path / "train", 14, 0)
+    write(path / "test", 7, 1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    out = tmp_path_factory.mktemp("found") / "r"
+    return hiernas.hnas("tiny", str(folder), ["params<=200k"], with_settings(QUICK, SETTINGS), out=out)
+
+
+def by_onnx(run: Path, paths: list[Path]) -> np.ndarray:
+    """Probabilities of pictures by the exported file, read and scaled by Pillow alone: [N, classes]."""
+    session = onnxruntime.InferenceSession(run / "best.onnx", providers=["CPUExecutionProvider"])
+    facts = session.get_modelmeta().custom_metadata_map
+    mean, std = (np.array(json.loads(facts[k]), dtype=np.float32)[:, None, None] for k in ("mean", "std"))
+    _, height, width = json.loads(facts["input_size"])
+    rows = []
+    for path in paths:
+        scaled = ImageOps.fit(Image.open(path).convert("RGB"), (width, height), Image.Resampling.BILINEAR)
+        x = (np.asarray(scaled, dtype=np.float32).transpose(2, 0, 1) / 255 - mean) / std
+        e = np.exp(session.run(["logits"], {"image": x[None]})[0][0])
+        rows.append(e / e.sum())
+    return np.array(rows)
+
+
+def test_predictions_are_those_of_the_exported_file(found: SearchResult, folder: Path) -> None:
+    paths = sorted((folder / "test").rglob("*.png"))
+    expected, network = by_onnx(found.run_folder, paths), hiernas.load(found.run_folder)
+    assert network.classes == tuple(COLOURS)
+    assert len({network.classes[i] for i in expected.argmax(1)}) > 1  # so that a wrong order of classes is seen
+    opened = [Image.open(p) for p in paths]
+    for given in (folder / "test", list(map(str, paths)), opened, [np.array(image) for image in opened]):
+        predictions = network.predict(given)
+        assert [p.label for p in predictions] == [network.classes[i] for i in expected.argmax(1)]
+        assert np.allclose([p.probability for p in predictions], expected.max(1), atol=1e-5)
+    alone = found.load().predict(paths[3])
+    assert alone == network.predict([paths[3]])
+    plain = found.load().network
+    trained = load_file(found.run_folder / "best.safetensors")
+    assert all(torch.equal(value, trained[name]) for name, value in plain.state_dict().items())
+
+
+def test_a_batch_of_arrays_and_tensors(found: SearchResult) -> None:
+    network = found.load()
+    batch = np.random.default_rng(0).integers(0, 256, (3, *network.input_size[1:], 3), dtype=np.uint8)
+    tensors = torch.from_numpy(batch).permute(0, 3, 1, 2)
+    assert network.predict(batch) == network.predict(tensors) == network.predict(list(tensors.float() / 255))
+    with torch.no_grad():
+        logits = network(tensors)
+    assert [p.label for p in network.predict(batch)] == [network.classes[i] for i in logits.argmax(1)]
+    with pytest.raises(DataError, match=r"image 2 has values from .* floats must be in 0\.\.1"):
+        network.predict([batch[0], batch[1].astype(np.float32)])
+    with pytest.raises(DataError, match=r"image 1 cannot be read \(it has 4 channels, and 3 are needed"):
+        network.predict(np.zeros((8, 8, 4), dtype=np.uint8))
+
+
+def run_command(*arguments: object) -> str:
+    done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_predict_writes_csv(found: SearchResult, folder: Path, tmp_path: Path) -> None:
+    paths = sorted((folder / "test").rglob("*.png"))
+    expected = by_onnx(found.run_folder, paths)
+    weights = shutil.copy(found.run_folder / "best.safetensors", tmp_path / "w.safetensors")
+    rows = list(csv.reader(io.StringIO(run_command("predict", weights, folder / "test", "--csv", "-"))))
+    assert rows[0] == ["image", "class", "probability"]
+    assert [row[:2] for row in rows[1:]] == [[str(p), list(COLOURS)[i]] for p, i in zip(paths, expected.argmax(1), strict=True)]
+    assert np.allclose([float(row[2]) for row in rows[1:]], expected.max(1), atol=1e-4)
+
+    (tmp_path / "bad.png").write_text("no picture")
+    given = ["predict", found.run_folder, paths[0], tmp_path / "bad.png"]
+    with pytest.raises(DataError, match=r"bad\.png cannot be read \(not a picture in a known format\)"):
+        run_command(*given)
+    run_command(*given, "--skip-bad-images", "--csv", tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text().splitlines() == [",".join(rows[0]), ",".join(rows[1])]
+
+
+def test_evaluate_counts_what_the_exported_file_says(found: SearchResult, folder: Path) -> None:
+    paths = sorted((folder / "test").rglob("*.png"))
+    truth, named = [list(COLOURS).index(p.parent.name) for p in paths], by_onnx(found.run_folder, paths).argmax(1)
+    matrix = confusion_matrix(truth, named, labels=[0, 1, 2])
+    for more in ((), ("--data", folder), ("--data", folder / "test")):
+        value = json.loads(run_command("evaluate", found.run_folder, "--json", *more))
+        assert value["confusion"] == matrix.tolist()
+        assert value["accuracy"] == pytest.approx(found.test_accuracy) == pytest.approx(np.mean(truth == named))
+        assert [each["accuracy"] for each in value["classes"].values()] == pytest.approx(list(np.diag(matrix) / 7))
+    shown = run_command("evaluate", found.run_folder)
+    assert f"accuracy {found.test_accuracy:.2%}, 95 % interval" in shown
+    assert "21 test images" in shown
+
+
+def test_other_images_are_taken_by_the_names_of_their_classes(found: SearchResult, folder: Path, tmp_path: Path) -> None:
+    """Fewer classes, so that their numbers differ from the network's; and no image that the run was trained on."""
+    shutil.copytree(folder / "test" / "red", tmp_path / "d" / "red")
+    value = json.loads(run_command("evaluate", found.run_folder, "--data", tmp_path / "d", "--json"))
+    whole = json.loads(run_command("evaluate", found.run_folder, "--json"))
+    assert value["confusion"] == [[0, 0, 0], [0, 0, 0], whole["confusion"][2]]
+    assert value["classes"]["blue"] == {"images": 0, "accuracy": None}
+    (tmp_path / "d" / "red").rename(tmp_path / "d" / "pink")
+    with pytest.raises(DataError, match="class 'pink' of 'd' is none of the network's: blue, green, red"):
+        run_command("evaluate", found.run_folder, "--data", tmp_path / "d")
+
+
+def test_the_runs_own_folder_without_a_test_split_counts_only_what_was_held_out(tmp_path: Path) -> None:
+    write(tmp_path / "d", 12, 3)
+    out = tmp_path / "r"
+    hiernas.hnas("tiny", str(tmp_path / "d"), ["params<=200k"], with_settings(QUICK, [*SETTINGS, "final_epochs=1"]), out=out)
+    (tmp_path / "d").rename(tmp_path / "moved")
+    value = json.loads(run_command("evaluate", out, "--data", tmp_path / "moved", "--json"))
+    assert value["data"] == "moved, 6 test images, which the run held out"
+
+
+def test_many_classes_show_the_worst_confusions() -> None:
+    matrix = np.eye(30, dtype=np.int64) * 5
+    matrix[3, 7], matrix[2, 9] = 4, 2
+    first, second = Evaluation("x", tuple(f"c{i}" for i in range(30)), matrix).tables()
+    assert first[1][3] == ["c3", "9", "55.56\N{NO-BREAK SPACE}%"]
+    assert second[1] == [["c3", "c7", "4"], ["c2", "c9", "2"]]
+
+
+def test_what_cannot_be_used_is_said(found: SearchResult, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"there is nothing at .*none; name a run folder"):
+        hiernas.load(tmp_path / "none")
+    with pytest.raises(RunError, match="is not a run folder"):
+        hiernas.load(tmp_path)
+    run = Path(shutil.copytree(found.run_folder, tmp_path / "r"))
+    tensors = load_file(run / "best.safetensors")
+    with pytest.raises(RunError, match="lies in no run folder, so it has no test images"):
+        run_command("evaluate", shutil.copy(run / "best.safetensors", tmp_path / "w.safetensors"))
+    (run / "best.safetensors").unlink()
+    with pytest.raises(RunError, match="has not trained its network yet; go on with `hiernas resume"):
+        hiernas.load(run)
+    header = {"architecture": json.dumps(found.architecture.to_json()), "classes": '["a", "b"]', "std": "[1.0, 1.0, 1.0]",
+              "mean": "[0.5, 0.5, 0.5]", "input_size": json.dumps([3, 16, 16])}  # fmt: skip
+    for left_out in header:
+        save_file(tensors, tmp_path / "w.safetensors", {k: v for k, v in header.items() if k != left_out})
+        with pytest.raises(RunError, match=f"does not say its {left_out}"):
+            hiernas.load(tmp_path / "w.safetensors")
+    save_file(tensors, tmp_path / "w.safetensors", header)
+    with pytest.raises(RunError, match="classes, input size and normalisation do not go together"):
+        hiernas.load(tmp_path / "w.safetensors")
+    save_file(tensors, tmp_path / "w.safetensors", {**header, "mean": '["a"]'})
+    with pytest.raises(RunError, match=r"w\.safetensors is damaged: mean\.0: "):
+        hiernas.load(tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match="there is no file or folder 'none'"):
+        found.load().predict("none")
+    with pytest.raises(DataError, match="there are no images"):
+        found.load().predict([])
+    Image.new("RGB", (16, 16)).save(tmp_path / "p.png")
+    with pytest.raises(ConfigError, match=r"--csv .*: name a file in a folder that exists"):
+        run_command("predict", found.run_folder, tmp_path / "p.png", "--csv", tmp_path / "no" / "p.csv")
