@@ -177,6 +177,19 @@ def searched(bench: Benchmark, folder: Path, data: ImageData, stages: int, label
     return lines
 
 
+def drawn(bench: Benchmark, folder: Path, data: ImageData, label: str, seed: int) -> list[str]:
+    """A row of the control without a search: as many networks as an evolution judges, drawn within the limit, by NASWOT."""
+    limit, rng = LIMITS[label], np.random.default_rng(seed)
+    rows = rng.choice(np.flatnonzero(bench.macs <= limit), CONFIG.population * (CONFIG.generations + 1), replace=False).tolist()
+    networks = [bench.space.decode(bench.genes[i]) for i in rows]
+    scores = np.array(cached(folder / f"drawn-{label.split()[0]}.json", lambda: promise(networks, data, seed)))
+    order = [rows[i] for i in np.argsort(-scores, kind="stable")]
+    regrets = [bench.regret(limit, order[:k]) for k in (1, 5)]
+    within = kendalltau(scores, bench.accuracy[rows]).statistic
+    what = f"no search, MACs <= {limit / 1e6:g}M ({len(rows)} drawn)"
+    return [f"| {seed} | {what} | NASWOT | {within:.3f} of those | - | - | {regrets[0]:.2f} | {regrets[1]:.2f} |"]
+
+
 def exact(bench: Benchmark) -> list[str]:
     """Rows of the controls, from the table: no seeds."""
     lines = []
@@ -212,6 +225,8 @@ def main(words: Sequence[str]) -> None:
         at, data = folder / f"seed{seed}", images_of(seed)
         at.mkdir(parents=True, exist_ok=True)
         append(path, ranking(bench, at, data, seed))
+        for label in LIMITS:
+            append(path, drawn(bench, at, data, label, seed))
         for stages in STAGES:
             for label in LIMITS:
                 append(path, searched(bench, at, data, stages, label, seed))
