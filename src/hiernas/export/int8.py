@@ -64,26 +64,30 @@ def _read(split: Split, data: ImageData, indices: Tensor) -> Tensor:
     return normalise(split.images.fetch(indices), data, "cpu")
 
 
+class Batches:
+    """Images of a calibration, in the form that ONNX Runtime asks for them."""
+
+    def __init__(self, batches: Iterator[Tensor]) -> None:
+        self._batches = batches
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(({"image": batch.numpy()} for batch in self._batches), None)
+
+
 def _quantise(plain: Path, small: Path, batches: Iterator[Tensor]) -> None:
     """Write `small`, after batch norms were folded and shapes inferred; its scales are found on the batches."""
+    prepared = small.with_name("prepared.onnx")
     load_onnxruntime()
     try:
-        from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+        from onnxruntime.quantization import QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as error:
-        raise ExportError(f"INT8 needs the package {error.name}, which is not installed: pip install {error.name}") from error
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc] # of a package without types
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(({"image": batch.numpy()} for batch in batches), None)
-
-    prepared = small.with_name("prepared.onnx")
-    try:
+        kinds = {"weight_type": QuantType.QInt8, "activation_type": QuantType.QUInt8}
         with quiet():
             quant_pre_process(plain, prepared)
-            quantize_static(
-                prepared, small, Reader(), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8
-            )
+            quantize_static(prepared, small, Batches(batches), per_channel=True, **kinds)
+    except ImportError as error:
+        raise ExportError(f"INT8 needs a package that is not here: {first_line(error)}") from error
     except Exception as error:  # it raises almost anything
         raise ExportError(f"ONNX Runtime cannot quantise this network: {first_line(error)}") from error
 

@@ -155,6 +155,6 @@ def int8_words(found: Mapping[str, Any]) -> str:
     """How it was measured."""
     return (
         f"Both files by ONNX Runtime {found['version']} on {found['device']}, {number(found['threads'], 'thread')}: accuracy "
-        f"on {number(found['test_images'], 'test image')}, latency of one image, both in turns (tenth percentile); the scales of "
-        f"INT8 are from {number(found['calibration_images'], 'training image')}."
+        f"on {number(found['test_images'], 'test image')}, latency of one image, both in turns (tenth percentile); the scales "
+        f"of INT8 are from {number(found['calibration_images'], 'training image')}."
     )
