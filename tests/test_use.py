@@ -1,4 +1,4 @@
-"""A found network in use: `hiernas.load`, `found.load()`, `hiernas predict` and `hiernas evaluate`."""
+"""A found network in use: `hiernas.load`, `found.load()`, `hiernas predict` and `hiernas evaluate`; and in INT8."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -21,8 +23,10 @@ import hiernas
 from hiernas.api import SearchResult
 from hiernas.cli import app
 from hiernas.commands.evaluate import Evaluation
-from hiernas.errors import ConfigError, DataError, RunError
+from hiernas.errors import ConfigError, DataError, ExportError, RunError
 from hiernas.methods.hnas import QUICK
+from hiernas.report.page import write_report
+from hiernas.run.folder import RunFolder
 from hiernas.run.settings import with_settings
 
 SETTINGS = [
@@ -59,9 +63,9 @@ def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResul
     return hiernas.hnas("tiny", str(folder), ["params<=200k"], with_settings(QUICK, SETTINGS), out=out)
 
 
-def by_onnx(run: Path, paths: list[Path]) -> np.ndarray:
-    """Probabilities of pictures by the exported file, read and scaled by Pillow alone: [N, classes]."""
-    session = onnxruntime.InferenceSession(run / "best.onnx", providers=["CPUExecutionProvider"])
+def by_onnx(run: Path, paths: list[Path], file: str = "best.onnx") -> np.ndarray:
+    """Probabilities of pictures by an exported file, read and scaled by Pillow alone: [N, classes]."""
+    session = onnxruntime.InferenceSession(run / file, providers=["CPUExecutionProvider"])
     facts = session.get_modelmeta().custom_metadata_map
     mean, std = (np.array(json.loads(facts[k]), dtype=np.float32)[:, None, None] for k in ("mean", "std"))
     _, height, width = json.loads(facts["input_size"])
@@ -202,3 +206,86 @@ def test_what_cannot_be_used_is_said(found: SearchResult, tmp_path: Path) -> Non
     Image.new("RGB", (16, 16)).save(tmp_path / "p.png")
     with pytest.raises(ConfigError, match=r"--csv .*: name a file in a folder that exists"):
         run_command("predict", found.run_folder, tmp_path / "p.png", "--csv", tmp_path / "no" / "p.csv")
+
+
+# -- INT8 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def int8(found: SearchResult, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that was exported to INT8, and what was printed."""
+    run = Path(shutil.copytree(found.run_folder, tmp_path_factory.mktemp("int8") / "r"))
+    return run, run_command("export", run, "--to", "onnx-int8")
+
+
+def test_int8_tells_what_its_file_does(int8: tuple[Path, str], found: SearchResult, folder: Path) -> None:
+    run, shown = int8
+    paths, value = sorted((folder / "test").rglob("*.png")), json.loads((run / "int8.json").read_text())
+    truth = [list(COLOURS).index(p.parent.name) for p in paths]
+    for kind, file in (("fp32", "best.onnx"), ("int8", value["file"])):
+        right = np.mean(by_onnx(run, paths, file).argmax(1) == truth)
+        assert value[kind]["accuracy"] == pytest.approx(right)
+        assert value[kind]["bytes"] == (run / file).stat().st_size
+        assert 0 < value[kind]["latency_ms"]["p10"] <= value[kind]["latency_ms"]["median"] <= value[kind]["latency_ms"]["p90"]
+        assert f"{100 * right:.2f}\N{NO-BREAK SPACE}%" in shown
+    assert value["fp32"]["accuracy"] == pytest.approx(found.test_accuracy)
+    assert np.abs(by_onnx(run, paths, value["file"]) - by_onnx(run, paths)).max() < 0.1
+    assert f"on {len(paths)} test images" in shown
+    ratio = value["fp32"]["latency_ms"]["p10"] / value["int8"]["latency_ms"]["p10"]
+    page = (run / "report.html").read_text()
+    assert all(f"{ratio:.2f} times as fast" in text for text in (shown, page))
+    assert "<h2>In INT8</h2>" in page
+
+
+def test_int8_weights_are_of_8_bits_with_a_scale_per_channel(int8: tuple[Path, str], folder: Path) -> None:
+    run, _ = int8
+    graph = onnx.load(run / "best.int8.onnx").graph
+    held = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    made_by = {node.output[0]: node for node in graph.node}
+    layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    weights = [[held[name] for name in made_by[layer.input[1]].input[:2]] for layer in layers]
+    assert {weight.dtype for weight, _ in weights} == {np.dtype(np.int8)}
+    assert all(scale.shape in ((len(weight),), (weight.shape[-1],)) for weight, scale in weights)
+    assert max(value.size for value in held.values() if value.dtype == np.float32) <= max(len(w) for w, _ in weights)
+
+    modules = list(hiernas.load(run).network.modules())  # the first convolution, its batch norm folded by hand
+    conv, norm = (next(m for m in modules if isinstance(m, kind)) for kind in (torch.nn.Conv2d, torch.nn.BatchNorm2d))
+    folded = conv.weight * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None, None, None]
+    scale = weights[0][1][:, None, None, None]
+    assert np.all(np.abs(weights[0][0] * scale - folded.detach().numpy()) <= 0.51 * scale)
+
+    first = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "image")
+    covered = float(held[first.input[1]]) * 255  # by the input's scale: what training images span once they are normalised
+    facts = onnxruntime.InferenceSession(run / "best.onnx").get_modelmeta().custom_metadata_map
+    mean, std = (np.array(json.loads(facts[k])) for k in ("mean", "std"))
+    span = ((1 - mean) / std).max() - (-mean / std).min()
+    assert 0.9 * span <= covered <= 1.001 * span
+
+
+def test_int8_files_that_are_gone_or_edited(int8: tuple[Path, str], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(int8[0], tmp_path / "r"))
+    (run / "best.int8.onnx").unlink()
+    assert RunFolder.open(run).missing() == []  # so that `resume` does nothing about it
+    (run / "int8.json").write_text("{")
+    with pytest.raises(RunError, match=r"int8\.json is not what the run wrote .*, and `hiernas export .*r --to onnx-int8` w"):
+        run_command("report", run)
+    with pytest.raises(RunError, match=r"int8\.json is damaged .*delete it, and `hiernas export .*r --to onnx-int8` writes it"):
+        write_report(run)
+
+
+def test_int8_is_refused(int8: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, file = int8[0], tmp_path / "x.onnx"
+    with pytest.raises(ConfigError, match=r"training images of a run, and .*best\.json is none; name a run folder"):
+        run_command("export", run / "best.json", "--to", "onnx-int8")
+    with pytest.raises(ConfigError, match="it is a folder; name a file"):
+        run_command("export", run, "--to", "onnx-int8", "--out", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("onnxruntime.quantization.quantize_static", lambda *_, **__: 1 / 0)
+        with pytest.raises(ExportError, match="ONNX Runtime cannot quantise this network: division by zero"):
+            run_command("export", run, "--to", "onnx-int8", "--out", file)
+    for name in [n for n in sys.modules if n.startswith(("onnxruntime.quantization", "onnxruntime.tools.symbolic"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sympy", None)
+    with pytest.raises(ExportError, match=r"INT8 needs a package that is not here: .*sympy"):
+        run_command("export", run, "--to", "onnx-int8", "--out", file)
+    assert not file.exists()

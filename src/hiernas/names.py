@@ -1,7 +1,7 @@
 """What can be named beside methods: known here, so that a wrong name is refused before anything heavy is loaded."""
 
 PRESETS = ("quick", "small", "paper")  # of every method, and of a training
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "python": ".py"}  # of exported files, by their suffix
+FORMATS = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "pt2": ".pt2", "python": ".py"}  # of exported files, by their suffix
 
 SPACES = {  # those an architecture file may name, and where they are from
     "darts": "DARTS, arXiv 1806.09055",

@@ -318,9 +318,9 @@ def train(asked: TrainOptions) -> None:
 @_command
 def export(asked: ExportOptions) -> None:
     """Write the trained network for use without HierNAS, after a check that it computes the same."""
-    from hiernas.commands.export import export_network
+    from hiernas.commands.export import exported
 
-    print_pairs("Exported", export_network(asked.source, asked.to, asked.out, asked.weights))
+    print_table(*exported(asked))
 
 
 @_command
@@ -381,7 +381,7 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study"
         from hiernas.run.folder import RunFolder, owned
 
         with owned(RunFolder.open(run)) as folder:
-            for name in ("result.json", "vital.json", "events.jsonl", "candidates.sqlite"):
+            for name in ("result.json", "vital.json", "int8.json", "events.jsonl", "candidates.sqlite"):
                 folder.check(name)
             written = write_report(run)
     out.print(f"wrote {written}")

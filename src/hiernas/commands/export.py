@@ -9,15 +9,44 @@ import torch
 from torch import nn
 
 from hiernas.commands.cost import architecture_file
+from hiernas.commands.evaluate import Table
+from hiernas.commands.options import ExportOptions
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export, timm_network
+from hiernas.export.int8 import export_int8
 from hiernas.names import FORMATS
 from hiernas.randomness import torch_generator
+from hiernas.report import units
+from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder, owned
 from hiernas.run.request import reload_data
 from hiernas.run.trained import load_network
 from hiernas.space import Architecture
+
+
+def exported(asked: ExportOptions) -> Table:
+    """What was written, and for INT8 what that gains and loses."""
+    if asked.to == "onnx-int8":
+        return export_quantised(asked.source, asked.out, asked.weights)
+    shown = export_network(asked.source, asked.to, asked.out, asked.weights)
+    return ("Exported", ""), list(shown.items()), ()
+
+
+def export_quantised(folder: Path, out: Path | None, weights: Path | None) -> Table:
+    """Export the trained network of a run in INT8; what was measured is kept in RUN/int8.json, and shown in its report."""
+    if not (folder / "config.yaml").exists():
+        raise ConfigError(f"an INT8 file is made with the training images of a run, and {folder} is none; name a run folder")
+    path = _target(folder, out, "onnx-int8")
+    with owned(RunFolder.open(folder)) as run:
+        network, metadata = load_network(architecture_file(folder), weights or folder / "best.safetensors")
+        found = export_int8(network, reload_data(run), path, metadata, run.config.get("threads", 1))
+        if path.parent == folder:
+            run.record(path.name)
+        run.write_json("int8.json", found)
+        if (folder / "report.html").exists():
+            write_report(folder)
+    return units.INT8, units.int8_rows(found), [units.int8_words(found), f"wrote {path} and {folder / 'int8.json'}"]
 
 
 def export_network(source: Path, to: str, out: Path | None, weights: Path | None) -> dict[str, str]:
@@ -27,10 +56,7 @@ def export_network(source: Path, to: str, out: Path | None, weights: Path | None
     weights = weights or folder / (f"{source.stem}.safetensors" if source.is_file() else "best.safetensors")
     network, metadata = load_network(architecture, weights)
     images, what = _parity_images(folder, architecture)
-    path = out or folder / f"best{FORMATS[to]}"
-    if path.is_dir() or not path.parent.is_dir():
-        reason = "it is a folder; name a file" if path.is_dir() else f"the folder {path.parent} does not exist; make it first"
-        raise ConfigError(f"--out {path}: {reason}")
+    path = _target(folder, out, to)
     run = folder / "config.yaml"
     with owned(RunFolder.open(folder)) if path.parent == folder and run.exists() else nullcontext() as mine:
         written = export(network, images, path, to, metadata, architecture)
@@ -40,6 +66,14 @@ def export_network(source: Path, to: str, out: Path | None, weights: Path | None
     shown = {"file": str(written.path), "weights": str(written.weights)} if written.weights else {"file": str(written.path)}
     shown["parity"] = f"largest relative difference {written.largest_difference:.1e} on {what}"
     return {**shown, "timm": _in_timm(architecture, network)} if to == "python" else shown
+
+
+def _target(folder: Path, out: Path | None, to: str) -> Path:
+    path = out or folder / f"best{FORMATS[to]}"
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "it is a folder; name a file" if path.is_dir() else f"the folder {path.parent} does not exist; make it first"
+        raise ConfigError(f"--out {path}: {reason}")
+    return path
 
 
 def _in_timm(architecture: Architecture, network: nn.Module) -> str:

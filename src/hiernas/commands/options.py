@@ -304,9 +304,9 @@ class TrainOptions:
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     source: Annotated[Path, Argument(help="a run folder or an architecture file")]
-    to: Annotated[str, Option(help="onnx, pt2 or python (one readable module file)")] = "onnx"
+    to: Annotated[str, Option(help="onnx, onnx-int8 (of a run), pt2 or python (one readable module file)")] = "onnx"
     out: Annotated[
-        Path | None, Option(help="default: best.onnx, best.pt2 or best.py (weights: best.pt) beside the source")
+        Path | None, Option(help="default: best.onnx, best.int8.onnx, best.pt2 or best.py (weights: best.pt) beside the source")
     ] = None
     weights: Annotated[Path | None, Option(help="safetensors file; default: the one beside the source")] = None
 

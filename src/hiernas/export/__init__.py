@@ -28,7 +28,7 @@ from hiernas.names import FORMATS
 from hiernas.quiet import first_line, quiet
 from hiernas.space import Architecture
 
-__all__ = ["Exported", "export", "timm_network"]
+__all__ = ["Exported", "export", "onnx_runner", "timm_network", "write_files"]
 
 TOLERANCE = 1e-4  # largest relative difference allowed; measured: about 1e-7
 TIMEOUT = 600  # seconds for a Python file to load and run
@@ -62,6 +62,8 @@ def export(
     """
     if to not in FORMATS:
         raise ConfigError(f"cannot export to '{to}'; {did_you_mean(to, FORMATS)}")
+    if to == "onnx-int8":
+        raise ConfigError("an INT8 file needs images to find its scales on; write it by hiernas.export.int8.export_int8")
     if to == "python" and path.suffix != ".py":
         raise ConfigError(f"a Python file is named NAME.py, and its weights beside it NAME.pt, so it cannot be named {path}")
     if images.ndim != 4 or not len(images) or images.dtype != torch.float32:
@@ -73,7 +75,7 @@ def export(
     with quiet():
         files, run = _written(frozen, images, path, to, metadata, architecture)
         difference = _largest_difference(frozen, run, images, to)
-    _replace(files)
+    write_files(files)
     return Exported(path, to, difference, next((other for other in files if other != path), None))
 
 
@@ -85,7 +87,7 @@ def _written(
         if to == "python":
             source, weights = python_files(network, images, metadata, architecture)
             return {path.with_suffix(".pt"): weights, path: source}, _load_python(source, weights, (images[:1], images))
-        write, load = {"onnx": (_to_onnx, _load_onnx), "pt2": (_to_pt2, _load_pt2)}[to]
+        write, load = {"onnx": (_to_onnx, onnx_runner), "pt2": (_to_pt2, _load_pt2)}[to]
         data = write(network, images, metadata)
         return {path: data}, load(data)
     except ExportError:
@@ -118,7 +120,7 @@ def _largest_difference(network: nn.Module, run: Runner, images: Tensor, to: str
     return largest
 
 
-def _replace(files: Mapping[Path, bytes]) -> None:
+def write_files(files: Mapping[Path, bytes]) -> None:
     """Write files at once, the last one last: each is whole, or as it was before."""
     try:
         for path in files:
@@ -173,7 +175,8 @@ def _by_tracing(network: nn.Module, example: Tensor, names: Mapping[str, Any]) -
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _load_onnx(data: bytes) -> Runner:
+def onnx_runner(data: bytes) -> Runner:
+    """An ONNX file as a function, by ONNX Runtime on the CPU."""
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only

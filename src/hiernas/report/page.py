@@ -38,9 +38,9 @@ def write_report(run_folder: Path) -> Path:
     two files is missing, damaged or from another version; a last event that was cut off is left out.
     """
     run_folder = Path(run_folder)
-    result, reset = _result(run_folder), run_folder / "vital.json"
-    text = page(Run(run_folder, result, _events(run_folder)), _json(reset) if reset.exists() else None)
-    path = run_folder / "report.html"
+    result, path = _result(run_folder), run_folder / "report.html"
+    extras = (_json(file) if file.exists() else None for file in (run_folder / "vital.json", run_folder / "int8.json"))
+    text = page(Run(run_folder, result, _events(run_folder)), *extras)
     write_whole(path, "\n".join(map(visible, text.split("\n"))).encode())
     return path
 
@@ -63,7 +63,8 @@ def _read(path: Path) -> str:
 
 def _json(path: Path) -> Any:
     run = path.parent
-    again = f"hiernas resume {run}" if path.name == "result.json" else f"hiernas vital {run} --reset"
+    others = {"vital.json": f"hiernas vital {run} --reset", "int8.json": f"hiernas export {run} --to onnx-int8"}
+    again = others.get(path.name, f"hiernas resume {run}")
     try:
         return json.loads(_read(path))
     except ValueError as error:
@@ -101,8 +102,8 @@ def _events(run_folder: Path) -> list[Values]:
 # -- the page ------------------------------------------------------------------------------------------------------
 
 
-def page(run: Run, reset: Values | None = None) -> str:
-    """The whole page as text; `reset` is what `hiernas vital --reset` found."""
+def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> str:
+    """The whole page as text; `reset` is what `hiernas vital --reset` found, `int8` what the export to INT8 did."""
     result, told = run.result, _teller(run.result).tell(run)
     sections = [
         SECTIONS.asked(result, partial(_asks, result), partial(_verdict, result)),
@@ -111,6 +112,7 @@ def page(run: Run, reset: Values | None = None) -> str:
         "" if is_cells(result) else figures.network(result),
         hournas.without_blocks(reset) if reset else "",
         figures.training(run.events, told),
+        SECTIONS.int8(int8) if int8 else "",
         SECTIONS.data(result["data"]),
         SECTIONS.settings(result, _arguments(result["space"]["arguments"])),
         SECTIONS.times(_seconds(result.get("seconds") or {}), told.phases),

@@ -132,3 +132,29 @@ def latency(network: Mapping[str, Any], kind: str) -> float | None:
     """'predicted', 'measured', 'p10' or 'p90' of a network in ms; None where it is not known."""
     found = (network.get("latency_ms") or {}).get(kind)
     return None if found is None else float(found)
+
+
+# -- INT8: what `hiernas export RUN --to onnx-int8` found, a page's and the terminal's -----------------------------
+
+INT8 = ("", "FP32", "INT8", "Change")  # heads of the columns
+
+
+def int8_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """Accuracy, size and latency before and after."""
+    pair = (found["fp32"], found["int8"])
+    accuracy, size, ms = ([each["accuracy"] for each in pair], [each["bytes"] for each in pair],
+                          [each["latency_ms"]["p10"] for each in pair])  # fmt: skip
+    return [
+        ["Test accuracy", *map(percent, accuracy), f"{100 * (accuracy[1] - accuracy[0]):+.2f} points"],
+        ["File", *(f"{short(n)}B" for n in size), f"{100 * size[1] / size[0]:.0f}{SPACE}%"],
+        ["Latency", *(milliseconds(each, ms[0]) for each in ms), f"{ms[0] / ms[1]:.2f} times as fast"],
+    ]
+
+
+def int8_words(found: Mapping[str, Any]) -> str:
+    """How it was measured."""
+    return (
+        f"Both files by ONNX Runtime {found['version']} on {found['device']}, {number(found['threads'], 'thread')}: accuracy "
+        f"on {number(found['test_images'], 'test image')}, latency of one image, both in turns (tenth percentile); the scales "
+        f"of INT8 are from {number(found['calibration_images'], 'training image')}."
+    )

@@ -34,6 +34,7 @@ LIVE = ("events.jsonl", "candidates.sqlite")  # grow while a run is under way, a
 SEAL = "# sha256 of the lines above: "
 WITHOUT = {  # what then, if not that `resume` writes it again
     "rank.json": "`hiernas rank {}` trains again", "vital.json": "`hiernas vital {} --reset` writes it again",
+    **dict.fromkeys(("int8.json", "best.int8.onnx"), "`hiernas export {} --to onnx-int8` writes it again"),
     "events.jsonl": "only the curves of the report are lost",
 }  # fmt: skip
 Listener = Callable[[Mapping[str, Any]], None]

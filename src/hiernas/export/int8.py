@@ -1,0 +1,100 @@
+"""Export to INT8: an ONNX file with weights of 8 bits, by ONNX Runtime's static quantisation.
+
+Weights get a scale per output channel, activations one per tensor, found on training images. Such a file computes only
+about what the network does: instead of their outputs, the accuracies of both files are compared.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hiernas.data import ImageData
+from hiernas.data.batches import at_once, in_order, normalise
+from hiernas.data.split import Split
+from hiernas.errors import ExportError
+from hiernas.export import export, onnx_runner, write_files
+from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime
+from hiernas.quiet import first_line, quiet
+from hiernas.train.evaluate import calibration_indices
+
+IMAGES, BATCH = 250, 25  # training images that scales are found on, and how many at once
+RUNS, WARMUP = 100, 10
+
+
+def export_int8(
+    network: nn.Module, data: ImageData, path: Path, metadata: Mapping[str, str], threads: int = 1
+) -> dict[str, Any]:
+    """Write the file, and return what it gains and loses against the ONNX file in FP32: JSON, see docs/design.md.
+
+    Accuracies are of all test images; latencies of one image, both files in turns. Raises `ExportError` where a package is
+    missing, or ONNX Runtime cannot quantise the network; then no file is written.
+    """
+    indices = calibration_indices(data, 0, IMAGES, BATCH)
+    with tempfile.TemporaryDirectory() as place:
+        plain, small = Path(place, "fp32.onnx"), Path(place, "int8.onnx")
+        export(network, _read(data.train, data, indices[0]), plain, "onnx", metadata)
+        _quantise(plain, small, (_read(data.train, data, batch) for batch in indices))
+        files = {"fp32": plain.read_bytes(), "int8": small.read_bytes()}
+    image = np.ascontiguousarray(_read(data.test, data, torch.tensor([0])).numpy())
+    rows = by_turns([load_onnx(file, image, threads)[0] for file in files.values()], RUNS, WARMUP)
+    found = {
+        kind: {
+            "accuracy": _accuracy(file, data), "bytes": len(file),
+            "latency_ms": {name: row[f"{name}_ms"] for name in ("median", "p10", "p90")},
+        }
+        for (kind, file), row in zip(files.items(), rows, strict=True)
+    }  # fmt: skip
+    write_files({path: files["int8"]})
+    return {
+        "format": 1, "file": path.name, **found, "test_images": len(data.test),
+        "calibration_images": sum(map(len, indices)), "device": cpu_name(), "version": load_onnxruntime().__version__,
+        "threads": threads,
+    }  # fmt: skip
+
+
+def _read(split: Split, data: ImageData, indices: Tensor) -> Tensor:
+    """Images as the network takes them: float32 [B, C, H, W]."""
+    return normalise(split.images.fetch(indices), data, "cpu")
+
+
+class Batches:
+    """Images of a calibration, in the form that ONNX Runtime asks for them."""
+
+    def __init__(self, batches: Iterator[Tensor]) -> None:
+        self._batches = batches
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(({"image": batch.numpy()} for batch in self._batches), None)
+
+
+def _quantise(plain: Path, small: Path, batches: Iterator[Tensor]) -> None:
+    """Write `small`, after batch norms were folded and shapes inferred; its scales are found on the batches."""
+    prepared = small.with_name("prepared.onnx")
+    load_onnxruntime()
+    try:
+        from onnxruntime.quantization import QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        kinds = {"weight_type": QuantType.QInt8, "activation_type": QuantType.QUInt8}
+        with quiet():
+            quant_pre_process(plain, prepared)
+            quantize_static(prepared, small, Batches(batches), per_channel=True, **kinds)
+    except ImportError as error:
+        raise ExportError(f"INT8 needs a package that is not here: {first_line(error)}") from error
+    except Exception as error:  # it raises almost anything
+        raise ExportError(f"ONNX Runtime cannot quantise this network: {first_line(error)}") from error
+
+
+def _accuracy(file: bytes, data: ImageData) -> float:
+    """Share of the test images of which ONNX Runtime names the class."""
+    run, right = onnx_runner(file), 0
+    for batch in in_order(len(data.test), at_once(data.input_size)):
+        right += int((run(_read(data.test, data, batch)).argmax(1) == data.test.labels[batch]).sum())
+    return right / len(data.test)
