@@ -24,6 +24,7 @@ from hiernas.api import SearchResult
 from hiernas.cli import app
 from hiernas.commands.evaluate import Evaluation
 from hiernas.errors import ConfigError, DataError, ExportError, RunError
+from hiernas.export import export
 from hiernas.methods.hnas import QUICK
 from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder
@@ -279,6 +280,8 @@ def test_int8_is_refused(int8: tuple[Path, str], tmp_path: Path, monkeypatch: py
         run_command("export", run / "best.json", "--to", "onnx-int8")
     with pytest.raises(ConfigError, match="it is a folder; name a file"):
         run_command("export", run, "--to", "onnx-int8", "--out", tmp_path)
+    with pytest.raises(ConfigError, match="an INT8 file needs images to find its scales on"):
+        export(hiernas.load(run).network, torch.zeros(2, 3, 16, 16), file, "onnx-int8")
     with monkeypatch.context() as patch:
         patch.setattr("onnxruntime.quantization.quantize_static", lambda *_, **__: 1 / 0)
         with pytest.raises(ExportError, match="ONNX Runtime cannot quantise this network: division by zero"):
