@@ -145,7 +145,7 @@ def test_a_rehearsal_comes_to_every_phase_and_leaves_nothing(method: str, few: I
 
 
 def _smaller(method: str) -> list[str]:
-    own = {"hnas": ["epochs=7,5,3"], "random-k": ["networks=2"], "hournas": ["proposals=2"]}
+    own = {"hnas": ["epochs=7,5,3"], "random-k": ["finalists=2"], "hournas": ["proposals=2"]}
     return [*own.get(method, []), "train.batch_size=16", "train.accelerator=cpu"]
 
 

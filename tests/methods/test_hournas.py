@@ -144,7 +144,7 @@ def test_the_second_search_goes_on_with_what_the_first_one_learned(
     kept = [name for name in second if f"model.{name}" in learned]
     assert {name.split(".")[0] for name in kept} == {"stem", "sites", "head"}
     assert {".".join(name.split(".")[:3]) for name in kept if name.startswith("sites.")} == {
-        f"sites.{i}.{found.last_space.decisions[i].options[0]}" for i in (2, 4)
+        f"sites.{i}.{found.prunings[-1].space.decisions[i].options[0]}" for i in (2, 4)
     }
     for name in kept:
         assert torch.equal(second[name], learned[f"model.{name}"]), name
@@ -178,7 +178,7 @@ def test_what_is_chosen_is_the_best_proposals_most_probable_network(tmp_path: Pa
         found = found_by(tmp_path / str(seed), few, replace(CONFIG, vital_epochs=1, epochs=1), seed=seed)
         saved = load_file(tmp_path / str(seed) / "checkpoint" / "train2.safetensors")
         theta, best = saved["architecture.theta"].numpy(), int(saved["architecture.pi"].argmax())
-        fixed = found.last_space
+        fixed = found.prunings[-1].space
         genes = fixed.all_encoded()
         genes = genes[satisfied(cost_tables(fixed, None), parse_limits(LIMITS), genes)]
         for proposal, row in zip(theta, found.details["proposals"], strict=True):

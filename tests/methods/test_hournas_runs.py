@@ -164,7 +164,6 @@ def test_without_the_vital_block_prior_all_blocks_are_searched_together(tmp_path
     assert [(e["phase"], e["epoch"]) for e in epochs] == [("train1", i) for i in (1, 2, 3)]  # 6 hours for 1 and 2
     assert list(module.plan(config, few)) == ["train1"]
     assert found.prunings == ()
-    assert found.last_space == little()
     saved = load_file(tmp_path / "r" / "checkpoint" / "train1.safetensors")
     assert saved["architecture.theta"].shape == (3, 5, 4)
     held = {name.split(".")[3] for name in saved if name.startswith("model.sites.2.")}
@@ -232,5 +231,5 @@ def test_a_space_without_vital_blocks_and_one_of_nothing_else(tmp_path: Path, fe
     neck = chain_space("neck", (1, 8, 8), 10, stem=4, stages=[Stage(8, 1, 2, OPS), Stage(12, 1, 1, OPS)], head=16)
     found = found_by(tmp_path / "neck", few, replace(CONFIG, epochs=1), limits=("params<=3k",), space=neck)
     assert found.details["vital"] == ["stage1.block1", "stage2.block1"]
-    assert found.last_space.size() == 1
+    assert found.prunings[-1].space.size() == 1
     assert found.chosen.params <= 3000

@@ -49,8 +49,7 @@ def for_images(config: Any, preset: str, images: int, kept: Iterable[str] = ()) 
         if key == "final_epochs":
             meant = max(meant, FINAL_STEPS * values[recipe] / value)
         changed |= _fitted(key, value, batches[recipe] / values[recipe], meant / images)
-    unused = {"finalist_epochs"} if values.get("finalists") == 1 else set()
-    return _changed(config, {k: v for k, v in changed.items() if k not in {*kept, *unused}})
+    return _changed(config, {k: v for k, v in changed.items() if k not in {*kept, *_unused(config)}})
 
 
 def _fitted(key: str, value: Any, smaller: float, fewer: float) -> dict[str, Any]:
@@ -78,8 +77,14 @@ def scaled(config: Any, factor: float, kept: Iterable[str] = ()) -> Any:
 
     `kept`: dotted keys that stay as they are.
     """
-    lengths = {k: v for k, v in keys(config).items() if (k.endswith("epochs") or k == "generations") and k not in kept}
+    stays = {*kept, *_unused(config)}
+    lengths = {k: v for k, v in keys(config).items() if (k.endswith("epochs") or k == "generations") and k not in stays}
     return _changed(config, {k: _times(k, v, factor, round) for k, v in lengths.items()})
+
+
+def _unused(config: Any) -> set[str]:
+    """Keys that mean nothing beside the others."""
+    return {"finalist_epochs"} if getattr(config, "finalists", 0) == 1 else set()
 
 
 def _batch(size: int, images: int) -> int:
