@@ -28,9 +28,9 @@ from hiernas.data.batches import normalise
 from hiernas.methods.hnas import SMALL, hnas, train
 from hiernas.problem import Problem
 from hiernas.randomness import seeded
+from hiernas.run.finalists import naswot
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
-from hiernas.search.naswot import naswot
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import nasbench_macro
 

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import rankdata
+from torch import Tensor, nn
 
 from hiernas.data.batches import normalise
+from hiernas.networks.ops import ACTIVATIONS
 from hiernas.problem import Candidate, Found, Problem, rungs
 from hiernas.randomness import seeded
-from hiernas.search.naswot import naswot
 from hiernas.search.ranking import pareto_front
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.train.retraining import Retraining
@@ -101,3 +102,29 @@ def _accuracy(problem: Problem, found: Found, candidate: Candidate, phase: Phase
     evaluator = problem.trainer.evaluator(None, recipe, config.calibration_images, paths=False)
     evaluator.calibrate(network.cpu())
     return evaluator.accuracy(network)
+
+
+@torch.no_grad()
+def naswot(network: nn.Module, images: Tensor) -> float:
+    """NASWOT of an untrained network (Mellor et al. 2021, arXiv 2006.04647): the logarithm of |det K|.
+
+    K counts, for each pair of images [B, C, H, W], the units on which their activations agree. The more a network tells images
+    apart at its start, the higher it is. Batch norms normalise by these images, and those whose scale starts at zero by one, as
+    their branches would be dead.
+    """
+    kernel = images.new_zeros(len(images), len(images), dtype=torch.float64)
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        on = (inputs[0] > 0).flatten(1).float()
+        kernel.add_((on @ on.T + (1 - on) @ (1 - on).T).double())
+
+    kinds = tuple(dict.fromkeys(ACTIVATIONS.values()))
+    hooks = [m.register_forward_pre_hook(count) for m in network.modules() if isinstance(m, kinds)]
+    for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.affine and not m.weight.any()):
+        nn.init.ones_(norm.weight)
+    try:
+        network.train()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return float(torch.linalg.slogdet(kernel).logabsdet)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hiernas.search.naswot import naswot
+from hiernas.run.finalists import naswot
 from toy import toy_space
 
 
