@@ -178,11 +178,8 @@ def test_onnx_runtime_is_loaded_with_its_telemetry_off_and_nowhere_else(
     loaded = load_onnxruntime()
     assert (loaded.__file__, loaded.seen, loaded.off) == (str(tmp_path / "onnxruntime.py"), "1", [True])
     package = Path(runtimes_module.__file__).parents[1]
-    texts = {p.name: p.read_text() for p in package.rglob("*.py")}
-    whole = r"^\s*(import|from) onnxruntime\b(?!\.)"
-    assert [name for name, text in texts.items() if re.search(whole, text, re.M)] == ["runner.py"]
-    for parts in (text for text in texts.values() if re.search(r"^\s*(import|from) onnxruntime\.", text, re.M)):
-        assert re.search(r"^\s*load_onnxruntime\(\)\n\s*(try:\n\s*)?from onnxruntime\.", parts, re.M)  # off before it
+    importing = [p.name for p in package.rglob("*.py") if re.search(r"^\s*(import|from) onnxruntime", p.read_text(), re.M)]
+    assert importing == ["runner.py"]
     assert (package / "latency" / "runner.py").read_text().count("import onnxruntime\n") == 1
 
 

@@ -77,15 +77,12 @@ class Batches:
 def _quantise(plain: Path, small: Path, batches: Iterator[Tensor]) -> None:
     """Write `small`, after batch norms were folded and shapes inferred; its scales are found on the batches."""
     prepared = small.with_name("prepared.onnx")
-    load_onnxruntime()
     try:
-        from onnxruntime.quantization import QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
-        kinds = {"weight_type": QuantType.QInt8, "activation_type": QuantType.QUInt8}
+        tools = load_onnxruntime("quantization")
+        kinds = {"weight_type": tools.QuantType.QInt8, "activation_type": tools.QuantType.QUInt8}
         with quiet():
-            quant_pre_process(plain, prepared)
-            quantize_static(prepared, small, Batches(batches), per_channel=True, **kinds)
+            load_onnxruntime("quantization.shape_inference").quant_pre_process(plain, prepared)
+            tools.quantize_static(prepared, small, Batches(batches), per_channel=True, **kinds)
     except ImportError as error:
         raise ExportError(f"INT8 needs a package that is not here: {first_line(error)}") from error
     except Exception as error:  # it raises almost anything

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -149,13 +150,13 @@ def load_onnx(model: Any, x: np.ndarray, threads: int) -> tuple[TimedCall, np.nd
     return timed(partial(session.run_with_iobinding, binding), buffers), value  # the session does not keep them alive
 
 
-def load_onnxruntime() -> Any:
-    """The package `onnxruntime` with its telemetry off: from 1.29 on it reports the sessions of a process by itself."""
+def load_onnxruntime(part: str = "") -> Any:
+    """The package `onnxruntime`, or a part of it, its telemetry off: from 1.29 on it reports a process' sessions by itself."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when it is loaded; the call alone would let a first event pass
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
-    return onnxruntime
+    return importlib.import_module("onnxruntime." + part) if part else onnxruntime
 
 
 def cpu_name() -> str:
