@@ -303,6 +303,8 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
+    """A network to be written as a file."""
+
     source: Annotated[Path, Argument(help="a run folder or an architecture file")]
     to: Annotated[str, Option(help="onnx, onnx-int8 (of a run), pt2 or python (one readable module file)")] = "onnx"
     out: Annotated[
@@ -316,6 +318,8 @@ class ExportOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RankOptions:
+    """A finished search to be ranked."""
+
     run: Annotated[Path, Argument(help="a finished search")]
     against: Annotated[str, Option(help="'random': networks drawn under the same limits")] = "random"
     networks: Annotated[
@@ -330,6 +334,8 @@ class RankOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
+    """Pictures to be named."""
+
     source: Annotated[Path, Argument(metavar="RUN", help="a run folder, or the best.safetensors of one")]
     images: Annotated[list[Path], Argument(metavar="IMAGE...", help="picture files, or folders of them")]
     csv: Annotated[Path | None, Option(help="a CSV file to write; - for standard output")] = None
@@ -338,6 +344,8 @@ class PredictOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
+    """A trained network to be judged."""
+
     source: Annotated[Path, Argument(metavar="RUN", help="a run folder, or the best.safetensors of one")]
     data: Annotated[str | None, Option(help="other images of the same classes; default: the run's test images")] = None
     skip_bad_images: SkipBad = False
