@@ -24,6 +24,7 @@ from hiernas.randomness import seeded
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.recipes import Phase, Recipe
 
+PRIOR_WORK = 600.0  # of NASWOT of a network: 128 images, and how they differ, about as long as so many forward passes take
 CALIBRATION_IMAGES = 2000  # at most, for the batch-norm statistics of a trained network
 DrawGates = Callable[[np.random.Generator], Gates]
 Validate = Callable[[int], float | None]  # epochs done -> accuracy
@@ -195,6 +196,7 @@ class Found:
     rivals: tuple[Rival, ...] = ()  # networks that are trained for comparison; the chosen one is the first
     doubts: tuple[str, ...] = ()  # sentences: why the search itself may mean nothing
     candidates: tuple[Candidate, ...] = ()  # all that the last search judged: the finalists are among them
+    judge: Evaluator | None = None  # that of the last search
 
     @property
     def architecture(self) -> Architecture:
@@ -212,12 +214,13 @@ def rungs(finalists: int, epochs: int, most: int) -> list[tuple[int, int]]:
     return [(finalists, min(epochs, most)), *rungs(finalists // 2, 2 * epochs, most)] if finalists > 1 else []
 
 
-def brief_work(config: Any, data: ImageData) -> dict[str, float]:
-    """The work of training finalists, per phase."""
+def brief_work(config: Any, data: ImageData, candidates: int = 0) -> dict[str, float]:
+    """The work of the last step, per phase: NASWOT of the candidates, and the training of the finalists."""
+    prior = {"prior": PRIOR_WORK * candidates} if getattr(config, "prior", "none") == "naswot" else {}
     judged = len(data.val) + min(config.calibration_images, len(data.train))
     steps = rungs(config.finalists, config.finalist_epochs, config.final_epochs)
     epochs = [e for n, e in steps for _ in range(n)]
-    return {f"brief{i}": training_work(e, len(data.train)) + judged for i, e in enumerate(epochs, 1)}
+    return prior | {f"brief{i}": training_work(e, len(data.train)) + judged for i, e in enumerate(epochs, 1)}
 
 
 def final_work(epochs: float, data: ImageData) -> float:

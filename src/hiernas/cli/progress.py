@@ -15,7 +15,7 @@ from hiernas.report import units
 
 PHASES = {
     "train": "training supernet", "evolve": "searching", "final": "training the chosen network",
-    "mask1": "masks of edges", "mask2": "masks of operations", "mask3": "masks of filters",
+    "prior": "computing NASWOT", "mask1": "masks of edges", "mask2": "masks of operations", "mask3": "masks of filters",
     **{f"compare{i}": f"training for comparison {i}/3" for i in (1, 2, 3)},
 }  # fmt: skip
 SEARCHED = {

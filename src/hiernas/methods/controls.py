@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
 from hiernas.methods.hnas import PRESETS as HNAS
-from hiernas.problem import TINY, Candidate, Found, Method, Problem, brief_work
+from hiernas.problem import CHAINS, TINY, Found, Method, Problem, brief_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.decided import regular
+from hiernas.search.ranking import candidate_of
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import Recipe
 
@@ -40,26 +41,43 @@ class ControlConfig:
 class RandomKConfig(ControlConfig):
     """Settings of `random-k`."""
 
+    smallest: ClassVar[dict[str, int]] = {}  # what else a setting is at least
     finalists: int = 20  # k: drawn and trained, the better half for twice as long, until one is left
     finalist_epochs: int = 4  # of the first trainings, on the training images alone; their learning rate is `final_lr`
     calibration_images: int = 1000  # for batch-norm statistics after a brief training, or all if there are fewer
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in {"finalists": 2, "finalist_epochs": 1, "calibration_images": 2}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        least = {"finalists": 2, "finalist_epochs": 1, "calibration_images": 2} | self.smallest
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {value}")
+
+
+@dataclass(frozen=True)
+class NaswotConfig(RandomKConfig):
+    """Settings of `naswot`."""
+
+    smallest: ClassVar[dict[str, int]] = {"finalists": 1, "drawn": 2}
+    drawn: int = 200  # networks that NASWOT is computed of
+    prior: Literal["naswot"] = "naswot"
+    predictor: Literal["none", "linear"] = "linear"  # what learns from their values, and adds networks of its own
+    finalists: int = 5  # of the first in order; 1: the first is taken
 
 
 def random_network(problem: Problem, config: ControlConfig) -> Found:
     """One network, drawn evenly from those within the limits."""
-    return _untrained(problem, _draw(problem, 1)[0], {"control": "random"})
+    return _drawn(problem, 1, "random")
 
 
 def random_k(problem: Problem, config: RandomKConfig) -> Found:
     """`finalists` of them, of which the program trains each briefly, and the better ones for longer, until one is left."""
-    found = [_untrained(problem, genes, {"control": "random-k"}) for genes in _draw(problem, config.finalists)]
-    return replace(found[0], candidates=tuple(one.chosen for one in found))
+    return _drawn(problem, config.finalists, "random-k")
+
+
+def naswot(problem: Problem, config: NaswotConfig) -> Found:
+    """`drawn` of them, which the program puts in order untrained, by NASWOT, before it trains the first of them briefly."""
+    return _drawn(problem, config.drawn, "naswot")
 
 
 def plain(problem: Problem, config: ControlConfig) -> Found:
@@ -75,19 +93,18 @@ def plain(problem: Problem, config: ControlConfig) -> Found:
     return _untrained(problem, genes[chosen], {"control": "plain"})
 
 
-def _draw(problem: Problem, n: int) -> np.ndarray:
-    """Up to `n` different architectures within the limits: int64 [n, sites]."""
+def _drawn(problem: Problem, n: int, control: str) -> Found:
+    """Up to `n` different architectures within the limits."""
     genes = problem.budget.sample(problem.space, numpy_generator(problem.seed, "control"), n)
     if not len(genes):
         raise LimitError(f"found no architecture of '{problem.space.name}' within the limits; widen them")
-    return genes
+    found = [_untrained(problem, row, {"control": control}) for row in genes]
+    return replace(found[0], candidates=tuple(one.chosen for one in found))
 
 
 def _untrained(problem: Problem, genes: np.ndarray, details: dict[str, Any]) -> Found:
     """An architecture that nothing is known of but its costs."""
-    costs = {metric: float(table.of(genes[None])[0]) for metric, table in problem.budget.tables(problem.space).items()}
-    options = problem.space.decode(genes).options
-    chosen = Candidate(options, math.nan, int(costs["params"]), int(costs["macs"]), costs.get("latency_ms"))
+    chosen = candidate_of(problem.space, genes, math.nan, problem.budget.tables(problem.space))
     return Found(problem.space, (chosen,), chosen, details=details)
 
 
@@ -119,6 +136,18 @@ K_PRESETS = {
 }
 
 
+NASWOT_PRESETS = {
+    "quick": NaswotConfig(**_final("quick"), finalist_epochs=5, calibration_images=300),
+    "small": NaswotConfig(**_final("small"), calibration_images=500),
+    "paper": NaswotConfig(**_final("paper")),
+}
+
+
+def naswot_work(config: NaswotConfig, data: ImageData) -> dict[str, float]:
+    """Work per phase."""
+    return brief_work(config, data, config.drawn)
+
+
 def as_much(config: RandomKConfig, data: ImageData, work: float) -> list[str]:
     """As many networks as can be trained briefly in the work of a search, in forward passes of an image; 2 at least."""
     most = 2
@@ -130,5 +159,6 @@ def as_much(config: RandomKConfig, data: ImageData, work: float) -> list[str]:
 METHODS = {
     "random": Method(random_network, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
     "random-k": Method(random_k, K_PRESETS, brief_work, TINY, lambda space: None, control="unsearched", matching=as_much),
+    "naswot": Method(naswot, NASWOT_PRESETS, naswot_work, TINY, CHAINS, control="unsearched"),
     "plain": Method(plain, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
 }

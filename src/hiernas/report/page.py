@@ -108,14 +108,14 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
     sections = [
         SECTIONS.asked(result, partial(_asks, result), partial(_verdict, result)),
         *told.found,
-        SECTIONS.finalists(_finalists(result)),
+        SECTIONS.finalists(_finalists(result), _order_words(result)),
         "" if is_cells(result) else figures.network(result),
         hournas.without_blocks(reset) if reset else "",
         figures.training(run.events, told),
         SECTIONS.int8(int8) if int8 else "",
         SECTIONS.data(result["data"]),
         SECTIONS.settings(result, _arguments(result["space"]["arguments"])),
-        SECTIONS.times(_seconds(result.get("seconds") or {}), told.phases),
+        SECTIONS.times(_seconds(result.get("seconds") or {}), {"prior": "NASWOT of the candidates", **told.phases}),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
     accuracy, where = _accuracy(result["chosen"])
@@ -181,10 +181,20 @@ def _verdict(result: Values, metric: str, found: float | None, predicted: float 
 def _finalist_words(result: Values) -> list[str]:
     found = _finalists(result)
     if not found:
-        return []
+        return _order_words(result)
     epochs, accuracy = found[0]["trained"][-1]
     after = units.number(epochs, "epoch")
-    return [f"best of {len(found)} finalists: {units.percent(accuracy)} validation accuracy after {after} of training"]
+    words = f"best of {len(found)} finalists: {units.percent(accuracy)} validation accuracy after {after} of training"
+    return [*_order_words(result), words]
+
+
+def _order_words(result: Values) -> list[str]:
+    """How good the predictor that put the candidates in order is, where there was one."""
+    predictor = (result.get("details") or {}).get("predictor")
+    if predictor is None:
+        return []
+    known, added = units.number(predictor["networks"], "network"), units.number(predictor["added"], "network")
+    return [f"predictor: learned from {known}, R² {predictor['r2']:.2f} on those left out; {added} added by it"]
 
 
 def _finalists(result: Values) -> Sequence[Values]:
