@@ -1,5 +1,6 @@
 """What can be named beside methods: known here, so that a wrong name is refused before anything heavy is loaded."""
 
+VERSION = "0.1.0"
 PRESETS = ("quick", "small", "paper")  # of every method, and of a training
 FORMATS = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "pt2": ".pt2", "python": ".py"}  # of exported files, by their suffix
 

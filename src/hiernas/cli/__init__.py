@@ -33,8 +33,8 @@ from hiernas.commands.options import (
     VitalOptions,
 )
 from hiernas.errors import HiernasError, RunError
+from hiernas.names import VERSION
 from hiernas.quiet import visible
-from hiernas.version import VERSION
 
 
 class Terminal(Console):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
 from hiernas.methods.hnas import PRESETS as HNAS
-from hiernas.problem import CHAINS, TINY, Found, Method, Problem, brief_work
+from hiernas.problem import TINY, Found, Method, Problem, brief_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.decided import regular
 from hiernas.search.ranking import candidate_of
@@ -41,43 +41,25 @@ class ControlConfig:
 class RandomKConfig(ControlConfig):
     """Settings of `random-k`."""
 
-    smallest: ClassVar[dict[str, int]] = {}  # what else a setting is at least
     finalists: int = 20  # k: drawn and trained, the better half for twice as long, until one is left
     finalist_epochs: int = 4  # of the first trainings, on the training images alone; their learning rate is `final_lr`
     calibration_images: int = 1000  # for batch-norm statistics after a brief training, or all if there are fewer
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {"finalists": 2, "finalist_epochs": 1, "calibration_images": 2} | self.smallest
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {value}")
-
-
-@dataclass(frozen=True)
-class NaswotConfig(RandomKConfig):
-    """Settings of `naswot`."""
-
-    smallest: ClassVar[dict[str, int]] = {"finalists": 1, "drawn": 2}
-    drawn: int = 200  # networks that NASWOT is computed of
-    prior: Literal["naswot"] = "naswot"
-    predictor: Literal["none", "linear"] = "linear"  # what learns from their values, and adds networks of its own
-    finalists: int = 5  # of the first in order; 1: the first is taken
+        for name, least in {"finalists": 2, "finalist_epochs": 1, "calibration_images": 2}.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 def random_network(problem: Problem, config: ControlConfig) -> Found:
     """One network, drawn evenly from those within the limits."""
-    return _drawn(problem, 1, "random")
+    return drawn(problem, 1, "random")
 
 
 def random_k(problem: Problem, config: RandomKConfig) -> Found:
     """`finalists` of them, of which the program trains each briefly, and the better ones for longer, until one is left."""
-    return _drawn(problem, config.finalists, "random-k")
-
-
-def naswot(problem: Problem, config: NaswotConfig) -> Found:
-    """`drawn` of them, which the program puts in order untrained, by NASWOT, before it trains the first of them briefly."""
-    return _drawn(problem, config.drawn, "naswot")
+    return drawn(problem, config.finalists, "random-k")
 
 
 def plain(problem: Problem, config: ControlConfig) -> Found:
@@ -93,7 +75,7 @@ def plain(problem: Problem, config: ControlConfig) -> Found:
     return _untrained(problem, genes[chosen], {"control": "plain"})
 
 
-def _drawn(problem: Problem, n: int, control: str) -> Found:
+def drawn(problem: Problem, n: int, control: str) -> Found:
     """Up to `n` different architectures within the limits."""
     genes = problem.budget.sample(problem.space, numpy_generator(problem.seed, "control"), n)
     if not len(genes):
@@ -122,30 +104,18 @@ def _most_equal(space: SearchSpace, genes: np.ndarray) -> int:
     return max(sum(o == wanted for o in options) for wanted in set(options) - {"skip"} or {"skip"})
 
 
-def _final(preset: str) -> dict[str, Any]:
+def final_training(preset: str) -> dict[str, Any]:
     """The final training of HNAS' preset."""
     config = HNAS[preset]
     return {"train": config.train, "final_epochs": config.final_epochs, "final_lr": config.final_lr}
 
 
-PRESETS = {preset: ControlConfig(**_final(preset)) for preset in HNAS}
+PRESETS = {preset: ControlConfig(**final_training(preset)) for preset in HNAS}
 K_PRESETS = {
-    "quick": RandomKConfig(**_final("quick"), finalists=8, finalist_epochs=5, calibration_images=300),
-    "small": RandomKConfig(**_final("small"), finalists=8, finalist_epochs=1, calibration_images=500),
-    "paper": RandomKConfig(**_final("paper")),
+    "quick": RandomKConfig(**final_training("quick"), finalists=8, finalist_epochs=5, calibration_images=300),
+    "small": RandomKConfig(**final_training("small"), finalists=8, finalist_epochs=1, calibration_images=500),
+    "paper": RandomKConfig(**final_training("paper")),
 }
-
-
-NASWOT_PRESETS = {
-    "quick": NaswotConfig(**_final("quick"), finalist_epochs=5, calibration_images=300),
-    "small": NaswotConfig(**_final("small"), calibration_images=500),
-    "paper": NaswotConfig(**_final("paper")),
-}
-
-
-def naswot_work(config: NaswotConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase."""
-    return brief_work(config, data, config.drawn)
 
 
 def as_much(config: RandomKConfig, data: ImageData, work: float) -> list[str]:
@@ -159,6 +129,5 @@ def as_much(config: RandomKConfig, data: ImageData, work: float) -> list[str]:
 METHODS = {
     "random": Method(random_network, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
     "random-k": Method(random_k, K_PRESETS, brief_work, TINY, lambda space: None, control="unsearched", matching=as_much),
-    "naswot": Method(naswot, NASWOT_PRESETS, naswot_work, TINY, CHAINS, control="unsearched"),
     "plain": Method(plain, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
 }

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from hiernas.latency.runner import cpu_name
+from hiernas.names import VERSION
 from hiernas.run.folder import RunFolder
-from hiernas.version import VERSION
 
 
 def environment(config: Mapping[str, Any]) -> dict[str, Any]:

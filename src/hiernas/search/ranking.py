@@ -60,8 +60,7 @@ def at_least(frequency: Frequency, threshold: float) -> Mapping[str, list[str]]:
 def candidate_of(space: SearchSpace, genes: np.ndarray, accuracy: float, tables: Tables) -> Candidate:
     """The candidate of genes [sites]."""
     costs = {name: float(table.of(genes[None])[0]) for name, table in tables.items()}
-    options = space.decode(genes).options
-    return Candidate(options, accuracy, int(costs["params"]), int(costs["macs"]), costs.get("latency_ms"))
+    return Candidate(space.decode(genes).options, accuracy, int(costs["params"]), int(costs["macs"]), costs.get("latency_ms"))
 
 
 Evaluate = Callable[[Sequence[Architecture]], list[float]]
@@ -89,10 +88,10 @@ class Ledger:
             accuracies = self._evaluate(list(new.values())) if new else []
         self.known.update(zip(new, accuracies, strict=True))
         found = [candidate_of(self.space, g, self.known[k], self.tables) for k, g in zip(keys, genes, strict=True)]
-        pairs = zip(keys, found, strict=True)
-        rows = [(k, c.val_accuracy, c.params, c.macs, c.latency_ms) for k, c in pairs if k in new]
+        by_key = dict(zip(keys, found, strict=True))
+        rows = [(k, c.val_accuracy, c.params, c.macs, c.latency_ms) for k, c in by_key.items() if k in new]
         self.run.add_candidates(self.phase, rows)
-        self.found.update((k, c) for k, c in zip(keys, found, strict=True) if k not in self.found)
+        self.found.update((k, c) for k, c in by_key.items() if k not in self.found)
         return found
 
     def recall(self, keys: Sequence[str]) -> None:
