@@ -76,12 +76,12 @@ def plain(problem: Problem, config: ControlConfig) -> Found:
 
 
 def drawn(problem: Problem, n: int, control: str) -> Found:
-    """Up to `n` different architectures within the limits."""
+    """Up to `n` different networks within the limits, as candidates where one of them is to be chosen."""
     genes = problem.budget.sample(problem.space, numpy_generator(problem.seed, "control"), n)
     if not len(genes):
         raise LimitError(f"found no architecture of '{problem.space.name}' within the limits; widen them")
     found = [_untrained(problem, row, {"control": control}) for row in genes]
-    return replace(found[0], candidates=tuple(one.chosen for one in found))
+    return replace(found[0], candidates=tuple(one.chosen for one in found) if n > 1 else ())
 
 
 def _untrained(problem: Problem, genes: np.ndarray, details: dict[str, Any]) -> Found:
