@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from hiernas.budget import METRICS
 from hiernas.errors import RunError
 from hiernas.quiet import visible
 from hiernas.report import cells, controls, figures, hmnas, hournas, units
@@ -29,6 +30,34 @@ def words(result: Values) -> list[str]:
     """Lines for the terminal: what was found."""
     lines = [*_teller(result).words(result), *_finalist_words(result)]
     return lines if is_cells(result) else [*lines, "chosen: " + " ".join(result["chosen"]["options"])]
+
+
+def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Lines and the asked / predicted / measured rows of a result."""
+    chosen = result["chosen"]
+    lines = [f"test accuracy {chosen['test_accuracy']:.2%} ({result['data']['name']}, {result['data']['test']} test images)"]
+    if "front" not in result:
+        return lines, []
+    asked = dict.fromkeys(METRICS, units.NONE) | {x["metric"]: x["text"] for x in result["limits"]}
+    latency, params, macs = chosen["latency_ms"], units.short(chosen["params"]), units.short(chosen["macs"])
+    ranked = units.NONE
+    if chosen["val_accuracy"] is not None:
+        ranked = f"{chosen['val_accuracy']:.2%} ({units.judged(result)})"
+    rows = [
+        ["latency", asked["latency_ms"], *(units.milliseconds(latency[kind]) for kind in ("predicted", "measured"))],
+        ["params", asked["params"], params, params],
+        ["MACs", asked["macs"], macs, macs],
+        ["accuracy", units.NONE, ranked, f"{chosen['test_accuracy']:.2%} (test)"],
+    ]
+    error = result["latency_error"]
+    if error:
+        lines.append(
+            f"latency predicted against measured over {error['networks']} networks: mean absolute error "
+            f"{error['mean_absolute_percent']:.1f} %, bias {error['bias_percent']:+.1f} %"
+        )
+    elif result["device"] and latency["measured"] is None:
+        lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
+    return [*lines, *words(result)], rows
 
 
 def write_report(run_folder: Path) -> Path:
