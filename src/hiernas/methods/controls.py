@@ -28,8 +28,8 @@ class ControlConfig:
     """Settings of a control: those of the final training, which is all that it does."""
 
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the limit that is chosen where none is given
-    final_epochs: int = 240
-    final_lr: float = 0.5
+    final_epochs: int = 240  # of the training from scratch
+    final_lr: float = 0.5  # initial learning rate of it
     train: Recipe = field(default_factory=lambda: HNAS["paper"].train)
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ class HNASConfig:
     finalists: int = 1  # the most accurate candidates, of which brief trainings leave one; 1: no such step, as in the paper
     finalist_epochs: int = 1  # of the first of them; of each half that is left twice as many
     final_epochs: int = 240  # training of the chosen network from scratch
-    final_lr: float = 0.5
+    final_lr: float = 0.5  # initial learning rate of it
 
     def __post_init__(self) -> None:
         smallest = {"stages": 2, "population": 4, "generations": 0, "rank_below": 2, "calibration_images": 2,
