@@ -251,6 +251,7 @@ class Method:
     proxy: Callable[[SearchSpace, Any], SearchSpace] = lambda space, config: space  # in which supernet it is searched
     finds: tuple[str, ...] = ()  # arguments of the space that it finds itself, so that giving them would do nothing
     among: Callable[[SearchSpace], SearchSpace] = lambda space: space  # of what it finds, where that is more than the space
+    several: bool = False  # whether its networks keep any number of a site's options
     control: Literal["", "search", "unsearched"] = ""  # what others are held against: a search, or a network without one
     matching: Callable[[Any, ImageData, float], list[str]] = lambda config, data, work: []  # settings for as much work as that
     inherits: bool = False  # whether its last supernet holds all networks of its space, whose weights can be taken over
