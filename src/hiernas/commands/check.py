@@ -14,7 +14,7 @@ import numpy as np
 
 from hiernas.commands.cost import cells_named
 from hiernas.commands.options import CheckOptions, split_settings
-from hiernas.costs import sums
+from hiernas.costs import PEAKS, sums
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables, peak_tables
 from hiernas.data.images import OnDemand
@@ -75,7 +75,8 @@ def check(request: Request, listener: Listener, began: float) -> dict[str, str]:
 def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
     """An estimate in words."""
     data = prepared.data
-    rows = {"space": f"{prepared.space.name}, {units.size(e.space_size)} architectures"}
+    held = " and ".join(str(limit) for limit in prepared.limits if limit.metric in PEAKS)
+    rows = {"space": f"{prepared.space.name}, {units.size(e.space_size)} architectures" + f", those of {held}" * bool(held)}
     for metric, (smallest, typical, largest) in e.costs.items():
         values = (units.amount(metric, v) for v in (smallest, typical, largest))
         rows[metric] = "smallest {}, typical {}, largest {}".format(*values)
