@@ -84,7 +84,8 @@ def axis(metric: str, values: Iterable[float]) -> tuple[float, str]:
     if metric == "latency_ms":
         return 1.0, f"{name(metric)} (ms)"
     most = max(values)
-    factor, word, _ = next(s for s in SCALES if most >= s[0] or s[0] == 1.0)
+    factor, word, letter = next(s for s in SCALES if most >= s[0] or s[0] == 1.0)
+    word = f"{letter}B" if metric in MEMORY else word
     return factor, f"{name(metric)} ({word})" if word else name(metric)
 
 
