@@ -35,10 +35,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hiernas.cli import main
+from hiernas.costs import MEMORY
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LIBRARIES = ("torch", "numpy", "scipy", "pymoo", "scikit-learn", "Pillow")
 MEASURED = {"latency_ms", "latency_error", "device", "seconds", "outputs", "hiernas", "environment"}  # left out of result.json
+MEASURED |= set(MEMORY)  # follows from the architecture
 
 # -- runs --------------------------------------------------------------------------------------------------------------
 

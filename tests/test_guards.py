@@ -19,6 +19,7 @@ from hiernas.cli import summary
 from hiernas.commands.check import estimate
 from hiernas.commands.cost import cost
 from hiernas.commands.options import CostOptions
+from hiernas.costs import MEMORY
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import WORKERS
 from hiernas.errors import LatencyError, LimitError, RunError
@@ -144,7 +145,7 @@ def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_search_without_latencies_from_beginning_to_end(few: ImageData, tmp_path: Path) -> None:
     request = Request("hnas", SPACE, {}, few, ["params<=4k"], config=config("objective=params"))
     prepared = prepare(request)
-    assert set(estimate(prepared, largest_step(prepared), Pace({}, 0.0)).costs) == {"params", "macs"}
+    assert set(estimate(prepared, largest_step(prepared), Pace({}, 0.0)).costs) == {"params", "macs", *MEMORY}
     run = search(request, tmp_path / "r")
     assert not list(run.path.glob("latency*"))
     result = json.loads((run.path / "result.json").read_text())

@@ -13,13 +13,13 @@ import numpy as np
 from hiernas.errors import LimitError, did_you_mean
 from hiernas.space import Architecture, SearchSpace
 
-METRICS = ("latency_ms", "params", "macs")
+METRICS = ("latency_ms", "params", "macs", "peak_ram", "peak_ram_int8", "flash", "flash_int8")
 SUFFIXES = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """low <= metric <= high, both included; latency in ms, parameters and MACs as numbers."""
+    """low <= metric <= high, both included; latency in ms, memory in bytes, parameters and MACs as numbers."""
 
     metric: str
     low: float = -math.inf

@@ -238,8 +238,7 @@ class Method:
 
     Its configurations are frozen dataclasses of one class, with at least `train` (a Recipe), `final_epochs`,
     `final_lr`, `objective` and `calibration_images`; where a search judges many networks, `finalists` and `finalist_epochs`.
-    Numbers whose names end in `epochs`, and `generations`, are its lengths: those that are fitted to few images, or to a
-    given time (`hiernas.run.settings`).
+    Numbers whose names end in `epochs`, and `generations`, are its lengths: fitted to few images, or to a given time.
     """
 
     search: Callable[[Problem, Any], Found]
@@ -250,6 +249,7 @@ class Method:
     proxy: Callable[[SearchSpace, Any], SearchSpace] = lambda space, config: space  # in which supernet it is searched
     finds: tuple[str, ...] = ()  # arguments of the space that it finds itself, so that giving them would do nothing
     among: Callable[[SearchSpace], SearchSpace] = lambda space: space  # of what it finds, where that is more than the space
+    several: bool = False  # whether its networks keep any number of a site's options
     control: Literal["", "search", "unsearched"] = ""  # what others are held against: a search, or a network without one
     matching: Callable[[Any, ImageData, float], list[str]] = lambda config, data, work: []  # settings for as much work as that
     inherits: bool = False  # whether its last supernet holds all networks of its space, whose weights can be taken over

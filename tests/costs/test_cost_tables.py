@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hiernas.budget import METRICS
-from hiernas.costs.tables import cost, cost_tables, parts_of_space
+from hiernas.costs.tables import cost, cost_tables, parts_of_space, peak_tables
 from hiernas.errors import LatencyError
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.space import SearchSpace
@@ -25,7 +25,7 @@ def toy_latency(space: SearchSpace) -> LatencyTable:
 def test_tables_equal_whole_networks() -> None:
     space = toy_space()
     latency = toy_latency(space)
-    tables = cost_tables(space, latency)
+    tables = {**cost_tables(space, latency), **peak_tables(space)}
     genes = np.array([space.encode(a) for a in space])
     costs = [cost(a, latency) for a in space]
     assert set(tables) == set(METRICS)

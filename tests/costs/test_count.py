@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from hiernas.costs.memory import memory
 from hiernas.costs.tables import Cost, Count, cost, count
 from hiernas.errors import LatencyError
 from hiernas.networks.ops import Classifier, Conv, MBConv, Skip
@@ -65,7 +66,8 @@ def test_whole_network_against_hooks_and_no_random_number_is_drawn() -> None:
         assert torch.equal(torch.get_rng_state(), state)
         network = architecture.build()
         params = sum(p.numel() for p in network.parameters())
-        assert found == Cost(params, hooked_macs(network, torch.zeros(1, 3, 16, 16)), None)
+        macs, memory_bytes = hooked_macs(network, torch.zeros(1, 3, 16, 16)), memory(architecture.build, (3, 16, 16)).bytes
+        assert found == Cost(params, macs, **memory_bytes, latency_ms=None)
 
 
 def test_several_options_at_a_site_all_count() -> None:

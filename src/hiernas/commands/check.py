@@ -14,8 +14,9 @@ import numpy as np
 
 from hiernas.commands.cost import cells_named
 from hiernas.commands.options import CheckOptions, split_settings
+from hiernas.costs import PEAKS, sums
 from hiernas.costs.limits import feasible_share
-from hiernas.costs.tables import cost_tables
+from hiernas.costs.tables import cost_tables, peak_tables
 from hiernas.data.images import OnDemand
 from hiernas.data.split import Subset
 from hiernas.latency.measure import plan_of
@@ -74,7 +75,8 @@ def check(request: Request, listener: Listener, began: float) -> dict[str, str]:
 def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
     """An estimate in words."""
     data = prepared.data
-    rows = {"space": f"{prepared.space.name}, {units.size(e.space_size)} architectures"}
+    held = " and ".join(str(limit) for limit in prepared.limits if limit.metric in PEAKS)
+    rows = {"space": f"{prepared.space.name}, {units.size(e.space_size)} architectures" + f", those of {held}" * bool(held)}
     for metric, (smallest, typical, largest) in e.costs.items():
         values = (units.amount(metric, v) for v in (smallest, typical, largest))
         rows[metric] = "smallest {}, typical {}, largest {}".format(*values)
@@ -102,14 +104,15 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> Estimate:
     space, method = prepared.space, METHODS[prepared.method]
     among = method.among(space)
     tables = cost_tables(among, prepared.latency)
-    rng = numpy_generator(prepared.seed, "check")
-    genes = among.sample_encoded(rng, 10_000)
-    costs = {name: (table.smallest, float(np.median(table.of(genes))), table.largest) for name, table in tables.items()}
+    costs = dict[str, tuple[float, float, float]]()
+    for each, by_metric in ((among, tables), (space, peak_tables(space, method.several))):
+        genes = each.sample_encoded(numpy_generator(prepared.seed, "check"), 10_000)
+        costs |= {m: (table.smallest, float(np.median(table.of(genes))), table.largest) for m, table in by_metric.items()}
     training = 4 * (3 * step.params) + step.saved  # weights, gradients, momentum in 32 bits
     return Estimate(
         space_size=max(space.size(), among.size()),
         costs=costs,
-        feasible_share=feasible_share(among, tables, prepared.limits, numpy_generator(prepared.seed, "share")),
+        feasible_share=feasible_share(among, tables, sums(prepared.limits), numpy_generator(prepared.seed, "share")),
         supernet_params=step.params,
         memory_gib=(max(training, 4 * step.params + _evaluating(prepared), _measuring(prepared)) + _pictures(prepared)) / 2**30,
         seconds=pace.seconds(method.work(prepared.config, prepared.data)),

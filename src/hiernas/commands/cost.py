@@ -8,12 +8,13 @@ from typing import Any
 from hiernas.combinatorics import Decision
 from hiernas.commands.measure import teller
 from hiernas.commands.options import CostOptions, SizedOptions
+from hiernas.costs import MEMORY
 from hiernas.costs.tables import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
 from hiernas.latency.table import load_table
-from hiernas.report.units import milliseconds
+from hiernas.report import units
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import KNOWN, Known, known
@@ -29,6 +30,7 @@ def cost(asked: CostOptions, listener: Listener) -> dict[str, str]:
         "for images of": f"{skeleton.input_size} in {skeleton.num_classes} classes",
         "params": f"{counted.params:,}",
         "macs": f"{counted.macs:,}",
+        **{metric: units.value(metric, getattr(counted, metric)) for metric in MEMORY},
     }
     return shown | (_printed(network) if network else {}) | _latencies(architecture, asked, listener)
 
@@ -47,7 +49,7 @@ def _printed(network: Known) -> dict[str, str]:
 def _latencies(architecture: Architecture, asked: CostOptions, listener: Listener) -> dict[str, str]:
     if asked.latency_table is not None:
         table = load_table(asked.latency_table, asked.runtime, asked.threads)
-        return {"latency predicted": f"{milliseconds(table.predict(architecture))} ({table.device}, {table.runtime})"}
+        return {"latency predicted": f"{units.milliseconds(table.predict(architecture))} ({table.device}, {table.runtime})"}
     engine = make_runtime(asked.runtime or RUNTIME, asked.threads or 1)
     kept = tuple(
         Decision(name, tuple(option for option, _ in choice))
@@ -59,8 +61,8 @@ def _latencies(architecture: Architecture, asked: CostOptions, listener: Listene
     whole = engine.measure(architecture.build(), architecture.skeleton.input_size, runs=100, warmup=10)
     where = f"{measured.device}, {measured.runtime}, {measured.threads} thread(s)"
     return {
-        "latency predicted": f"{milliseconds(measured.predict(architecture))} ({where})",
-        "latency measured": f"{milliseconds(whole.p10_ms)} (median {whole.median_ms:.3g}, 90 % {whole.p90_ms:.3g})",
+        "latency predicted": f"{units.milliseconds(measured.predict(architecture))} ({where})",
+        "latency measured": f"{units.milliseconds(whole.p10_ms)} (median {whole.median_ms:.3g}, 90 % {whole.p90_ms:.3g})",
     }
 
 

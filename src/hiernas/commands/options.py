@@ -53,7 +53,7 @@ class CheckOptions(SharedOptions):
     """A search that may be done."""
 
     method: Annotated[str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")] = "hnas"
-    limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "60<=latency_ms<=70"; repeatable')] = None
+    limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "peak_ram_int8<=256k"; repeatable')] = None
     cells: Annotated[str | None, Option(help="of a stage search: a genotype by name or text, or a run that found some")] = None
     time: Time = None
     seed: Seed = 0

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hiernas.costs import sums
 from hiernas.costs.limits import sample_feasible
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError, RunError
@@ -137,7 +138,7 @@ def _draw(
     """Up to `n` different networks of a space within the limits, and none of those given."""
     tables = cost_tables(space, prepared.latency)
     known = [space.encode(a).tobytes() for a in besides]
-    genes = sample_feasible(space, tables, prepared.limits, numpy_generator(seed, purpose), n, known)
+    genes = sample_feasible(space, tables, sums(prepared.limits), numpy_generator(seed, purpose), n, known)
     return tuple(space.decode(row) for row in genes)
 
 

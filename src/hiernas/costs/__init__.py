@@ -10,8 +10,13 @@ from decimal import Decimal
 from hiernas.budget import METRICS, SUFFIXES, Limit
 from hiernas.errors import LimitError, did_you_mean
 
+PEAKS = ("peak_ram", "peak_ram_int8")  # greatest values over the operations of a network; the other metrics are sums
+MEMORY = (*PEAKS, "flash", "flash_int8")  # in bytes
+BYTES = {f"{unit}{b}": n for unit, n in {"": 1, **SUFFIXES, "Ki": 2**10, "Mi": 2**20}.items() for b in ("", "B")}
 UNITS = {"latency_ms": {"": 1, "ms": 1}, "params": {"": 1, **SUFFIXES}, "macs": {"": 1, **SUFFIXES}}
+UNITS |= dict.fromkeys(MEMORY, BYTES)
 EXAMPLES = {"latency_ms": "5 or 5ms", "params": "4.8M or 4800000", "macs": "300M or 3e8"}
+EXAMPLES |= dict.fromkeys(MEMORY, "256k, 256Ki or 262144 (bytes)")
 
 
 def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
@@ -24,7 +29,14 @@ def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
         new = _parse(text)
         old = limits.get(new.metric, new)
         limits[new.metric] = Limit(new.metric, max(old.low, new.low), min(old.high, new.high))
+        if new.metric in MEMORY and math.isfinite(new.low):
+            raise LimitError(f"limit '{text}': {new.metric} is what a device has, so the limit is an upper one; write '<='")
     return tuple(limits.values())
+
+
+def sums(limits: Iterable[Limit]) -> tuple[Limit, ...]:
+    """The limits on sums over the operations of a network. Those on peaks hold for a whole space (`limits.within_peaks`)."""
+    return tuple(limit for limit in limits if limit.metric not in PEAKS)
 
 
 def _parse(text: str) -> Limit:
@@ -47,7 +59,8 @@ def _parse(text: str) -> Limit:
 
 def _number(word: str, metric: str, text: str) -> float:
     if metric not in METRICS:
-        raise LimitError(f"unknown metric '{metric}' in limit '{text}'; {did_you_mean(metric, METRICS)}")
+        meant = "papers' FLOPs are 'macs'" if metric.lower() == "flops" else did_you_mean(metric, METRICS)
+        raise LimitError(f"unknown metric '{metric}' in limit '{text}'; {meant}")
     found = re.fullmatch(r"([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([a-z]*)", word, re.IGNORECASE)
     if found is None or found[2] not in UNITS[metric]:
         raise LimitError(f"limit '{text}': '{word}' is no number for {metric}; write {EXAMPLES[metric]}")

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from hiernas.budget import CostTable, Limit, Tables, quantity
-from hiernas.costs.tables import cost, cost_tables
+from hiernas.costs import MEMORY, PEAKS
+from hiernas.costs.tables import cost_tables, count, peak_tables
 from hiernas.errors import LimitError
 from hiernas.space import Architecture, SearchSpace
 
@@ -28,6 +29,8 @@ SCALE = 1e4  # a bound in the solver's rows, so that its tolerance of 1e-6 is 1e
 
 SMALLEST = {"latency_ms": "the fastest takes", "params": "the smallest has", "macs": "the cheapest needs"}
 LARGEST = {"latency_ms": "the slowest takes", "params": "the largest has", "macs": "the costliest needs"}
+SMALLEST |= dict.fromkeys(MEMORY, "the smallest needs")
+UNITS = {"latency_ms": " ms", **dict.fromkeys(MEMORY, "B")}
 
 
 def _rounded(value: float, digits: int, rounding: str = ROUND_HALF_EVEN) -> float:
@@ -68,8 +71,7 @@ def check_reachable(space: SearchSpace, tables: Tables, limits: Sequence[Limit])
             (table.largest, LARGEST, table.largest < limit.low, ROUND_FLOOR),
         ):
             if outside:
-                unit = " ms" if limit.metric == "latency_ms" else ""
-                value = quantity(limit.metric, _rounded(extreme, 3, rounding)) + unit
+                value = quantity(limit.metric, _rounded(extreme, 3, rounding)) + UNITS.get(limit.metric, "")
                 raise LimitError(f"no architecture of '{space.name}' meets {limit}; {words[limit.metric]} {value}")
     if sum(len(limit.bounds) for limit in limits) < 2:
         return
@@ -100,6 +102,24 @@ def _table(tables: Tables, limit: Limit) -> CostTable:
     if limit.metric not in tables:
         raise LimitError(f"the limit {limit} needs a latency table: name one with --latency-table FILE, or measure this device")
     return tables[limit.metric]
+
+
+def within_peaks(space: SearchSpace, limits: Sequence[Limit], several: bool = False) -> SearchSpace:
+    """The space of exactly the networks that meet the limits on `peak_ram`: without the options that exceed them.
+
+    `several`: see `peak_tables`. Raises `LimitError` where none is left, and for cells, whose peak depends on all choices.
+    """
+    for limit in (limit for limit in limits if limit.metric in PEAKS):
+        tables = peak_tables(space, several)
+        if not tables:
+            raise LimitError(
+                f"{limit} cannot be held in '{space.name}': the peak of a network of cells is no maximum over its parts, but "
+                "depends on all of them; limit flash, params or macs, or search a chain (`hiernas list spaces`)"
+            )
+        check_reachable(space, tables, [limit])
+        rows = zip(space.decisions, tables[limit.metric].sites, strict=True)
+        space = space.restrict({d.name: [d.options[i] for i in np.flatnonzero(row <= limit.high)] for d, row in rows})
+    return space
 
 
 def median_limit(space: SearchSpace, table: CostTable, rng: np.random.Generator) -> Limit:
@@ -296,7 +316,7 @@ class TableBudget:
 
     def count(self, architecture: Architecture) -> tuple[int, int]:
         """Parameters and multiply-adds of a whole network."""
-        found = cost(architecture)
+        found = count(architecture.build, architecture.skeleton.input_size)
         return found.params, found.macs
 
     def met(self, space: SearchSpace, genes: np.ndarray) -> np.ndarray:

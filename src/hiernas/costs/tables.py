@@ -18,7 +18,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiernas.budget import CostTable
+from hiernas.costs import PEAKS
+from hiernas.costs.memory import Memory, memory
 from hiernas.networks.ops import ACTIVATIONS
+from hiernas.networks.parts import mixed
 from hiernas.space import Architecture, SearchSpace, Skeleton
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 FREE: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, *ACTIVATIONS.values())
 _counts: dict[str, Count] = {}  # by Part.key, which is equal where the count is
 _footprints: dict[str, Footprint] = {}
+_needs: dict[str, Memory] = {}
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,14 @@ class Count:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a whole network costs; `latency_ms` where a latency table was given."""
+    """What a whole network costs: bytes of memory in 32 bits and in INT8; `latency_ms` where a latency table was given."""
 
     params: int
     macs: int
+    peak_ram: int
+    peak_ram_int8: int
+    flash: int
+    flash_int8: int
     latency_ms: float | None = None
 
 
@@ -117,8 +125,9 @@ def cost(architecture: Architecture, latency: LatencyTable | None = None) -> Cos
 
     Raises `LatencyError` where the table misses an operation of the network.
     """
-    found = count(architecture.build, architecture.skeleton.input_size)
-    return Cost(found.params, found.macs, None if latency is None else latency.predict(architecture))
+    size, latency_ms = architecture.skeleton.input_size, None if latency is None else latency.predict(architecture)
+    counted = count(architecture.build, size)
+    return Cost(counted.params, counted.macs, **memory(architecture.build, size).bytes, latency_ms=latency_ms)
 
 
 def saved_by(skeleton: Skeleton) -> list[Part]:
@@ -140,13 +149,15 @@ def parts_of_space(space: SearchSpace) -> tuple[list[Part], list[list[tuple[Part
 
 
 def cost_tables(space: SearchSpace, latency: LatencyTable | None) -> dict[str, CostTable]:
-    """The tables of a space by metric: params, macs and, where a latency table is given, latency_ms.
+    """The tables of a space by metric: params, macs, flash and, where a latency table is given, latency_ms.
 
     Raises `LatencyError` where the latency table misses an operation of the space.
     """
     tables = {
         "params": _table("params", space, lambda part: counted(part).params, 0.0),
         "macs": _table("macs", space, lambda part: counted(part).macs, 0.0),
+        "flash": _table("flash", space, lambda part: needed(part).bytes["flash"], 0.0),
+        "flash_int8": _table("flash_int8", space, lambda part: needed(part).bytes["flash_int8"], 0.0),
     }
     if latency is not None:
         tables["latency_ms"] = _table("latency_ms", space, latency.part_ms, latency.overhead_ms)
@@ -158,6 +169,13 @@ def counted(part: Part) -> Count:
     if part.key not in _counts:
         _counts[part.key] = count(part.build, part.input_size)
     return _counts[part.key]
+
+
+def needed(part: Part) -> Memory:
+    """What one operation needs, remembered for the life of the process."""
+    if part.key not in _needs:
+        _needs[part.key] = memory(part.build, part.input_size)
+    return _needs[part.key]
 
 
 def taken_by(part: Part) -> Footprint:
@@ -175,3 +193,33 @@ def _table(metric: str, space: SearchSpace, cost_of: Callable[[Part], float], co
         constant -= cost_of(part)
     rows = tuple(np.array([sum(map(cost_of, parts)) for parts in site], dtype=np.float64) for site in options)
     return CostTable(metric, constant, rows, space)
+
+
+class PeakTable(CostTable):
+    """The same of a peak: the greatest of `constant`, which every network has, and of one number of each row."""
+
+    def of(self, genes: np.ndarray) -> np.ndarray:
+        rows = [row[column] for row, column in zip(self.sites, genes.T, strict=True)]
+        return np.max([np.full(len(genes), self.constant), *rows], axis=0)
+
+    def _sum(self, largest: bool) -> float:
+        return float(max(self.constant, *((row.max() if largest else row.min()) for row in self.sites)))
+
+
+def peak_tables(space: SearchSpace, several: bool = False) -> dict[str, PeakTable]:
+    """The tables of `peak_ram` of a chain, exact: between two of its layers, all that lives is what one hands on to the next.
+
+    `several`: a bound, for networks that keep any number of a site's options: while one of these runs, no more is alive than
+    in the midst of three of its kind. None for cells, whose peak is no maximum over their parts.
+    """
+    if space.skeleton.searched != "blocks":
+        return {}
+    fixed, options = parts_of_space(space)
+    one = {metric: max(needed(part).bytes[metric] for part in fixed) for metric in PEAKS}
+    sites = [[_three(part) if several else needed(part) for (part,) in site] for site in options]
+    rows = {m: tuple(np.array([n.bytes[m] for n in site], dtype=np.float64) for site in sites) for m in PEAKS}
+    return {metric: PeakTable(metric, one[metric], rows[metric], space) for metric in PEAKS}
+
+
+def _three(part: Part) -> Memory:
+    return memory(lambda: mixed([part.build() for _ in range(3)], [0.5] * 3), part.input_size)

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from hiernas.budget import METRICS
+from hiernas.costs import MEMORY
 from hiernas.errors import RunError
 from hiernas.quiet import visible
 from hiernas.report import cells, controls, figures, hmnas, hournas, units
@@ -39,14 +40,13 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     if "front" not in result:
         return lines, []
     asked = dict.fromkeys(METRICS, units.NONE) | {x["metric"]: x["text"] for x in result["limits"]}
-    latency, params, macs = chosen["latency_ms"], units.short(chosen["params"]), units.short(chosen["macs"])
+    latency, counted = chosen["latency_ms"], {"params": "params", "macs": "MACs", **{m: units.name(m) for m in MEMORY}}
     ranked = units.NONE
     if chosen["val_accuracy"] is not None:
         ranked = f"{chosen['val_accuracy']:.2%} ({units.judged(result)})"
     rows = [
         ["latency", asked["latency_ms"], *(units.milliseconds(latency[kind]) for kind in ("predicted", "measured"))],
-        ["params", asked["params"], params, params],
-        ["MACs", asked["macs"], macs, macs],
+        *([name, asked[m], *[units.amount(m, chosen[m])] * 2] for m, name in counted.items() if m in chosen),
         ["accuracy", units.NONE, ranked, f"{chosen['test_accuracy']:.2%} (test)"],
     ]
     error = result["latency_error"]

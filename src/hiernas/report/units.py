@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from hiernas.costs import MEMORY
 from hiernas.search.decided import wilson as wilson  # of accuracies, on the page, too
 
 NONE = "–"
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit
-NAMES = {"latency_ms": "Latency", "params": "Parameters", "macs": "Multiply-adds"}
+NAMES = {"latency_ms": "Latency", "params": "Parameters", "macs": "Multiply-adds", "peak_ram": "Peak RAM"}
+NAMES |= {"peak_ram_int8": "Peak RAM, INT8", "flash": "Flash", "flash_int8": "Flash, INT8"}
 SCALES = ((1e9, "billions", "G"), (1e6, "millions", "M"), (1e3, "thousands", "k"), (1.0, "", ""))
 
 
@@ -56,13 +58,17 @@ def size(n: int) -> str:
 
 
 def value(metric: str, n: float | None) -> str:
-    """A value of 'latency_ms', 'params' or 'macs' with its unit."""
+    """A value of a metric with its unit."""
+    if metric in MEMORY and n is not None:
+        return f"{count(n)}{SPACE}B"
     return milliseconds(n) if metric == "latency_ms" else count(n)
 
 
 def amount(metric: str, n: float | None) -> str:
-    """The same in three digits: '0.110 ms', '12.3 k'."""
-    return milliseconds(n) if metric == "latency_ms" else short(n)
+    """The same in three digits: '0.110 ms', '12.3 k', '12.3 kB'."""
+    if metric in MEMORY and n is not None and n >= 1000:
+        return f"{short(n)}B"
+    return value(metric, n) if metric in MEMORY else milliseconds(n) if metric == "latency_ms" else short(n)
 
 
 def seconds(s: float) -> str:
@@ -78,13 +84,14 @@ def axis(metric: str, values: Iterable[float]) -> tuple[float, str]:
     if metric == "latency_ms":
         return 1.0, f"{name(metric)} (ms)"
     most = max(values)
-    factor, word, _ = next(s for s in SCALES if most >= s[0] or s[0] == 1.0)
+    factor, word, letter = next(s for s in SCALES if most >= s[0] or s[0] == 1.0)
+    word = f"{letter}B" if metric in MEMORY else word
     return factor, f"{name(metric)} ({word})" if word else name(metric)
 
 
 def asked(metric: str, bound: float) -> str:
     """The bound of a limit with its unit, not rounded."""
-    return f"{bound:g}{SPACE}ms" if metric == "latency_ms" else count(bound)
+    return f"{bound:g}{SPACE}ms" if metric == "latency_ms" else value(metric, bound)
 
 
 def limit_text(limit: Mapping[str, Any], named: bool = True) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hiernas.budget import Limit
+from hiernas.costs.memory import memory
 from hiernas.data import ImageData
 from hiernas.data.batches import at_once, normalise
 from hiernas.data.load import joined
-from hiernas.errors import LatencyError, RunError
+from hiernas.errors import LatencyError, LimitError, RunError
 from hiernas.export import export
+from hiernas.latency.runner import cpu_name
 from hiernas.latency.runtimes import make_runtime
 from hiernas.latency.table import BELONGS_TO
 from hiernas.methods import METHODS
@@ -24,7 +27,6 @@ from hiernas.problem import CALIBRATION_IMAGES, Candidate, Found, Start
 from hiernas.randomness import seeded, torch_generator
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
 from hiernas.report.page import write_report
-from hiernas.run.environment import both_ends
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Prepared, retraining_of
 from hiernas.space import Architecture, SearchSpace
@@ -40,13 +42,15 @@ WAYS = ("fine_tuned", "from_scratch")  # in which networks are trained that are 
 def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
     """Everything after the search: final training, whole-network latencies, files, result and report."""
     architecture, data, limits = found.architecture, prepared.data, prepared.limits
+    needs = {options: memory(network.build, data.input_size).bytes for options, network in _networks(found).items()}
+    _check_memory(needs[found.chosen.options], limits)
     run.write_json("best.json", architecture.to_json())
     network = _trained(prepared, run, "final", architecture, found.start)
     own = _taken_home(run, architecture, data, network, found.start is not None)
     meter = _meter(prepared)
     source = prepared.latency or meter  # of latencies: a table, or what measures them
     measured = _measured(run, data, meter, found)
-    chosen = {**_member(found.chosen, measured), **own["chosen"]}
+    chosen = {**_member(found.chosen, measured, needs), **own["chosen"]}
     compared = _compared(prepared, run, found, chosen["test_accuracy"], measured)
     ranked = () if "control" in found.details else of_ranking(found.chosen.val_accuracy, data.val.labels.numpy())
     bounds = zip(run.config["limits"], limits, strict=True)
@@ -57,7 +61,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
         "limits": [{**values, "text": str(limit)} for values, limit in bounds],
         "automatic_limit": prepared.automatic_limit,
         "device": source and {k: prepared.runtime if k == "runtime" else getattr(source, k) for k in BELONGS_TO},
-        "front": [_member(c, measured) for c in found.front],
+        "front": [_member(c, measured, needs) for c in found.front],
         "chosen": chosen,
         **({"compared": compared} if compared else {}),
         "latency_error": _latency_error(found, measured),
@@ -169,14 +173,29 @@ def _meter(prepared: Prepared) -> Any | None:
     return runtime if prepared.latency is None or runtime.device == prepared.latency.device else None
 
 
+def _networks(found: Found) -> dict[tuple[str, ...], Architecture]:
+    """The front's members by their options and, last, the chosen one."""
+    others = {c.options: found.space.architecture(c.options) for c in found.front if c.options != found.chosen.options}
+    return {**others, found.chosen.options: found.architecture}
+
+
+def _check_memory(needed: Mapping[str, int], limits: Sequence[Limit]) -> None:
+    """Raise `LimitError` where the chosen network as a whole needs more than was asked."""
+    for limit in limits:
+        if needed.get(limit.metric, 0) > limit.high:
+            raise LimitError(
+                f"the network that was found needs {limit.metric} {needed[limit.metric]:,}, and {limit} was asked; search "
+                "again with another --seed, or widen the limit"
+            )
+
+
 def _measured(run: RunFolder, data: ImageData, meter: Any | None, found: Found) -> dict[str, Any]:
     """Whole-network latencies of front, chosen member and rivals, by their options; kept as they come in."""
     measured: dict[str, Any] = run.read_json("checkpoint/measured.json") or {}
     if meter is None:
         return measured
     members = {",".join(rival.architecture.labels): rival.architecture for rival in found.rivals}
-    members |= {",".join(c.options): found.space.architecture(c.options) for c in found.front if c != found.chosen}
-    members[",".join(found.chosen.options)] = found.architecture
+    members |= {",".join(options): architecture for options, architecture in _networks(found).items()}
     for i, (key, architecture) in enumerate(members.items()):
         if key in measured:
             continue
@@ -188,13 +207,14 @@ def _measured(run: RunFolder, data: ImageData, meter: Any | None, found: Found) 
     return measured
 
 
-def _member(candidate: Candidate, measured: Mapping[str, Any]) -> dict[str, Any]:
+def _member(candidate: Candidate, measured: Mapping[str, Any], needs: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     whole = measured.get(",".join(candidate.options), dict.fromkeys(("measured", "median", "p10", "p90")))
     return {
         "options": list(candidate.options),
         "val_accuracy": None if isnan(candidate.val_accuracy) else candidate.val_accuracy,
         "params": candidate.params,
         "macs": candidate.macs,
+        **needs[candidate.options],
         "latency_ms": {"predicted": candidate.latency_ms, **whole},
     }
 
@@ -292,3 +312,32 @@ def last_supernet(run: RunFolder, space: SearchSpace) -> Any | None:
 def _inherits(run: RunFolder) -> bool:
     method = METHODS.get(run.config["method"])
     return method is not None and method.inherits
+
+
+# -- what the bits of a run depend on beside what was asked: versions, threads and device --------------------------------
+
+
+def environment(config: Mapping[str, Any]) -> dict[str, Any]:
+    """This process', for a run of this configuration: a GPU counts where a training may use it."""
+    device = cpu_name()
+    if torch.cuda.is_available() and set(_accelerators(config)) != {"cpu"}:
+        device = f"{torch.cuda.get_device_name()}, {device}"
+    return {"hiernas": VERSION, "torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device}
+
+
+def _accelerators(config: Mapping[str, Any]) -> list[Any]:
+    own = [config["accelerator"]] if "accelerator" in config else []
+    return own + [name for value in config.values() if isinstance(value, Mapping) for name in _accelerators(value)]
+
+
+def tell_changes(run: RunFolder) -> None:
+    """An event where a run goes on under another environment than it began under."""
+    began, now = run.config.get("environment", {}), environment(run.config)
+    changed = [f"{name} {began[name]} -> {now[name]}" for name in now if name in began and began[name] != now[name]]
+    if changed:
+        run.event("environment", changed=", ".join(changed))
+
+
+def both_ends(run: RunFolder) -> dict[str, Any]:
+    """What a result says of the environment it was begun and ended under."""
+    return {"began": run.config.get("environment"), "ended": environment(run.config)}

@@ -12,9 +12,9 @@ from typing import Any
 
 import hiernas.spaces
 from hiernas.budget import Limit, Tables
-from hiernas.costs import parse_limits
-from hiernas.costs.limits import check_reachable, median_limit, sample_feasible
-from hiernas.costs.tables import cost_tables
+from hiernas.costs import parse_limits, sums
+from hiernas.costs.limits import check_reachable, median_limit, sample_feasible, within_peaks
+from hiernas.costs.tables import cost_tables, peak_tables
 from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.latency.measure import cached_table_path, measure_table
@@ -34,6 +34,7 @@ from hiernas.train.retraining import Retraining
 
 OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load_data`
 ONE_LEFT = "the limits leave one network of the space: there is nothing to search, and every method ends with it; widen them"
+INSTEAD = {"peak_ram": "macs", "peak_ram_int8": "macs", "flash": "params", "flash_int8": "params"}  # objectives beside them
 READY = "checkpoint/latency.ready"  # empty: the run folder's copy of the latency table is complete
 
 
@@ -164,20 +165,23 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
     if final is not None:
         config = replace(config, final_epochs=final.epochs, final_lr=final.lr)
     if config.objective == "auto":  # the latency where it is limited or nothing is, else what the first limit is on
-        config = replace(config, objective="latency_ms" if "latency_ms" in metrics or not metrics else metrics[0])
-    space = make_space(name, data, arguments)
+        first = "latency_ms" if "latency_ms" in metrics or not metrics else metrics[0]
+        config = replace(config, objective=INSTEAD.get(first, first))
+    whole = make_space(name, data, arguments)
     recipe = config.train if final is None else final.recipe
-    _refuse(request.method, config, recipe, space, data)
+    _refuse(request.method, config, recipe, whole, data)
+    space = within_peaks(whole, limits, method.several)
     among = method.among(space)
-    counted = [limit for limit in limits if limit.metric != "latency_ms"]
+    counted = [limit for limit in sums(limits) if limit.metric != "latency_ms"]
     check_reachable(among, cost_tables(among, None), counted)  # what can be refused before anything is measured
     file, runtime, threads = request.latency_table, request.runtime, request.threads
     latency = _latency(request.method, space, file, runtime, threads, config, limits, listener)
     if not metrics:
         table = cost_tables(space, latency)[config.objective]
         limits = (median_limit(space, table, numpy_generator(request.seed, "limit")),)
-    tables = cost_tables(among, latency)
-    check_reachable(among, tables, limits)
+    tables, summed = cost_tables(among, latency), sums(limits)
+    check_reachable(among, tables, summed)
+    every = {**tables, **peak_tables(whole, method.several)}
     return Prepared(
         method=request.method, preset=request.preset if request.config is None and not request.settings else "custom",
         seed=request.seed, space=space, data=data, data_source=source, limits=limits, automatic_limit=not metrics,
@@ -185,7 +189,7 @@ def prepare(request: Request, listener: Listener | None = None) -> Prepared:
         runtime=runtime or RUNTIME if latency is None else latency.runtime,
         threads=threads or 1 if latency is None else latency.threads,
         latency=latency, config=config, final_recipe=None if recipe == config.train else recipe, fitted=fitted,
-        doubts=(*of_limits(tables, limits, not metrics), *_one_left(among, tables, limits, request.seed)),
+        doubts=(*of_limits(every, limits, not metrics), *_one_left(among, tables, summed, request.seed)),
         asked=request.asked(),
     )  # fmt: skip
 

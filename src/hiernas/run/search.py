@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hiernas.budget import Limit
+from hiernas.costs import sums
 from hiernas.costs.limits import TableBudget
 from hiernas.data import ImageData
 from hiernas.errors import RunError
@@ -16,10 +17,9 @@ from hiernas.methods import METHODS
 from hiernas.problem import Problem
 from hiernas.randomness import numpy_generator
 from hiernas.report.page import write_report
-from hiernas.run.environment import environment, tell_changes
 from hiernas.run.finalists import best_of
 from hiernas.run.folder import Listener, RunFolder, begin, owned, refuse_existing
-from hiernas.run.outcome import complete, train_only
+from hiernas.run.outcome import complete, environment, tell_changes, train_only
 from hiernas.run.pace import Pace, in_miniature, largest_step, rehearsed, within
 from hiernas.run.request import Prepared, Request, keep_latency, prepare, reload_data, restore
 from hiernas.run.settings import names_of
@@ -115,4 +115,4 @@ def make_problem(
     space: SearchSpace, data: ImageData, limits: Sequence[Limit], latency: Any, run: RunFolder, seed: int
 ) -> Problem:
     """A search as methods take it; `latency`: a latency table (ours or a phone's), or None."""
-    return Problem(space, data, TableBudget(tuple(limits), latency), RunTrainer(data, run, seed), run, seed)
+    return Problem(space, data, TableBudget(sums(limits), latency), RunTrainer(data, run, seed), run, seed)

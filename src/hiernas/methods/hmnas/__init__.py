@@ -223,5 +223,7 @@ def _refusal(space: SearchSpace) -> str | None:
 
 
 METHODS = {
-    "hmnas": Method(hmnas, PRESETS, plan, _spaces(), _refusal, lambda space, config: space.proxy(), among=subsets),
+    "hmnas": Method(
+        hmnas, PRESETS, plan, _spaces(), _refusal, lambda space, config: space.proxy(), among=subsets, several=True
+    ),
 }

@@ -58,7 +58,8 @@ def aims_of(space: SearchSpace, budget: Budget) -> dict[str, float]:
     Limits on several metrics can rule out that all bounds are used up; the aims are then the costs of an
     architecture that comes near them. Of a range the middle is aimed at, of a lower bound the bound.
     """
-    tables, limits = budget.tables(space), budget.limits
+    tables = budget.tables(space)
+    limits = budget.limits or (Limit("macs", high=tables["macs"].largest),)  # nothing that adds up is limited
     wanted = budget.within([_span(limit) for limit in limits])
     genes = wanted.nearest(space)
     if not budget.met(space, genes)[0]:
