@@ -77,7 +77,7 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "r", RUN)
     (run.path / "checkpoint" / "evolve2.json").write_text('{"generation": 3, ')
-    with pytest.raises(RunError, match=r"evolve2\.json is damaged; delete it"):
+    with pytest.raises(RunError, match=r"evolve2\.json is damaged \(content: invalid JSON: .*\); delete it"):
         run.read_json("checkpoint/evolve2.json")
     (run.path / "candidates.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(RunError, match=r"candidates\.sqlite is damaged"):
