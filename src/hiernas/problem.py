@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split
-from hiernas.errors import RunError
 from hiernas.gates import Gates
 from hiernas.randomness import seeded
 from hiernas.space import Architecture, SearchSpace
@@ -40,13 +39,13 @@ class Journal(Protocol):
     def event(self, event: str, **fields: Any) -> None: ...
     def tell(self, event: str, **fields: Any) -> None: ...  # what is not worth keeping, to whoever listens
     def timed(self, phase: str) -> AbstractContextManager[None]: ...  # counts the time spent inside
-    def read_json(self, name: str) -> Any | None: ...  # None where it was not written yet
+    def read_json(self, name: str, kind: Any = dict[str, Any]) -> Any | None: ...  # None where it was not written yet
     def write_json(self, name: str, value: Any) -> Any: ...
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None: ...
     def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+    def fitting(self, name: str) -> AbstractContextManager[None]: ...  # inside, what was saved is taken up, or refused
     def add_candidates(self, phase: str, rows: Sequence[tuple[str, float, float, float, float | None]]) -> None: ...
     def candidates(self, phase: str) -> dict[str, float]: ...  # accuracy by options, joined by commas
-    def damaged(self, name: str) -> RunError: ...  # the error for a file that cannot be what was written
 
 
 class Architect(Protocol):

@@ -168,13 +168,12 @@ def _train(run: RunFolder, prepared: Prepared, architecture: Architecture, key: 
     """Test accuracy after training from scratch, kept in rank.json."""
     folder = run.path / "rank" / hashlib.sha256(key.encode()).hexdigest()[:12]
     config = {"method": "train", "seed": run.config["seed"], "data": run.config["data"]}
-    own = RunFolder.open(folder, run.listener) if folder.exists() else RunFolder.create(folder, config, run.listener)
-    try:
+    if not (folder / "config.yaml").exists():
+        RunFolder.create(folder, config).close()
+    with owned(RunFolder.open(folder, run.listener)) as own:
         final = prepared.final
         network = train_network(architecture, prepared.data, Phase("final", epochs, final.lr), final.recipe, own)
         reached = float(accuracy(network, prepared.data.test, prepared.data))
-    finally:
-        own.close()
     run.write_json("rank.json", {**(run.read_json("rank.json") or {}), key: reached})
     return reached
 

@@ -57,6 +57,8 @@ def resume(
     run = RunFolder.open(path, listener)
     result = run.read_json("result.json")
     if result is not None and not run.missing():
+        for name in ("best.json", "best.safetensors", "best.onnx"):
+            run.check(name)
         if "front" in result and not (run.path / "report.html").exists():  # killed between the two
             with owned(run):
                 write_report(run.path)

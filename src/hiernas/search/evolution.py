@@ -108,20 +108,21 @@ def evolve(
         return ledger.candidates
     algorithm = start(space, problem.budget, effort, numpy_generator(problem.seed, phase))
     file = f"checkpoint/{phase}.json"
-    saved = run.read_json(file) or {"generation": 0}
-    try:
-        if saved["generation"]:
+    saved, begun = run.read_json(file), 0
+    if saved is not None:
+        with run.fitting(file):
+            algorithm.restore(saved["state"])
+            algorithm.ask()  # what cannot be gone on from is refused
             algorithm.restore(saved["state"])
             ledger.recall(saved["seen"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise run.damaged(file) from error
-    for generation in range(saved["generation"] + 1, effort.generations + 2):  # 1 is the initial population
+            begun = int(saved["generation"])
+    for generation in range(begun + 1, effort.generations + 2):  # 1 is the initial population
         genes = algorithm.ask()
         if len(genes) == 0:
             break
         algorithm.tell(genes, objectives(ledger.evaluate(genes), metric))
+        ledger.report(generation, effort.generations + 1)  # before it is saved: a kill between the two loses none
         run.write_json(file, {"generation": generation, "seen": list(ledger.found), "state": algorithm.state})
-        ledger.report(generation, effort.generations + 1)
     return ledger.candidates
 
 

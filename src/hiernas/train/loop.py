@@ -6,21 +6,23 @@ and position. A training that was cut off anywhere therefore ends, on CPU, with 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from pydantic import Field
 from torch import Tensor, nn
 
 from hiernas import stop
 from hiernas.data.batches import Augment, at_once, augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
-from hiernas.errors import ConfigError, RunError, TrainingError
+from hiernas.errors import ConfigError, RunError, TrainingError, validated
 from hiernas.gates import Gates
 from hiernas.networks.cell_ops import DropPath
 from hiernas.problem import Architect, DrawGates, Journal, Validate
@@ -40,8 +42,8 @@ class Planned(NamedTuple):
 class Position:
     """Where a training stands: completed epochs, steps done in the current one, and its sums so far."""
 
-    epoch: int = 0
-    step: int = 0
+    epoch: Annotated[int, Field(ge=0)] = 0
+    step: Annotated[int, Field(ge=0)] = 0
     loss: float = 0.0
     correct: int = 0
     images: int = 0
@@ -114,12 +116,12 @@ def fit(
                 finish(model)
             trainer.check_weights(position.epoch - 1, steps)
             accuracy = validate(position.epoch) if validate else None
+            run.event(  # before it is saved: a kill between the two repeats the epoch, and loses none
+                "epoch", phase=phase.name, epoch=position.epoch, epochs=phase.epochs, val_accuracy=accuracy, **summary
+            )
             if position.epoch == phase.epochs or time.monotonic() - saved_at > min(5.0, run.checkpoint_seconds):
                 _save(model, optimizer, phase, run, position, architect, average)
                 saved_at = time.monotonic()
-            run.event(
-                "epoch", phase=phase.name, epoch=position.epoch, epochs=phase.epochs, val_accuracy=accuracy, **summary
-            )
 
 
 class _Trainer:
@@ -317,22 +319,21 @@ def _restore(
     if saved is None:
         return Position()
     tensors, position = saved
+    file = f"checkpoint/{phase.name}.safetensors"
     if position.pop("epochs", None) != phase.epochs:
-        raise RunError(f"{run.path}/checkpoint/{phase.name}.safetensors is not from a training of {phase.epochs} epochs")
-    try:
+        raise RunError(f"{run.path / file} is not from a training of {phase.epochs} epochs")
+    at: Position = validated(Position, json.dumps(position), f"{run.path / file} is damaged: position", RunError)
+    with run.fitting(file):
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         if architect is not None:
             architect.restore({k[13:]: v for k, v in tensors.items() if k.startswith("architecture.")})
-        if average is not None and position["epoch"] < phase.epochs:
+        if average is not None and at.epoch < phase.epochs:
             average.restore({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
-    except (RuntimeError, KeyError) as error:
-        file = run.path / "checkpoint" / f"{phase.name}.safetensors"
-        raise RunError(f"{file} does not fit the network; start the search again") from error
-    for name, p in model.named_parameters():
-        if f"momentum.{name}" in tensors:
-            buffer = torch.empty_like(p, memory_format=torch.preserve_format)
-            optimizer.state[p]["momentum_buffer"] = buffer.copy_(tensors[f"momentum.{name}"])
-    return Position(**position)
+        for name, p in model.named_parameters():
+            if f"momentum.{name}" in tensors:
+                buffer = torch.empty_like(p, memory_format=torch.preserve_format)
+                optimizer.state[p]["momentum_buffer"] = buffer.copy_(tensors[f"momentum.{name}"])
+    return at
 
 
 def accuracy(
