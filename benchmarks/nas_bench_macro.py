@@ -28,7 +28,7 @@ from hiernas.data.batches import normalise
 from hiernas.methods.hnas import SMALL, hnas, train
 from hiernas.problem import Problem
 from hiernas.randomness import seeded
-from hiernas.run.finalists import naswot
+from hiernas.run.finalists import effects, naswot
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
 from hiernas.space import Architecture, SearchSpace
@@ -47,7 +47,9 @@ HEAD = """# NAS-Bench-Macro
 
 `python benchmarks/nas_bench_macro.py`, CIFAR-10, one thread. `tau`: Kendall's, with the mean accuracy of the benchmark's
 three trainings, over 120 random networks, and over 60 of the best 600; p@10: how many of the ten best of the 120 are among
-the ten that are put first. `both`: the sum of the ranks by the supernet and by NASWOT. Regret: percentage points between
+the ten that are put first. `both`: the sum of the ranks by the supernet and by NASWOT. `linear`: by what a sum over layers,
+learned from the same networks, says (of `both`: of the sum of both in standard deviations); it may take any network within
+the limit, not only those that were looked at. Regret: percentage points between
 the best network within the limit and the one taken; k = 5: the best of the five that are put first, as training them would
 show.
 
@@ -68,10 +70,24 @@ class Benchmark:
         self.macs = cost_tables(self.space, None)["macs"].of(self.genes)
         self.row = {self.space.decode(g).options: i for i, g in enumerate(self.genes)}
 
+    def predicted(self, rows: Sequence[int], scores: np.ndarray) -> np.ndarray:
+        """By a linear predictor, of all networks, learned from those of these rows."""
+        gains, _ = effects(self.genes[list(rows)], scores, [len(d.options) for d in self.space.decisions])
+        return np.sum([of_site[column] for of_site, column in zip(gains, self.genes.T, strict=True)], axis=0)
+
+    def first(self, limit: float, values: np.ndarray) -> list[int]:
+        """Rows of the five within the limit that have the highest values, of all networks."""
+        within = np.flatnonzero(self.macs <= limit)
+        return within[np.argsort(-values[within], kind="stable")[:5]].tolist()
+
     def regret(self, limit: float, taken: Sequence[int]) -> float:
         """Of the best of these rows, under a limit that all of them meet."""
         assert (self.macs[list(taken)] <= limit).all()
         return float(self.accuracy[self.macs <= limit].max() - self.accuracy[list(taken)].max())
+
+
+def standard(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean()) / values.std()
 
 
 def cached(file: Path, make: Callable[[], Any]) -> Any:
@@ -136,6 +152,9 @@ def ranking(bench: Benchmark, folder: Path, data: ImageData, seed: int) -> list[
         "supernet": np.array(cached(folder / "supernet.json", by_supernet)),
     }
     scores["both"] = rankdata(scores["NASWOT"]) + rankdata(scores["supernet"])
+    drawn = {name: scores[name][:RANDOM] for name in ("supernet", "NASWOT")}
+    drawn["both"] = standard(drawn["supernet"]) + standard(drawn["NASWOT"])
+    scores |= {f"{name}, linear": bench.predicted(rows, values)[rows + best] for name, values in drawn.items()}
     truth = bench.accuracy[rows + best]
     ten = set(np.argsort(-truth[:RANDOM])[:10].tolist())
     lines = []
@@ -168,8 +187,13 @@ def searched(bench: Benchmark, folder: Path, data: ImageData, stages: int, label
     scores = cached(own / "promise.json", lambda: promise(networks, data, seed))
     lines = []
     both = rankdata(accuracies) + rankdata(scores)
-    for name, values in {"supernet": accuracies, "NASWOT": np.array(scores), "both": both}.items():
-        order = [rows[i] for i in np.argsort(-values, kind="stable")]
+    orders = {"supernet": accuracies, "NASWOT": np.array(scores), "both": both}
+    orders = {name: (values, [rows[i] for i in np.argsort(-values, kind="stable")]) for name, values in orders.items()}
+    learned = {"supernet": accuracies, "NASWOT": np.array(scores), "both": standard(accuracies) + standard(np.array(scores))}
+    for name, values in learned.items():
+        everywhere = bench.predicted(rows, values)
+        orders[f"{name}, linear"] = everywhere[rows], bench.first(limit, everywhere)
+    for name, (values, order) in orders.items():
         regrets = [bench.regret(limit, order[:k]) for k in (1, 5)]
         within = kendalltau(values, bench.accuracy[rows]).statistic
         what = f"M = {stages}, MACs <= {limit / 1e6:g}M ({len(rows)} evaluated)"
@@ -178,16 +202,20 @@ def searched(bench: Benchmark, folder: Path, data: ImageData, stages: int, label
 
 
 def drawn(bench: Benchmark, folder: Path, data: ImageData, label: str, seed: int) -> list[str]:
-    """A row of the control without a search: as many networks as an evolution judges, drawn within the limit, by NASWOT."""
+    """Rows of the control without a search: as many networks as an evolution judges, drawn within the limit, by NASWOT."""
     limit, rng = LIMITS[label], np.random.default_rng(seed)
     rows = rng.choice(np.flatnonzero(bench.macs <= limit), CONFIG.population * (CONFIG.generations + 1), replace=False).tolist()
     networks = [bench.space.decode(bench.genes[i]) for i in rows]
     scores = np.array(cached(folder / f"drawn-{label.split()[0]}.json", lambda: promise(networks, data, seed)))
-    order = [rows[i] for i in np.argsort(-scores, kind="stable")]
-    regrets = [bench.regret(limit, order[:k]) for k in (1, 5)]
-    within = kendalltau(scores, bench.accuracy[rows]).statistic
-    what = f"no search, MACs <= {limit / 1e6:g}M ({len(rows)} drawn)"
-    return [f"| {seed} | {what} | NASWOT | {within:.3f} of those | - | - | {regrets[0]:.2f} | {regrets[1]:.2f} |"]
+    everywhere, lines = bench.predicted(rows, scores), []
+    orders = {"NASWOT": (scores, [rows[i] for i in np.argsort(-scores, kind="stable")])}
+    orders["NASWOT, linear"] = everywhere[rows], bench.first(limit, everywhere)
+    for name, (values, order) in orders.items():
+        regrets = [bench.regret(limit, order[:k]) for k in (1, 5)]
+        within = kendalltau(values, bench.accuracy[rows]).statistic
+        what = f"no search, MACs <= {limit / 1e6:g}M ({len(rows)} drawn)"
+        lines.append(f"| {seed} | {what} | {name} | {within:.3f} of those | - | - | {regrets[0]:.2f} | {regrets[1]:.2f} |")
+    return lines
 
 
 def exact(bench: Benchmark) -> list[str]:

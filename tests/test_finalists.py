@@ -15,10 +15,12 @@ from hiernas.costs.limits import TableBudget
 from hiernas.costs.tables import cost
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError
+from hiernas.methods import METHODS
 from hiernas.methods.controls import RandomKConfig, random_k
 from hiernas.methods.hnas import HNASConfig
+from hiernas.methods.naswot import NaswotConfig, naswot
 from hiernas.problem import Candidate, Found, Problem, brief_work
-from hiernas.run.finalists import best_of
+from hiernas.run.finalists import best_of, effects
 from hiernas.run.folder import RunFolder
 from hiernas.train.recipes import Recipe
 from hiernas.train.retraining import Retraining
@@ -135,3 +137,67 @@ def test_a_prior_orders_the_candidates_beside_their_accuracies(tmp_path: Path, f
         assert (after.chosen, judge.trained) == (ordered[0], [])
     else:
         assert {tuple(row["options"]) for row in after.details["finalists"]} == {c.options for c in ordered[:3]}
+
+
+def test_effects_are_those_of_a_sum(tmp_path: Path) -> None:
+    rng, options = np.random.default_rng(0), [2, 3, 4]
+    worth = [rng.standard_normal(n) for n in options]
+    genes = np.array([[i, j, k] for i in range(2) for j in range(3) for k in range(4)] * 40)
+    scores = np.array([sum(w[o] for w, o in zip(worth, row, strict=True)) for row in genes])
+    gains, certainty = effects(genes, scores, options)
+    for found, true in zip(gains, worth, strict=True):
+        assert np.allclose(found - found.mean(), true - true.mean(), atol=0.01)
+    assert certainty > 0.999
+    few, noise = genes[:24], rng.standard_normal(24)
+    hats = []
+    for out in range(24):  # learned anew without each one
+        keep = np.arange(24) != out
+        x = np.concatenate([np.eye(n)[c] for n, c in zip(options, few.T, strict=True)], axis=1)
+        x, y = x - x[keep].mean(0), noise - noise[keep].mean()
+        weights = np.linalg.solve(x[keep].T @ x[keep] + np.eye(9), x[keep].T @ y[keep])
+        hats.append(noise[keep].mean() + x[out] @ weights)
+    by_hand = 1 - ((noise - hats) ** 2).mean() / noise.var()
+    assert effects(few, noise, options)[1] == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_a_predictor_finds_the_best_network_that_no_search_looked_at(tmp_path: Path, digits: ImageData) -> None:
+    """A judge whose accuracies are a sum over layers, under noise, and a search that has not seen the best ones."""
+    space, rng = toy_space(), np.random.default_rng(3)
+    worth = [rng.permutation(len(d.options)) / 10 for d in space.decisions]
+
+    def true(options: tuple[str, ...]) -> float:
+        return sum(w[d.options.index(o)] for w, d, o in zip(worth, space.decisions, options, strict=True)) / 4
+
+    def judge(networks: Any) -> list[float]:
+        return [true(a.options) for a in networks]
+
+    every = sorted(candidates(), key=lambda c: -true(c.options))
+    limit = Limit("params", high=float(max(c.params for c in every) - 1))  # which the largest one does not meet
+    allowed = [c for c in every if c.params <= limit.high]
+    seen = tuple(replace(c, val_accuracy=true(c.options) + 0.01 * rng.standard_normal()) for c in allowed[2:])
+    searched = Found(space, (seen[0],), seen[0], candidates=seen, judge=judge)  # type: ignore[arg-type]
+    asked = problem(tmp_path / "r", digits, Judge(), limit)
+    after = best_of(asked, searched, HNASConfig(predictor="linear", objective="macs"), FINAL)
+    assert after.chosen.options == allowed[0].options
+    assert after.chosen.val_accuracy == pytest.approx(true(allowed[0].options))
+    assert after.details["predictor"]["added"] == 1
+    assert len(after.candidates) == len(seen) + 1
+    assert after.chosen in after.front
+    again = best_of(asked, replace(searched, judge=None), HNASConfig(predictor="linear", objective="macs"), FINAL)
+    assert again.chosen.options == after.chosen.options
+
+
+def test_naswot_alone_is_a_control(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    data, judge = load_data([(image, i % 4) for i, image in enumerate(pixels)]), Judge()
+    asked = problem(tmp_path / "r", data, judge, Limit("params", high=float(np.median([c.params for c in candidates()]))))
+    config = NaswotConfig(drawn=5, finalists=3, finalist_epochs=2, objective="macs", final_epochs=7)
+    after = best_of(asked, naswot(asked, config), config, FINAL)
+    scores = asked.run.read_json("checkpoint/prior.json")
+    assert scores is not None
+    assert len(scores) == 5
+    assert [epochs for _, epochs in judge.trained] == [2, 2, 2]
+    assert after.chosen.params <= asked.budget.limits[0].high
+    assert after.chosen.params == max(c.params for c in after.candidates if c.val_accuracy == c.val_accuracy)
+    work = METHODS["naswot"].plan(config, data)
+    assert list(work) == ["prior", *(name for name, _ in judge.trained)]

@@ -62,6 +62,7 @@ RUNS: Mapping[str, tuple[str, ...]] = {  # by method and what is special: limits
     "random-search": (PATHS, ONE_SHOT),
     "random": (PATHS, UNSEARCHED),
     "random-k": (PATHS, f"{ALL} finalists=3 finalist_epochs=1"),
+    "naswot": (PATHS, f"{ALL} drawn=6 finalists=3 finalist_epochs=1"),
     "plain": ("params<=2500", f"{UNSEARCHED} space.channels=4 space.cells=3", "darts"),
     "hournas": (PATHS, VITAL),
     "hournas at once, all options weighted": (PATHS, f"{VITAL} vital_prior=false sampling=gumbel_softmax"),

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +26,10 @@ import hiernas
 from hiernas.data import ImageData
 from hiernas.data.batches import normalise
 from hiernas.errors import RunError
+from hiernas.methods import METHODS
 from hiernas.methods.hnas import QUICK
 from hiernas.run.folder import RunFolder
-from hiernas.run.settings import with_settings
+from hiernas.run.settings import keys, meanings, with_settings
 
 TINY = [
     "epochs=2,1,1", "population=6", "generations=2", "final_epochs=2", "calibration_images=100", "train.batch_size=128",
@@ -37,7 +39,7 @@ TINY = [
 
 def cli(*arguments: str, check: int = 0) -> str:
     """Run the command line in a process of its own; its output. The exit code must be `check`."""
-    command = [sys.executable, "-m", "hiernas.cli", *arguments]
+    command = [sys.executable, "-m", "hiernas", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == check, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -113,7 +115,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
     rng, kills, started = random.Random(0), 0, False
     for _ in range(40):
         command = ["resume", "parts"] if started else [*arguments, "--out", "parts"]
-        process = subprocess.Popen([sys.executable, "-m", "hiernas.cli", *command], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, "-m", "hiernas", *command], stdout=subprocess.DEVNULL)
         wait = 8.0 if kills < 6 else 300.0  # in the end it may finish
         deadline = time.monotonic() + rng.uniform(2.0, wait)
         while process.poll() is None and time.monotonic() < deadline:
@@ -199,10 +201,13 @@ def test_a_moved_folder_of_images(tmp_path: Path) -> None:
         (["search", "--limit", "latency<=2"], "did you mean 'latency_ms'"),
         (["search", "--limit", "params<=1"], "no architecture of 'tiny' meets params"),
         (["search", "--latency-table", "none.json"], "none.json"),
-        (["search", "--runtime", "tensorrt"], "unknown runtime 'tensorrt'"),
-        (["resume", "nowhere"], "nowhere is not a run folder"),
-        (["export", "nowhere"], "nowhere"),
-        (["cost", "nowhere.json"], "cannot read the architecture file"),
+        (["search", "--runtime", "tensorrt"], "unknown runtime 'tensorrt'; known: onnxruntime"),
+        (["resume", "nowhere"], "nowhere does not exist"),
+        (["resume", "."], ". is not a run folder"),
+        (["rank", "nowhere"], "nowhere does not exist"),
+        (["export", "nowhere"], "there is no run folder and no architecture file nowhere"),
+        (["export", "fbnet-c"], "`hiernas cost` knows it"),
+        (["cost", "nowhere.json"], "no architecture file nowhere.json"),
         (["report", "nowhere"], "nowhere"),
         (["search", "--set", "train.accelerator=cuda"], "this machine cannot train with train.accelerator=cuda"),
         (["search", "--set", "train.cutout=8"], "train.cutout is 8, and the images are (8, 8) pixels"),
@@ -211,6 +216,7 @@ def test_a_moved_folder_of_images(tmp_path: Path) -> None:
         (["search", "--time", "soon"], "--time soon: write a number with s, m or h"),
         (["measure", "tiny", "--set", "population=3"], "takes --set space.KEY=VALUE only"),
         (["list", "colours"], "there is no list of 'colours'"),
+        (["list", "presets", "hnsa"], "unknown method 'hnsa'; did you mean 'hnas'?"),
         (["measure", "tiny", "--input-size", "3x32x32"], "write channels,height,width"),
         (["vital", "tiny", "--input-size", "3,100000,100000"], "one such input takes 111.8 GiB"),
         (["search", "--image-size", "100000"], "at most 128"),
@@ -230,7 +236,9 @@ def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
     before = (tmp_path / "r" / "result.json").read_bytes()
     assert "already holds a run" in cli("search", "--out", "r", check=2)
     (tmp_path / "r" / "report.html").unlink()  # as if killed between the last two files
-    assert "everything is in r" in cli("resume", "r")  # finished: nothing to search
+    again = cli("resume", "r")
+    assert "r was finished; there is nothing to go on with" in again
+    assert "everything is in r" in again
     assert (tmp_path / "r" / "report.html").exists()
     assert (tmp_path / "r" / "result.json").read_bytes() == before
     config = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
@@ -284,7 +292,7 @@ def test_what_a_run_goes_by_is_never_replaced_in_silence(tmp_path: Path) -> None
 )
 def test_asked_to_stop_while_it_trains(number: int, code: int, said: str, tmp_path: Path) -> None:
     """The weights are saved at the next step, within seconds, and one line says how to go on."""
-    command = [sys.executable, "-m", "hiernas.cli", "search", *settings("epochs=500,1,1"), "--limit", "params<=200k"]
+    command = [sys.executable, "-m", "hiernas", "search", *settings("epochs=500,1,1"), "--limit", "params<=200k"]
     command += ["--set", "objective=params", "--out", "r"]
     heard = partial(signal.signal, number, signal.SIG_DFL)  # what started the tests may ignore it, as `nohup` and `&` do
     with subprocess.Popen(
@@ -307,7 +315,7 @@ def test_asked_to_stop_while_it_trains(number: int, code: int, said: str, tmp_pa
 
 def test_one_line_for_a_job_that_is_queued_again(tmp_path: Path) -> None:
     asked = ["search", "random-search", *settings("objective=params"), "--limit", "params<=200k", "--out", "r", "--continue"]
-    process = subprocess.Popen([sys.executable, "-m", "hiernas.cli", *asked], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "hiernas", *asked], stdout=subprocess.DEVNULL)
     while not Path("r/events.jsonl").exists() and process.poll() is None:
         time.sleep(0.05)
     process.kill()
@@ -323,7 +331,7 @@ def test_one_line_for_a_job_that_is_queued_again(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_does_not_end_a_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hiernas.cli", "search", "random-search", *settings("objective=params"), "--out", "r"]
+    command = [sys.executable, "-m", "hiernas", "search", "random-search", *settings("objective=params"), "--out", "r"]
     command += ["--limit", "params<=200k"]
     with Path("errors").open("wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
         assert process.stdout is not None
@@ -339,6 +347,19 @@ def test_lists() -> None:
     assert "hnas" in cli("list", "methods")
     assert "onnxruntime" in cli("list", "runtimes")
     assert "train.batch_size" in cli("list", "presets")
+    kinds = [line.split()[0] for line in cli("list").splitlines()[1:]]
+    assert {"methods", "spaces", "networks", "recipes", "data", "runtimes", "presets", "runs"} <= set(kinds)
+    assert cli("search", "-h") == cli("search", "--help")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_presets_of_a_method_have_a_meaning_each(method: str) -> None:
+    config = METHODS[method].presets["quick"]
+    said = meanings(config)
+    assert set(said) <= set(keys(config)) | {f.name for f in fields(config)}
+    assert said["train.batch_size"] == "images; the paper: 1024"
+    own = {f.name for f in fields(config)} - {"train", "search", "mask"}
+    assert len(own & set(said)) > 0.6 * len(own)
 
 
 def test_names_of_any_kind_reach_neither_terminal_nor_page_raw(tmp_path: Path) -> None:

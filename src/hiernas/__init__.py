@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from hiernas.version import VERSION as __version__
+from hiernas.names import VERSION as __version__
 
 _NAMES = {  # by the module that each comes from
     "api": ("SearchResult", "darts", "hdas", "hmnas", "hnas", "hournas", "random_search", "resume", "spos"),

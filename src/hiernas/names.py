@@ -1,5 +1,6 @@
 """What can be named beside methods: known here, so that a wrong name is refused before anything heavy is loaded."""
 
+VERSION = "0.1.0"
 PRESETS = ("quick", "small", "paper")  # of every method, and of a training
 FORMATS = {  # of exported files, with their suffix
     "onnx": ".onnx", "onnx-int8": ".int8.onnx", "openvino": ".xml", "litert": ".tflite", "executorch": ".pte", "pt2": ".pt2",

@@ -142,10 +142,7 @@ class Candidate:
     latency_ms: float | None
 
     def cost(self, metric: str) -> float:
-        value = getattr(self, metric)
-        if value is None:
-            raise ValueError(f"{metric} of this candidate is unknown: the search had no latency table")
-        return float(value)
+        return float(getattr(self, metric))  # a latency is known where it is an objective
 
 
 @dataclass(frozen=True)
@@ -195,6 +192,7 @@ class Found:
     rivals: tuple[Rival, ...] = ()  # networks that are trained for comparison; the chosen one is the first
     doubts: tuple[str, ...] = ()  # sentences: why the search itself may mean nothing
     candidates: tuple[Candidate, ...] = ()  # all that the last search judged: the finalists are among them
+    judge: Evaluator | None = None  # that of the last search
 
     @property
     def architecture(self) -> Architecture:
@@ -212,12 +210,13 @@ def rungs(finalists: int, epochs: int, most: int) -> list[tuple[int, int]]:
     return [(finalists, min(epochs, most)), *rungs(finalists // 2, 2 * epochs, most)] if finalists > 1 else []
 
 
-def brief_work(config: Any, data: ImageData) -> dict[str, float]:
-    """The work of training finalists, per phase."""
+def brief_work(config: Any, data: ImageData, candidates: int = 0) -> dict[str, float]:
+    """The work of the last step, per phase: NASWOT of the candidates, and the training of the finalists."""
+    prior = {"prior": 600.0 * candidates} if getattr(config, "prior", "none") == "naswot" else {}  # measured
     judged = len(data.val) + min(config.calibration_images, len(data.train))
     steps = rungs(config.finalists, config.finalist_epochs, config.final_epochs)
     epochs = [e for n, e in steps for _ in range(n)]
-    return {f"brief{i}": training_work(e, len(data.train)) + judged for i, e in enumerate(epochs, 1)}
+    return prior | {f"brief{i}": training_work(e, len(data.train)) + judged for i, e in enumerate(epochs, 1)}
 
 
 def final_work(epochs: float, data: ImageData) -> float:
@@ -239,8 +238,7 @@ class Method:
 
     Its configurations are frozen dataclasses of one class, with at least `train` (a Recipe), `final_epochs`,
     `final_lr`, `objective` and `calibration_images`; where a search judges many networks, `finalists` and `finalist_epochs`.
-    Numbers whose names end in `epochs`, and `generations`, are its lengths: those that are fitted to few images, or to a
-    given time (`hiernas.run.settings`).
+    Numbers whose names end in `epochs`, and `generations`, are its lengths: fitted to few images, or to a given time.
     """
 
     search: Callable[[Problem, Any], Found]

@@ -19,13 +19,12 @@ from matplotlib.textpath import TextPath
 from report_runs import Page
 
 import hiernas
-from hiernas.cli import summary
 from hiernas.errors import SpaceError
 from hiernas.networks.cell_ops import OPERATIONS
 from hiernas.networks.genotype import GENOTYPES, Genotype, read_genotype
 from hiernas.report import cells, figures, graphs
 from hiernas.report.kit import Run, Told
-from hiernas.report.page import write_report
+from hiernas.report.page import summary, write_report
 from hiernas.spaces import darts, hdas_stages, tiny
 
 SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}

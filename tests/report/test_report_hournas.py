@@ -13,11 +13,10 @@ import pytest
 import report_runs as runs
 from report_runs import Page
 
-from hiernas.cli import summary
 from hiernas.errors import RunError
 from hiernas.report import figures, hournas
 from hiernas.report.kit import Run
-from hiernas.report.page import write_report
+from hiernas.report.page import summary, write_report
 from hiernas.spaces import tiny
 
 VITAL = ("stage2.block1", "stage3.block1", "stage4.block1")

@@ -33,8 +33,8 @@ from hiernas.commands.options import (
     VitalOptions,
 )
 from hiernas.errors import HiernasError, RunError
+from hiernas.names import VERSION
 from hiernas.quiet import visible
-from hiernas.version import VERSION
 
 
 class Terminal(Console):
@@ -53,7 +53,8 @@ class Terminal(Console):
 
 out = Terminal(highlight=False, soft_wrap=True, markup=False)
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find the best convolutional network for your own images under the limits of your own device.",
 )  # fmt: skip
 
@@ -137,6 +138,7 @@ def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
 
 def print_summary(run: Path) -> None:
     """The result of a finished run; raises `RunError` for others."""
+    from hiernas.report.page import summary
     from hiernas.run.folder import RunFolder
 
     result = RunFolder.open(run).read_json("result.json")
@@ -153,38 +155,6 @@ def print_summary(run: Path) -> None:
     else:
         for line in lines:
             out.print(line)
-
-
-def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Lines and the asked / predicted / measured rows of a result."""
-    from hiernas.budget import METRICS
-    from hiernas.costs import MEMORY
-    from hiernas.report import units
-    from hiernas.report.page import words
-
-    chosen = result["chosen"]
-    lines = [f"test accuracy {chosen['test_accuracy']:.2%} ({result['data']['name']}, {result['data']['test']} test images)"]
-    if "front" not in result:
-        return lines, []
-    asked = dict.fromkeys(METRICS, units.NONE) | {x["metric"]: x["text"] for x in result["limits"]}
-    latency, counted = chosen["latency_ms"], {"params": "params", "macs": "MACs", **{m: units.name(m) for m in MEMORY}}
-    ranked = units.NONE
-    if chosen["val_accuracy"] is not None:
-        ranked = f"{chosen['val_accuracy']:.2%} ({units.judged(result)})"
-    rows = [
-        ["latency", asked["latency_ms"], *(units.milliseconds(latency[kind]) for kind in ("predicted", "measured"))],
-        *([name, asked[m], *[units.amount(m, chosen[m])] * 2] for m, name in counted.items() if m in chosen),
-        ["accuracy", units.NONE, ranked, f"{chosen['test_accuracy']:.2%} (test)"],
-    ]
-    error = result["latency_error"]
-    if error:
-        lines.append(
-            f"latency predicted against measured over {error['networks']} networks: mean absolute error "
-            f"{error['mean_absolute_percent']:.1f} %, bias {error['bias_percent']:+.1f} %"
-        )
-    elif result["device"] and latency["measured"] is None:
-        lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
-    return [*lines, *words(result)], rows
 
 
 # -- the commands ------------------------------------------------------------------------------------------------------
@@ -258,7 +228,9 @@ def resume(
     """Go on with an interrupted run; it ends as if it had never been interrupted."""
     from hiernas.run.folder import RunFolder
 
-    RunFolder.open(run)  # says so at once where it is none
+    folder = RunFolder.open(run)  # says so at once where it is none
+    if folder.read_json("result.json") is not None and not folder.missing():
+        out.print(f"{run} was finished; there is nothing to go on with")
     from hiernas.run.search import resume as run_resume
 
     with listening(f"hiernas resume {run}") as listener:
@@ -389,10 +361,10 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study"
 
 @app.command("list")
 def list_command(
-    kind: Annotated[str, typer.Argument(help="methods, spaces, networks, recipes, data, runtimes, presets or runs")],
-    folder: Annotated[Path, typer.Argument(help="of `list runs`")] = Path("runs"),
+    kind: Annotated[str, typer.Argument(help="methods, spaces, networks, recipes, data, runtimes, presets or runs")] = "",
+    of: Annotated[str, typer.Argument(help="the folder of `list runs`, the method of `list presets`")] = "",
 ) -> None:
     """Show what there is."""
     from hiernas.commands.lists import listing
 
-    print_table(*listing(kind, folder))
+    print_table(*listing(kind, of))

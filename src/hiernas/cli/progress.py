@@ -15,9 +15,10 @@ from hiernas.report import units
 
 PHASES = {
     "train": "training supernet", "evolve": "searching", "final": "training the chosen network",
-    "mask1": "masks of edges", "mask2": "masks of operations", "mask3": "masks of filters",
+    "prior": "computing NASWOT", "mask1": "masks of edges", "mask2": "masks of operations", "mask3": "masks of filters",
     **{f"compare{i}": f"training for comparison {i}/3" for i in (1, 2, 3)},
 }  # fmt: skip
+PLANNED = 0.98  # of the bar: what has its place in the plan; files are written and networks measured after it
 SEARCHED = {
     "entropy": "entropy", "beta_entropy": "of beta", "skips": "identities", "none": "none", "depth": "depth",
     "dead": "dead cells",
@@ -118,13 +119,14 @@ class Display:
         self._advance(e["phase"], share, text, final=share == 1)
 
     def _on_measured(self, e: Mapping[str, Any]) -> None:
-        self._show(f"measuring whole network {e['done']} of {e['total']}", 1.0, "")
+        share = e["done"] / max(e["total"], 1)
+        self._show(f"measuring whole network {e['done']} of {e['total']}", PLANNED + (1 - PLANNED) * share, "")
 
     def _advance(self, phase: str, share: float, text: str, final: bool) -> None:
         names = list(self.plan)
         before = sum(self.plan[p] for p in names[: names.index(phase)]) if phase in self.plan else 0.0
         total = sum(self.plan.values()) or 1.0
-        done = (before + share * self.plan.get(phase, 0.0)) / total
+        done = PLANNED * (before + share * self.plan.get(phase, 0.0)) / total
         best = f" · best {self.best:.1%}" if self.best else ""
         self._show(f"{self._title(phase)} · {text}{best}", done, self._left(done), final)
 

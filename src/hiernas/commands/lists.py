@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from hiernas.errors import ConfigError, did_you_mean
+from hiernas.errors import ConfigError, did_you_mean, one_of
 from hiernas.methods import FILES, METHODS
 from hiernas.names import PRESETS, RUNTIMES, SPACES
 
+MODULES = {"litert": "ai_edge_litert", "torch_compiled": "torch"}  # of runtimes whose names they do not have
 Listing = tuple[list[str], list[list[str]], list[str]]  # columns, rows, remarks below
 
 
-def listing(kind: str, folder: Path = Path("runs")) -> Listing:
-    """What `hiernas list KIND` shows."""
-    lists = {
-        "methods": _methods, "spaces": _spaces, "networks": _networks, "recipes": _recipes, "data": _data,
-        "runtimes": _runtimes, "presets": _presets,
-    }  # fmt: skip
-    if kind == "runs":
-        return _runs(folder)
+def listing(kind: str, of: str = "") -> Listing:
+    """What `hiernas list KIND` shows; `of`: the folder of runs, or the method of presets."""
+    lists: dict[str, tuple[Callable[[], Listing], str]] = {
+        "methods": (_methods, "searches, and the controls that they are held against"),
+        "spaces": (_spaces, "what is searched, with sizes and costs"),
+        "networks": (_networks, "published ones, with their costs"),
+        "recipes": (_recipes, "published trainings, for `hiernas train`"),
+        "data": (_data, "what --data takes"),
+        "runtimes": (_runtimes, "what measures latency, and whether it is installed"),
+        "presets": (partial(_presets, of), "settings of every method, or with their meaning of one: `list presets hnas`"),
+        "runs": (partial(_runs, Path(of or "runs")), "run folders in runs, or in a folder: `list runs FOLDER`"),
+    }
+    if not kind:
+        return ["hiernas list", ""], [[name, words] for name, (_, words) in lists.items()], []
     if kind not in lists:
-        raise ConfigError(f"there is no list of '{kind}'; {did_you_mean(kind, (*lists, 'runs'))}")
-    return lists[kind]()
+        raise ConfigError(f"there is no list of '{kind}'; {did_you_mean(kind, lists)}")
+    return lists[kind][0]()
 
 
 def _methods() -> Listing:
@@ -80,7 +90,11 @@ def _data() -> Listing:
 
 
 def _runtimes() -> Listing:
-    return ["runtime", ""], [[name, words] for name, words in RUNTIMES.items()], []
+    rows = []
+    for name, words in RUNTIMES.items():
+        here = name == "cuda" or importlib.util.find_spec(MODULES.get(name, name)) is not None
+        rows.append([name, "where torch sees a GPU" if name == "cuda" else "yes" if here else "no", words])
+    return ["runtime", "installed", ""], rows, []
 
 
 def _runs(folder: Path) -> Listing:
@@ -89,13 +103,20 @@ def _runs(folder: Path) -> Listing:
     return ["run", "method", "seed", "limits", "test accuracy"], runs_of(folder), []
 
 
-def _presets() -> Listing:
-    from hiernas.run.settings import keys
+def _presets(method: str) -> Listing:
+    from hiernas.run.settings import keys, meanings
 
+    if method:
+        one_of("method", method, FILES)
+        configs = METHODS[method].presets.values()
+        said, shown = meanings(next(iter(configs))), [keys(config) for config in configs]
+        values = {key: [str(v[key]) for v in shown] for key in shown[0]}
+        same = {key: texts[:1] if len(set(texts)) == 1 else texts for key, texts in values.items()}
+        return ["setting", " | ".join(PRESETS), "meaning"], [[k, " | ".join(v), said.get(k, "")] for k, v in same.items()], []
     rows: list[list[str]] = []
     alike: dict[int, list[str]] = {}  # methods that share their presets
-    for name, method in METHODS.items():
-        alike.setdefault(id(method.presets), []).append(name)
+    for name, record in METHODS.items():
+        alike.setdefault(id(record.presets), []).append(name)
     for names in alike.values():
         shown = [keys(config) for config in METHODS[names[0]].presets.values()]
         rows += [[f"[{', '.join(names)}]", *[""] * len(shown)]]

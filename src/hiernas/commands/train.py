@@ -15,6 +15,7 @@ from hiernas.data import Augment, ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
+from hiernas.names import VERSION
 from hiernas.problem import final_work
 from hiernas.run.folder import Listener, RunFolder, begin
 from hiernas.run.outcome import environment, inherited_weights, train_only
@@ -25,7 +26,6 @@ from hiernas.space import Architecture
 from hiernas.spaces import known, known_space
 from hiernas.train.recipes import Recipe
 from hiernas.train.retraining import Retraining, retraining
-from hiernas.version import VERSION
 
 
 def train(asked: TrainOptions, listener: Listener, began: float | None = None) -> Path:

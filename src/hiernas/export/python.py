@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from hiernas.costs.tables import count
 from hiernas.errors import ExportError
 from hiernas.export.source import WIDTH, Sources, Writer, layers_of, literal
+from hiernas.names import VERSION
 from hiernas.networks.filters import Spread, leave, tail_of
 from hiernas.networks.ops import ACTIVATIONS, Classifier, Conv, MBConv, Origin, Skip
 from hiernas.space import Architecture
-from hiernas.version import VERSION
 
 FRAME = Path(__file__).with_name("network.py.jinja")
 

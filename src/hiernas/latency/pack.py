@@ -20,8 +20,8 @@ from hiernas.latency import runner
 from hiernas.latency.measure import OVERHEAD, Plan, Probe, doubts, entry_doubt, fingerprint, plan_of, title
 from hiernas.latency.runtimes import example, to_onnx
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, read_text
+from hiernas.names import VERSION
 from hiernas.space import SearchSpace
-from hiernas.version import VERSION
 
 BATCH = 1
 

@@ -33,7 +33,9 @@ def _one_shot(problem: Problem, config: Any, algorithm: str) -> Found:
     effort = Effort(algorithm, config.population, config.generations)
     metric = config.objective
     found = search_supernet(supernet, problem, "evolve2", effort, metric, config.train, config.calibration_images)
-    return Found(problem.space, tuple(pareto_front(found, metric)), most_accurate(found, metric), candidates=tuple(found))
+    judge = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
+    front, chosen = tuple(pareto_front(found, metric)), most_accurate(found, metric)
+    return Found(problem.space, front, chosen, candidates=tuple(found), judge=judge)
 
 
 def plan_once(config: Any, data: ImageData) -> dict[str, float]:

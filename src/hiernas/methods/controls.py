@@ -15,9 +15,10 @@ import numpy as np
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError, LimitError
 from hiernas.methods.hnas import PRESETS as HNAS
-from hiernas.problem import TINY, Candidate, Found, Method, Problem, brief_work
+from hiernas.problem import TINY, Found, Method, Problem, brief_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.decided import regular
+from hiernas.search.ranking import candidate_of
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import Recipe
 
@@ -27,8 +28,8 @@ class ControlConfig:
     """Settings of a control: those of the final training, which is all that it does."""
 
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the limit that is chosen where none is given
-    final_epochs: int = 240
-    final_lr: float = 0.5
+    final_epochs: int = 240  # of the training from scratch
+    final_lr: float = 0.5  # initial learning rate of it
     train: Recipe = field(default_factory=lambda: HNAS["paper"].train)
 
     def __post_init__(self) -> None:
@@ -53,13 +54,12 @@ class RandomKConfig(ControlConfig):
 
 def random_network(problem: Problem, config: ControlConfig) -> Found:
     """One network, drawn evenly from those within the limits."""
-    return _untrained(problem, _draw(problem, 1)[0], {"control": "random"})
+    return drawn(problem, 1, "random")
 
 
 def random_k(problem: Problem, config: RandomKConfig) -> Found:
     """`finalists` of them, of which the program trains each briefly, and the better ones for longer, until one is left."""
-    found = [_untrained(problem, genes, {"control": "random-k"}) for genes in _draw(problem, config.finalists)]
-    return replace(found[0], candidates=tuple(one.chosen for one in found))
+    return drawn(problem, config.finalists, "random-k")
 
 
 def plain(problem: Problem, config: ControlConfig) -> Found:
@@ -75,19 +75,18 @@ def plain(problem: Problem, config: ControlConfig) -> Found:
     return _untrained(problem, genes[chosen], {"control": "plain"})
 
 
-def _draw(problem: Problem, n: int) -> np.ndarray:
-    """Up to `n` different architectures within the limits: int64 [n, sites]."""
+def drawn(problem: Problem, n: int, control: str) -> Found:
+    """Up to `n` different networks within the limits, as candidates where one of them is to be chosen."""
     genes = problem.budget.sample(problem.space, numpy_generator(problem.seed, "control"), n)
     if not len(genes):
         raise LimitError(f"found no architecture of '{problem.space.name}' within the limits; widen them")
-    return genes
+    found = [_untrained(problem, row, {"control": control}) for row in genes]
+    return replace(found[0], candidates=tuple(one.chosen for one in found) if n > 1 else ())
 
 
 def _untrained(problem: Problem, genes: np.ndarray, details: dict[str, Any]) -> Found:
     """An architecture that nothing is known of but its costs."""
-    costs = {metric: float(table.of(genes[None])[0]) for metric, table in problem.budget.tables(problem.space).items()}
-    options = problem.space.decode(genes).options
-    chosen = Candidate(options, math.nan, int(costs["params"]), int(costs["macs"]), costs.get("latency_ms"))
+    chosen = candidate_of(problem.space, genes, math.nan, problem.budget.tables(problem.space))
     return Found(problem.space, (chosen,), chosen, details=details)
 
 
@@ -105,17 +104,17 @@ def _most_equal(space: SearchSpace, genes: np.ndarray) -> int:
     return max(sum(o == wanted for o in options) for wanted in set(options) - {"skip"} or {"skip"})
 
 
-def _final(preset: str) -> dict[str, Any]:
+def final_training(preset: str) -> dict[str, Any]:
     """The final training of HNAS' preset."""
     config = HNAS[preset]
     return {"train": config.train, "final_epochs": config.final_epochs, "final_lr": config.final_lr}
 
 
-PRESETS = {preset: ControlConfig(**_final(preset)) for preset in HNAS}
+PRESETS = {preset: ControlConfig(**final_training(preset)) for preset in HNAS}
 K_PRESETS = {
-    "quick": RandomKConfig(**_final("quick"), finalists=8, finalist_epochs=5, calibration_images=300),
-    "small": RandomKConfig(**_final("small"), finalists=8, finalist_epochs=1, calibration_images=500),
-    "paper": RandomKConfig(**_final("paper")),
+    "quick": RandomKConfig(**final_training("quick"), finalists=8, finalist_epochs=5, calibration_images=300),
+    "small": RandomKConfig(**final_training("small"), finalists=8, finalist_epochs=1, calibration_images=500),
+    "paper": RandomKConfig(**final_training("paper")),
 }
 
 

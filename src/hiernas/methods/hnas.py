@@ -34,10 +34,11 @@ class HNASConfig:
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # minimised beside the error; auto: what is limited
     calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
     prior: Literal["none", "naswot"] = "none"  # what orders the candidates in the end beside their accuracies
+    predictor: Literal["none", "linear"] = "none"  # what learns from both, and adds networks of its own
     finalists: int = 1  # the most accurate candidates, of which brief trainings leave one; 1: no such step, as in the paper
     finalist_epochs: int = 1  # of the first of them; of each half that is left twice as many
     final_epochs: int = 240  # training of the chosen network from scratch
-    final_lr: float = 0.5
+    final_lr: float = 0.5  # initial learning rate of it
 
     def __post_init__(self) -> None:
         smallest = {"stages": 2, "population": 4, "generations": 0, "rank_below": 2, "calibration_images": 2,
@@ -82,7 +83,8 @@ def hnas(problem: Problem, config: HNASConfig) -> Found:
     found = search(supernet, problem, f"evolve{config.stages}", config)  # line 10
     front = pareto_front(found, config.objective)
     chosen = most_accurate(found, config.objective)
-    return Found(problem.space, tuple(front), chosen, tuple(prunings), candidates=tuple(found))  # line 11
+    judge = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
+    return Found(problem.space, tuple(front), chosen, tuple(prunings), candidates=tuple(found), judge=judge)  # line 11
 
 
 def train(supernet: Any, problem: Problem, phase: Phase, config: HNASConfig) -> None:
@@ -132,7 +134,7 @@ def plan(config: HNASConfig, data: ImageData) -> dict[str, float]:
         looks = MONITORED * min(LOOKS, phase.epochs)  # at candidates, while a supernet is trained
         work[phase.name] = training_work(phase.epochs, len(data.train)) + looks * images
         work[f"evolve{i + 2}"] = 0.6 * candidates * images
-    return {**work, **brief_work(config, data)}
+    return {**work, **brief_work(config, data, candidates)}
 
 
 METHODS = {"hnas": Method(hnas, PRESETS, plan, TINY, CHAINS, inherits=True)}

@@ -9,11 +9,13 @@ from hiernas.report.kit import Values
 NAMES = {
     "random": "A network drawn by chance",
     "random-k": "The best of some networks drawn by chance",
+    "naswot": "A network that promised much before any training",
     "plain": "The largest regular network",
 }
 LEADS = {
     "random": "A control: it was drawn evenly from those within the limits, and no other was looked at.",
     "random-k": "A control: {} drawn within the limits were trained briefly, the better half for longer, until one was left.",
+    "naswot": "A control: networks drawn within the limits were put in order untrained, by NASWOT; there was no search.",
     "plain": "A control: the same operation wherever there is a choice, as far as the limits allow it.",
 }
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from hiernas.budget import METRICS
+from hiernas.costs import MEMORY
 from hiernas.errors import RunError
 from hiernas.quiet import visible
 from hiernas.report import cells, controls, figures, hmnas, hournas, units
@@ -29,6 +31,33 @@ def words(result: Values) -> list[str]:
     """Lines for the terminal: what was found."""
     lines = [*_teller(result).words(result), *_finalist_words(result)]
     return lines if is_cells(result) else [*lines, "chosen: " + " ".join(result["chosen"]["options"])]
+
+
+def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Lines and the asked / predicted / measured rows of a result."""
+    chosen = result["chosen"]
+    lines = [f"test accuracy {chosen['test_accuracy']:.2%} ({result['data']['name']}, {result['data']['test']} test images)"]
+    if "front" not in result:
+        return lines, []
+    asked = dict.fromkeys(METRICS, units.NONE) | {x["metric"]: x["text"] for x in result["limits"]}
+    latency, counted = chosen["latency_ms"], {"params": "params", "macs": "MACs", **{m: units.name(m) for m in MEMORY}}
+    ranked = units.NONE
+    if chosen["val_accuracy"] is not None:
+        ranked = f"{chosen['val_accuracy']:.2%} ({units.judged(result)})"
+    rows = [
+        ["latency", asked["latency_ms"], *(units.milliseconds(latency[kind]) for kind in ("predicted", "measured"))],
+        *([name, asked[m], *[units.amount(m, chosen[m])] * 2] for m, name in counted.items() if m in chosen),
+        ["accuracy", units.NONE, ranked, f"{chosen['test_accuracy']:.2%} (test)"],
+    ]
+    error = result["latency_error"]
+    if error:
+        lines.append(
+            f"latency predicted against measured over {error['networks']} networks: mean absolute error "
+            f"{error['mean_absolute_percent']:.1f} %, bias {error['bias_percent']:+.1f} %"
+        )
+    elif result["device"] and latency["measured"] is None:
+        lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
+    return [*lines, *words(result)], rows
 
 
 def write_report(run_folder: Path) -> Path:
@@ -108,14 +137,14 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
     sections = [
         SECTIONS.asked(result, partial(_asks, result), partial(_verdict, result)),
         *told.found,
-        SECTIONS.finalists(_finalists(result)),
+        SECTIONS.finalists(_finalists(result), _order_words(result)),
         "" if is_cells(result) else figures.network(result),
         hournas.without_blocks(reset) if reset else "",
         figures.training(run.events, told),
         SECTIONS.int8(int8) if int8 else "",
         SECTIONS.data(result["data"]),
         SECTIONS.settings(result, _arguments(result["space"]["arguments"])),
-        SECTIONS.times(_seconds(result.get("seconds") or {}), told.phases),
+        SECTIONS.times(_seconds(result.get("seconds") or {}), {"prior": "NASWOT of the candidates", **told.phases}),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
     accuracy, where = _accuracy(result["chosen"])
@@ -181,10 +210,20 @@ def _verdict(result: Values, metric: str, found: float | None, predicted: float 
 def _finalist_words(result: Values) -> list[str]:
     found = _finalists(result)
     if not found:
-        return []
+        return _order_words(result)
     epochs, accuracy = found[0]["trained"][-1]
     after = units.number(epochs, "epoch")
-    return [f"best of {len(found)} finalists: {units.percent(accuracy)} validation accuracy after {after} of training"]
+    words = f"best of {len(found)} finalists: {units.percent(accuracy)} validation accuracy after {after} of training"
+    return [*_order_words(result), words]
+
+
+def _order_words(result: Values) -> list[str]:
+    """How good the predictor that put the candidates in order is, where there was one."""
+    predictor = (result.get("details") or {}).get("predictor")
+    if predictor is None:
+        return []
+    known, added = units.number(predictor["networks"], "network"), units.number(predictor["added"], "network")
+    return [f"predictor: learned from {known}, R² {predictor['r2']:.2f} on those left out; {added} added by it"]
 
 
 def _finalists(result: Values) -> Sequence[Values]:

@@ -21,8 +21,8 @@ import numpy as np
 from hiernas.costs import parse_limits
 from hiernas.errors import RunError
 from hiernas.methods import METHODS
+from hiernas.names import VERSION
 from hiernas.report import kit, units
-from hiernas.version import VERSION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,15 +1,17 @@
 """The last step of a search: its best candidates are trained, and the best of those is taken.
 
-Accuracies in a supernet put networks in a rough order; of a few networks at its top the best one is closer to the best of
-all than the first one is. Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all of them are trained
+Accuracies in a supernet put networks in a rough order. What NASWOT says of them before any training can stand beside them,
+and a linear predictor takes the noise out of both. Of a few networks at the top the best one is closer to the best of all
+than the first one is. Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): all of them are trained
 briefly, the better half for twice as long, until one is left. Each training is from scratch, on the training images
 alone, and is judged on the validation images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from math import isnan
+from math import isnan, nan
 from typing import Any
 
 import numpy as np
@@ -20,29 +22,31 @@ from torch import Tensor, nn
 from hiernas.data.batches import normalise
 from hiernas.networks.ops import ACTIVATIONS
 from hiernas.problem import Candidate, Found, Problem, rungs
-from hiernas.randomness import seeded
-from hiernas.search.ranking import pareto_front
+from hiernas.randomness import numpy_generator, seeded
+from hiernas.search.ranking import Ledger, candidate_of, pareto_front
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.train.retraining import Retraining
 
 FILE, PRIOR = "checkpoint/finalists.json", "checkpoint/prior.json"
 IMAGES = 128  # of NASWOT, as published
+RIDGE = 1.0  # beside as many networks as have an option
+POOL = 5_000  # networks that a predictor looks at
 
 
 def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> Found:
-    """What was found with the best finalist chosen; as it is where the configuration asks for one, and for no prior.
+    """What was found with the best finalist chosen; as it is where the configuration asks for none of it.
 
     A network that was trained before the run was cut off is not trained again. Networks that nothing was known of
-    (`random-k`) have the accuracy after their longest training.
+    (`random-k`, `naswot`) have the accuracy after their longest training.
     """
     steps = rungs(getattr(config, "finalists", 1), getattr(config, "finalist_epochs", 1), final.epochs)
-    prior = getattr(config, "prior", "none")
-    if (not steps and prior == "none") or len(found.candidates) < 2:
+    prior, predictor = getattr(config, "prior", "none"), getattr(config, "predictor", "none")
+    if (not steps and prior == predictor == "none") or len(found.candidates) < 2:
         return found
-    ordered = _promising(problem, found, prior)
+    found = _in_order(problem, found, config.objective, prior, predictor, steps[0][0] if steps else 1)
     if not steps:
-        return replace(found, chosen=ordered[0])
-    left = ordered[: steps[0][0]]
+        return replace(found, chosen=found.candidates[0])
+    left = list(found.candidates[: steps[0][0]])
     reached: dict[Candidate, list[tuple[int, float]]] = {c: [] for c in left}
     known, number = problem.run.read_json(FILE) or {}, 0
     for networks, epochs in steps:
@@ -65,18 +69,71 @@ def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> F
     return replace(found, candidates=judged, front=front, chosen=judged[0], details=details)
 
 
-def _promising(problem: Problem, found: Found, prior: str) -> list[Candidate]:
-    """The candidates, the best first: by accuracy or, with a prior, by the sum of the ranks by both; drawn ones as drawn."""
-    candidates = found.candidates
-    accuracies = np.array([c.val_accuracy for c in candidates])
-    if np.isnan(accuracies).any():
-        return list(candidates)
-    scores = accuracies
+def _in_order(problem: Problem, found: Found, metric: str, prior: str, predictor: str, wanted: int) -> Found:
+    """What was found with its candidates in order, the best first: by accuracy or, with a prior, by the sum of the ranks by
+    both, or by a predictor; drawn ones as drawn. A predictor adds the `wanted` networks that it puts first."""
+    accuracies = np.array([c.val_accuracy for c in found.candidates])
+    known = [] if np.isnan(accuracies).any() else [accuracies]
     if prior == "naswot":
         with problem.run.timed("prior"):
-            scores = rankdata(accuracies) + rankdata(_naswot(problem, found))
-    order = sorted(range(len(candidates)), key=lambda i: (-scores[i], candidates[i].options))
-    return [candidates[i] for i in order]
+            known.append(np.array(_naswot(problem, found)))
+    if not known:
+        return found
+    if predictor == "linear":
+        return _predicted(problem, found, metric, sum((x - x.mean()) / (x.std() or 1.0) for x in known), wanted)
+    scores = known[0] if len(known) == 1 else sum(rankdata(x) for x in known)
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], found.candidates[i].options))
+    return replace(found, candidates=tuple(found.candidates[i] for i in order))
+
+
+def _predicted(problem: Problem, found: Found, metric: str, scores: Any, wanted: int) -> Found:
+    """The candidates, and the networks within the limits that a sum of effects puts first, in its order.
+
+    It is asked for the best network of the space, exactly, for all that differ from that one in a single layer, and for
+    `POOL` drawn ones. Those that are new are judged by the supernet, if there is one.
+    """
+    seen = {d.name: [o for o in d.options if any(c.options[i] == o for c in found.candidates)]
+            for i, d in enumerate(found.space.decisions)}  # fmt: skip
+    space, budget = found.space.restrict(seen), problem.budget
+    genes = np.array([space.encode(space.architecture(c.options)) for c in found.candidates])
+    gains, certainty = effects(genes, scores, [len(d.options) for d in space.decisions])
+    best = budget.best(space, gains)
+    changed = [[*best[:i], option, *best[i + 1 :]] for i, d in enumerate(space.decisions) for option in range(len(d.options))]
+    near = np.array(changed)[budget.met(space, np.array(changed))]
+    drawn = budget.sample(space, numpy_generator(problem.seed, "predictor"), POOL)
+    pool = np.unique(np.concatenate([genes, near, drawn]), axis=0)
+    first = sorted(pool.tolist(), key=lambda row: (-_sum(gains, row), row))[:wanted]
+    taken = {c.options: c for c in found.candidates}
+    new = np.array([row for row in first if space.decode(row).options not in taken]).reshape(-1, len(gains))
+    if found.judge is None:
+        added = [candidate_of(space, row, nan, budget.tables(space)) for row in new]
+    else:
+        added = Ledger(space, found.judge, metric, "predicted", problem).evaluate(new)
+    every = [(_sum(gains, row), c) for row, c in zip([*genes, *new], [*found.candidates, *added], strict=True)]
+    ordered = tuple(c for _, c in sorted(every, key=lambda pair: (-pair[0], pair[1].options)))
+    known = [c for c in ordered if not isnan(c.val_accuracy)]
+    front = tuple(pareto_front(known, metric)) if known else ordered[:1]
+    details = {**found.details, "predictor": {"networks": len(genes), "added": len(new), "r2": certainty}}
+    return replace(found, candidates=ordered, front=front, details=details)
+
+
+def effects(genes: np.ndarray, scores: np.ndarray, options: Sequence[int]) -> tuple[list[np.ndarray], float]:
+    """How much each option of each site adds to a score, per site [options], and R^2 of networks that were left out.
+
+    Ridge regression on genes [N, sites], one variable for each of `options` per site. What a layer is worth is learned from
+    all networks that have it, so that the noise of single scores is averaged out.
+    """
+    x = np.concatenate([np.eye(n)[column] for n, column in zip(options, genes.T, strict=True)], axis=1)
+    x, y = x - x.mean(0), scores - scores.mean()
+    solve = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T)
+    weights = solve @ y
+    leverage = np.einsum("ij,ji->i", x, solve) + 1 / len(y)
+    left_out = (y - x @ weights) / np.maximum(1 - leverage, 1e-9)  # the error for a network that was not learned from
+    return np.split(weights, np.cumsum(options)[:-1]), float(1 - (left_out**2).mean() / (y.var() or 1.0))
+
+
+def _sum(gains: Sequence[np.ndarray], row: Sequence[int]) -> float:
+    return float(sum(of_site[option] for of_site, option in zip(gains, row, strict=True)))
 
 
 def _naswot(problem: Problem, found: Found) -> list[float]:

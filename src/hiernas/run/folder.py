@@ -91,7 +91,8 @@ class RunFolder:
             text = (path / "config.yaml").read_text()
             config = yaml.safe_load(text)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunError(f"{path} is not a run folder: it has no config.yaml; name the folder a search wrote") from error
+            what = "is not a run folder: it has no config.yaml" if path.exists() else "does not exist"
+            raise RunError(f"{path} {what}; name the folder a search wrote (`hiernas list runs`)") from error
         except (OSError, yaml.YAMLError, *UNREADABLE) as error:
             raise RunError(f"{path}/config.yaml is damaged and cannot be read; start the search again") from error
         if not isinstance(config, dict) or "format" not in config:

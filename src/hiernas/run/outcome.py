@@ -22,6 +22,7 @@ from hiernas.latency.runner import cpu_name
 from hiernas.latency.runtimes import make_runtime
 from hiernas.latency.table import BELONGS_TO
 from hiernas.methods import METHODS
+from hiernas.names import VERSION
 from hiernas.problem import CALIBRATION_IMAGES, Candidate, Found, Start
 from hiernas.randomness import seeded, torch_generator
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
@@ -32,7 +33,6 @@ from hiernas.space import Architecture, SearchSpace
 from hiernas.train.evaluate import batch_for, calibrate, calibration_indices
 from hiernas.train.loop import accuracy, fit, predictions
 from hiernas.train.recipes import Phase, Recipe
-from hiernas.version import VERSION
 
 PARITY_IMAGES = 16  # real test images that exported files are compared on
 MEASURED_RUNS = 100

@@ -21,6 +21,7 @@ from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
 from hiernas.latency.table import load_table
 from hiernas.methods import METHODS
+from hiernas.names import VERSION
 from hiernas.randomness import numpy_generator
 from hiernas.report.doubts import of_limits
 from hiernas.run.folder import Listener, RunFolder
@@ -30,7 +31,6 @@ from hiernas.spaces import make_space, space_function
 from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Recipe
 from hiernas.train.retraining import Retraining
-from hiernas.version import VERSION
 
 OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load_data`
 ONE_LEFT = "the limits leave one network of the space: there is nothing to search, and every method ends with it; widen them"

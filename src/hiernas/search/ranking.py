@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from hiernas.budget import Tables
 from hiernas.problem import Candidate, Frequency, Problem
 from hiernas.space import Architecture, SearchSpace
 
@@ -56,6 +57,12 @@ def at_least(frequency: Frequency, threshold: float) -> Mapping[str, list[str]]:
     return kept
 
 
+def candidate_of(space: SearchSpace, genes: np.ndarray, accuracy: float, tables: Tables) -> Candidate:
+    """The candidate of genes [sites]."""
+    costs = {name: float(table.of(genes[None])[0]) for name, table in tables.items()}
+    return Candidate(space.decode(genes).options, accuracy, int(costs["params"]), int(costs["macs"]), costs.get("latency_ms"))
+
+
 Evaluate = Callable[[Sequence[Architecture]], list[float]]
 
 
@@ -80,22 +87,17 @@ class Ledger:
         with self.run.timed(self.phase):
             accuracies = self._evaluate(list(new.values())) if new else []
         self.known.update(zip(new, accuracies, strict=True))
-        found = [self._candidate(k, g) for k, g in zip(keys, genes, strict=True)]
-        pairs = zip(keys, found, strict=True)
-        rows = [(k, c.val_accuracy, c.params, c.macs, c.latency_ms) for k, c in pairs if k in new]
+        found = [candidate_of(self.space, g, self.known[k], self.tables) for k, g in zip(keys, genes, strict=True)]
+        by_key = dict(zip(keys, found, strict=True))
+        rows = [(k, c.val_accuracy, c.params, c.macs, c.latency_ms) for k, c in by_key.items() if k in new]
         self.run.add_candidates(self.phase, rows)
-        self.found.update((k, c) for k, c in zip(keys, found, strict=True) if k not in self.found)
+        self.found.update((k, c) for k, c in by_key.items() if k not in self.found)
         return found
 
     def recall(self, keys: Sequence[str]) -> None:
         """Take up candidates of earlier generations, in their order."""
         genes = [self.space.encode(self.space.architecture(k.split(","))) for k in keys]
         self.evaluate(np.array(genes, dtype=np.int64).reshape(len(keys), -1))
-
-    def _candidate(self, key: str, genes: np.ndarray) -> Candidate:
-        costs = {name: float(table.of(genes[None])[0]) for name, table in self.tables.items()}
-        latency = costs.get("latency_ms")
-        return Candidate(tuple(key.split(",")), self.known[key], int(costs["params"]), int(costs["macs"]), latency)
 
     def report(self, generation: int, generations: int) -> None:
         best = max(c.val_accuracy for c in self.candidates)

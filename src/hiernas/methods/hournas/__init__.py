@@ -249,7 +249,7 @@ def plan(config: HourNASConfig, data: ImageData) -> dict[str, float]:
     """Work per phase: a step of the architecture takes about as long as one of the weights."""
     epochs = [config.vital_epochs] * config.vital_prior + [joint_epochs(config)]
     trainings = {f"train{i}": training_work(e, len(data.train)) for i, e in enumerate(epochs, 1)}
-    return {**trainings, **brief_work(config, data)}
+    return {**trainings, **brief_work(config, data, config.proposals)}
 
 
 QUICK = HourNASConfig(

@@ -1,0 +1,52 @@
+"""A choice without training: networks drawn within the limits are put in order by NASWOT (arXiv 2006.04647).
+
+What the values say of each layer's operations, a linear predictor learns, and it adds the networks that it puts first.
+The program computes both, and trains the first few briefly before it takes one (`hiernas.run.finalists`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hiernas.data.split import ImageData
+from hiernas.errors import ConfigError
+from hiernas.methods.controls import ControlConfig, drawn, final_training
+from hiernas.problem import CHAINS, TINY, Found, Method, Problem, brief_work
+
+
+@dataclass(frozen=True)
+class NaswotConfig(ControlConfig):
+    """Settings of `naswot`."""
+
+    drawn: int = 200  # networks that NASWOT is computed of
+    prior: Literal["naswot"] = "naswot"
+    predictor: Literal["none", "linear"] = "linear"  # what learns from their values, and adds networks of its own
+    finalists: int = 5  # the first in order, of which brief trainings leave one; 1: the first is taken
+    finalist_epochs: int = 4  # of the first of them; of each half that is left twice as many
+    calibration_images: int = 1000  # for batch-norm statistics after a brief training, or all if there are fewer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in {"drawn": 2, "finalists": 1, "finalist_epochs": 1, "calibration_images": 2}.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+
+def naswot(problem: Problem, config: NaswotConfig) -> Found:
+    """`drawn` networks that nothing is known of."""
+    return drawn(problem, config.drawn, "naswot")
+
+
+def plan(config: NaswotConfig, data: ImageData) -> dict[str, float]:
+    """Work per phase."""
+    return brief_work(config, data, config.drawn)
+
+
+PRESETS = {
+    "quick": NaswotConfig(**final_training("quick"), finalist_epochs=5, calibration_images=300),
+    "small": NaswotConfig(**final_training("small"), finalist_epochs=1, calibration_images=500),
+    "paper": NaswotConfig(**final_training("paper")),
+}
+
+METHODS = {"naswot": Method(naswot, PRESETS, plan, TINY, CHAINS, control="unsearched")}

@@ -1,3 +1,0 @@
-"""The version, in one place that imports nothing."""
-
-VERSION = "0.1.0"
