@@ -15,7 +15,6 @@ from PIL import Image
 
 import hiernas
 from hiernas import export as formats
-from hiernas.cli import summary
 from hiernas.commands.check import estimate
 from hiernas.commands.cost import cost
 from hiernas.commands.options import CostOptions
@@ -27,6 +26,7 @@ from hiernas.latency.measure import Plan, identity, plan_of
 from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
+from hiernas.report.page import summary
 from hiernas.run import request as run_module
 from hiernas.run.folder import RunFolder
 from hiernas.run.pace import Pace, largest_step

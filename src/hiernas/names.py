@@ -2,7 +2,10 @@
 
 VERSION = "0.1.0"
 PRESETS = ("quick", "small", "paper")  # of every method, and of a training
-FORMATS = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "pt2": ".pt2", "python": ".py"}  # of exported files, by their suffix
+FORMATS = {  # of exported files, with their suffix
+    "onnx": ".onnx", "onnx-int8": ".int8.onnx", "openvino": ".xml", "litert": ".tflite", "executorch": ".pte", "pt2": ".pt2",
+    "python": ".py",
+}  # fmt: skip
 
 SPACES = {  # those an architecture file may name, and where they are from
     "darts": "DARTS, arXiv 1806.09055",

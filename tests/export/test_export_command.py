@@ -39,7 +39,7 @@ def test_an_architecture_file_becomes_a_python_file(tmp_path: Path) -> None:
 
     mistaken = CliRunner().invoke(app, ["export", str(tmp_path / "mine.json"), "--to", "pyhton"])
     assert str(mistaken.exception) == "unknown format 'pyhton'; did you mean 'python'?"
-    with pytest.raises(ConfigError, match=r"a Python file is named NAME\.py"):
+    with pytest.raises(ConfigError, match=r"a file for python is named NAME\.py"):
         export_network(tmp_path / "mine.json", "python", tmp_path / "mine.safetensors", None)
     with pytest.raises(ConfigError, match="it is a folder; name a file"):
         export_network(tmp_path / "mine.json", "python", tmp_path, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 import zipfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from hiernas import export as formats
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export
+from hiernas.names import FORMATS
 from hiernas.networks.ops import MBConv
 from hiernas.quiet import quiet
 from hiernas.spaces import Stage, chain_space, tiny
@@ -100,6 +102,58 @@ def test_pt2_computes_what_pytorch_computes(network: nn.Module, images: Tensor, 
     assert json.loads(found["metadata.json"]) == {**METADATA, "input_size": "[1, 8, 8]"}
     with zipfile.ZipFile(done.path) as archive:
         assert not any(b".py" in archive.read(name) for name in archive.namelist())
+
+
+def test_openvino_computes_what_pytorch_computes(network: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    done = export(network, images, tmp_path / "best.xml", "openvino", METADATA)
+    assert done.weights == tmp_path / "best.bin"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.bin", "best.xml"]
+    model = openvino.Core().read_model(done.path)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for n in (1, 7):
+        torch.testing.assert_close(torch.from_numpy(compiled(images[:n].numpy())[0]), outputs(network, images)[:n])
+    assert done.largest_difference < 1e-6
+    assert {k: model.get_rt_info(k).astype(str) for k in METADATA} == METADATA
+    assert b".py" not in done.path.read_bytes()
+    with pytest.raises(ConfigError, match=r"a file for openvino is named NAME\.xml, and its weights beside it NAME\.bin"):
+        export(network, images, tmp_path / "best.openvino", "openvino")
+
+
+def test_litert_computes_what_pytorch_computes(network: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    interpreters = pytest.importorskip("ai_edge_litert.interpreter")
+    done = export(network, images, tmp_path / "best.tflite", "litert")
+    interpreter = interpreters.Interpreter(model_path=str(done.path))
+    run = interpreter.get_signature_runner()
+    (name,) = run.get_input_details()
+    for i in range(3):
+        (found,) = run(**{name: images[i : i + 1].numpy()}).values()
+        torch.testing.assert_close(torch.from_numpy(found), outputs(network, images)[i : i + 1])
+    assert done.largest_difference < 1e-6
+
+
+def test_executorch_computes_what_pytorch_computes(network: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("executorch.runtime").Runtime.get()
+    done = export(network, images, tmp_path / "best.pte", "executorch")
+    method = runtime.load_program(done.path).load_method("forward")
+    for i in range(3):
+        torch.testing.assert_close(method.execute([images[i : i + 1]])[0], outputs(network, images)[i : i + 1])
+    assert done.largest_difference < 1e-6
+
+
+PACKAGES = {"openvino": "openvino", "litert": "litert_torch", "executorch": "executorch.exir"}
+
+
+@pytest.mark.parametrize(("to", "package"), PACKAGES.items())
+def test_a_missing_package_is_named(
+    to: str, package: str, network: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"^the runtime '{to}' cannot be loaded \(.*\); install it: pip install 'hiernas\[{to}\]'$"
+    with pytest.raises(ExportError, match=message):
+        export(network, images, tmp_path / f"best{FORMATS[to]}", to)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("to", ["onnx", "pt2"])

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from hiernas.cli import summary
 from hiernas.commands.check import estimate, shown
 from hiernas.commands.rank import _draw
 from hiernas.costs import MEMORY, parse_limits
@@ -19,7 +18,7 @@ from hiernas.costs.memory import memory
 from hiernas.data import ImageData, load_data
 from hiernas.errors import LimitError
 from hiernas.networks.ops import MBConv
-from hiernas.report.page import write_report
+from hiernas.report.page import summary, write_report
 from hiernas.run.outcome import _check_memory
 from hiernas.run.pace import Pace, largest_step
 from hiernas.run.request import Request, prepare, restore
@@ -33,7 +32,8 @@ OPS = (MBConv(3, 1), MBConv(3, 4), MBConv(5, 6, se=True))
 SPACE = chain_space("little", SIZE, CLASSES, stem=8, stem_stride=1, stages=(Stage(8, 3, 1, OPS, skip=True),), head=12)
 SETTINGS = {
     "hnas": ONE_SHOT, "spos": ONE_SHOT, "random-search": ONE_SHOT, "hournas": VITAL, "random": UNSEARCHED, "plain": UNSEARCHED,
-    "random-k": f"{ALL} finalists=3 finalist_epochs=1", "hmnas": f"{LOGITS} {MASKS} compare=false inherit=false",
+    "random-k": f"{ALL} finalists=3 finalist_epochs=1", "naswot": f"{ALL} drawn=6 finalists=3 finalist_epochs=1",
+    "hmnas": f"{LOGITS} {MASKS} compare=false inherit=false",
 }  # fmt: skip
 LIMITS = ("peak_ram_int8<=5200", "flash<=9k")
 

@@ -306,10 +306,8 @@ class ExportOptions:
     """A network to be written as a file."""
 
     source: Annotated[Path, Argument(help="a run folder or an architecture file")]
-    to: Annotated[str, Option(help="onnx, onnx-int8 (of a run), pt2 or python (one readable module file)")] = "onnx"
-    out: Annotated[
-        Path | None, Option(help="default: best.onnx, best.int8.onnx, best.pt2 or best.py (weights: best.pt) beside the source")
-    ] = None
+    to: Annotated[str, Option(help="onnx, onnx-int8 (of a run), openvino, litert, executorch, pt2 or python")] = "onnx"
+    out: Annotated[Path | None, Option(help="default: best.onnx, best.xml (openvino; and .bin), best.py (and .pt), ...")] = None
     weights: Annotated[Path | None, Option(help="safetensors file; default: the one beside the source")] = None
 
     def __post_init__(self) -> None:

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiernas.errors import ConfigError, ExportError, did_you_mean
+from hiernas.errors import ConfigError, ExportError, HiernasError, did_you_mean
 from hiernas.export.python import python_files, timm_network
 from hiernas.latency.runner import load_onnxruntime
+from hiernas.latency.runtimes import load_executorch, load_litert, packages, to_executorch, to_litert
 from hiernas.names import FORMATS
 from hiernas.quiet import first_line, quiet
 from hiernas.space import Architecture
@@ -31,6 +32,7 @@ from hiernas.space import Architecture
 __all__ = ["Exported", "export", "onnx_runner", "timm_network", "write_files"]
 
 TOLERANCE = 1e-4  # largest relative difference allowed; measured: about 1e-7
+WEIGHTS = {"python": ".pt", "openvino": ".bin"}  # beside files of these formats
 TIMEOUT = 600  # seconds for a Python file to load and run
 
 Runner = Callable[[Tensor], Tensor]  # images [B, C, H, W] -> logits [B, classes], by the format's runtime
@@ -50,22 +52,25 @@ def export(
     network: nn.Module, images: Tensor, path: Path, to: str, metadata: Mapping[str, str] | None = None,
     architecture: Architecture | None = None,
 ) -> Exported:  # fmt: skip
-    """Write a network in evaluation mode as one file that takes any batch size, and check it on `images`.
+    """Write a network in evaluation mode as a file that takes any batch size (a phone's: one image), and check it on `images`.
 
     `images`: float32 [B, C, H, W], real images, normalised as in training. `metadata` is stored in the file
     beside its `input_size` (JSON: [C, H, W]). The network itself is not changed: a copy on the CPU is exported.
     An ONNX file has the input `image` [batch, C, H, W] and the output `logits` [batch, classes]. A Python file
-    (`.py`) has its weights beside it (`.pt`) and, given the architecture, timm's words for it.
+    (`.py`) has its weights beside it (`.pt`) and, given the architecture, timm's words for it; OpenVINO's has them in `.bin`.
 
-    Raises `ConfigError` for an unknown format, or a Python file whose name does not end in .py, and `ExportError` where
+    Raises `ConfigError` for an unknown format, or a name that does not fit it, and `ExportError` where a package is missing,
     the network cannot be exported or the outputs differ from PyTorch's; then no file is written, and an older one stays.
     """
     if to not in FORMATS:
         raise ConfigError(f"cannot export to '{to}'; {did_you_mean(to, FORMATS)}")
     if to == "onnx-int8":
         raise ConfigError("an INT8 file needs images to find its scales on; write it by hiernas.export.int8.export_int8")
-    if to == "python" and path.suffix != ".py":
-        raise ConfigError(f"a Python file is named NAME.py, and its weights beside it NAME.pt, so it cannot be named {path}")
+    if to in WEIGHTS and path.suffix != FORMATS[to]:
+        raise ConfigError(
+            f"a file for {to} is named NAME{FORMATS[to]}, and its weights beside it NAME{WEIGHTS[to]}, so it cannot be named "
+            f"{path}"
+        )
     if images.ndim != 4 or not len(images) or images.dtype != torch.float32:
         found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
         raise ExportError(f"export needs float32 images [B, C, H, W] to check the file on, not {found}")
@@ -87,11 +92,17 @@ def _written(
         if to == "python":
             source, weights = python_files(network, images, metadata, architecture)
             return {path.with_suffix(".pt"): weights, path: source}, _load_python(source, weights, (images[:1], images))
-        write, load = {"onnx": (_to_onnx, onnx_runner), "pt2": (_to_pt2, _load_pt2)}[to]
+        if to == "openvino":
+            source, weights = _to_openvino(network, images, metadata)
+            return {path.with_suffix(".bin"): weights, path: source}, _load_openvino(source, weights)
+        write, load = {
+            "onnx": (_to_onnx, onnx_runner), "pt2": (_to_pt2, _load_pt2), "litert": (_to_litert, _load_litert),
+            "executorch": (_to_executorch, _load_executorch),
+        }[to]  # fmt: skip
         data = write(network, images, metadata)
         return {path: data}, load(data)
-    except ExportError:
-        raise
+    except HiernasError as error:
+        raise ExportError(str(error)) from error
     except Exception as error:  # exporters raise almost anything
         raise ExportError(f"the network cannot be exported to {to}: {first_line(error)}") from error
 
@@ -196,6 +207,45 @@ def _to_pt2(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> 
 
 def _load_pt2(data: bytes) -> Runner:
     return torch.no_grad()(torch.export.load(io.BytesIO(data)).module())
+
+
+# -- for the processor's maker, phones and small boards: packages of their own ------------------------------------------
+
+
+def _to_openvino(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> tuple[bytes, bytes]:
+    (openvino,) = packages("openvino", "openvino")
+    model = openvino.Core().read_model(_to_onnx(network, images, metadata))
+    for key, value in metadata.items():
+        model.set_rt_info(value, key)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.xml"
+        openvino.save_model(model, path, compress_to_fp16=False)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def _load_openvino(source: bytes, weights: bytes) -> Runner:
+    (openvino,), hints = packages("openvino", "openvino"), {"INFERENCE_PRECISION_HINT": "f32"}
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(source, weights), "CPU", hints)
+    return lambda x: torch.from_numpy(model(x.numpy())[0].copy())
+
+
+def _to_litert(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
+    return to_litert(network, images[:1])
+
+
+def _load_litert(data: bytes) -> Runner:
+    _, run = load_litert(data)
+    return lambda x: torch.cat([run(image) for image in torch.split(x, 1)])
+
+
+def _to_executorch(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
+    return to_executorch(network, images[:1])
+
+
+def _load_executorch(data: bytes) -> Runner:
+    run = load_executorch(data)
+    return lambda x: torch.cat([run([image])[0].clone() for image in torch.split(x, 1) if data])  # which keeps `data` alive
 
 
 # -- Python ------------------------------------------------------------------------------------------------------

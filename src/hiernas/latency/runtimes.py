@@ -111,10 +111,10 @@ def difference(module: nn.Module, x: Tensor, output: np.ndarray) -> float:
     return float(np.abs(output - expected).max(initial=0.0) / max(np.abs(expected).max(initial=0.0), 1e-12))
 
 
-def _packages(extra: str, *names: str) -> list[Any]:
+def packages(extra: str, *names: str) -> list[Any]:
     """Optional packages; raises `LatencyError` that names the extra which installs them."""
     try:
-        with _silent():
+        with silent():
             return [importlib.import_module(name) for name in names]
     except ImportError as error:
         raise LatencyError(
@@ -123,7 +123,7 @@ def _packages(extra: str, *names: str) -> list[Any]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Nothing on standard output and error, not even what C++ writes there past Python."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -147,7 +147,7 @@ def _onnxruntime(module: nn.Module, x: Tensor, threads: int) -> Loaded:
 
 
 def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
-    (openvino,), array = _packages("openvino", "openvino"), x.numpy()
+    (openvino,), array = packages("openvino", "openvino"), x.numpy()
     # without the precision hint OpenVINO takes bfloat16 where the processor has it
     hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     core = openvino.Core()
@@ -159,7 +159,7 @@ def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
 
 
 def _openvino_version() -> str:
-    return str(_packages("openvino", "openvino")[0].__version__).split("-")[0]  # without the build
+    return str(packages("openvino", "openvino")[0].__version__).split("-")[0]  # without the build
 
 
 def to_onnx(module: nn.Module, example: Tensor) -> bytes:
@@ -195,34 +195,65 @@ EXECUTORCH = (
 )  # fmt: skip
 
 
-def _version(distribution: str, packages: tuple[str, ...]) -> str:
-    _packages(*packages)
+def _version(distribution: str, needed: tuple[str, ...]) -> str:
+    packages(*needed)
     return metadata.version(distribution)
 
 
-def _litert(module: nn.Module, x: Tensor, threads: int) -> Loaded:
-    converter, interpreters = _packages(*LITERT)
-    with _silent(), tempfile.TemporaryDirectory() as folder:
+def to_litert(module: nn.Module, x: Tensor) -> bytes:
+    """A module in evaluation mode as a .tflite file, for inputs of this shape."""
+    converter, _ = packages(*LITERT)
+    with silent(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.tflite"
         converter.convert(module, (x,)).export(str(path))
-        interpreter = interpreters.Interpreter(model_content=path.read_bytes(), num_threads=threads)
+        return path.read_bytes()
+
+
+def load_litert(file: bytes, threads: int = 1) -> tuple[Callable[[], None], Callable[[Tensor], Tensor]]:
+    """What runs a .tflite file again, and what runs it on an input."""
+    _, interpreters = packages(*LITERT)
+    with silent():
+        interpreter = interpreters.Interpreter(model_content=file, num_threads=threads)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x.numpy())
+    (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(x: Tensor) -> Tensor:
+        interpreter.set_tensor(given["index"], x.numpy())
         interpreter.invoke()
-        output = interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).copy()
-    return Loaded(timed(interpreter.invoke), output)
+        return torch.from_numpy(interpreter.get_tensor(found["index"]).copy())
+
+    return interpreter.invoke, run
+
+
+def _litert(module: nn.Module, x: Tensor, threads: int) -> Loaded:
+    again, run = load_litert(to_litert(module, x), threads)
+    with silent():
+        output = run(x).numpy()
+    return Loaded(timed(again), output)
+
+
+def to_executorch(module: nn.Module, x: Tensor) -> bytes:
+    """A module in evaluation mode as a .pte file, for inputs of this shape."""
+    exir, xnnpack, _ = packages(*EXECUTORCH)
+    with silent():
+        partitioner = [xnnpack.XnnpackPartitioner()]
+        edge = exir.to_edge_transform_and_lower(torch.export.export(module, (x,)), partitioner=partitioner)
+        return bytes(edge.to_executorch().buffer)
+
+
+def load_executorch(file: bytes) -> Callable[[list[Tensor]], list[Tensor]]:
+    """What a .pte file computes. The program reads the bytes without keeping them alive: who calls it must."""
+    with silent():
+        return packages(*EXECUTORCH)[-1]._load_for_executorch_from_buffer(file).forward
 
 
 def _executorch(module: nn.Module, x: Tensor, threads: int) -> Loaded:
-    exir, xnnpack, runtime = _packages(*EXECUTORCH)
-    with _silent():
-        runtime._unsafe_reset_threadpool(threads)  # of the whole process; there is no public setting
-        partitioner = [xnnpack.XnnpackPartitioner()]
-        edge = exir.to_edge_transform_and_lower(torch.export.export(module, (x,)), partitioner=partitioner)
-        file = bytes(edge.to_executorch().buffer)  # which the program reads without keeping it alive
-        program = runtime._load_for_executorch_from_buffer(file)
-        output = program.forward([x])[0].numpy().copy()
-    return Loaded(timed(partial(program.forward, [x]), file), output)
+    file = to_executorch(module, x)
+    with silent():
+        packages(*EXECUTORCH)[-1]._unsafe_reset_threadpool(threads)  # of the whole process; there is no public setting
+        run = load_executorch(file)
+        output = run([x])[0].numpy().copy()
+    return Loaded(timed(partial(run, [x]), file), output)
 
 
 # -- PyTorch itself ----------------------------------------------------------------------------------------------
