@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from hiernas.commands.options import MeasureOptions
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
-from hiernas.latency.measure import Progress, cached_table_path, doubts, measure_table, plan_of, title
+from hiernas.latency.measure import Progress, cached_table_path, doubts, locked, measure_table, plan_of, title
 from hiernas.latency.pack import import_measurement, write_pack
 from hiernas.latency.runtimes import RUNTIME, RUNTIMES, make_runtime
 from hiernas.latency.table import LatencyTable, merge
@@ -61,7 +62,9 @@ def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> d
         shown |= _write_calibration(found, path, title(space))
         if asked.store_correction:
             table = found.corrected_table()
-            table.save(path)
+            with locked(path):
+                stored = LatencyTable.load(path)  # with what others have measured for it in the meantime
+                replace(stored, correction=table.correction).save(path)
     noticed = doubts(plan_of(space, engine.inner_layout), table.entries)
     return {**_described(space, table, path), **shown, **_doubts(tuple(noticed.values()))}
 
@@ -87,10 +90,11 @@ def _import(space: SearchSpace, file: Path, out: Path | None, allow_missing: boo
     path = out or file.with_name(f"{file.stem}-table.json")
     found = import_measurement(space, file, allow_missing)
     shown, table = {}, found.table
-    if path.exists():
-        merged = merge(LatencyTable.load(path), table)
-        table, shown = merged.table, {"merged": str(merged)}
-    table.save(path)
+    with locked(path):
+        if path.exists():
+            merged = merge(LatencyTable.load(path), table)
+            table, shown = merged.table, {"merged": str(merged)}
+        table.save(path)
     if found.missing:
         shown["missing"] = f"{len(found.missing)} operations, such as '{found.missing[0]}': networks with them have no latency"
     return {**_described(space, table, path), **shown, **_doubts(found.doubts)}
@@ -101,8 +105,9 @@ def _merge(space: SearchSpace, file: Path, out: Path | None) -> dict[str, str]:
     path = out or cached_table_path(other)
     if not path.exists():
         raise LatencyError(f"there is no table {path} that {file} could be merged into; name it with --out")
-    merged = merge(LatencyTable.load(path), other)
-    merged.table.save(path)
+    with locked(path):
+        merged = merge(LatencyTable.load(path), other)
+        merged.table.save(path)
     shown = {"merged": str(merged)}
     if other.correction is not None:
         shown["note"] = f"the correction in {file} was left out: it belongs to that table's own numbers"

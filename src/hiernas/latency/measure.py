@@ -14,6 +14,7 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -187,14 +188,13 @@ def cached_table_path(owner: Runtime | LatencyTable) -> Path:
 
     Where that cannot be written, in the working folder; a damaged table is set aside. Both are said as warnings.
     """
-    folder = Path(os.environ.get("HIERNAS_CACHE") or user_cache_path("hiernas", appauthor=False))
-    try:
-        usable = not str(folder).startswith("~")  # as without HOME and passwd entry
-        if usable:
+    folder, usable = Path(os.environ.get("HIERNAS_CACHE") or "~"), False
+    with suppress(OSError, RuntimeError):  # the latter without HOME and passwd entry
+        if str(folder) == "~":
+            folder = user_cache_path("hiernas", appauthor=False)
+        if not str(folder).startswith("~"):
             folder.mkdir(parents=True, exist_ok=True)
             usable = os.access(folder, os.W_OK)
-    except OSError:
-        usable = False
     if not usable:
         text = f"latencies cannot be kept in {folder}; they are kept in hiernas-cache here: name a folder by HIERNAS_CACHE"
         warnings.warn(text, stacklevel=2)
@@ -203,25 +203,40 @@ def cached_table_path(owner: Runtime | LatencyTable) -> Path:
     names = ("latency", device, runtime, version, f"t{threads}", f"b{batch}")
     path = folder / f"{'-'.join(re.sub(r'[^a-z0-9.]+', '-', name.lower()).strip('-') for name in names)}.json"
     if path.exists():
-        try:
-            LatencyTable.load(path)
-        except LatencyError as error:
+        with locked(path):
+            _set_aside_damaged(path)
+    return path
+
+
+def _set_aside_damaged(path: Path) -> None:
+    try:
+        LatencyTable.load(path)
+    except LatencyError as error:
+        if path.exists():  # unless another process has done it
             aside = path.with_suffix(".damaged")
             path.replace(aside)
-            warnings.warn(f"{error}; it was set aside as {aside} (HIERNAS_CACHE names another folder)", stacklevel=2)
-    return path
+            warnings.warn(f"{error}; it was set aside as {aside} (HIERNAS_CACHE names another folder)", stacklevel=3)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Inside, no other process writes the latency table at `path`; its folder is made where it is missing."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            yield
+    except OSError as error:
+        raise LatencyError(f"cannot write the latency table {path}: {error.strerror}; HIERNAS_CACHE names a folder") from error
 
 
 def _keep(table: LatencyTable, path: Path) -> None:
     """Save a table with what other processes have measured for it in the meantime."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(path.name + ".lock")):
-            if path.exists():
-                table = replace(table, entries={**LatencyTable.load(path).entries, **table.entries})
-            table.save(path)
-    except OSError as error:
-        raise LatencyError(f"cannot write the latency table {path}: {error.strerror}; HIERNAS_CACHE names a folder") from error
+    with locked(path):
+        if path.exists():
+            stored = LatencyTable.load(path)
+            correction = stored.correction or table.correction
+            table = replace(table, entries={**stored.entries, **table.entries}, correction=correction)
+        table.save(path)
 
 
 def measure_table(

@@ -91,7 +91,7 @@ def load(source: str | Path, space: SearchSpace | None = None) -> TrainedNetwork
         RunFolder.open(path)  # says so where it is none
         path = path / "best.safetensors"
         if not path.exists():
-            raise RunError(f"{source} has not trained its network yet; go on with `hiernas resume {source}`")
+            raise RunError(f"{path} is gone or not trained yet; go on with `hiernas resume {source}`")
     tensors, header = read_weights(path)
     keys = [f.name for f in fields(Facts)]
     for key in keys:
