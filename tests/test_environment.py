@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import hiernas
-from hiernas.run.environment import both_ends, environment, tell_changes
 from hiernas.run.folder import RunFolder, owned
+from hiernas.run.outcome import both_ends, environment, tell_changes
 from toy import RUN
 
 SETTINGS = (

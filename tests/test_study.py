@@ -25,8 +25,8 @@ from hiernas.data import ImageData
 from hiernas.errors import ConfigError, HiernasError, RunError
 from hiernas.report import study as results
 from hiernas.report.study import Row
-from hiernas.run.environment import environment
 from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import environment
 from hiernas.run.request import Request, prepare, restore
 from hiernas.run.study import Study, begin, entries_of, work
 from hiernas.train.recipes import Recipe

@@ -117,19 +117,17 @@ class SearchSpace:
     def restrict(self, options: Mapping[str, Iterable[str]]) -> SearchSpace:
         """The space that keeps only these options at the named sites, in the sites' own order."""
         self._check_sites(options)
-        smaller = replace(self, decisions=tuple(self._restricted(d, options.get(d.name)) for d in self.decisions))
+        decisions = list(self.decisions)
+        for at, d in enumerate(decisions):
+            if (keep := options.get(d.name)) is not None:
+                indices = {d.index(option) for option in ([keep] if isinstance(keep, str) else keep)}
+                if not indices:
+                    raise SpaceError(f"site '{d.name}' would keep no option; keep at least one of {d.options}")
+                decisions[at] = replace(d, options=tuple(d.options[i] for i in sorted(indices)))
+        smaller = replace(self, decisions=tuple(decisions))
         for block in smaller._blocks():
             block.check_not_empty()
         return smaller
-
-    @staticmethod
-    def _restricted(decision: Decision, keep: Iterable[str] | None) -> Decision:
-        if keep is None:
-            return decision
-        indices = {decision.index(option) for option in ([keep] if isinstance(keep, str) else keep)}
-        if not indices:
-            raise SpaceError(f"site '{decision.name}' would keep no option; keep at least one of {decision.options}")
-        return replace(decision, options=tuple(decision.options[i] for i in sorted(indices)))
 
     def architecture(self, choices: Choices) -> Architecture:
         """An architecture from option names in site order, or from `{site: option}`; 'identity' is read as 'skip'.
@@ -142,21 +140,20 @@ class SearchSpace:
         if isinstance(choices, Mapping):
             self._check_sites(choices)
             choices = [choices[d.name] for d in self.decisions]
-        return Architecture(self.skeleton, tuple(map(self._choice, self.decisions, choices)))
+        found = []
+        for decision, value in zip(self.decisions, choices, strict=True):
+            kept = {value: 1.0} if isinstance(value, str) else value
+            if not kept:
+                raise SpaceError(f"site '{decision.name}' keeps no option; name at least one of {decision.options}")
+            by_index = sorted((decision.index(option), float(weight)) for option, weight in kept.items())
+            found.append(tuple((decision.options[i], weight) for i, weight in by_index))
+        return Architecture(self.skeleton, tuple(found))
 
     def _check_sites(self, names: Iterable[str]) -> None:
         known = self.skeleton.site_names
         for name in names:
             if name not in known:
                 raise SpaceError(f"space '{self.name}' has no site '{name}'; {did_you_mean(str(name), known)}")
-
-    @staticmethod
-    def _choice(decision: Decision, value: str | Mapping[str, float]) -> Choice:
-        kept = {value: 1.0} if isinstance(value, str) else value
-        if not kept:
-            raise SpaceError(f"site '{decision.name}' keeps no option; name at least one of {decision.options}")
-        by_index = sorted((decision.index(option), float(weight)) for option, weight in kept.items())
-        return tuple((decision.options[i], weight) for i, weight in by_index)
 
     def encode(self, architecture: Architecture) -> np.ndarray:
         """Option indices within this space: int64 [sites]."""

@@ -29,8 +29,8 @@ from hiernas.run.request import Request
 from hiernas.run.search import resume, search
 from hiernas.run.settings import from_file
 from hiernas.spaces import Stage, chain_space
+from hiernas.train.evaluate import RunTrainer
 from hiernas.train.recipes import Phase
-from hiernas.train.trainer import RunTrainer
 from toy import RUN
 
 

@@ -25,8 +25,8 @@ from hiernas.run.request import Request, restore
 from hiernas.run.search import search
 from hiernas.run.settings import with_settings
 from hiernas.space import Architecture
+from hiernas.train.evaluate import RunTrainer
 from hiernas.train.loop import accuracy
-from hiernas.train.trainer import RunTrainer
 
 COMMON = ["final_epochs=1", "calibration_images=40", "train.batch_size=24", "train.accelerator=cpu"]
 CONFIGS = {

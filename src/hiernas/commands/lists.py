@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hiernas.errors import ConfigError, did_you_mean
@@ -9,23 +11,25 @@ from hiernas.methods import FILES, METHODS
 from hiernas.names import PRESETS, RUNTIMES, SPACES
 
 Listing = tuple[list[str], list[list[str]], list[str]]  # columns, rows, remarks below
+DATA = [
+    ["digits", "1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn"],
+    ["FOLDER", "class folders of images, or train/val/test folders that hold them"],
+    ["FOLDER", "parquet files with an image and a label column (needs hiernas[hub])"],
+    ["hf:NAME", "a data set of the Hugging Face hub (needs hiernas[hub])"],
+]
 
 
 def listing(kind: str, folder: Path = Path("runs")) -> Listing:
     """What `hiernas list KIND` shows."""
-    lists = {
-        "methods": _methods, "spaces": _spaces, "networks": _networks, "recipes": _recipes, "data": _data,
-        "runtimes": _runtimes, "presets": _presets,
+    lists: dict[str, Callable[[], Listing]] = {
+        "methods": lambda: (["method", ""], [[name, words] for name, (_, words) in FILES.items()], []),
+        "spaces": _spaces, "networks": _networks, "recipes": _recipes, "data": lambda: (["--data", ""], DATA, []),
+        "runtimes": lambda: (["runtime", ""], [[name, words] for name, words in RUNTIMES.items()], []),
+        "presets": _presets, "runs": partial(_runs, folder),
     }  # fmt: skip
-    if kind == "runs":
-        return _runs(folder)
     if kind not in lists:
-        raise ConfigError(f"there is no list of '{kind}'; {did_you_mean(kind, (*lists, 'runs'))}")
+        raise ConfigError(f"there is no list of '{kind}'; {did_you_mean(kind, lists)}")
     return lists[kind]()
-
-
-def _methods() -> Listing:
-    return ["method", ""], [[name, words] for name, (_, words) in FILES.items()], []
 
 
 def _spaces() -> Listing:
@@ -68,19 +72,6 @@ def _recipes() -> Listing:
     rows = [[key, *(str(values[key]) for values in shown.values())] for key in next(iter(shown.values()))]
     small = "; ".join(f"--preset {name}: {epochs} epochs, batch {batch}" for name, (epochs, batch) in SCALES.items())
     return ["setting", *shown], rows, ["", f"as published with --preset paper; {small}, learning rate by the batch"]
-
-
-def _data() -> Listing:
-    return ["--data", ""], [
-        ["digits", "1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn"],
-        ["FOLDER", "class folders of images, or train/val/test folders that hold them"],
-        ["FOLDER", "parquet files with an image and a label column (needs hiernas[hub])"],
-        ["hf:NAME", "a data set of the Hugging Face hub (needs hiernas[hub])"],
-    ], []
-
-
-def _runtimes() -> Listing:
-    return ["runtime", ""], [[name, words] for name, words in RUNTIMES.items()], []
 
 
 def _runs(folder: Path) -> Listing:

@@ -24,9 +24,9 @@ from hiernas.run.folder import Listener, RunFolder, owned
 from hiernas.run.outcome import last_supernet, train_network
 from hiernas.run.request import Prepared, restore
 from hiernas.space import Architecture, SearchSpace
+from hiernas.train.evaluate import RunTrainer
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase
-from hiernas.train.trainer import RunTrainer
 
 RESAMPLES = 1000  # bootstrap samples of the interval of Kendall's tau
 FEWEST = 5  # networks of a ranking: fewer in perfect order are no evidence (of 4, one order in 24; two-sided 8 %)
@@ -90,27 +90,27 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
     Goes on where it was interrupted. Raises `RunError` for a run that is not a finished search.
     """
     with owned(RunFolder.open(path, listener)) as run:
-        return _rank(run, networks, epochs)
-
-
-def _rank(run: RunFolder, networks: int, epochs: int | None) -> Trust:
-    path = run.path
-    result = run.read_json("result.json")
-    if result is None or "front" not in result:
-        raise RunError(f"{path} is no finished search; `hiernas resume {path}` finishes one")
-    run.check("best.json")
-    prepared = restore(run)
-    length = epochs or prepared.config.final_epochs
-    found, chosen = _networks(run, prepared, result, networks), Architecture.load(path / "best.json")
-    same = length == prepared.config.final_epochs and not result.get("inherited")  # the others begin from scratch
-    known = {_key(chosen, length): result["chosen"]["test_accuracy"]} if same else {}
-    every = [*found.random, *(a for some in found.ranked.values() for a in some), chosen]
-    reached = _trained(run, prepared, every, length, known)
-    random, ours = reached[: len(found.random)], reached[-1]
-    orders, start = {}, len(random)
-    for over, some in found.ranked.items():
-        orders[over] = _order(run, prepared, found.supernet, some, reached[start : start + len(some)])
-        start += len(some)
+        result = run.read_json("result.json")
+        if result is None or "front" not in result:
+            raise RunError(f"{run.path} is no finished search; `hiernas resume {run.path}` finishes one")
+        run.check("best.json")
+        prepared = restore(run)
+        length = epochs or prepared.config.final_epochs
+        found, chosen = _networks(run, prepared, result, networks), Architecture.load(run.path / "best.json")
+        same = length == prepared.config.final_epochs and not result.get("inherited")  # the others begin from scratch
+        known = {_key(chosen, length): result["chosen"]["test_accuracy"]} if same else {}
+        every = [*found.random, *(a for some in found.ranked.values() for a in some), chosen]
+        reached = _trained(run, prepared, every, length, known)
+        random, ours = reached[: len(found.random)], reached[-1]
+        orders, start = {}, len(random)
+        for over, some in found.ranked.items():
+            accuracies, config = list[float](), prepared.config
+            if len(some) >= FEWEST:
+                trainer = RunTrainer(prepared.data, run, prepared.seed)
+                accuracies = trainer.evaluator(found.supernet, config.train, config.calibration_images)(some)
+            trained = reached[start : start + len(some)]
+            orders[over] = order_of(accuracies, trained, numpy_generator(run.config["seed"], "tau"))
+            start += len(some)
     mean = float(np.mean(random))
     return Trust(ours, tuple(random), 100.0 * (ours - mean) / mean, orders, length)
 
@@ -124,7 +124,7 @@ def _networks(run: RunFolder, prepared: Prepared, result: Mapping[str, Any], n: 
     if supernet is None:
         return _Networks(drawn, {}, None)
     last = supernet.space
-    inside = tuple(a for a in drawn if _holds(last, a))
+    inside = tuple(a for a in drawn if all(o in d.options for d, o in zip(last.decisions, a.options, strict=True)))
     more = _draw(last, prepared, n - len(inside), seed, "rank last", inside)
     front = [space.architecture(member["options"]) for member in result["front"]]
     spread = np.unique(np.linspace(0, len(front) - 1, min(n, len(front))).round().astype(int))  # from the cheapest on
@@ -139,10 +139,6 @@ def _draw(
     known = [space.encode(a).tobytes() for a in besides]
     genes = sample_feasible(space, tables, prepared.limits, numpy_generator(seed, purpose), n, known)
     return tuple(space.decode(row) for row in genes)
-
-
-def _holds(space: SearchSpace, architecture: Architecture) -> bool:
-    return all(o in d.options for d, o in zip(space.decisions, architecture.options, strict=True))
 
 
 def _key(architecture: Architecture, epochs: int) -> str:
@@ -176,16 +172,6 @@ def _train(run: RunFolder, prepared: Prepared, architecture: Architecture, key: 
         own.close()
     run.write_json("rank.json", {**(run.read_json("rank.json") or {}), key: reached})
     return reached
-
-
-def _order(
-    run: RunFolder, prepared: Prepared, supernet: Any, networks: Sequence[Architecture], trained: Sequence[float]
-) -> Order | str:
-    config, accuracies = prepared.config, list[float]()
-    if len(networks) >= FEWEST:
-        evaluate = RunTrainer(prepared.data, run, prepared.seed).evaluator(supernet, config.train, config.calibration_images)
-        accuracies = evaluate(list(networks))
-    return order_of(accuracies, trained, numpy_generator(run.config["seed"], "tau"))
 
 
 def order_of(supernet: Sequence[float], trained: Sequence[float], rng: np.random.Generator) -> Order | str:

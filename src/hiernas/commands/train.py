@@ -17,9 +17,8 @@ from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
 from hiernas.names import VERSION
 from hiernas.problem import final_work
-from hiernas.run.environment import environment
 from hiernas.run.folder import Listener, RunFolder, begin
-from hiernas.run.outcome import inherited_weights, train_only
+from hiernas.run.outcome import environment, inherited_weights, train_only
 from hiernas.run.pace import fewer, fitting, in_words, rehearsed, training_step
 from hiernas.run.request import read_data, reload_data, retraining_of
 from hiernas.run.settings import differences, for_images, from_dict, names_of, scaled, to_dict, with_settings

@@ -31,6 +31,7 @@ from torch import Tensor
 from hiernas.data.split import Images
 from hiernas.errors import DataError
 from hiernas.machine import usable_cores, usable_memory
+from hiernas.quiet import first_line
 
 Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C] of other than 1 or 3 channels
 T = TypeVar("T")
@@ -241,9 +242,7 @@ def _fit(image: Image.Image, form: Form) -> Image.Image:
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
 
 
-def load_images(
-    found: Found, *, image_size: int | Form | None, skip_bad: bool, memory_gib: float
-) -> Loaded:
+def load_images(found: Found, *, image_size: int | Form | None, skip_bad: bool, memory_gib: float) -> Loaded:
     """All pictures in one form.
 
     Decodes every picture once; keeps the pixels where they fit in `memory_gib`, otherwise only checks the files.
@@ -277,8 +276,7 @@ def reason_of(error: Exception) -> str:
     """One short line that says what is wrong with a picture."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a known format"
-    first = (str(error).splitlines() or [""])[0]
-    return first[:120] or type(error).__name__
+    return first_line(error)[:120]
 
 
 def some(names: Sequence[str]) -> str:

@@ -38,13 +38,7 @@ if TYPE_CHECKING:
 MOST_DIFFERENT = 1e-2  # of the largest output; float32 differs by 1e-6, TF32 and bfloat16 by some 1e-3
 RUNTIME = "onnxruntime"  # where none is named
 
-
-@dataclass(frozen=True)
-class Loaded:
-    """A module in a runtime: the call that runs it once and returns the milliseconds, and what it computed."""
-
-    call: TimedCall
-    output: np.ndarray
+Loaded = tuple[Callable[[], float], np.ndarray]  # runs a module once and returns the milliseconds; what it computed
 
 
 @dataclass(frozen=True)
@@ -82,15 +76,15 @@ class Runtime:
         Raises `LatencyError` where the runtime cannot run it, or computes something else.
         """
         x = example(self.batch, input_size)
-        loaded = self.load(copy.deepcopy(module).eval().cpu(), x)
-        found = difference(module, x, loaded.output)
+        call, output = self.load(copy.deepcopy(module).eval().cpu(), x)
+        found = difference(module, x, output)
         if not found <= MOST_DIFFERENT:
             raise LatencyError(
                 f"{self.runtime} {self.version} computes something else than PyTorch for a {type(module).__name__} of inputs "
                 f"{input_size} (difference {found:.1e} of the largest output), so its latency means nothing; use another "
                 "runtime or version"
             )
-        return loaded.call
+        return call
 
     def measure(self, module: nn.Module, input_size: tuple[int, int, int], runs: int, warmup: int) -> Entry:
         """Latency of one module or whole network: at least `runs` runs and, if short, about 30 ms or 200 runs."""
@@ -142,10 +136,6 @@ def _silent() -> Iterator[None]:
 # -- on the processor, from ONNX files ---------------------------------------------------------------------------
 
 
-def _onnxruntime(module: nn.Module, x: Tensor, threads: int) -> Loaded:
-    return Loaded(*load_onnx(to_onnx(module, x), x.numpy(), threads))
-
-
 def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
     (openvino,), array = _packages("openvino", "openvino"), x.numpy()
     # without the precision hint OpenVINO takes bfloat16 where the processor has it
@@ -155,11 +145,7 @@ def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
     request.set_input_tensor(openvino.Tensor(array, shared_memory=True))
     request.infer()
     # OpenVINO does not keep the array, and reads whatever comes there
-    return Loaded(timed(request.infer, array, core), request.get_output_tensor().data.copy())
-
-
-def _openvino_version() -> str:
-    return str(_packages("openvino", "openvino")[0].__version__).split("-")[0]  # without the build
+    return timed(request.infer, array, core), request.get_output_tensor().data.copy()
 
 
 def to_onnx(module: nn.Module, example: Tensor) -> bytes:
@@ -210,7 +196,7 @@ def _litert(module: nn.Module, x: Tensor, threads: int) -> Loaded:
         interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x.numpy())
         interpreter.invoke()
         output = interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).copy()
-    return Loaded(timed(interpreter.invoke), output)
+    return timed(interpreter.invoke), output
 
 
 def _executorch(module: nn.Module, x: Tensor, threads: int) -> Loaded:
@@ -222,7 +208,7 @@ def _executorch(module: nn.Module, x: Tensor, threads: int) -> Loaded:
         file = bytes(edge.to_executorch().buffer)  # which the program reads without keeping it alive
         program = runtime._load_for_executorch_from_buffer(file)
         output = program.forward([x])[0].numpy().copy()
-    return Loaded(timed(partial(program.forward, [x]), file), output)
+    return timed(partial(program.forward, [x]), file), output
 
 
 # -- PyTorch itself ----------------------------------------------------------------------------------------------
@@ -261,7 +247,7 @@ def _on_cpu(function: Callable[[Tensor], Tensor], x: Tensor, threads: int) -> Lo
             return run()
 
     with _without_gradients(threads):
-        return Loaded(call, function(x).numpy().copy())
+        return call, function(x).numpy().copy()
 
 
 @contextmanager
@@ -298,12 +284,12 @@ def _cuda(module: nn.Module, x: Tensor, threads: int) -> Loaded:
         end.synchronize()
         return float(start.elapsed_time(end))
 
-    return Loaded(call, output)
+    return call, output
 
 
 RUNTIMES: dict[str, Kind] = {
-    "onnxruntime": Kind(lambda: str(load_onnxruntime().__version__), _onnxruntime),
-    "openvino": Kind(_openvino_version, _openvino),
+    "onnxruntime": Kind(lambda: str(load_onnxruntime().__version__), lambda m, x, n: load_onnx(to_onnx(m, x), x.numpy(), n)),
+    "openvino": Kind(lambda: _packages("openvino", "openvino")[0].__version__.split("-")[0], _openvino),  # without the build
     "litert": Kind(partial(_version, "ai-edge-litert", LITERT), _litert),
     "executorch": Kind(partial(_version, "executorch", EXECUTORCH), _executorch),
     "torch": Kind(lambda: str(torch.__version__), _on_cpu, inner_layout=False),  # nothing is converted

@@ -13,12 +13,7 @@ from torch import Tensor, nn
 
 from hiernas.errors import SpaceError, did_you_mean
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "silu": nn.SiLU,
-    "hswish": nn.Hardswish,
-}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU, "hswish": nn.Hardswish}
 
 
 class Op(Protocol):

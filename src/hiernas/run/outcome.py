@@ -16,6 +16,7 @@ from hiernas.data.batches import at_once, normalise
 from hiernas.data.load import joined
 from hiernas.errors import LatencyError, RunError
 from hiernas.export import export
+from hiernas.latency.runner import cpu_name
 from hiernas.latency.runtimes import make_runtime
 from hiernas.latency.table import BELONGS_TO
 from hiernas.methods import METHODS
@@ -24,7 +25,6 @@ from hiernas.problem import CALIBRATION_IMAGES, Candidate, Found, Start
 from hiernas.randomness import seeded, torch_generator
 from hiernas.report.doubts import of_latency, of_predictions, of_ranking
 from hiernas.report.page import write_report
-from hiernas.run.environment import both_ends
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Prepared, retraining_of
 from hiernas.space import Architecture, SearchSpace
@@ -152,6 +152,35 @@ def _taken_home(
         **({"timed": run.config["timed"]} if run.config.get("timed") else {}),
         "outputs": {"onnx": {"file": "best.onnx", "largest_difference": written.largest_difference}},
     }  # fmt: skip
+
+
+# -- the environment: what the bits of a run depend on beside what was asked -------------------------------------------
+
+
+def environment(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, threads and device of this process, for a run so configured: a GPU counts where a training may use it."""
+    device = cpu_name()
+    if torch.cuda.is_available() and set(_accelerators(config)) != {"cpu"}:
+        device = f"{torch.cuda.get_device_name()}, {device}"
+    return {"hiernas": VERSION, "torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device}
+
+
+def _accelerators(config: Mapping[str, Any]) -> list[Any]:
+    own = [config["accelerator"]] if "accelerator" in config else []
+    return own + [name for value in config.values() if isinstance(value, Mapping) for name in _accelerators(value)]
+
+
+def tell_changes(run: RunFolder) -> None:
+    """An event where a run goes on under another environment than it began under."""
+    began, now = run.config.get("environment", {}), environment(run.config)
+    changed = [f"{name} {began[name]} -> {now[name]}" for name in now if name in began and began[name] != now[name]]
+    if changed:
+        run.event("environment", changed=", ".join(changed))
+
+
+def both_ends(run: RunFolder) -> dict[str, Any]:
+    """What a result says of the environment it was begun and ended under."""
+    return {"began": run.config.get("environment"), "ended": environment(run.config)}
 
 
 # -- measured and compared ---------------------------------------------------------------------------------------------

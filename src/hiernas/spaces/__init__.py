@@ -113,11 +113,9 @@ def _known() -> Iterator[Known]:
 
 
 def _encoding(row: Mapping[str, Any]) -> Any:
-    if "options" in row:
-        return tuple(row["options"].split())
-    if "genotype" in row:
-        return GENOTYPES[row["genotype"]]
-    return {"cell": row["arguments"]["cell"], "stage": {name: nodes_of(text) for name, text in row["stage"].items()}}
+    if "stage" in row:
+        return {"cell": row["arguments"]["cell"], "stage": {name: nodes_of(text) for name, text in row["stage"].items()}}
+    return GENOTYPES[row["genotype"]] if "genotype" in row else tuple(row["options"].split())
 
 
 KNOWN: dict[str, Known] = {network.name: network for network in _known()}
@@ -175,12 +173,9 @@ def architecture_of(value: Any, space: SearchSpace | None, source: str) -> Archi
     space = space or known_space(value["space"], value.get("arguments", {}), source)
     if space.skeleton.name != value["space"]:
         raise SpaceError(f"{source} belongs to space '{value['space']}', not to '{space.skeleton.name}'")
-    architecture = space.architecture(value["sites"])
-    return _with_filters(architecture, value["filters"]) if "filters" in value else architecture
-
-
-def _with_filters(architecture: Architecture, filters: Mapping[str, list[int]]) -> Architecture:
-    found = replace(architecture, filters=tuple((path, tuple(kept)) for path, kept in filters.items()))
-    with torch.device("meta"):  # without memory
-        found.build()
+    found = space.architecture(value["sites"])
+    if "filters" in value:
+        found = replace(found, filters=tuple((path, tuple(kept)) for path, kept in value["filters"].items()))
+        with torch.device("meta"):  # refused here where the network does not have them; without memory
+            found.build()
     return found

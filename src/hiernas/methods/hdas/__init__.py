@@ -16,18 +16,7 @@ from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, dep
 from hiernas.problem import Found, Method, Problem, only, sized
 from hiernas.search.alphas import Extra, Softmax, by_strength, cost_penalty
 from hiernas.search.decided import NUMBER, Verdict
-from hiernas.search.differentiable import (
-    QUICK,
-    SEARCH,
-    SMALL,
-    SearchSettings,
-    check_final,
-    check_searched,
-    found,
-    learn,
-    search_work,
-    sum_of_losses,
-)
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check, found, learn, search_work, sum_of_losses
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import DARTS, Recipe
 
@@ -54,13 +43,11 @@ class HDASConfig:
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
-        self.search.check()
+        check(self)
         if self.depth_form not in get_args(Form):
             raise ConfigError(f"depth_form is '{self.depth_form}'; it is one of {', '.join(get_args(Form))}")
         if not (0 <= self.delta < math.inf and 0 <= self.gamma < math.inf):
             raise ConfigError(f"delta={self.delta} and gamma={self.gamma} must be at least 0 and finite")
-        check_searched(self.cells, self.channels)
-        check_final(self.calibration_images, self.final_epochs, self.final_lr)
 
 
 def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
@@ -179,10 +166,8 @@ def _stages_proxy(space: SearchSpace, config: HDASConfig) -> SearchSpace:
 
 
 STAGES: dict[str, Any] = {  # sizes of the networks that are trained for good, by preset
-    "quick": {"channels": 4, "cells": 14},
-    "small": {"channels": 8, "cells": 14},
-    "paper": {"auxiliary": True},
-}
+    "quick": {"channels": 4, "cells": 14}, "small": {"channels": 8, "cells": 14}, "paper": {"auxiliary": True},
+}  # fmt: skip
 NUMBERS = {preset: {**size, "cells": 26, "least": 4} for preset, size in STAGES.items()}
 CELLS: dict[str, Any] = {preset: {"channels": 8, "cells": 5} for preset in ("quick", "small")} | {"paper": {"auxiliary": True}}
 GRAPHS_ONLY = only("graphs", reason="it searches the graphs between given cells (hdas_stages)")
@@ -197,8 +182,6 @@ METHODS = {
         hdas_cells, PRESETS, plan, sized("hdas_cells", CELLS),
         only("cells", reason="it searches cells (darts, hdas_cells)"), _cells_proxy,
     ),
-    "hdas-distribution": Method(
-        hdas_distribution, PRESETS, plan, sized("hdas_stages", NUMBERS), NUMBERS_ONLY, _stages_proxy
-    ),
+    "hdas-distribution": Method(hdas_distribution, PRESETS, plan, sized("hdas_stages", NUMBERS), NUMBERS_ONLY, _stages_proxy),
     "hdas-stages": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", STAGES), GRAPHS_ONLY, _stages_proxy),
 }  # fmt: skip

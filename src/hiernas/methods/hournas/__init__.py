@@ -252,30 +252,16 @@ def plan(config: HourNASConfig, data: ImageData) -> dict[str, float]:
     return {**trainings, **brief_work(config, data, config.proposals)}
 
 
-QUICK = HourNASConfig(
-    vital_epochs=20,
-    epochs=40,
-    lr=0.2,
-    train=Recipe(batch_size=64, weight_decay=5e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
-    share=0.4,
-    architecture_lr=0.03,
-    calibration_images=300,
-    final_epochs=60,
-    final_lr=0.1,
-)
-
-SMALL = HourNASConfig(
-    vital_epochs=2,
-    epochs=6,
-    train=Recipe(batch_size=128, weight_decay=1e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
-    calibration_images=500,
-    final_epochs=7,
-    final_lr=0.3,
-)
-
-PAPER = HourNASConfig()  # ImageNet on a large GPU: two epochs of search, 350 of final training
-
-PRESETS: dict[str, Any] = {"quick": QUICK, "small": SMALL, "paper": PAPER}
-
+PRESETS: dict[str, Any] = {
+    "quick": HourNASConfig(
+        vital_epochs=20, epochs=40, lr=0.2, share=0.4, architecture_lr=0.03, calibration_images=300, final_epochs=60,
+        final_lr=0.1, train=Recipe(batch_size=64, weight_decay=5e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
+    ),
+    "small": HourNASConfig(
+        vital_epochs=2, epochs=6, calibration_images=500, final_epochs=7, final_lr=0.3,
+        train=Recipe(batch_size=128, weight_decay=1e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
+    ),
+    "paper": HourNASConfig(),  # ImageNet on a large GPU: two epochs of search, 350 of final training
+}  # fmt: skip
 
 METHODS = {"hournas": Method(hournas, PRESETS, plan, TINY, CHAINS, inherits=True)}

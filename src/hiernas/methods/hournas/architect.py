@@ -36,18 +36,9 @@ class ProposalArchitect:
     alternation: Literal["epoch", "step"] = "epoch"  # Alg. 1: an epoch of the weights, then one of the architecture
 
     def __init__(
-        self,
-        theta: np.ndarray,
-        options: np.ndarray,
-        images: Split,
-        *,
-        lr: float,
-        tau: tuple[float, float],
-        sampling: Sampling = "gumbel_max",
-        estimator: Estimator = "score",
-        targets: Targets | None = None,
-        alpha: float = 0.0,
-    ) -> None:
+        self, theta: np.ndarray, options: np.ndarray, images: Split, *, lr: float, tau: tuple[float, float],
+        sampling: Sampling = "gumbel_max", estimator: Estimator = "score", targets: Targets | None = None, alpha: float = 0.0,
+    ) -> None:  # fmt: skip
         self.theta, self.pi = theta.copy(), np.zeros(len(theta))
         self.options, self.images = options, images
         self.tau, self.sampling, self.estimator, self.targets, self.alpha = tau, sampling, estimator, targets, alpha
