@@ -39,7 +39,7 @@ def seconds(text: str) -> float:
 
 
 def row(method: str, asked: str, seed: int, folder: Path) -> str:
-    command = [sys.executable, "-m", "hiernas.cli", "search", method, "--limit", LIMIT, "--time", asked, "--seed", str(seed)]
+    command = [sys.executable, "-m", "hiernas", "search", method, "--limit", LIMIT, "--time", asked, "--seed", str(seed)]
     load, start = os.getloadavg()[0], time.monotonic()
     subprocess.run([*command, "--out", folder], check=True, stdout=subprocess.DEVNULL)
     taken, run = time.monotonic() - start, RunFolder.open(folder)

@@ -23,7 +23,7 @@ SETTINGS = (
 
 
 def cli(*arguments: str, threads: int) -> str:
-    command = [sys.executable, "-m", "hiernas.cli", *arguments]
+    command = [sys.executable, "-m", "hiernas", *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stdout + done.stderr

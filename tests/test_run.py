@@ -37,7 +37,7 @@ TINY = [
 
 def cli(*arguments: str, check: int = 0) -> str:
     """Run the command line in a process of its own; its output. The exit code must be `check`."""
-    command = [sys.executable, "-m", "hiernas.cli", *arguments]
+    command = [sys.executable, "-m", "hiernas", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == check, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -113,7 +113,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
     rng, kills, started = random.Random(0), 0, False
     for _ in range(40):
         command = ["resume", "parts"] if started else [*arguments, "--out", "parts"]
-        process = subprocess.Popen([sys.executable, "-m", "hiernas.cli", *command], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, "-m", "hiernas", *command], stdout=subprocess.DEVNULL)
         wait = 8.0 if kills < 6 else 300.0  # in the end it may finish
         deadline = time.monotonic() + rng.uniform(2.0, wait)
         while process.poll() is None and time.monotonic() < deadline:
@@ -284,7 +284,7 @@ def test_what_a_run_goes_by_is_never_replaced_in_silence(tmp_path: Path) -> None
 )
 def test_asked_to_stop_while_it_trains(number: int, code: int, said: str, tmp_path: Path) -> None:
     """The weights are saved at the next step, within seconds, and one line says how to go on."""
-    command = [sys.executable, "-m", "hiernas.cli", "search", *settings("epochs=500,1,1"), "--limit", "params<=200k"]
+    command = [sys.executable, "-m", "hiernas", "search", *settings("epochs=500,1,1"), "--limit", "params<=200k"]
     command += ["--set", "objective=params", "--out", "r"]
     heard = partial(signal.signal, number, signal.SIG_DFL)  # what started the tests may ignore it, as `nohup` and `&` do
     with subprocess.Popen(
@@ -307,7 +307,7 @@ def test_asked_to_stop_while_it_trains(number: int, code: int, said: str, tmp_pa
 
 def test_one_line_for_a_job_that_is_queued_again(tmp_path: Path) -> None:
     asked = ["search", "random-search", *settings("objective=params"), "--limit", "params<=200k", "--out", "r", "--continue"]
-    process = subprocess.Popen([sys.executable, "-m", "hiernas.cli", *asked], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "hiernas", *asked], stdout=subprocess.DEVNULL)
     while not Path("r/events.jsonl").exists() and process.poll() is None:
         time.sleep(0.05)
     process.kill()
@@ -323,7 +323,7 @@ def test_one_line_for_a_job_that_is_queued_again(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_does_not_end_a_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hiernas.cli", "search", "random-search", *settings("objective=params"), "--out", "r"]
+    command = [sys.executable, "-m", "hiernas", "search", "random-search", *settings("objective=params"), "--out", "r"]
     command += ["--limit", "params<=200k"]
     with Path("errors").open("wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
         assert process.stdout is not None

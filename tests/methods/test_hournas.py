@@ -211,7 +211,7 @@ def test_impossible_targets_are_refused_before_anything_is_trained(tmp_path: Pat
 
 def test_the_command_line_refuses_them_too(tmp_path: Path) -> None:
     table = latency_file(tmp_path, spaces.tiny((1, 8, 8), 10))
-    command = [sys.executable, "-m", "hiernas.cli", "search", "hournas", "--space", "tiny", "--latency-table", str(table)]
+    command = [sys.executable, "-m", "hiernas", "search", "hournas", "--space", "tiny", "--latency-table", str(table)]
     done = subprocess.run(
         [*command, "--limit", "params<=1k"], capture_output=True, text=True, check=False, env=os.environ
     )
