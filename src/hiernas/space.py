@@ -41,7 +41,6 @@ class Skeleton(Protocol):
     def groups(self) -> tuple[Group, ...]: ...  # of consecutive sites, in site order; none in a chain
     def read(self, choices: Any) -> Any:
         """Choices in a published form (a genotype, a shorter list) as choices by site; any other value as it is."""
-        ...
 
     @property
     def searched(self) -> str: ...  # blocks (of a chain), cells, graphs (between cells), or numbers (of cells, and graphs)
@@ -49,15 +48,12 @@ class Skeleton(Protocol):
     def same_operations(self) -> bool: ...  # whether those of `proxy` are the network's own, but for their sizes
     def parts(self) -> Any:
         """Operations with their places: a list of those of every network, and per site those of each option, by name."""
-        ...
 
     def proxy(self, channels: int | None = None, cells: int | None = None) -> Skeleton:
         """The same in the size, and with the batch norms, of the network that is searched in."""
-        ...
 
     def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
         """The same network without choices that lead nowhere."""
-        ...
 
     def build(self, choices: Sequence[Choice]) -> nn.Module: ...
     def supernet(self, decisions: Sequence[Decision]) -> nn.Module: ...
@@ -233,16 +229,13 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types; `Architecture.from_json` reads it back."""
-        return {
-            "format": FORMAT,
-            "space": self.skeleton.name,
-            "arguments": dict(self.skeleton.arguments),
-            "sites": {
-                name: choice[0][0] if len(choice) == 1 and choice[0][1] == 1.0 else dict(choice)
-                for name, choice in zip(self.skeleton.site_names, self.choices, strict=True)
-            },
-            **({"filters": {path: list(kept) for path, kept in self.filters}} if self.filters else {}),
+        sites = {
+            name: choice[0][0] if len(choice) == 1 and choice[0][1] == 1.0 else dict(choice)
+            for name, choice in zip(self.skeleton.site_names, self.choices, strict=True)
         }
+        filters = {"filters": {path: list(kept) for path, kept in self.filters}} if self.filters else {}
+        arguments = dict(self.skeleton.arguments)
+        return {"format": FORMAT, "space": self.skeleton.name, "arguments": arguments, "sites": sites, **filters}
 
     def save(self, path: str | Path) -> None:
         """Write the architecture as a JSON file."""

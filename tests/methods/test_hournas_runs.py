@@ -87,7 +87,7 @@ def test_interrupted_in_every_phase_it_ends_with_the_same_bits(
     for stop in STOPS:
         with pytest.raises(KeyboardInterrupt):
             run_all(tmp_path / "parts", few, stop)
-    for place, name in ((RunTrainer, "evaluator"), (module, "spread")):  # in evolve2; and when all is evaluated
+    for place, name in ((RunTrainer, "evaluator"), (module.proposals, "spread")):  # in evolve2; and when all is evaluated
         with monkeypatch.context() as patched:
             patched.setattr(place, name, _interrupted)
             with pytest.raises(KeyboardInterrupt):

@@ -74,15 +74,6 @@ class Trust:
         return rows
 
 
-@dataclass(frozen=True)
-class _Networks:
-    """What is trained; a network may stand in several places and is trained once."""
-
-    random: tuple[Architecture, ...]  # of the whole space
-    ranked: Mapping[str, tuple[Architecture, ...]]  # by OWN and FRONT
-    supernet: Any | None  # the one that chose, where it holds all networks of its space
-
-
 def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> Trust:
     """Train `networks` random networks of a finished search, as many of its last space where pruning left another, and of
     its front, as its chosen one was trained; keeps each one's accuracy.
@@ -96,18 +87,19 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
         run.check("best.json")
         prepared = restore(run)
         length = epochs or prepared.config.final_epochs
-        found, chosen = _networks(run, prepared, result, networks), Architecture.load(run.path / "best.json")
+        drawn, ranked, supernet = _networks(run, prepared, result, networks)
+        chosen = Architecture.load(run.path / "best.json")
         same = length == prepared.config.final_epochs and not result.get("inherited")  # the others begin from scratch
         known = {_key(chosen, length): result["chosen"]["test_accuracy"]} if same else {}
-        every = [*found.random, *(a for some in found.ranked.values() for a in some), chosen]
+        every = [*drawn, *(a for some in ranked.values() for a in some), chosen]
         reached = _trained(run, prepared, every, length, known)
-        random, ours = reached[: len(found.random)], reached[-1]
+        random, ours = reached[: len(drawn)], reached[-1]
         orders, start = {}, len(random)
-        for over, some in found.ranked.items():
+        for over, some in ranked.items():
             accuracies, config = list[float](), prepared.config
             if len(some) >= FEWEST:
                 trainer = RunTrainer(prepared.data, run, prepared.seed)
-                accuracies = trainer.evaluator(found.supernet, config.train, config.calibration_images)(some)
+                accuracies = trainer.evaluator(supernet, config.train, config.calibration_images)(some)
             trained = reached[start : start + len(some)]
             orders[over] = order_of(accuracies, trained, numpy_generator(run.config["seed"], "tau"))
             start += len(some)
@@ -115,20 +107,24 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
     return Trust(ours, tuple(random), 100.0 * (ours - mean) / mean, orders, length)
 
 
-def _networks(run: RunFolder, prepared: Prepared, result: Mapping[str, Any], n: int) -> _Networks:
+def _networks(
+    run: RunFolder, prepared: Prepared, result: Mapping[str, Any], n: int
+) -> tuple[tuple[Architecture, ...], Mapping[str, tuple[Architecture, ...]], Any]:
+    """What is trained, each once: random networks of the whole space, and, by OWN and FRONT, those that are ranked by the
+    supernet that chose; which is the third, None where it does not hold all networks of its space."""
     space, seed = prepared.space, run.config["seed"]
     drawn = _draw(space, prepared, n, seed, "rank")
     if len(drawn) < 2:
         raise LimitError(f"there are {len(drawn)} networks of '{space.name}' within the limits; a spread needs at least 2")
     supernet = last_supernet(run, space)
     if supernet is None:
-        return _Networks(drawn, {}, None)
+        return drawn, {}, None
     last = supernet.space
     inside = tuple(a for a in drawn if all(o in d.options for d, o in zip(last.decisions, a.options, strict=True)))
     more = _draw(last, prepared, n - len(inside), seed, "rank last", inside)
     front = [space.architecture(member["options"]) for member in result["front"]]
     spread = np.unique(np.linspace(0, len(front) - 1, min(n, len(front))).round().astype(int))  # from the cheapest on
-    return _Networks(drawn, {OWN: inside + more, FRONT: tuple(front[i] for i in spread)}, supernet)
+    return drawn, {OWN: inside + more, FRONT: tuple(front[i] for i in spread)}, supernet
 
 
 def _draw(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,9 @@ from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
 from hiernas.latency.measure import Probe, Progress, identity, title
 from hiernas.latency.runner import by_looks, share, together
+from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import RUNS, WARMUP, Correction, Entry, LatencyTable
 from hiernas.space import Architecture, SearchSpace
-
-if TYPE_CHECKING:
-    from hiernas.latency.runtimes import Runtime
 
 FEWEST = 8  # networks; half of them must tell a line
 AT_ONCE = 32  # networks that are loaded together, at most

@@ -17,7 +17,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -27,13 +27,10 @@ from torch import nn
 from hiernas.costs.tables import counted, footprint, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
+from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
+from hiernas.networks.parts import Part
 from hiernas.space import SearchSpace
-
-if TYPE_CHECKING:
-    from hiernas.latency.runner import TimedCall
-    from hiernas.latency.runtimes import Runtime
-    from hiernas.networks.parts import Part
 
 OVERHEAD = "overhead"  # key of the cost of a call
 AT_ONCE = 16  # operations that are measured between two saves, at most
@@ -57,7 +54,7 @@ class Probe:
         weights, activations = footprint(self.build, self.input_size)
         return weights + batch * activations
 
-    def load(self, runtime: Runtime) -> TimedCall:
+    def load(self, runtime: Runtime) -> Callable[[], float]:
         """Build the module and load it."""
         return runtime.prepare(self.build(), self.input_size)
 

@@ -20,7 +20,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +31,6 @@ from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxrunti
 from hiernas.latency.table import Entry
 from hiernas.machine import usable_cores
 from hiernas.quiet import first_line, quiet
-
-if TYPE_CHECKING:
-    from hiernas.latency.runner import TimedCall
 
 MOST_DIFFERENT = 1e-2  # of the largest output; float32 differs by 1e-6, TF32 and bfloat16 by some 1e-3
 RUNTIME = "onnxruntime"  # where none is named
@@ -70,7 +67,7 @@ class Runtime:
         except Exception as error:  # of many types
             raise LatencyError(f"{self.runtime} cannot run a {type(module).__name__}: {first_line(error)}") from error
 
-    def prepare(self, module: nn.Module, input_size: tuple[int, int, int]) -> TimedCall:
+    def prepare(self, module: nn.Module, input_size: tuple[int, int, int]) -> Callable[[], float]:
         """Load a copy of a module for inputs [batch, C, H, W], and compare its output with PyTorch's.
 
         Raises `LatencyError` where the runtime cannot run it, or computes something else.

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ValidationError
-from torch import Tensor
 
 from hiernas.errors import UNREADABLE, SpaceError, problem
 from hiernas.networks.graph import Graph, Reader
@@ -103,14 +102,14 @@ def _read(graph: _Graph, signature: _Signature) -> Graph:
         stack = str(node.metadata.get("nn_module_stack") or "")  # "key,path,class;key,path,class"
         kinds = {path: kind for _, path, kind in (each.split(",", 2) for each in stack.split(";") if each)}
         counted = words[:3] == ["torch", "ops", "aten"] and operation in COUNTED
-        run = partial(_run, operation, words[-1], node, values) if counted else _nothing
+        run = partial(_run, operation, words[-1], node, values) if counted else None
         if len(outputs) == 1:
             reader.read(outputs[0], operation, taken, kinds, run)
         elif outputs:  # several results: as in a program, a call, and one more that takes out each of them
             whole = node.name or f"{outputs[0]} (whole)"
             reader.read(whole, operation, taken, kinds, run)
             for name in outputs:
-                reader.read(name, "getitem", [whole], kinds, _nothing)
+                reader.read(name, "getitem", [whole], kinds, None)
     return reader.graph(end, {of: math.prod(_sizes(values[name])) for name, of in parameters.items()})
 
 
@@ -136,9 +135,6 @@ def _sizes(value: dict[str, Any]) -> list[int]:
     return sizes
 
 
-def _nothing() -> None: ...
-
-
 def _run(operation: str, overload: str, node: _Node, values: dict[str, dict[str, Any]]) -> None:
     """Do one of the `COUNTED` operations on meta tensors."""
     known = getattr(torch.ops.aten, operation)
@@ -146,11 +142,7 @@ def _run(operation: str, overload: str, node: _Node, values: dict[str, dict[str,
 
 
 def _argument(argument: dict[str, Any], values: dict[str, dict[str, Any]]) -> Any:
+    tensors = [torch.empty(_sizes(values[name]), device="meta") for name in _tensors(argument)]
     if "as_tensors" in argument:
-        return [_empty(name, values) for name in _tensors(argument)]
-    names = _tensors(argument)
-    return _empty(names[0], values) if names else next((argument[kind] for kind in VALUES if kind in argument), None)
-
-
-def _empty(name: str, values: dict[str, dict[str, Any]]) -> Tensor:
-    return torch.empty(_sizes(values[name]), device="meta")
+        return tensors
+    return tensors[0] if tensors else next((argument[kind] for kind in VALUES if kind in argument), None)

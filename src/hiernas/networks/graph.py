@@ -253,10 +253,10 @@ class Reader:
         self.parameters: dict[str, tuple[str, ...]] = {name: (p,) for name, p in parameters.items()}  # a value is made of
 
     def read(
-        self, name: str, operation: str, taken: Sequence[str], kinds: Mapping[str, str], run: Callable[[], object]
+        self, name: str, operation: str, taken: Sequence[str], kinds: Mapping[str, str], run: Callable[[], object] | None
     ) -> None:
         """The next operation, on the values `taken`; `kinds`: class by path of the modules that it is called in, the
-        innermost last; `run` does it on meta tensors."""
+        innermost last; `run` does it on meta tensors (None: it has no multiply-adds)."""
         arguments = [self.now.get(value, value) for value in taken]
         sources = tuple(a for a in arguments if a == self.start or a in self.calls)
         parameters = tuple(dict.fromkeys(p for a in arguments for p in self.parameters.get(a, ())))
@@ -267,7 +267,7 @@ class Reader:
         if operation in EMPTY:
             return
         product, macs = operation.rstrip("_") in PRODUCTS, 0
-        if parameters or product:
+        if run is not None and (parameters or product):
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
                 run()
             macs = counter.get_total_flops() // 2 // self.batch

@@ -125,16 +125,11 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
         SECTIONS.times(seconds, {"prior": "NASWOT of the candidates", **told.phases}),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
-    accuracy, where = _accuracy(result["chosen"])
     return TEMPLATES.get_template("page.html").render(
         over=["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")],
-        title=f"{units.percent(accuracy)} {where} accuracy on {result['data']['name']}",
-        lead=_lead(result, told),
-        tiles=SECTIONS.tiles(result["chosen"], accuracy, where),
-        result=result,
-        sections=sections,
-        style=style(),
-    )
+        title=f"{units.percent(result['chosen']['test_accuracy'])} test accuracy on {result['data']['name']}",
+        lead=_lead(result, told), tiles=SECTIONS.tiles(result["chosen"]), result=result, sections=sections, style=style(),
+    )  # fmt: skip
 
 
 def _teller(result: Values) -> Teller:
@@ -144,14 +139,6 @@ def _teller(result: Values) -> Teller:
 
 
 # -- headline ------------------------------------------------------------------------------------------------------
-
-
-def _accuracy(chosen: Values) -> tuple[float, str]:
-    """The best-founded accuracy of the chosen network, and on which images it was taken."""
-    for key, where in (("test_accuracy", "test"), ("trained_val_accuracy", "validation")):
-        if chosen.get(key) is not None:
-            return chosen[key], where
-    return chosen["val_accuracy"], "supernet validation"
 
 
 def _lead(result: Values, told: Told) -> str:

@@ -219,13 +219,9 @@ def _measured(run: RunFolder, data: ImageData, meter: Any | None, found: Found) 
 
 def _member(candidate: Candidate, measured: Mapping[str, Any]) -> dict[str, Any]:
     whole = measured.get(",".join(candidate.options), dict.fromkeys(("measured", "median", "p10", "p90")))
-    return {
-        "options": list(candidate.options),
-        "val_accuracy": None if isnan(candidate.val_accuracy) else candidate.val_accuracy,
-        "params": candidate.params,
-        "macs": candidate.macs,
-        "latency_ms": {"predicted": candidate.latency_ms, **whole},
-    }
+    accuracy = None if isnan(candidate.val_accuracy) else candidate.val_accuracy
+    costs = {"params": candidate.params, "macs": candidate.macs, "latency_ms": {"predicted": candidate.latency_ms, **whole}}
+    return {"options": list(candidate.options), "val_accuracy": accuracy, **costs}
 
 
 def _latency_error(found: Found, measured: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -263,12 +259,8 @@ def _compared(
             reached[way] = known[phase]
         candidate, whole = rival.candidate, measured.get(",".join(rival.architecture.labels), {})
         rows.append({
-            "name": rival.name,
-            "sites": rival.architecture.to_json()["sites"],
-            "untrained": candidate.val_accuracy,
-            **{way: reached[way] for way in WAYS},
-            "params": candidate.params,
-            "macs": candidate.macs,
+            "name": rival.name, "sites": rival.architecture.to_json()["sites"], "untrained": candidate.val_accuracy,
+            **{way: reached[way] for way in WAYS}, "params": candidate.params, "macs": candidate.macs,
             "latency_ms": {"predicted": candidate.latency_ms, "measured": whole.get("measured")},
         })  # fmt: skip
     return rows

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from hiernas.budget import Budget, Limit, Tables
 from hiernas.data.split import Split
-from hiernas.gates import Gates, softmax
-from hiernas.search.bilevel import frozen
+from hiernas.gates import Gates, frozen, softmax
 from hiernas.space import SearchSpace
 
 COLLAPSED = 0.6  # share of identities, or of `none`, from which a search is said to have collapsed
@@ -46,15 +45,12 @@ class Encoding(Protocol):
     def gates(self, alphas: Logits, betas: Logits) -> Gates: ...
     def strengths(self, alphas: Logits, betas: Logits) -> list[np.ndarray]:
         """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`."""
-        ...
 
     def decided(self, alphas: Logits, betas: Logits) -> list[Tensor]:
         """The logits of all that is decided, one tensor for each decision."""
-        ...
 
     def summary(self, alphas: Logits, betas: Logits, chosen: dict[str, str]) -> dict[str, Any]:
         """What an epoch's event says of the logits, and of the network as it stands, `chosen`."""
-        ...
 
 
 class Softmax:
@@ -245,9 +241,8 @@ def by_strength(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, str
     That is the architecture of the greatest sum of strengths (per site one number for each option, 0 for `none`); sites
     outside any node take their best option, and edges of a restricted space that cannot be `none` stay.
     """
-    chosen = {}
-    for decision, row in zip(space.decisions, rows, strict=True):
-        chosen[decision.name] = (decision.options[int(row.argmax())], float(row.max()))
+    best = zip(space.decisions, rows, strict=True)
+    chosen = {d.name: (d.options[int(row.argmax())], float(row.max())) for d, row in best}
     optional = {d.name for d in space.decisions if "none" in d.options}
     for group in space.skeleton.groups:
         order = sorted(group.sites, key=lambda site: (site in optional, -chosen[site][1]))  # stable: the first of equals

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from hiernas.budget import Budget
-from hiernas.data.split import ImageData
+from hiernas.data.split import ImageData, shares
 from hiernas.errors import ConfigError, LimitError
 from hiernas.problem import Found, Problem, training_work
 from hiernas.randomness import torch_generator
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, Extra, by_strength, rounded
-from hiernas.search.bilevel import shares
 from hiernas.search.decided import Verdict, regular
 from hiernas.search.ranking import Ledger
 from hiernas.space import Architecture

@@ -51,10 +51,10 @@ def operation_frequency(candidates: Sequence[Candidate], space: SearchSpace, met
 
 def at_least(frequency: Frequency, threshold: float) -> Mapping[str, list[str]]:
     """Options whose share is at least the threshold; a site where none is keeps its most frequent one."""
-    kept = {}
-    for site, shares in frequency.items():
-        kept[site] = [o for o, p in shares.items() if p >= threshold] or [max(shares, key=lambda o: shares[o])]
-    return kept
+    return {
+        site: [o for o, p in shares.items() if p >= threshold] or [max(shares, key=shares.__getitem__)]
+        for site, shares in frequency.items()
+    }
 
 
 def candidate_of(space: SearchSpace, genes: np.ndarray, accuracy: float, tables: Tables) -> Candidate:

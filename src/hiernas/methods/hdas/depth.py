@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -32,14 +32,11 @@ class StageGraphs(Protocol):
     def cell_space(self) -> SearchSpace: ...  # of the cells that the stages are made of
     def over(self, genotype: Any, cells: tuple[int, ...] | None = None, least: int | None = None) -> SearchSpace:
         """The space of stage graphs over other cells, or over another number of them."""
-        ...
 
 
 def graphs_of(space: SearchSpace) -> StageGraphs:
     """The skeleton of a space of stage graphs; methods refuse other spaces before."""
-    skeleton: Any = space.skeleton
-    found: StageGraphs = skeleton
-    return found
+    return cast(StageGraphs, space.skeleton)
 
 
 class StageSoftmax(Softmax):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hiernas.budget import Budget
-from hiernas.data.split import ImageData, Split
+from hiernas.data.split import ImageData, Split, shares
 from hiernas.errors import ConfigError, LimitError
 from hiernas.methods.hmnas.encoding import NONE, Encoding
 from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, check_counted, filters_within, with_fewer_filters
@@ -22,7 +22,6 @@ from hiernas.methods.hmnas.masks import Level, MaskArchitect, MaskSettings
 from hiernas.networks.filters import outputs_of
 from hiernas.problem import Evaluator, Found, Method, Problem, Rival, Spaces, Start, final_work, training_work
 from hiernas.search.alphas import AlphaArchitect, Pressure, rounded
-from hiernas.search.bilevel import shares
 from hiernas.search.decided import Verdict
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check, learn, search_work
 from hiernas.space import Architecture, SearchSpace

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, TrainingError
-from hiernas.gates import Gates, straight_through
+from hiernas.gates import Gates, frozen, straight_through
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.search.alphas import Pressure
-from hiernas.search.bilevel import frozen
 
 Level = Literal["edges", "operations"]
 MOMENTUM, DECAY = 0.9, 0.99  # of the masks' optimiser: of its steps, and of the mean square gradient

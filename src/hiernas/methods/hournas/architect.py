@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from hiernas.data.split import Split
 from hiernas.errors import TrainingError
-from hiernas.gates import Gates, single_path
+from hiernas.gates import Gates, frozen, single_path
 from hiernas.methods.hournas.proposals import Adam, Targets, entropy, probabilities, resource_loss, temperature
-from hiernas.search.bilevel import frozen
 
 NETWORKS = 3  # per step by score: their forward passes take less time than a training step, see docs/methods/hournas.md
 Sampling = Literal["gumbel_max", "gumbel_softmax"]
