@@ -174,10 +174,6 @@ class SearchSpace:
         for block in self._blocks():
             block.check([d.options[next(chosen)] for d in block.decisions])
 
-    def build(self, architecture: Architecture) -> nn.Module:
-        """The stand-alone network of an architecture: [B, C, H, W] -> [B, classes]."""
-        return architecture.build()
-
     def proxy(self, channels: int | None = None, cells: int | None = None) -> SearchSpace:
         """The same choices in the smaller network that is searched in."""
         return replace(self, skeleton=self.skeleton.proxy(channels, cells))

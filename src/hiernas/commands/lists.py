@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from hiernas.errors import ConfigError, did_you_mean
+from hiernas.errors import one_of
 from hiernas.methods import FILES, METHODS
 from hiernas.names import PRESETS, RUNTIMES, SPACES
 
@@ -27,8 +27,7 @@ def listing(kind: str, folder: Path = Path("runs")) -> Listing:
         "runtimes": lambda: (["runtime", ""], [[name, words] for name, words in RUNTIMES.items()], []),
         "presets": _presets, "runs": partial(_runs, folder),
     }  # fmt: skip
-    if kind not in lists:
-        raise ConfigError(f"there is no list of '{kind}'; {did_you_mean(kind, lists)}")
+    one_of("list", kind, lists)
     return lists[kind]()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,15 +158,12 @@ def _trained(
 
 def _train(run: RunFolder, prepared: Prepared, architecture: Architecture, key: str, epochs: int) -> float:
     """Test accuracy after training from scratch, kept in rank.json."""
-    folder = run.path / "rank" / hashlib.sha256(key.encode()).hexdigest()[:12]
+    folder, data, final = run.path / "rank" / hashlib.sha256(key.encode()).hexdigest()[:12], prepared.data, prepared.final
     config = {"method": "train", "seed": run.config["seed"], "data": run.config["data"]}
-    own = RunFolder.open(folder, run.listener) if folder.exists() else RunFolder.create(folder, config, run.listener)
-    try:
-        final = prepared.final
-        network = train_network(architecture, prepared.data, Phase("final", epochs, final.lr), final.recipe, own)
-        reached = float(accuracy(network, prepared.data.test, prepared.data))
-    finally:
-        own.close()
+    there = folder.exists()
+    with closing(RunFolder.open(folder, run.listener) if there else RunFolder.create(folder, config, run.listener)) as own:
+        network = train_network(architecture, data, Phase("final", epochs, final.lr), final.recipe, own)
+        reached = float(accuracy(network, data.test, data))
     run.write_json("rank.json", {**(run.read_json("rank.json") or {}), key: reached})
     return reached
 

@@ -9,7 +9,6 @@ import inspect
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -56,16 +55,16 @@ def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., Sea
     for key in arguments:
         if key not in (*known, *SIZES):
             raise SpaceError(f"space '{name}' has no setting 'space.{key}'; known: {', '.join(known) or 'none'}")
-    return partial(_called, name, function)
-
-
-def _called(name: str, function: Callable[..., SearchSpace], **arguments: Any) -> SearchSpace:
-    """A space by arguments that may come from a file."""
     strictly = validate_call(config=ConfigDict(strict=True))(function)
-    try:
-        return strictly(**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
-    except ValidationError as error:
-        raise SpaceError(f"space '{name}' does not take these arguments: {problem(error.errors()[0])}") from error
+
+    def called(**given: Any) -> SearchSpace:
+        """By arguments that may come from a file."""
+        try:
+            return strictly(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        except ValidationError as error:
+            raise SpaceError(f"space '{name}' does not take these arguments: {problem(error.errors()[0])}") from error
+
+    return called
 
 
 def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapping[str, Any]) -> SearchSpace:
@@ -129,8 +128,7 @@ def known(
     `arguments`: of its space, such as channels=16. Raises `SpaceError` for an unknown name, and for what its space
     does not take.
     """
-    if name not in KNOWN:
-        raise SpaceError(f"there is no known network '{name}'; {did_you_mean(name, KNOWN)}")
+    one_of("network", name, KNOWN, SpaceError)
     network = KNOWN[name]
     sizes = {"input_size": input_size, "num_classes": num_classes}
     arguments = dict(network.arguments) | {key: value for key, value in sizes.items() if value is not None} | arguments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hiernas.errors import ConfigError, did_you_mean, one_of
+from hiernas.errors import one_of
 from hiernas.train.recipes import DARTS, Recipe
 
 
@@ -49,6 +49,5 @@ RECIPES = {  # section 4.2 of HourNAS (arXiv 2005.14446v3), but for the last
 
 def retraining(name: str, preset: str) -> Retraining:
     """A published recipe by name, at the size of a preset. Raises `ConfigError` with what is known."""
-    if name not in RECIPES:
-        raise ConfigError(f"there is no recipe '{name}'; {did_you_mean(name, RECIPES)}")
+    one_of("recipe", name, RECIPES)
     return RECIPES[name].scaled(preset)

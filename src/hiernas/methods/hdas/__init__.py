@@ -57,14 +57,17 @@ def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
     return found(learn(encoding, problem, config.search, "train1", extra), problem, config)
 
 
-def hdas_stages(problem: Problem, config: HDASConfig) -> Found:
-    """H^s-DAS (arXiv 2101.04028v2): the graph between the cells of each stage, with the depth loss (Eq. 2)."""
-    return _stage_search(problem, config)
+def hdas_stages(problem: Problem, config: HDASConfig, phase: str = "train1") -> Found:
+    """H^s-DAS (arXiv 2101.04028v2): the graph between the cells of each stage, with the depth loss (Eq. 2).
 
-
-def hdas_distribution(problem: Problem, config: HDASConfig) -> Found:
-    """H-DAS' search for the number of cells of each stage (arXiv 2101.04028v2, Eqs. 3 to 6), with the graphs between them."""
-    return _stage_search(problem, config)
+    In a space where the number of cells of each stage is searched, H-DAS' search for that, too (Eqs. 3 to 6).
+    """
+    encoding = _encoding(problem, config)
+    learned = learn(encoding, problem, config.search, phase, *_losses(problem, config, encoding.space))
+    result = found(learned, problem, config, phase)
+    shapes = graphs_of(result.space).shapes(result.architecture.choices)
+    stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes]
+    return replace(result, details={**result.details, "stages": stages})
 
 
 def _losses(problem: Problem, config: HDASConfig, proxy: SearchSpace) -> tuple[Extra, Extra | None]:
@@ -85,15 +88,6 @@ def _encoding(problem: Problem, config: HDASConfig) -> StageSoftmax:
     return StageSoftmax(problem.space.proxy(config.channels), raw=config.depth_form == "release")
 
 
-def _stage_search(problem: Problem, config: HDASConfig, phase: str = "train1") -> Found:
-    encoding = _encoding(problem, config)
-    learned = learn(encoding, problem, config.search, phase, *_losses(problem, config, encoding.space))
-    result = found(learned, problem, config, phase)
-    shapes = graphs_of(result.space).shapes(result.architecture.choices)
-    stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes]
-    return replace(result, details={**result.details, "stages": stages})
-
-
 def hdas(problem: Problem, config: HDASConfig) -> Found:
     """H-DAS (arXiv 2101.04028v2): cells, then the number of cells of each stage, then the graphs between them."""
     stages = graphs_of(problem.space)
@@ -105,7 +99,7 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
         numbers, verdicts["train2"] = _numbers(replace(problem, space=wider), config)
         problem.run.event("numbers", cells=list(numbers))
     last = replace(problem, space=stages.over(genotype, numbers))  # the third: the graphs
-    result = _stage_search(last, config, "train3")
+    result = hdas_stages(last, config, "train3")
     decided = {phase: v.record() for phase, v in verdicts.items()} | result.details["decided"]
     details = {"genotype": genotype.to_text(), "numbers": numbers, "moved_in_cells": moved, "decided": decided}
     doubts = [doubt for v in verdicts.values() for doubt in v.doubts()]
@@ -182,6 +176,6 @@ METHODS = {
         hdas_cells, PRESETS, plan, sized("hdas_cells", CELLS),
         only("cells", reason="it searches cells (darts, hdas_cells)"), _cells_proxy,
     ),
-    "hdas-distribution": Method(hdas_distribution, PRESETS, plan, sized("hdas_stages", NUMBERS), NUMBERS_ONLY, _stages_proxy),
+    "hdas-distribution": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", NUMBERS), NUMBERS_ONLY, _stages_proxy),
     "hdas-stages": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", STAGES), GRAPHS_ONLY, _stages_proxy),
 }  # fmt: skip
