@@ -30,8 +30,8 @@ from hiernas.run.request import Request
 from hiernas.run.search import resume, search
 from hiernas.run.settings import from_file
 from hiernas.spaces import Stage, chain_space
+from hiernas.train.evaluate import RunTrainer
 from hiernas.train.recipes import Phase
-from hiernas.train.trainer import RunTrainer
 from toy import RUN
 
 
@@ -88,7 +88,7 @@ def test_interrupted_in_every_phase_it_ends_with_the_same_bits(
     for stop in STOPS:
         with pytest.raises(KeyboardInterrupt):
             run_all(tmp_path / "parts", few, stop)
-    for place, name in ((RunTrainer, "evaluator"), (module, "spread")):  # in evolve2; and when all is evaluated
+    for place, name in ((RunTrainer, "evaluator"), (module.proposals, "spread")):  # in evolve2; and when all is evaluated
         with monkeypatch.context() as patched:
             patched.setattr(place, name, _interrupted)
             with pytest.raises(KeyboardInterrupt):

@@ -38,7 +38,12 @@ def measure(asked: MeasureOptions, listener: Listener) -> dict[str, str]:
     make = space_function(asked.source, asked.arguments)
     space = make(input_size=asked.sizes, num_classes=asked.num_classes, **asked.arguments)
     if asked.pack is not None:
-        return _pack(space, asked.pack)
+        sizes = write_pack(space, asked.pack)
+        return {
+            "folder": f"{asked.pack}: {len(sizes)} ONNX files, {sum(sizes) / 1e6:.1f} MB",
+            "on the device": "python measure.py --out measured.json (needs onnxruntime and numpy; interrupted, it goes on)",
+            "then here": "the same `hiernas measure` command with --import measured.json instead of --pack",
+        }
     if asked.import_file is not None:
         return _import(space, asked.import_file, asked.out, asked.allow_missing)
     if asked.merge is not None:
@@ -54,7 +59,9 @@ def teller(listener: Listener, event: str = "measuring") -> Progress:
 def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> dict[str, str]:
     engine = make_runtime(asked.runtime or RUNTIME, asked.threads or 1)
     path = asked.out or cached_table_path(engine)
-    shown = _busy()
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    busy = f"load {load:.1f} on {cores} cores before the measurement: measure again into another file when idle"
+    shown = {"busy": busy} if load >= BUSY * cores else {}  # by other programs
     table = measure_table(space, engine, path, teller(listener))
     if asked.calibrate is not None:
         rng = numpy_generator(asked.seed or 0, "calibrate")
@@ -67,23 +74,6 @@ def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> d
                 replace(stored, correction=table.correction).save(path)
     noticed = doubts(plan_of(space, engine.inner_layout), table.entries)
     return {**_described(space, table, path), **shown, **_doubts(tuple(noticed.values()))}
-
-
-def _busy() -> dict[str, str]:
-    """A warning where other programs keep most of the processor's cores busy; nothing where the system does not say."""
-    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
-    if load < BUSY * cores:
-        return {}
-    return {"busy": f"load {load:.1f} on {cores} cores before the measurement: measure again into another file when idle"}
-
-
-def _pack(space: SearchSpace, folder: Path) -> dict[str, str]:
-    sizes = write_pack(space, folder)
-    return {
-        "folder": f"{folder}: {len(sizes)} ONNX files, {sum(sizes) / 1e6:.1f} MB",
-        "on the device": "python measure.py --out measured.json (needs onnxruntime and numpy; interrupted, it goes on)",
-        "then here": "the same `hiernas measure` command with --import measured.json instead of --pack",
-    }
 
 
 def _import(space: SearchSpace, file: Path, out: Path | None, allow_missing: bool) -> dict[str, str]:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -28,13 +28,10 @@ from torch import nn
 from hiernas.costs.tables import counted, footprint, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
+from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
+from hiernas.networks.parts import Part
 from hiernas.space import SearchSpace
-
-if TYPE_CHECKING:
-    from hiernas.latency.runner import TimedCall
-    from hiernas.latency.runtimes import Runtime
-    from hiernas.networks.parts import Part
 
 OVERHEAD = "overhead"  # key of the cost of a call
 AT_ONCE = 16  # operations that are measured between two saves, at most
@@ -58,7 +55,7 @@ class Probe:
         weights, activations = footprint(self.build, self.input_size)
         return weights + batch * activations
 
-    def load(self, runtime: Runtime) -> TimedCall:
+    def load(self, runtime: Runtime) -> Callable[[], float]:
         """Build the module and load it."""
         return runtime.prepare(self.build(), self.input_size)
 
@@ -90,13 +87,13 @@ def _edge(shape: Shape) -> Item:
 
     The cheapest convolution, once and twice: two in one call have one pair of edges and one overhead less.
     """
+
+    def build(repeats: int) -> nn.Module:
+        return nn.Sequential(*(nn.Conv2d(shape[0], shape[0], 1, groups=shape[0], bias=False) for _ in range(repeats)))
+
     key = f"edge {'x'.join(map(str, shape))}"
-    probes = tuple(Probe(f"{key} {n}", shape, partial(_convolutions, shape[0], n)) for n in (1, 2))
+    probes = tuple(Probe(f"{key} {n}", shape, partial(build, n)) for n in (1, 2))
     return Item(key, probes, (2, -1), (OVERHEAD,))
-
-
-def _convolutions(channels: int, repeats: int) -> nn.Module:
-    return nn.Sequential(*(nn.Conv2d(channels, channels, 1, groups=channels, bias=False) for _ in range(repeats)))
 
 
 @dataclass(frozen=True)
@@ -285,9 +282,8 @@ def doubts(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, str]:
     for o in plan.operations:
         if o.part is not None and o.key in entries:
             alike[(o.part.cin, o.part.cout, o.part.stride, o.part.size)][o.key] = counted(o.part).macs
-    too_fast = {key: _too_fast(key, macs, entries) for macs in alike.values() for key in macs}
-    found = {o.key: entry_doubt(o.key, entries[o.key]) or too_fast[o.key] for o in plan.operations if o.key in entries}
-    return {key: line for key, line in found.items() if line}
+    found = {key: entry_doubt(key, entries[key]) or _too_fast(key, macs, entries) for macs in alike.values() for key in macs}
+    return {o.key: found[o.key] for o in plan.operations if found.get(o.key)}
 
 
 def entry_doubt(key: str, entry: Entry) -> str:

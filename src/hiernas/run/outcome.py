@@ -266,12 +266,8 @@ def _compared(
             reached[way] = known[phase]
         candidate, whole = rival.candidate, measured.get(",".join(rival.architecture.labels), {})
         rows.append({
-            "name": rival.name,
-            "sites": rival.architecture.to_json()["sites"],
-            "untrained": candidate.val_accuracy,
-            **{way: reached[way] for way in WAYS},
-            "params": candidate.params,
-            "macs": candidate.macs,
+            "name": rival.name, "sites": rival.architecture.to_json()["sites"], "untrained": candidate.val_accuracy,
+            **{way: reached[way] for way in WAYS}, "params": candidate.params, "macs": candidate.macs,
             "latency_ms": {"predicted": candidate.latency_ms, "measured": whole.get("measured")},
         })  # fmt: skip
     return rows
