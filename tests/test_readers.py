@@ -14,18 +14,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import save_file
 
 from hiernas.errors import HiernasError
-from hiernas.latency.runner import CannotMeasure, read_manifest
+from hiernas.latency.measure import fingerprint, plan_of
+from hiernas.latency.pack import import_measurement
+from hiernas.latency.runner import RESULT_KIND, CannotMeasure, read_manifest
 from hiernas.latency.table import Entry, LatencyTable, load_table
 from hiernas.networks.genotype import read_genotype
 from hiernas.run.folder import RunFolder, _sealed
 from hiernas.run.request import Request, prepare, restore
+from hiernas.run.search import make_problem
+from hiernas.run.study import Study, begin, entries_of
 from hiernas.run.trained import load_network
+from hiernas.search.evolution import Effort, evolve
 from hiernas.space import Architecture
 from hiernas.spaces import darts, hdas_stages, tiny
+from hiernas.train.loop import _optimizer, _restore
+from hiernas.train.recipes import Phase, Recipe
+from toy import RUN, toy_space
 
 TRIES = 150  # of each kind
 SECONDS = 5.0  # for one file, at most
@@ -98,6 +107,24 @@ def manifest(folder: Path) -> Any:
     return [{"kind": kind[1], "hiernas": "1", "space": "tiny", "plan": "p", "batch": 1, "batches": batches}]
 
 
+def study(folder: Path) -> Any:
+    shared = {"settings": [], "data": "digits"}
+    begin(folder / "s", entries_of("random,plain"), ["params<=60k"], 2, shared)
+    return [yaml.safe_load((folder / "s" / "study.yaml").read_text())]
+
+
+def read_study(path: Path) -> None:
+    list(Study.open(path.parent).jobs())
+
+
+def measured(folder: Path) -> Any:
+    plan = plan_of(toy_space(), with_edges=True)
+    row = {"median_ms": 2.0, "p10_ms": 1.0, "p90_ms": 3.0, "runs": 45}
+    entries = {p.key: {**row, "shape": [1, *p.input_size]} for p in plan.probes().values()}
+    header = {"kind": RESULT_KIND, "hiernas": "1", "space": "toy", "plan": fingerprint(plan), "manifest": "m"}
+    return [{**header, "device": "cpu", "runtime": "onnxruntime", "version": "1", "threads": 1, "batch": 1, "entries": entries}]
+
+
 READERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], object], Callable[[Any], str]]] = {
     "architecture.json": (architectures, read_architecture, json.dumps),
     "genotype.json": (lambda _: [darts().skeleton.genotype(darts().sample(np.random.default_rng(0))).to_json()],
@@ -105,6 +132,8 @@ READERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], object], Callab
     "table.json": (table, load_table, json.dumps),
     "phone.yaml": (phone, load_table, yaml.safe_dump),
     "manifest.json": (manifest, lambda p: read_manifest(p.parent), json.dumps),
+    "study.yaml": (study, read_study, yaml.safe_dump),
+    "measured.json": (measured, lambda p: import_measurement(toy_space(), p), json.dumps),
 }  # fmt: skip
 
 
@@ -186,3 +215,41 @@ def test_whatever_the_header_of_weights_holds(tmp_path: Path) -> None:
         raw = text.encode()
         path.write_bytes(struct.pack("<Q", len(raw) if i % 7 else 2**62) + raw + rest)
         one_sentence(lambda: load_network(architecture, path), text)
+
+
+@pytest.mark.parametrize("algorithm", ["ces", "spos", "random"])
+def test_whatever_the_checkpoint_of_an_evolution_holds(algorithm: str, tmp_path: Path) -> None:
+    """With the right checksum, as one who means harm would do."""
+    run, rng, name = RunFolder.create(tmp_path / "r", RUN), random.Random(algorithm), "checkpoint/evolve1.json"
+    space = tiny()
+
+    def go() -> None:
+        problem = make_problem(space, None, (), None, run, 0)  # type: ignore[arg-type] # without data
+        evolve(space, lambda found: [0.5] * len(found), problem, Effort(algorithm, 6, 2), metric="macs", phase="evolve1")
+
+    go()
+    whole, said = json.loads((run.path / name).read_text()), 0
+    for i in range(TRIES):
+        text = json.dumps(mutated(whole, rng)) if i % 5 else damaged(json.dumps(whole), rng)
+        run.write_bytes(name, text.encode(errors="surrogatepass"))
+        sentence = one_sentence(go, text)
+        said += sentence != ""
+        assert not sentence or f"{name} is damaged" in sentence
+    assert said > TRIES / 4
+
+
+def test_whatever_the_checkpoint_of_a_training_holds(tmp_path: Path) -> None:
+    run, rng, phase, recipe = RunFolder.create(tmp_path / "r", RUN), random.Random(0), Phase("train1", 3, 0.1), Recipe()
+    model = torch.nn.Linear(2, 3)
+    tensors = {**{f"model.{k}": v for k, v in model.state_dict().items()}, "momentum.weight": torch.ones(3, 2)}
+    whole, said = {"epoch": 1, "step": 2, "loss": 0.5, "correct": 3, "images": 4, "epochs": 3}, 0
+    for _ in range(TRIES):
+        values = dict(tensors)
+        if rng.random() < 0.5:
+            values[rng.choice(list(values))] = torch.ones(rng.choice([(), (2,), (3, 2), (0, 5)]))
+        position = mutated(whole, rng)
+        run.save_tensors("train1", values, position)
+        sentence = one_sentence(lambda: _restore(model, _optimizer(model, phase, recipe), phase, run, None, None), position)
+        said += sentence != ""
+        assert not sentence or "checkpoint/train1.safetensors" in sentence
+    assert said > TRIES / 4

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,27 @@ def test_tables_with_mistakes(tmp_path: Path) -> None:
     (tmp_path / "part1.parquet").write_bytes(b"not a table")
     with pytest.raises(DataError, match=r"part1.parquet' cannot be read \(.*; replace it"):
         load_data(tmp_path)
+
+
+def test_whatever_the_footer_of_a_table_holds(tmp_path: Path) -> None:
+    """Changed at one to four bytes: it is read, or one sentence names the file, at once."""
+    path, rng, refused = tmp_path / "train.parquet", random.Random(0), 0
+    write_table(path, [encoded(picture(i)) for i in range(30)], [0, 1, 2] * 10, ("a", "b", "c"))
+    whole = path.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            data[-rng.randint(1, footer)] = rng.randrange(256)
+        path.write_bytes(data)
+        began = time.monotonic()
+        try:
+            load_data(tmp_path)
+        except DataError as error:
+            refused += 1
+            assert "train.parquet" in str(error)  # noqa: PT017 - most are refused, some are read
+        assert time.monotonic() - began < 5.0, bytes(data[-footer:])
+    assert refused > 50
 
 
 def test_columns_are_found_or_the_user_is_told(tmp_path: Path) -> None:

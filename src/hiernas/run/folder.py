@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 
-from hiernas.errors import UNREADABLE, RunError, SpaceError, validated
+from hiernas.errors import UNREADABLE, RunError, validated
 from hiernas.run.disk import SUMS, Checksums, full, on_disk, sync_folder, write_whole
 from hiernas.run.settings import Config
 
@@ -224,7 +224,7 @@ class RunFolder:
         """Inside, what a file holds is taken up; `RunError` where it does not go together with the rest of the run."""
         try:
             yield
-        except (RuntimeError, SpaceError, *UNREADABLE) as error:
+        except Exception as error:  # torch and pymoo have no base class for theirs
             raise self.damaged(name, "it does not fit the run") from error
 
     # -- events ------------------------------------------------------------------------------------------------

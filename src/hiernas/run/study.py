@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from hiernas.costs import parse_limits
 from hiernas.errors import UNREADABLE, ConfigError, HiernasError, LimitError, RunError, SpaceError
@@ -73,7 +74,7 @@ class Study:
     path: Path
     entries: tuple[Entry, ...]
     limits: tuple[str, ...]  # each one or more conditions joined by "and"; the study is done under each
-    seeds: int
+    seeds: Annotated[int, Field(ge=1, le=10**5)]
     request: Mapping[str, Any]  # what all requests share
     final: Retraining | None = None  # the final training of all
     work: float | None = None  # of the first search, in forward passes of a network
@@ -113,7 +114,9 @@ class Study:
             values = yaml.safe_load((path / FILE).read_text())
             if values["format"] != FORMAT:
                 raise RunError(f"{path} is a study of format {values['format']}, and this version reads {FORMAT}")
-            return cast(Study, from_dict(cls, {**values, "path": path}))
+            study: Study = from_dict(cls, {**values, "path": path})
+            list(replace(study, seeds=1).jobs())  # what is no request is refused here
+            return study
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(f"{path} is no study: it has no {FILE}; begin one with `hiernas compare --out {path}`") from error
         except (OSError, yaml.YAMLError, ConfigError, *UNREADABLE) as error:

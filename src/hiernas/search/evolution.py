@@ -108,9 +108,8 @@ def evolve(
             algorithm.restore(saved["state"])
             algorithm.ask()  # what cannot be gone on from is refused
             algorithm.restore(saved["state"])
-            seen = [space.encode(space.architecture(key.split(","))) for key in saved["seen"]]
-            ledger.evaluate(np.array(seen, dtype=np.int64).reshape(len(seen), -1))  # in their order
-            begun = int(saved["generation"])
+            begun, seen = int(saved["generation"]), [space.encode(space.architecture(k.split(","))) for k in saved["seen"]]
+        ledger.evaluate(np.array(seen, dtype=np.int64).reshape(len(seen), -1))  # in their order
     for generation in range(begun + 1, effort.generations + 2):  # 1 is the initial population
         genes = algorithm.ask()
         if len(genes) == 0:
@@ -312,7 +311,7 @@ class ConstrainedNSGA2:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: the next `ask` gives the same children, bit for bit."""
         algorithm = self.algorithm
-        pop = Population.new(X=np.array(state["genes"]))
+        pop = Population.new(X=np.array(state["genes"], dtype=np.int64))
         Told().eval(StaticProblem(self.problem, F=np.array(state["values"])), pop)
         pop.set("rank", state["rank"])
         pop.set("crowding", [float(c) for c in state["crowding"]])
