@@ -74,7 +74,7 @@ def export(
     if images.ndim != 4 or not len(images) or images.dtype != torch.float32:
         found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
         raise ExportError(f"export needs float32 images [B, C, H, W] to check the file on, not {found}")
-    images = images.detach().cpu()
+    images = images.detach().cpu().clone(memory_format=torch.contiguous_format)  # ExecuTorch takes no other
     frozen = copy.deepcopy(network).cpu().eval()
     metadata = {"input_size": json.dumps(list(images.shape[1:])), **(metadata or {})}
     with quiet():
