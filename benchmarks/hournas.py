@@ -27,7 +27,7 @@ from hiernas import spaces
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.data.batches import normalise
-from hiernas.methods.hournas import PAPER
+from hiernas.methods.hournas import PRESETS
 from hiernas.methods.hournas.architect import ProposalArchitect, Sampling
 from hiernas.methods.hournas.proposals import Targets, make_targets, optimise_proposals, spread
 from hiernas.space import SearchSpace
@@ -35,6 +35,7 @@ from hiernas.space import SearchSpace
 PUBLISHED = {  # the targets of the paper's Table 1: parameters, MACs
     "fbnet": (4.8e6, 300e6), "fbnet_enlarged": (4.8e6, 300e6), "mnasnet": (3.9e6, 312e6), "efficientnet": (5.3e6, 390e6),
 }  # fmt: skip
+PAPER = PRESETS["paper"]
 TAU = (PAPER.tau, PAPER.tau_end)
 REPEATS = 20  # searches for proposals
 ROUNDS, PATHS = 10, 6  # rounds of timing; sampled networks in each

@@ -30,14 +30,14 @@ from common import dated, side_by_side
 from hiernas import spaces
 from hiernas.costs import parse_limits
 from hiernas.data.batches import normalise
-from hiernas.gates import Gates, single_path, uniform_path
+from hiernas.data.split import shares
+from hiernas.gates import Gates, frozen, single_path, uniform_path
 from hiernas.methods import hournas as module
 from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.methods.hournas.architect import Learned, ProposalArchitect
 from hiernas.methods.hournas.proposals import fresh_parameters, option_mask
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
-from hiernas.search.bilevel import frozen, shares
 from hiernas.space import SearchSpace
 from hiernas.train.loop import fit
 from hiernas.train.recipes import Phase, Recipe

@@ -82,12 +82,12 @@ def row(work: Work, runtime: Runtime, base: Runtime) -> list[str]:
     entries = lowest([mine, reference])
     ratio = entries[0].p10_ms / entries[1].p10_ms
     times = [f"{e.p10_ms:.4g} ({e.median_ms:.4g})" for e in entries]
-    return [name, *times, f"{ratio:.2f}", f"{difference(module, x, mine.output):.1e}", f"{seconds:.1f}"]
+    return [name, *times, f"{ratio:.2f}", f"{difference(module, x, mine[1]):.1e}", f"{seconds:.1f}"]
 
 
 def lowest(loaded: list[Loaded]) -> list[Entry]:
     """Latencies one after the other in three passes, twice; the lower of the two."""
-    loaders = {str(i): lambda call=one.call: call for i, one in enumerate(loaded)}
+    loaders = {str(i): lambda call=one[0]: call for i, one in enumerate(loaded)}
     *_, found = by_looks([(loaders, RUNS, WARMUP)], in_turn=1)
     return [Entry(**row) for row in found.values()]
 

@@ -199,3 +199,8 @@ def test_a_kill_between_checksum_and_file_is_no_damage(tmp_path: Path, monkeypat
     (tmp_path / "r" / "checkpoint" / "evolve1.json").write_text('{"generation": 1}\n')
     with pytest.raises(RunError, match=r"evolve1\.json is not what the run wrote"):
         run.read_json("checkpoint/evolve1.json")
+    run.close()
+    run = RunFolder.open(tmp_path / "r")
+    run.own()  # which settles checksums: not by what a file was made into
+    with pytest.raises(RunError, match=r"evolve1\.json is not what the run wrote"):
+        run.read_json("checkpoint/evolve1.json")

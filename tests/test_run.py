@@ -215,7 +215,7 @@ def test_a_moved_folder_of_images(tmp_path: Path) -> None:
         (["search", "--data", ""], "--data is empty"),
         (["search", "--time", "soon"], "--time soon: write a number with s, m or h"),
         (["measure", "tiny", "--set", "population=3"], "takes --set space.KEY=VALUE only"),
-        (["list", "colours"], "there is no list of 'colours'"),
+        (["list", "colours"], "unknown list 'colours'"),
         (["list", "presets", "hnsa"], "unknown method 'hnsa'; did you mean 'hnas'?"),
         (["measure", "tiny", "--input-size", "3x32x32"], "write channels,height,width"),
         (["vital", "tiny", "--input-size", "3,100000,100000"], "one such input takes 111.8 GiB"),

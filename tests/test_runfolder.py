@@ -64,7 +64,9 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(RunError, match="not an empty folder"):
         RunFolder.create(tmp_path / "full", {})
-    with pytest.raises(RunError, match="is not a run folder"):
+    with pytest.raises(RunError, match="full is not a run folder"):
+        RunFolder.open(tmp_path / "full")
+    with pytest.raises(RunError, match="nothing does not exist"):
         RunFolder.open(tmp_path / "nothing")
     (tmp_path / "r" / "config.yaml").write_text(yaml.safe_dump({"format": 99, "hiernas": "9.9"}))
     with pytest.raises(RunError, match=r"written by HierNAS 9\.9 in run format 99"):
@@ -77,7 +79,7 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "r", RUN)
     (run.path / "checkpoint" / "evolve2.json").write_text('{"generation": 3, ')
-    with pytest.raises(RunError, match=r"evolve2\.json is damaged; delete it"):
+    with pytest.raises(RunError, match=r"evolve2\.json is damaged \(content: invalid JSON: .*\); delete it"):
         run.read_json("checkpoint/evolve2.json")
     (run.path / "candidates.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(RunError, match=r"candidates\.sqlite is damaged"):

@@ -13,7 +13,7 @@ import hiernas
 AT_MOST = {  # files and lines; to be lowered, never raised. A method's: what its imports reach, itself included
     "hnas": (12, 1780), "baselines": (13, 1830), "darts": (15, 2045),
     "hournas": (14, 2030), "hdas": (16, 2300), "hmnas": (21, 3240),
-    "controls": (14, 2030), "naswot": (15, 2090), "the package": (120, 21190),  # the package in the end: 100 and 15,500
+    "controls": (14, 2030), "naswot": (15, 2090), "the package": (117, 20700),  # the package in the end: 100 and 15,500
 }  # fmt: skip
 LARGEST = 400  # lines of a file
 CIRCLES: list[int] = []  # files in each circle of imports

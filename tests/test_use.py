@@ -186,7 +186,7 @@ def test_what_cannot_be_used_is_said(found: SearchResult, tmp_path: Path) -> Non
     with pytest.raises(RunError, match="lies in no run folder, so it has no test images"):
         run_command("evaluate", shutil.copy(run / "best.safetensors", tmp_path / "w.safetensors"))
     (run / "best.safetensors").unlink()
-    with pytest.raises(RunError, match="has not trained its network yet; go on with `hiernas resume"):
+    with pytest.raises(RunError, match=r"best\.safetensors is gone or not trained yet; go on with `hiernas resume"):
         hiernas.load(run)
     header = {"architecture": json.dumps(found.architecture.to_json()), "classes": '["a", "b"]', "std": "[1.0, 1.0, 1.0]",
               "mean": "[0.5, 0.5, 0.5]", "input_size": json.dumps([3, 16, 16])}  # fmt: skip

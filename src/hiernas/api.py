@@ -41,17 +41,9 @@ class Search:
     method: str
 
     def __call__(
-        self,
-        space: SearchSpace | str | None = None,
-        data: Any = "digits",
-        limits: Sequence[str] = (),
-        config: Any = None,
-        *,
-        latency_table: str | Path | None = None,
-        seed: int = 0,
-        time: float | None = None,
-        out: str | Path | None = None,
-    ) -> SearchResult:
+        self, space: SearchSpace | str | None = None, data: Any = "digits", limits: Sequence[str] = (), config: Any = None, *,
+        latency_table: str | Path | None = None, seed: int = 0, time: float | None = None, out: str | Path | None = None,
+    ) -> SearchResult:  # fmt: skip
         """Search, train and measure; the run folder is `out`, by default a new one under runs/.
 
         `space`: the method's own where none is given; by name, one of its own has the size of the quick preset. `config`:
@@ -83,14 +75,9 @@ def _result(run: RunFolder, space: SearchSpace | str | None) -> SearchResult:
     if result is None or "front" not in result:
         raise RunError(f"{run.path} holds no finished search")
     run.check("best.json")
-    return SearchResult(
-        front=tuple(_candidate(m) for m in result["front"]),
-        chosen=_candidate(result["chosen"]),
-        architecture=Architecture.load(run.path / "best.json", space if isinstance(space, SearchSpace) else None),
-        test_accuracy=result["chosen"]["test_accuracy"],
-        run_folder=run.path,
-        result=result,
-    )
+    architecture = Architecture.load(run.path / "best.json", space if isinstance(space, SearchSpace) else None)
+    front, chosen = tuple(_candidate(m) for m in result["front"]), _candidate(result["chosen"])
+    return SearchResult(front, chosen, architecture, result["chosen"]["test_accuracy"], run.path, result)
 
 
 def _candidate(member: dict[str, Any]) -> Candidate:

@@ -79,4 +79,5 @@ def validated(kind: Any, value: Any, source: object, error: type[HiernasError]) 
 
 def problem(wrong: Any) -> str:
     """One of the errors of a `ValidationError` of pydantic: key, reason and value."""
-    return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg'][0].lower()}{wrong['msg'][1:]} (got {wrong['input']!r:.80})"
+    key, why = ".".join(map(str, wrong["loc"])) or "content", wrong["msg"]
+    return f"{key}: {why[0].lower()}{why[1:]} (got {wrong['input']!r:.80})"

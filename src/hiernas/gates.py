@@ -6,12 +6,13 @@ methods' forward passes differ in their gates and in nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiernas.space import Architecture, SearchSpace
 
@@ -55,3 +56,16 @@ def straight_through(mask: Tensor, threshold: float) -> Tensor:
     """
     binary = (mask.detach() > threshold).to(mask.dtype)
     return binary + (mask - mask.detach())  # in this order exactly 0 or 1
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Inside, the weights of a model get no gradients, and none is computed: for a step of what gates are made of."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    for p in weights:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in weights:
+            p.requires_grad_(True)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split
-from hiernas.errors import RunError
 from hiernas.gates import Gates
 from hiernas.randomness import seeded
 from hiernas.space import Architecture, SearchSpace
@@ -40,13 +39,13 @@ class Journal(Protocol):
     def event(self, event: str, **fields: Any) -> None: ...
     def tell(self, event: str, **fields: Any) -> None: ...  # what is not worth keeping, to whoever listens
     def timed(self, phase: str) -> AbstractContextManager[None]: ...  # counts the time spent inside
-    def read_json(self, name: str) -> Any | None: ...  # None where it was not written yet
+    def read_json(self, name: str, kind: Any = dict[str, Any]) -> Any | None: ...  # None where it was not written yet
     def write_json(self, name: str, value: Any) -> Any: ...
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None: ...
     def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+    def fitting(self, name: str) -> AbstractContextManager[None]: ...  # inside, what was saved is taken up, or refused
     def add_candidates(self, phase: str, rows: Sequence[tuple[str, float, float, float, float | None]]) -> None: ...
     def candidates(self, phase: str) -> dict[str, float]: ...  # accuracy by options, joined by commas
-    def damaged(self, name: str) -> RunError: ...  # the error for a file that cannot be what was written
 
 
 class Architect(Protocol):
@@ -57,29 +56,24 @@ class Architect(Protocol):
     @property
     def alternation(self) -> Literal["epoch", "step", "alone"]:
         """An epoch of each (HourNAS), by turns (DARTS), or the weights stay as they are (HM-NAS' masks)."""
-        ...
 
     def to(self, device: torch.device) -> None: ...
     def draw(self, rng: np.random.Generator, progress: float) -> Gates:
         """Gates for a step of the weights, without gradients; `progress` is the architecture's: the share of its steps
         in this phase that are done."""
-        ...
 
     def learn(
         self, model: nn.Module, x: Tensor, y: Tensor, backward: Callable[[Tensor], Any], rng: np.random.Generator,
         progress: float,
     ) -> Tensor:  # fmt: skip
         """One step of the architecture on images [B, C, H, W] and labels [B]; returns the loss, detached."""
-        ...
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold."""
-        ...
 
     def restore(self, tensors: dict[str, Tensor]) -> None: ...
     def summary(self) -> dict[str, Any]:
         """For the event of an epoch."""
-        ...
 
 
 class Evaluator(Protocol):
@@ -88,11 +82,9 @@ class Evaluator(Protocol):
     def __call__(self, architectures: Sequence[Architecture]) -> list[float]: ...  # in 0..1, in the order given
     def calibrate(self, network: nn.Module) -> None:
         """Re-estimate the batch-norm statistics of a network on the same training images, on the CPU."""
-        ...
 
     def accuracy(self, network: nn.Module) -> float:
         """Of a network that the supernet does not hold, with its own statistics."""
-        ...
 
 
 class Trainer(Protocol):
@@ -103,15 +95,12 @@ class Trainer(Protocol):
         architect: Architect | None = None, validate: Validate | None = None,
     ) -> None:  # fmt: skip
         """Train `model` in place: by gates drawn per step, or those of an architect, which learns beside it."""
-        ...
 
     def accuracy(self, model: nn.Module, images: Split, batch_size: int, gates: Gates) -> float:
         """Of a supernet with these gates, by its running statistics."""
-        ...
 
     def evaluator(self, supernet: Any, recipe: Recipe, calibration_images: int, *, paths: bool = True) -> Evaluator:
         """`paths`: the supernet's architectures are sequences of modules, and those with a common beginning share it."""
-        ...
 
 
 @dataclass(frozen=True)

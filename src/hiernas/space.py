@@ -41,7 +41,6 @@ class Skeleton(Protocol):
     def groups(self) -> tuple[Group, ...]: ...  # of consecutive sites, in site order; none in a chain
     def read(self, choices: Any) -> Any:
         """Choices in a published form (a genotype, a shorter list) as choices by site; any other value as it is."""
-        ...
 
     @property
     def searched(self) -> str: ...  # blocks (of a chain), cells, graphs (between cells), or numbers (of cells, and graphs)
@@ -49,15 +48,12 @@ class Skeleton(Protocol):
     def same_operations(self) -> bool: ...  # whether those of `proxy` are the network's own, but for their sizes
     def parts(self) -> Any:
         """Operations with their places: a list of those of every network, and per site those of each option, by name."""
-        ...
 
     def proxy(self, channels: int | None = None, cells: int | None = None) -> Skeleton:
         """The same in the size, and with the batch norms, of the network that is searched in."""
-        ...
 
     def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
         """The same network without choices that lead nowhere."""
-        ...
 
     def build(self, choices: Sequence[Choice]) -> nn.Module: ...
     def supernet(self, decisions: Sequence[Decision]) -> nn.Module: ...
@@ -117,19 +113,17 @@ class SearchSpace:
     def restrict(self, options: Mapping[str, Iterable[str]]) -> SearchSpace:
         """The space that keeps only these options at the named sites, in the sites' own order."""
         self._check_sites(options)
-        smaller = replace(self, decisions=tuple(self._restricted(d, options.get(d.name)) for d in self.decisions))
+        decisions = list(self.decisions)
+        for at, d in enumerate(decisions):
+            if (keep := options.get(d.name)) is not None:
+                indices = {d.index(option) for option in ([keep] if isinstance(keep, str) else keep)}
+                if not indices:
+                    raise SpaceError(f"site '{d.name}' would keep no option; keep at least one of {d.options}")
+                decisions[at] = replace(d, options=tuple(d.options[i] for i in sorted(indices)))
+        smaller = replace(self, decisions=tuple(decisions))
         for block in smaller._blocks():
             block.check_not_empty()
         return smaller
-
-    @staticmethod
-    def _restricted(decision: Decision, keep: Iterable[str] | None) -> Decision:
-        if keep is None:
-            return decision
-        indices = {decision.index(option) for option in ([keep] if isinstance(keep, str) else keep)}
-        if not indices:
-            raise SpaceError(f"site '{decision.name}' would keep no option; keep at least one of {decision.options}")
-        return replace(decision, options=tuple(decision.options[i] for i in sorted(indices)))
 
     def architecture(self, choices: Choices) -> Architecture:
         """An architecture from option names in site order, or from `{site: option}`; 'identity' is read as 'skip'.
@@ -142,21 +136,20 @@ class SearchSpace:
         if isinstance(choices, Mapping):
             self._check_sites(choices)
             choices = [choices[d.name] for d in self.decisions]
-        return Architecture(self.skeleton, tuple(map(self._choice, self.decisions, choices)))
+        found = []
+        for decision, value in zip(self.decisions, choices, strict=True):
+            kept = {value: 1.0} if isinstance(value, str) else value
+            if not kept:
+                raise SpaceError(f"site '{decision.name}' keeps no option; name at least one of {decision.options}")
+            by_index = sorted((decision.index(option), float(weight)) for option, weight in kept.items())
+            found.append(tuple((decision.options[i], weight) for i, weight in by_index))
+        return Architecture(self.skeleton, tuple(found))
 
     def _check_sites(self, names: Iterable[str]) -> None:
         known = self.skeleton.site_names
         for name in names:
             if name not in known:
                 raise SpaceError(f"space '{self.name}' has no site '{name}'; {did_you_mean(str(name), known)}")
-
-    @staticmethod
-    def _choice(decision: Decision, value: str | Mapping[str, float]) -> Choice:
-        kept = {value: 1.0} if isinstance(value, str) else value
-        if not kept:
-            raise SpaceError(f"site '{decision.name}' keeps no option; name at least one of {decision.options}")
-        by_index = sorted((decision.index(option), float(weight)) for option, weight in kept.items())
-        return tuple((decision.options[i], weight) for i, weight in by_index)
 
     def encode(self, architecture: Architecture) -> np.ndarray:
         """Option indices within this space: int64 [sites]."""
@@ -180,10 +173,6 @@ class SearchSpace:
         chosen = iter(genes)
         for block in self._blocks():
             block.check([d.options[next(chosen)] for d in block.decisions])
-
-    def build(self, architecture: Architecture) -> nn.Module:
-        """The stand-alone network of an architecture: [B, C, H, W] -> [B, classes]."""
-        return architecture.build()
 
     def proxy(self, channels: int | None = None, cells: int | None = None) -> SearchSpace:
         """The same choices in the smaller network that is searched in."""
@@ -236,16 +225,13 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """The value as JSON types; `Architecture.from_json` reads it back."""
-        return {
-            "format": FORMAT,
-            "space": self.skeleton.name,
-            "arguments": dict(self.skeleton.arguments),
-            "sites": {
-                name: choice[0][0] if len(choice) == 1 and choice[0][1] == 1.0 else dict(choice)
-                for name, choice in zip(self.skeleton.site_names, self.choices, strict=True)
-            },
-            **({"filters": {path: list(kept) for path, kept in self.filters}} if self.filters else {}),
+        sites = {
+            name: choice[0][0] if len(choice) == 1 and choice[0][1] == 1.0 else dict(choice)
+            for name, choice in zip(self.skeleton.site_names, self.choices, strict=True)
         }
+        filters = {"filters": {path: list(kept) for path, kept in self.filters}} if self.filters else {}
+        arguments = dict(self.skeleton.arguments)
+        return {"format": FORMAT, "space": self.skeleton.name, "arguments": arguments, "sites": sites, **filters}
 
     def save(self, path: str | Path) -> None:
         """Write the architecture as a JSON file."""

@@ -261,7 +261,7 @@ def test_notes_count_what_was_done(tmp_path: Path) -> None:
 def test_sizes_beyond_memory_are_refused_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_classes(tmp_path, size=16)
 
-    def decoded(*_: object) -> None:
+    def decoded(*_: object, **__: object) -> None:
         raise AssertionError
 
     monkeypatch.setattr(images_module, "decode_rows", decoded)

@@ -2,8 +2,12 @@
 
 import json
 import os
+import pwd
+import subprocess
+import sys
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ from hiernas.errors import LatencyError
 from hiernas.latency import measure as probes_module
 from hiernas.latency.measure import _keep, cached_table_path, measure_table
 from hiernas.latency.runtimes import Runtime
-from hiernas.latency.table import Entry, LatencyTable, load_table
+from hiernas.latency.table import Correction, Entry, LatencyTable, load_table
 from toy import toy_space
 
 EDGES = ["edge 8x8x8", "edge 8x4x4", "edge 16x4x4"]  # the tensors between the toy's operations
@@ -226,15 +230,61 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cached_table_path(runtime) == tmp_path / "own" / name
 
 
-def _writes(path: Path, first: int) -> None:
-    for i in range(first, first + 20):
-        _keep(LatencyTable("cpu", "onnxruntime", "1", 1, 1, 0.1, {f"op{i}": Entry(2.0, 1.0, 3.0, 45)}), path)
+TOGETHER = """
+import sys, time
+from pathlib import Path
+from hiernas.commands.measure import _merge
+from hiernas.latency.measure import _keep
+from hiernas.latency.table import Entry, LatencyTable
+from hiernas.spaces import tiny
+space, path, me, begin = tiny(), Path("t.json"), int(sys.argv[1]), float(sys.argv[2])
+while time.time() < begin:
+    pass
+for i in range(20):
+    table = LatencyTable("cpu", "onnxruntime", "1", 1, 1, 0.1, {f"{me} {i}": Entry(2.0, 1.0, 3.0, 45)})
+    if me < 2:
+        _keep(table, path)
+    else:
+        while not path.exists():
+            time.sleep(0.001)
+        table.save(f"{me}.json")
+        _merge(space, Path(f"{me}.json"), path)
+    assert f"{me} {i}" in LatencyTable.load(path).entries
+"""
 
 
-def test_writers_side_by_side_lose_no_entry(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda first: _writes(tmp_path / "t.json", first), (0, 20, 40, 60)))
-    assert set(LatencyTable.load(tmp_path / "t.json").entries) == {f"op{i}" for i in range(80)}
+def test_processes_that_measure_and_merge_side_by_side_lose_no_entry(tmp_path: Path) -> None:
+    """Four real processes: two that measure, two that merge, and all read what the others write."""
+    begin = str(time.time() + 8.0)
+    workers = [subprocess.Popen([sys.executable, "-c", TOGETHER, str(i), begin], stderr=-1, text=True) for i in range(4)]
+    said = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, said
+    assert set(LatencyTable.load(tmp_path / "t.json").entries) == {f"{me} {i}" for me in range(4) for i in range(20)}
+
+
+def test_what_is_measured_keeps_a_correction_that_another_process_has_stored(tmp_path: Path) -> None:
+    table = LatencyTable("cpu", "onnxruntime", "1", 1, 1, 0.1, {"a": Entry(2.0, 1.0, 3.0, 45)})
+    corrected = replace(table, correction=Correction(0.2, 1.1, 20, "tiny"))
+    corrected.save(tmp_path / "t.json")
+    _keep(replace(table, entries={"b": Entry(2.0, 1.0, 3.0, 45)}), tmp_path / "t.json")
+    found = LatencyTable.load(tmp_path / "t.json")
+    assert (set(found.entries), found.correction) == ({"a", "b"}, corrected.correction)
+
+
+def test_without_home_and_passwd_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user is a bare number."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME", "HIERNAS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.warns(UserWarning, match="kept in hiernas-cache here: name a folder by HIERNAS_CACHE"):
+        path = cached_table_path(Counting())
+    assert path.parent == Path("hiernas-cache")
+    _keep(LatencyTable("cpu", "onnxruntime", "1", 1, 1, 0.1), path)
+    assert path.exists()
 
 
 def test_a_damaged_cache_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hiernas.costs.tables import cost_tables
-from hiernas.data.split import Split, Subset
+from hiernas.data.split import Split, Subset, shares
 from hiernas.errors import TrainingError
 from hiernas.gates import Gates
 from hiernas.methods.hournas.architect import NETWORKS, Estimator, ProposalArchitect, Sampling
 from hiernas.methods.hournas.proposals import make_targets, option_mask
-from hiernas.search.bilevel import shares
 from toy import toy_space
 
 SPACE = toy_space()

@@ -23,6 +23,7 @@ from hiernas.errors import SpaceError
 from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
 from hiernas.networks.genotype import Genotype
+from hiernas.run import outcome
 from hiernas.run.request import Request, prepare
 from hiernas.run.search import resume, search
 from hiernas.run.settings import keys, with_settings
@@ -118,9 +119,8 @@ def stop_before_the_final_training(record: Mapping[str, Any]) -> None:
         raise Stopped
 
 
-def stop_after_the_final_training(record: Mapping[str, Any]) -> None:
-    if record["event"] == "epoch" and record["phase"] == "final":
-        raise Stopped
+def stop(*_: object) -> None:
+    raise Stopped
 
 
 def binding_limits(space: SearchSpace) -> dict[str, int]:
@@ -151,8 +151,10 @@ def test_every_method_from_a_request_to_its_files_even_when_stopped(
         method, space, {}, few, [f"{m}<={v}" for m, v in limits.items()], latency_file(tmp_path, method, space),
         config=tiny_config(method, space),
     )  # fmt: skip
-    with pytest.raises(Stopped):
-        search(request, tmp_path / "whole", stop_after_the_final_training)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, "_taken_home", stop)  # which comes after the final training
+        with pytest.raises(Stopped):
+            search(request, tmp_path / "whole")
     with pytest.raises(Stopped):
         search(request, tmp_path / "r", stop_before_the_final_training)
     assert not (tmp_path / "r" / "result.json").exists()

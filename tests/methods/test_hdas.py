@@ -27,9 +27,9 @@ from hiernas.run.search import make_problem
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
 from hiernas.space import SearchSpace
+from hiernas.train.evaluate import RunTrainer
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Recipe
-from hiernas.train.trainer import RunTrainer
 from toy import RUN
 
 SIZE, CLASSES = (1, 8, 8), 3

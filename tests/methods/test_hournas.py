@@ -33,8 +33,8 @@ from hiernas.run.request import Request, prepare
 from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
+from hiernas.train.evaluate import RunTrainer
 from hiernas.train.recipes import Recipe
-from hiernas.train.trainer import RunTrainer
 
 
 @pytest.fixture(scope="module")

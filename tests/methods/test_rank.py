@@ -25,8 +25,8 @@ from hiernas.run.request import Request, restore
 from hiernas.run.search import search
 from hiernas.run.settings import with_settings
 from hiernas.space import Architecture
+from hiernas.train.evaluate import RunTrainer
 from hiernas.train.loop import accuracy
-from hiernas.train.trainer import RunTrainer
 
 COMMON = ["final_epochs=1", "calibration_images=40", "train.batch_size=24", "train.accelerator=cpu"]
 CONFIGS = {
@@ -117,13 +117,13 @@ def test_the_supernet_that_chose_is_ranked_over_its_own_space(
 
     monkeypatch.setattr(trust, "_train", train)
     found = trust.rank(finished.path, 7, None, lambda _: None)
-    networks = trust._networks(finished, prepared, result, 7)
-    own = networks.ranked[trust.OWN]
+    drawn, ranked, _ = trust._networks(finished, prepared, result, 7)
+    own = ranked[trust.OWN]
     assert len(own) == len(set(own)) == 7
     for a in own:
         assert all(o in kept[site] for site, o in zip(little().skeleton.site_names, a.options, strict=True))
         assert cost(a).params <= 5000
-    every = {*networks.random, *own, *networks.ranked[trust.FRONT]}
+    every = {*drawn, *own, *ranked[trust.FRONT]}
     assert {a for a, _ in trained.values()} | {Architecture.load(finished.path / "best.json", little())} >= every
     assert len(trained) <= 7 + 7 + len(front)
     reached = [next((y for a, y in trained.values() if a == b), result["chosen"]["test_accuracy"]) for b in own]

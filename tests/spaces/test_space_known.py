@@ -90,7 +90,7 @@ def test_known_networks_take_other_images_and_classes(name: str) -> None:
 
 
 def test_unknown_networks_and_sizes_are_refused() -> None:
-    with pytest.raises(SpaceError, match="no known network 'fbnet_c'; did you mean 'fbnet-c'"):
+    with pytest.raises(SpaceError, match="unknown network 'fbnet_c'; did you mean 'fbnet-c'"):
         known("fbnet_c")
     with pytest.raises(SpaceError, match="at least 2"):
         known("mobilenetv2", num_classes=1)

@@ -126,9 +126,9 @@ def test_networks_with_shuffles_are_exported(to: str, tmp_path: Path) -> None:
     [
         (lambda: MBConv(4, 3), "the kernel is an odd number"),
         (lambda: MBConv(3, 0), "expand and groups are at least 1"),
-        (lambda: MBConv(3, 1, act="relu7"), "no activation 'relu7'; did you mean 'relu"),
-        (lambda: Skip("swish"), "no activation 'swish'; did you mean 'hswish'"),
-        (lambda: Conv(3, "gelu"), "no activation 'gelu'"),
+        (lambda: MBConv(3, 1, act="relu7"), "unknown activation 'relu7'; did you mean 'relu"),
+        (lambda: Skip("swish"), "unknown activation 'swish'; did you mean 'hswish'"),
+        (lambda: Conv(3, "gelu"), "unknown activation 'gelu'"),
         (lambda: MBConv(3, 1, groups=2).build(15, 24, 1), "'k3_e1_g2' splits channels into 2 groups.*from 15 channels to 24"),
     ],
 )

@@ -107,7 +107,7 @@ def test_nothing_in_a_crafted_file_runs(good: Path, tmp_path: Path) -> None:
         ("{", "Expecting property name"),
         ("[1, 2]", "valid dictionary"),
         ("[" * 200_000, "recursion"),
-        ('{"graph_module": {"graph": {"nodes": 3}}}', "graph_module.graph.nodes: Input should be a valid list"),
+        ('{"graph_module": {"graph": {"nodes": 3}}}', "graph_module.graph.nodes: input should be a valid list"),
     ],
 )
 def test_damaged_descriptions_are_named(good: Path, tmp_path: Path, text: str, said: str) -> None:

@@ -19,19 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hiernas.commands.options import (
-    CheckOptions,
-    CompareOptions,
-    CostOptions,
-    EvaluateOptions,
-    ExportOptions,
-    MeasureOptions,
-    PredictOptions,
-    RankOptions,
-    SearchOptions,
-    TrainOptions,
-    VitalOptions,
-)
+from hiernas.commands import options
 from hiernas.errors import HiernasError, RunError
 from hiernas.names import VERSION
 from hiernas.quiet import visible
@@ -173,14 +161,14 @@ def _common(version: Annotated[bool, typer.Option("--version", callback=_version
 
 def _command(run: Callable[[Any], None]) -> Callable[[Any], None]:
     """Make a command of a function of one dataclass, whose fields are the command's options."""
-    (options,) = (hint for name, hint in get_type_hints(run).items() if name != "return")
-    hints = get_type_hints(options, include_extras=True)
-    of_options = [(f.name, inspect.Parameter.empty if f.default is MISSING else f.default) for f in fields(options)]
+    (asked,) = (hint for name, hint in get_type_hints(run).items() if name != "return")
+    hints = get_type_hints(asked, include_extras=True)
+    of_options = [(f.name, inspect.Parameter.empty if f.default is MISSING else f.default) for f in fields(asked)]
     kind = inspect.Parameter.KEYWORD_ONLY
     signature = [inspect.Parameter(name, kind, default=default, annotation=hints[name]) for name, default in of_options]
 
     def command(**given: Any) -> None:
-        run(options(**given))
+        run(asked(**given))
 
     command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined] # what typer reads
     app.command(run.__name__, help=run.__doc__)(command)
@@ -188,7 +176,7 @@ def _command(run: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 @_command
-def search(asked: SearchOptions) -> None:
+def search(asked: options.SearchOptions) -> None:
     """Search, train, measure and export a network; with no arguments, for the digits data set on this CPU."""
     began = time.monotonic()
     going_on = asked.continue_ and asked.out is not None and (asked.out / "config.yaml").exists()
@@ -208,7 +196,7 @@ def search(asked: SearchOptions) -> None:
 
 
 @_command
-def check(asked: CheckOptions) -> None:
+def check(asked: options.CheckOptions) -> None:
     """Say what a search would face: size, costs, share within the limits, memory and time. Trains nothing."""
     began = time.monotonic()
     from hiernas.commands.check import check as run_check
@@ -239,7 +227,7 @@ def resume(
 
 
 @_command
-def measure(asked: MeasureOptions) -> None:
+def measure(asked: options.MeasureOptions) -> None:
     """Measure the latency table of a space on this device; what was measured before is kept."""
     from hiernas.commands.measure import measure as run_measure
 
@@ -249,7 +237,7 @@ def measure(asked: MeasureOptions) -> None:
 
 
 @_command
-def cost(asked: CostOptions) -> None:
+def cost(asked: options.CostOptions) -> None:
     """Parameters, MACs and latency of a network: counted, published, predicted from the table and measured here."""
     from hiernas.commands.cost import cost as run_cost
 
@@ -259,7 +247,7 @@ def cost(asked: CostOptions) -> None:
 
 
 @_command
-def vital(asked: VitalOptions) -> None:
+def vital(asked: options.VitalOptions) -> None:
     """Blocks that every path through a network takes (HourNAS), what they cost, and what they are worth."""
     from hiernas.commands.vital import listing, reset, reset_table
 
@@ -277,7 +265,7 @@ def vital(asked: VitalOptions) -> None:
 
 
 @_command
-def train(asked: TrainOptions) -> None:
+def train(asked: options.TrainOptions) -> None:
     """Train the stand-alone network of a run or an architecture file, from scratch or with inherited weights."""
     began = time.monotonic()
     from hiernas.commands.train import train as run_train
@@ -288,7 +276,7 @@ def train(asked: TrainOptions) -> None:
 
 
 @_command
-def export(asked: ExportOptions) -> None:
+def export(asked: options.ExportOptions) -> None:
     """Write the trained network for use without HierNAS, after a check that it computes the same."""
     from hiernas.commands.export import exported
 
@@ -296,7 +284,7 @@ def export(asked: ExportOptions) -> None:
 
 
 @_command
-def predict(asked: PredictOptions) -> None:
+def predict(asked: options.PredictOptions) -> None:
     """Name the class of each picture and how probable it is, by the trained network of a run."""
     import hiernas.commands.predict as command
 
@@ -308,7 +296,7 @@ def predict(asked: PredictOptions) -> None:
 
 
 @_command
-def evaluate(asked: EvaluateOptions) -> None:
+def evaluate(asked: options.EvaluateOptions) -> None:
     """Accuracy of the trained network of a run: with its interval, by class, and what is taken for what."""
     from hiernas.commands.evaluate import evaluate as run_evaluate
 
@@ -321,7 +309,7 @@ def evaluate(asked: EvaluateOptions) -> None:
 
 
 @_command
-def rank(asked: RankOptions) -> None:
+def rank(asked: options.RankOptions) -> None:
     """Say how far a search can be trusted: its network against random ones that are trained alike."""
     from hiernas.commands.rank import rank as run_rank
 
@@ -331,7 +319,7 @@ def rank(asked: RankOptions) -> None:
 
 
 @_command
-def compare(asked: CompareOptions) -> None:
+def compare(asked: options.CompareOptions) -> None:
     """Methods against their controls under the same limits, with seeds and intervals; or finished runs side by side."""
     from hiernas.commands.compare import compare as run_compare
 

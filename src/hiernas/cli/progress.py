@@ -106,7 +106,12 @@ class Display:
             text += f" · {e['kept']} of {e['of']} {e['level']} kept · {e['excess']:.0%} above the limits"
         if e["val_accuracy"] is not None:
             text += f" · validation {e['val_accuracy']:.1%}"
-        text += _search_so_far(e)
+        for name, words in SEARCHED.items():  # what a search by gradients has come to
+            if name in e:
+                text += f" · {words} {e[name]:.2f}" if isinstance(e[name], float) else f" · {words} {e[name]}"
+        counts = Counter(option for option in e.get("derived", {}).values() if option != "none" and not option.isdigit())
+        if counts:  # the operations of the network as it stands
+            text += f" · now {', '.join(f'{n} {option}' for option, n in counts.most_common())}"
         if e.get("alarm") and e["alarm"] not in self.alarms:
             self.alarms.add(e["alarm"])
             self.console.print(f"warning: {e['alarm']}")
@@ -156,13 +161,3 @@ class Display:
         elif final or time.monotonic() - self.last_line > 10.0:
             self.last_line = time.monotonic()
             self.console.print(f"{done:4.0%} {text} {left}".rstrip())
-
-
-def _search_so_far(e: Mapping[str, Any]) -> str:
-    """What a search by gradients has come to: entropies, shares, depth, and the operations of the network as it stands."""
-    said = ""
-    for name, words in SEARCHED.items():
-        if name in e:
-            said += f" · {words} {e[name]:.2f}" if isinstance(e[name], float) else f" · {words} {e[name]}"
-    counts = Counter(option for option in e.get("derived", {}).values() if option != "none" and not option.isdigit())
-    return said + (f" · now {', '.join(f'{n} {option}' for option, n in counts.most_common())}" if counts else "")

@@ -39,12 +39,9 @@ class Compared:
             pairs = [[d.label, d.other, str(d)] for d in results.differences(self.rows) if d.limit == limit]
             if pairs:
                 found.append((["", "over", "points (95 % interval)"], pairs, [""]))
-        found[-1][2].extend(self.remarks())
-        return found
-
-    def remarks(self) -> list[str]:
         where = [] if self.page is None else [f"everything is in {self.page.parent}; open {self.page}"]
-        return [*results.verdicts(self.rows), *self.missing, *where]
+        found[-1][2].extend([*results.verdicts(self.rows), *self.missing, *where])
+        return found
 
 
 def compare(asked: CompareOptions, listener: Listener) -> Compared:

@@ -91,9 +91,7 @@ def _labelled(asked: EvaluateOptions, network: TrainedNetwork) -> tuple[Split, s
     strange = [name for name in found.classes if name not in network.classes]
     if strange:
         raise DataError(f"class '{strange[0]}' of '{found.name}' is none of the network's: {', '.join(network.classes)}")
-    loaded = load_images(
-        found, image_size=Form(*network.input_size), skip_bad=asked.skip_bad_images, memory_gib=MEMORY_GIB
-    )
+    loaded = load_images(found, image_size=Form(*network.input_size), skip_bad=asked.skip_bad_images, memory_gib=MEMORY_GIB)
     rows = np.setdiff1d(found.parts.get("test", np.arange(found.reader.count)), loaded.bad)
     if not len(rows):
         raise DataError(f"'{found.name}' has no image to look at; name a folder with class folders that hold some")

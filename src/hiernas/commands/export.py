@@ -26,15 +26,10 @@ from hiernas.space import Architecture
 
 
 def exported(asked: ExportOptions) -> Table:
-    """What was written, and for INT8 what that gains and loses."""
-    if asked.to == "onnx-int8":
-        return export_quantised(asked.source, asked.out, asked.weights)
-    shown = export_network(asked.source, asked.to, asked.out, asked.weights)
-    return ("Exported", ""), list(shown.items()), ()
-
-
-def export_quantised(folder: Path, out: Path | None, weights: Path | None) -> Table:
-    """Export the trained network of a run in INT8; what was measured is kept in RUN/int8.json, and shown in its report."""
+    """What was written. For INT8 what that gains and loses; that is kept in RUN/int8.json, and shown in the run's report."""
+    folder, out, weights = asked.source, asked.out, asked.weights
+    if asked.to != "onnx-int8":
+        return ("Exported", ""), list(export_network(folder, asked.to, out, weights).items()), ()
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"an INT8 file is made with the training images of a run, and {folder} is none; name a run folder")
     path = _target(folder, out, "onnx-int8")

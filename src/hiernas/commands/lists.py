@@ -7,35 +7,37 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from hiernas.errors import ConfigError, did_you_mean, one_of
+from hiernas.errors import one_of
 from hiernas.methods import FILES, METHODS
 from hiernas.names import PRESETS, RUNTIMES, SPACES
 
 MODULES = {"litert": "ai_edge_litert", "torch_compiled": "torch"}  # of runtimes whose names they do not have
 Listing = tuple[list[str], list[list[str]], list[str]]  # columns, rows, remarks below
+DATA = [
+    ["digits", "1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn"],
+    ["FOLDER", "class folders of images, or train/val/test folders that hold them"],
+    ["FOLDER", "parquet files with an image and a label column (needs hiernas[hub])"],
+    ["hf:NAME", "a data set of the Hugging Face hub (needs hiernas[hub])"],
+]
 
 
 def listing(kind: str, of: str = "") -> Listing:
     """What `hiernas list KIND` shows; `of`: the folder of runs, or the method of presets."""
+    methods = [[name, words] for name, (_, words) in FILES.items()]
     lists: dict[str, tuple[Callable[[], Listing], str]] = {
-        "methods": (_methods, "searches, and the controls that they are held against"),
+        "methods": (lambda: (["method", ""], methods, []), "searches, and the controls that they are held against"),
         "spaces": (_spaces, "what is searched, with sizes and costs"),
         "networks": (_networks, "published ones, with their costs"),
         "recipes": (_recipes, "published trainings, for `hiernas train`"),
-        "data": (_data, "what --data takes"),
+        "data": (lambda: (["--data", ""], DATA, []), "what --data takes"),
         "runtimes": (_runtimes, "what measures latency, and whether it is installed"),
         "presets": (partial(_presets, of), "settings of every method, or with their meaning of one: `list presets hnas`"),
         "runs": (partial(_runs, Path(of or "runs")), "run folders in runs, or in a folder: `list runs FOLDER`"),
     }
     if not kind:
         return ["hiernas list", ""], [[name, words] for name, (_, words) in lists.items()], []
-    if kind not in lists:
-        raise ConfigError(f"there is no list of '{kind}'; {did_you_mean(kind, lists)}")
+    one_of("list", kind, lists)
     return lists[kind][0]()
-
-
-def _methods() -> Listing:
-    return ["method", ""], [[name, words] for name, (_, words) in FILES.items()], []
 
 
 def _spaces() -> Listing:
@@ -78,15 +80,6 @@ def _recipes() -> Listing:
     rows = [[key, *(str(values[key]) for values in shown.values())] for key in next(iter(shown.values()))]
     small = "; ".join(f"--preset {name}: {epochs} epochs, batch {batch}" for name, (epochs, batch) in SCALES.items())
     return ["setting", *shown], rows, ["", f"as published with --preset paper; {small}, learning rate by the batch"]
-
-
-def _data() -> Listing:
-    return ["--data", ""], [
-        ["digits", "1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn"],
-        ["FOLDER", "class folders of images, or train/val/test folders that hold them"],
-        ["FOLDER", "parquet files with an image and a label column (needs hiernas[hub])"],
-        ["hf:NAME", "a data set of the Hugging Face hub (needs hiernas[hub])"],
-    ], []
 
 
 def _runtimes() -> Listing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from hiernas.commands.options import MeasureOptions
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
-from hiernas.latency.measure import Progress, cached_table_path, doubts, measure_table, plan_of, title
+from hiernas.latency.measure import Progress, cached_table_path, doubts, locked, measure_table, plan_of, title
 from hiernas.latency.pack import import_measurement, write_pack
 from hiernas.latency.runtimes import RUNTIME, RUNTIMES, make_runtime
 from hiernas.latency.table import LatencyTable, merge
@@ -37,7 +38,12 @@ def measure(asked: MeasureOptions, listener: Listener) -> dict[str, str]:
     make = space_function(asked.source, asked.arguments)
     space = make(input_size=asked.sizes, num_classes=asked.num_classes, **asked.arguments)
     if asked.pack is not None:
-        return _pack(space, asked.pack)
+        sizes = write_pack(space, asked.pack)
+        return {
+            "folder": f"{asked.pack}: {len(sizes)} ONNX files, {sum(sizes) / 1e6:.1f} MB",
+            "on the device": "python measure.py --out measured.json (needs onnxruntime and numpy; interrupted, it goes on)",
+            "then here": "the same `hiernas measure` command with --import measured.json instead of --pack",
+        }
     if asked.import_file is not None:
         return _import(space, asked.import_file, asked.out, asked.allow_missing)
     if asked.merge is not None:
@@ -53,7 +59,9 @@ def teller(listener: Listener, event: str = "measuring") -> Progress:
 def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> dict[str, str]:
     engine = make_runtime(asked.runtime or RUNTIME, asked.threads or 1)
     path = asked.out or cached_table_path(engine)
-    shown = _busy()
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    busy = f"load {load:.1f} on {cores} cores before the measurement: measure again into another file when idle"
+    shown = {"busy": busy} if load >= BUSY * cores else {}  # by other programs
     table = measure_table(space, engine, path, teller(listener))
     if asked.calibrate is not None:
         rng = numpy_generator(asked.seed or 0, "calibrate")
@@ -61,36 +69,22 @@ def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> d
         shown |= _write_calibration(found, path, title(space))
         if asked.store_correction:
             table = found.corrected_table()
-            table.save(path)
+            with locked(path):
+                stored = LatencyTable.load(path)  # with what others have measured for it in the meantime
+                replace(stored, correction=table.correction).save(path)
     noticed = doubts(plan_of(space, engine.inner_layout), table.entries)
     return {**_described(space, table, path), **shown, **_doubts(tuple(noticed.values()))}
-
-
-def _busy() -> dict[str, str]:
-    """A warning where other programs keep most of the processor's cores busy; nothing where the system does not say."""
-    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
-    if load < BUSY * cores:
-        return {}
-    return {"busy": f"load {load:.1f} on {cores} cores before the measurement: measure again into another file when idle"}
-
-
-def _pack(space: SearchSpace, folder: Path) -> dict[str, str]:
-    sizes = write_pack(space, folder)
-    return {
-        "folder": f"{folder}: {len(sizes)} ONNX files, {sum(sizes) / 1e6:.1f} MB",
-        "on the device": "python measure.py --out measured.json (needs onnxruntime and numpy; interrupted, it goes on)",
-        "then here": "the same `hiernas measure` command with --import measured.json instead of --pack",
-    }
 
 
 def _import(space: SearchSpace, file: Path, out: Path | None, allow_missing: bool) -> dict[str, str]:
     path = out or file.with_name(f"{file.stem}-table.json")
     found = import_measurement(space, file, allow_missing)
     shown, table = {}, found.table
-    if path.exists():
-        merged = merge(LatencyTable.load(path), table)
-        table, shown = merged.table, {"merged": str(merged)}
-    table.save(path)
+    with locked(path):
+        if path.exists():
+            merged = merge(LatencyTable.load(path), table)
+            table, shown = merged.table, {"merged": str(merged)}
+        table.save(path)
     if found.missing:
         shown["missing"] = f"{len(found.missing)} operations, such as '{found.missing[0]}': networks with them have no latency"
     return {**_described(space, table, path), **shown, **_doubts(found.doubts)}
@@ -101,8 +95,9 @@ def _merge(space: SearchSpace, file: Path, out: Path | None) -> dict[str, str]:
     path = out or cached_table_path(other)
     if not path.exists():
         raise LatencyError(f"there is no table {path} that {file} could be merged into; name it with --out")
-    merged = merge(LatencyTable.load(path), other)
-    merged.table.save(path)
+    with locked(path):
+        merged = merge(LatencyTable.load(path), other)
+        merged.table.save(path)
     shown = {"merged": str(merged)}
     if other.correction is not None:
         shown["note"] = f"the correction in {file} was left out: it belongs to that table's own numbers"

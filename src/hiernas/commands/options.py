@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from hiernas.errors import ConfigError, LatencyError, SpaceError, one_of
+from hiernas.machine import usable_memory
 from hiernas.methods import FILES, variants
 from hiernas.names import FORMATS, PRESETS, RUNTIMES, SPACES
 
@@ -166,8 +167,6 @@ class SizedOptions:
     @property
     def sizes(self) -> tuple[int, int, int] | None:
         """The image size: channels, height, width. Raises `ConfigError` for one that no machine could compute with."""
-        from hiernas.machine import usable_memory
-
         text = self.input_size
         if text is None:
             return None

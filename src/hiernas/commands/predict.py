@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 from hiernas.commands.options import PredictOptions
 from hiernas.data.images import some
@@ -41,14 +39,10 @@ def predict(asked: PredictOptions) -> Predicted:
             rows.append([name, label, f"{probability:.4f}"])
     remarks = [f"{len(bad)} damaged images left out: {some(bad)}"] if bad else []
     if target is not None:
-        _write(rows, target)
+        try:
+            with nullcontext(sys.stdout) if str(target) == "-" else target.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+        except OSError as error:
+            raise ConfigError(f"--csv {target} cannot be written: {error.strerror}; name another file") from error
         remarks += [f"{units.number(len(rows), 'image')} written to {target}"] if str(target) != "-" else []
     return Predicted(rows, remarks)
-
-
-def _write(rows: Sequence[Sequence[str]], target: Path) -> None:
-    try:
-        with nullcontext(sys.stdout) if str(target) == "-" else target.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-    except OSError as error:
-        raise ConfigError(f"--csv {target} cannot be written: {error.strerror}; name another file") from error

@@ -25,9 +25,9 @@ from hiernas.run.folder import Listener, RunFolder, owned
 from hiernas.run.outcome import last_supernet, train_network
 from hiernas.run.request import Prepared, restore
 from hiernas.space import Architecture, SearchSpace
+from hiernas.train.evaluate import RunTrainer
 from hiernas.train.loop import accuracy
 from hiernas.train.recipes import Phase
-from hiernas.train.trainer import RunTrainer
 
 RESAMPLES = 1000  # bootstrap samples of the interval of Kendall's tau
 FEWEST = 5  # networks of a ranking: fewer in perfect order are no evidence (of 4, one order in 24; two-sided 8 %)
@@ -75,15 +75,6 @@ class Trust:
         return rows
 
 
-@dataclass(frozen=True)
-class _Networks:
-    """What is trained; a network may stand in several places and is trained once."""
-
-    random: tuple[Architecture, ...]  # of the whole space
-    ranked: Mapping[str, tuple[Architecture, ...]]  # by OWN and FRONT
-    supernet: Any | None  # the one that chose, where it holds all networks of its space
-
-
 def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> Trust:
     """Train `networks` random networks of a finished search, as many of its last space where pruning left another, and of
     its front, as its chosen one was trained; keeps each one's accuracy.
@@ -91,45 +82,50 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
     Goes on where it was interrupted. Raises `RunError` for a run that is not a finished search.
     """
     with owned(RunFolder.open(path, listener)) as run:
-        return _rank(run, networks, epochs)
-
-
-def _rank(run: RunFolder, networks: int, epochs: int | None) -> Trust:
-    path = run.path
-    result = run.read_json("result.json")
-    if result is None or "front" not in result:
-        raise RunError(f"{path} is no finished search; `hiernas resume {path}` finishes one")
-    run.check("best.json")
-    prepared = restore(run)
-    length = epochs or prepared.config.final_epochs
-    found, chosen = _networks(run, prepared, result, networks), Architecture.load(path / "best.json")
-    same = length == prepared.config.final_epochs and not result.get("inherited")  # the others begin from scratch
-    known = {_key(chosen, length): result["chosen"]["test_accuracy"]} if same else {}
-    every = [*found.random, *(a for some in found.ranked.values() for a in some), chosen]
-    reached = _trained(run, prepared, every, length, known)
-    random, ours = reached[: len(found.random)], reached[-1]
-    orders, start = {}, len(random)
-    for over, some in found.ranked.items():
-        orders[over] = _order(run, prepared, found.supernet, some, reached[start : start + len(some)])
-        start += len(some)
+        result = run.read_json("result.json")
+        if result is None or "front" not in result:
+            raise RunError(f"{run.path} is no finished search; `hiernas resume {run.path}` finishes one")
+        run.check("best.json")
+        prepared = restore(run)
+        length = epochs or prepared.config.final_epochs
+        drawn, ranked, supernet = _networks(run, prepared, result, networks)
+        chosen = Architecture.load(run.path / "best.json")
+        same = length == prepared.config.final_epochs and not result.get("inherited")  # the others begin from scratch
+        known = {_key(chosen, length): result["chosen"]["test_accuracy"]} if same else {}
+        every = [*drawn, *(a for some in ranked.values() for a in some), chosen]
+        reached = _trained(run, prepared, every, length, known)
+        random, ours = reached[: len(drawn)], reached[-1]
+        orders, start = {}, len(random)
+        for over, some in ranked.items():
+            accuracies, config = list[float](), prepared.config
+            if len(some) >= FEWEST:
+                trainer = RunTrainer(prepared.data, run, prepared.seed)
+                accuracies = trainer.evaluator(supernet, config.train, config.calibration_images)(some)
+            trained = reached[start : start + len(some)]
+            orders[over] = order_of(accuracies, trained, numpy_generator(run.config["seed"], "tau"))
+            start += len(some)
     mean = float(np.mean(random))
     return Trust(ours, tuple(random), 100.0 * (ours - mean) / mean, orders, length)
 
 
-def _networks(run: RunFolder, prepared: Prepared, result: Mapping[str, Any], n: int) -> _Networks:
+def _networks(
+    run: RunFolder, prepared: Prepared, result: Mapping[str, Any], n: int
+) -> tuple[tuple[Architecture, ...], Mapping[str, tuple[Architecture, ...]], Any]:
+    """What is trained, each once: random networks of the whole space, and, by OWN and FRONT, those that are ranked by the
+    supernet that chose; which is the third, None where it does not hold all networks of its space."""
     space, seed = prepared.space, run.config["seed"]
     drawn = _draw(space, prepared, n, seed, "rank")
     if len(drawn) < 2:
         raise LimitError(f"there are {len(drawn)} networks of '{space.name}' within the limits; a spread needs at least 2")
     supernet = last_supernet(run, space)
     if supernet is None:
-        return _Networks(drawn, {}, None)
+        return drawn, {}, None
     last = supernet.space
-    inside = tuple(a for a in drawn if _holds(last, a))
+    inside = tuple(a for a in drawn if all(o in d.options for d, o in zip(last.decisions, a.options, strict=True)))
     more = _draw(last, prepared, n - len(inside), seed, "rank last", inside)
     front = [space.architecture(member["options"]) for member in result["front"]]
     spread = np.unique(np.linspace(0, len(front) - 1, min(n, len(front))).round().astype(int))  # from the cheapest on
-    return _Networks(drawn, {OWN: inside + more, FRONT: tuple(front[i] for i in spread)}, supernet)
+    return drawn, {OWN: inside + more, FRONT: tuple(front[i] for i in spread)}, supernet
 
 
 def _draw(
@@ -140,10 +136,6 @@ def _draw(
     known = [space.encode(a).tobytes() for a in besides]
     genes = sample_feasible(space, tables, sums(prepared.limits), numpy_generator(seed, purpose), n, known)
     return tuple(space.decode(row) for row in genes)
-
-
-def _holds(space: SearchSpace, architecture: Architecture) -> bool:
-    return all(o in d.options for d, o in zip(space.decisions, architecture.options, strict=True))
 
 
 def _key(architecture: Architecture, epochs: int) -> str:
@@ -166,27 +158,15 @@ def _trained(
 
 def _train(run: RunFolder, prepared: Prepared, architecture: Architecture, key: str, epochs: int) -> float:
     """Test accuracy after training from scratch, kept in rank.json."""
-    folder = run.path / "rank" / hashlib.sha256(key.encode()).hexdigest()[:12]
+    folder, data, final = run.path / "rank" / hashlib.sha256(key.encode()).hexdigest()[:12], prepared.data, prepared.final
     config = {"method": "train", "seed": run.config["seed"], "data": run.config["data"]}
-    own = RunFolder.open(folder, run.listener) if folder.exists() else RunFolder.create(folder, config, run.listener)
-    try:
-        final = prepared.final
-        network = train_network(architecture, prepared.data, Phase("final", epochs, final.lr), final.recipe, own)
-        reached = float(accuracy(network, prepared.data.test, prepared.data))
-    finally:
-        own.close()
+    if not (folder / "config.yaml").exists():
+        RunFolder.create(folder, config).close()
+    with owned(RunFolder.open(folder, run.listener)) as own:
+        network = train_network(architecture, data, Phase("final", epochs, final.lr), final.recipe, own)
+        reached = float(accuracy(network, data.test, data))
     run.write_json("rank.json", {**(run.read_json("rank.json") or {}), key: reached})
     return reached
-
-
-def _order(
-    run: RunFolder, prepared: Prepared, supernet: Any, networks: Sequence[Architecture], trained: Sequence[float]
-) -> Order | str:
-    config, accuracies = prepared.config, list[float]()
-    if len(networks) >= FEWEST:
-        evaluate = RunTrainer(prepared.data, run, prepared.seed).evaluator(supernet, config.train, config.calibration_images)
-        accuracies = evaluate(list(networks))
-    return order_of(accuracies, trained, numpy_generator(run.config["seed"], "tau"))
 
 
 def order_of(supernet: Sequence[float], trained: Sequence[float], rng: np.random.Generator) -> Order | str:

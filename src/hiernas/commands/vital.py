@@ -171,9 +171,7 @@ def named(blocks: Sequence[Block], architecture: Architecture) -> list[Block]:
 
 def _left_out(architecture: Architecture) -> tuple[str, ...]:
     skeleton: Any = architecture.skeleton
-    if skeleton.searched != "blocks":
-        return ()
-    sites = zip(skeleton.sites, architecture.choices, strict=True)
+    sites = zip(skeleton.sites, architecture.choices, strict=True) if skeleton.searched == "blocks" else ()
     out = [s.name for s, choice in sites if len(choice) == 1 and type(s.build(choice[0][0])) is nn.Identity]
     return (f"left out, since 'skip' was chosen: {', '.join(out)}",) if out else ()
 
@@ -277,41 +275,32 @@ def reset(asked: VitalOptions, progress: Progress | None = None) -> dict[str, An
         raise ConfigError(
             f"--reset takes a run folder, whose network is trained and whose test images are known, not {asked.source}"
         )
+    draws, images, seed = asked.draws or DRAWS, asked.images or IMAGES, asked.seed or 0
     with owned(RunFolder.open(asked.source)) as run:
-        return _reset(run, asked, progress)
-
-
-def _reset(run: RunFolder, asked: VitalOptions, progress: Progress | None) -> dict[str, Any]:
-    draws, images, seed, path = asked.draws or DRAWS, asked.images or IMAGES, asked.seed or 0, run.path
-    architecture = architecture_file(path)
-    if not (path / "best.safetensors").is_file():
-        raise RunError(f"{path} has no trained network yet; go on with `hiernas resume {path}`")
-    network, _ = load_network(architecture, path / "best.safetensors")
-    data = reload_data(run, None)
-    chosen = torch.from_numpy(np.sort(numpy_generator(seed, "reset images").permutation(len(data.test))[:images]))
-    split = Split(Subset(data.test.images, chosen), data.test.labels[chosen])
-    found = reset_blocks(network, split, data, seed=seed, draws=draws, progress=progress)
-    blocks = named([each.block for each in found], architecture)
-    result = {
-        "format": 1,
-        "accuracy": accuracy(network, split, data),
-        "images": len(split),
-        "seed": seed,
-        "draws": draws,
-        "probabilities": list(PROBABILITIES),
-        "blocks": [
+        path = run.path
+        architecture = architecture_file(path)
+        if not (path / "best.safetensors").is_file():
+            raise RunError(f"{path} has no trained network yet; go on with `hiernas resume {path}`")
+        network, _ = load_network(architecture, path / "best.safetensors")
+        data = reload_data(run, None)
+        chosen = torch.from_numpy(np.sort(numpy_generator(seed, "reset images").permutation(len(data.test))[:images]))
+        split = Split(Subset(data.test.images, chosen), data.test.labels[chosen])
+        found = reset_blocks(network, split, data, seed=seed, draws=draws, progress=progress)
+        blocks = named([each.block for each in found], architecture)
+        rows = [
             {
                 "name": block.name, "vital": block.vital, "params": block.count.params, "macs": block.count.macs,
                 "reset": "residual branch" if each.branch else "whole output",
                 "accuracies": [list(each.accuracies[p]) for p in PROBABILITIES],
             }
             for block, each in zip(blocks, found, strict=True)
-        ],
-    }  # fmt: skip
-    run.write_json("vital.json", result)
-    run.write_text("vital.svg", reset_picture(result))
-    if (path / "report.html").exists():
-        write_report(path)
+        ]  # fmt: skip
+        whole = {"format": 1, "accuracy": accuracy(network, split, data), "images": len(split)}
+        result = {**whole, "seed": seed, "draws": draws, "probabilities": list(PROBABILITIES), "blocks": rows}
+        run.write_json("vital.json", result)
+        run.write_text("vital.svg", reset_picture(result))
+        if (path / "report.html").exists():
+            write_report(path)
     return result
 
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hiernas.data.split import Normalisation
-from hiernas.errors import ConfigError, did_you_mean
+from hiernas.errors import ConfigError, one_of
+from hiernas.quiet import first_line
 
 KINDS = ("auto", "crop", "none", "resized_crop")
 AT_ONCE = 250
@@ -45,8 +46,7 @@ class Augment:
     autoaugment: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"unknown augmentation '{self.kind}'; {did_you_mean(self.kind, KINDS)}")
+        one_of("augmentation", self.kind, KINDS)
         if self.cutout < 0:
             raise ConfigError(f"cutout={self.cutout} is not a side in pixels; give 0 for none, or a positive number")
         if self.autoaugment:
@@ -78,7 +78,10 @@ def augment(x: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
         mirror = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
         x = torch.where(mirror.to(x.device), x.flip(3), x)
     if settings.autoaugment:
-        x = _autoaugment(x, generator)
+        policy = _torchvision().AutoAugment(_torchvision().AutoAugmentPolicy.CIFAR10)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator only
+            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+            x = torch.stack([policy(image) for image in x])
     return _cutout(x, settings.cutout, generator) if settings.cutout else x
 
 
@@ -87,16 +90,9 @@ def _torchvision() -> Any:
         return importlib.import_module("torchvision.transforms.autoaugment")
     except Exception as error:  # a build for another torch raises RuntimeError and others
         raise ConfigError(
-            f"train.autoaugment needs torchvision, which cannot be imported here ({str(error).splitlines()[0]}); install one "
+            f"train.autoaugment needs torchvision, which cannot be imported here ({first_line(error)}); install one "
             "that fits this torch, or leave it out"
         ) from error
-
-
-def _autoaugment(x: Tensor, generator: torch.Generator) -> Tensor:
-    policy = _torchvision().AutoAugment(_torchvision().AutoAugmentPolicy.CIFAR10)
-    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator only
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
-        return torch.stack([policy(image) for image in x])
 
 
 def _crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:

@@ -31,6 +31,7 @@ from torch import Tensor
 from hiernas.data.split import Images
 from hiernas.errors import DataError
 from hiernas.machine import usable_cores, usable_memory
+from hiernas.quiet import first_line
 
 Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C] of other than 1 or 3 channels
 T = TypeVar("T")
@@ -110,9 +111,8 @@ class OnDemand:
         self.decoding_bytes = reader.workers * 4 * largest  # pictures of at most `largest` pixels, one for each thread
 
     def fetch(self, indices: Tensor) -> Tensor:
-        rows, pixels = indices.tolist(), np.empty((len(indices), *self.form), dtype=np.uint8)
-        digests = np.zeros((len(rows), DIGEST), dtype=np.uint8)
-        decode_rows(self.reader, self.form, rows, pixels, digests, skip_bad=False)
+        rows = indices.tolist()
+        pixels, digests, _ = decode_rows(self.reader, self.form, rows)
         for k in np.flatnonzero((digests != self.digests[rows]).any(1)).tolist():
             raise DataError(f"{self.reader.name(rows[k])} changed since the data were loaded; put the former image back")
         return torch.from_numpy(pixels)
@@ -241,9 +241,7 @@ def _fit(image: Image.Image, form: Form) -> Image.Image:
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
 
 
-def load_images(
-    found: Found, *, image_size: int | Form | None, skip_bad: bool, memory_gib: float
-) -> Loaded:
+def load_images(found: Found, *, image_size: int | Form | None, skip_bad: bool, memory_gib: float) -> Loaded:
     """All pictures in one form.
 
     Decodes every picture once; keeps the pixels where they fit in `memory_gib`, otherwise only checks the files.
@@ -261,13 +259,12 @@ def load_images(
         if not isinstance(image_size, Form):
             _check_form(form, good)
         gib = reader.count * math.prod(form) / 2**30
-        pixels = np.zeros((reader.count, *form), dtype=np.uint8) if gib <= memory_gib else None
-        digests = np.zeros((reader.count, DIGEST), dtype=np.uint8)
-        bad = decode_rows(reader, form, range(reader.count), pixels, digests, skip_bad) | bad
+        pixels, digests, damaged = decode_rows(reader, form, range(reader.count), skip_bad, keep=gib <= memory_gib)
+        bad = damaged | bad
         good = _good(headers, bad)
     notes = [f"{len(bad)} damaged images left out: {some([reader.name(i) for i in sorted(bad)])}"] if bad else []
     notes += _form_notes(good, form)
-    if pixels is not None:
+    if gib <= memory_gib:
         return Loaded(InMemory(torch.from_numpy(pixels)), form, list(bad), notes, digests)
     notes.append(f"images are decoded on demand: {gib:.2g} GiB of pixels exceed the limit of {memory_gib:g} GiB")
     return Loaded(OnDemand(reader, form, largest, digests), form, list(bad), notes, digests)
@@ -277,8 +274,7 @@ def reason_of(error: Exception) -> str:
     """One short line that says what is wrong with a picture."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in a known format"
-    first = (str(error).splitlines() or [""])[0]
-    return first[:120] or type(error).__name__
+    return first_line(error)[:120]
 
 
 def some(names: Sequence[str]) -> str:
@@ -314,16 +310,17 @@ def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:
 
 
 def decode_rows(
-    reader: Reader, form: Form, rows: Sequence[int], out: np.ndarray | None, digests: np.ndarray, skip_bad: bool
-) -> dict[int, str]:
-    """Decodes picture `rows[k]` into `out[k]`, or only tries to, and puts a hash of its pixels into `digests[k]`. The rows that
-    fail and why, if that is no error."""
+    reader: Reader, form: Form, rows: Sequence[int], skip_bad: bool = False, keep: bool = True
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """The pixels of these pictures, uint8 [N, C, H, W], or [0, C, H, W] where they are only tried and not kept; a hash of each
+    one's, uint8 [N, 16]; and the rows that fail and why, if that is no error."""
+    kept, digests = np.zeros((keep * len(rows), *form), dtype=np.uint8), np.zeros((len(rows), DIGEST), dtype=np.uint8)
 
     def put(k: int) -> None:
         pixels = decode(reader.open(rows[k]), form)
         digests[k] = np.frombuffer(hashlib.blake2b(pixels.tobytes(), digest_size=DIGEST).digest(), dtype=np.uint8)
-        if out is not None:
-            out[k] = pixels
+        if keep:
+            kept[k] = pixels
 
     bad = {}
     for row, reason in zip(rows, _each(put, len(rows), reader.workers), strict=True):
@@ -331,7 +328,7 @@ def decode_rows(
             if not skip_bad:
                 raise _damaged(reader, row, reason)
             bad[row] = reason
-    return bad
+    return kept, digests, bad
 
 
 def _each(work: Callable[[int], T], n: int, workers: int) -> Iterator[T | str]:

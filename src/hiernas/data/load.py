@@ -25,14 +25,9 @@ TEST_SHARE = 5  # one image in five is held out for testing where the source has
 
 
 def load_data(
-    source: str | Path | Dataset[Any],
-    *,
-    image_size: int | None = None,
-    val_per_class: int | None = None,
-    seed: int = 0,
-    skip_bad_images: bool = False,
-    memory_gib: float = MEMORY_GIB,
-) -> ImageData:
+    source: str | Path | Dataset[Any], *, image_size: int | None = None, val_per_class: int | None = None, seed: int = 0,
+    skip_bad_images: bool = False, memory_gib: float = MEMORY_GIB,
+) -> ImageData:  # fmt: skip
     """Images, labels and splits of a source; the same source, options and seed give the same tensors.
 
     source: "digits" (scikit-learn's); a folder of class folders; a folder with train/ and, if wanted, val/ and test/
@@ -148,17 +143,14 @@ def channel_statistics(split: Split, seed: int) -> tuple[tuple[float, ...], tupl
     """
     rng = np.random.default_rng([seed, 2])
     rows = torch.from_numpy(np.sort(rng.permutation(len(split))[:STATISTICS_IMAGES]))
-    pieces = [_histogram(split.images.fetch(some)) for some in torch.split(rows, PIECE)]
-    counts = torch.stack(pieces).sum(0).double()  # [C, 256]
+    pieces = (split.images.fetch(some).unbind(1) for some in torch.split(rows, PIECE))
+    histograms = [torch.stack([torch.bincount(x.flatten(), minlength=256) for x in channels]) for channels in pieces]
+    counts = torch.stack(histograms).sum(0).double()  # [C, 256]
     values = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True)
     mean = (share * values).sum(1)
     std = (share * (values - mean[:, None]) ** 2).sum(1).sqrt()
     return tuple(mean.tolist()), tuple(s if s > 0 else 1.0 for s in std.tolist())
-
-
-def _histogram(pixels: Tensor) -> Tensor:
-    return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels.unbind(1)])
 
 
 def fingerprint_of(

@@ -1,4 +1,4 @@
-"""Where images come from: digits, folders, torch data sets; tables are read by `tables.py`, IDX files by `idx.py`.
+"""Where images come from: digits, folders, torch data sets; tables and IDX files are read by `tables.py`.
 
 `find` looks at what the user named and returns a `Found`: pictures that can be opened by number, with their labels.
 """
@@ -16,9 +16,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from hiernas.data.idx import from_idx, idx_files
 from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, measure, open_picture, reason_of, some
-from hiernas.data.tables import from_hub, from_parquet
+from hiernas.data.tables import from_hub, from_idx, from_parquet, idx_files
 from hiernas.errors import DataError, did_you_mean
 
 EXTENSIONS = (

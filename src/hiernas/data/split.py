@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from hiernas.randomness import torch_generator
 
 
 class Images(Protocol):
@@ -62,3 +65,15 @@ class ImageData:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+
+def shares(split: Split, share: float, seed: int, images: int = 0) -> tuple[Split, Split]:
+    """The images of the weights and those of the architecture: `share` of them, drawn once; two or more on each side.
+
+    `images`: only so many are used; 0: all.
+    """
+    order = torch.randperm(len(split), generator=torch_generator(seed, "shares"))[: max(images, 4) if images else len(split)]
+    cut = min(len(order) - 2, max(2, round(share * len(order))))  # batch norm needs two images
+    rows = order[cut:].sort().values, order[:cut].sort().values
+    weights, architecture = (Split(Subset(split.images, some), split.labels[some]) for some in rows)
+    return weights, architecture

@@ -1,26 +1,30 @@
-"""Images in tables: parquet files, and data sets of the Hugging Face hub.
+"""Images in tables: parquet files, data sets of the Hugging Face hub, and IDX files, the form of MNIST and its sisters.
 
 The image column is a struct with `bytes` (an encoded picture), the label column holds whole numbers. Both come in
-Arrow's columns, so pictures stay encoded until they are needed.
+Arrow's columns, so pictures stay encoded until they are needed. IDX: one file of pixels and one of labels for each split.
 """
 
 from __future__ import annotations
 
 import bisect
+import gzip
 import io
 import json
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from hiernas.data.images import PART_NAMES, PARTS, Found, Picture, Reader, open_picture, reason_of
+from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, open_picture, reason_of
 from hiernas.errors import DataError
+from hiernas.machine import usable_memory
 
 LABELS = ("label", "labels", "fine_label", "target")  # tried in this order where several columns hold whole numbers
 IMAGES = ("image", "img")
@@ -172,7 +176,15 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[s
 def _found(name: str, tables: Mapping[str, Sequence[Table]], follow_paths: bool, notes: tuple[str, ...] = ()) -> Found:
     by_part = {part: np.concatenate([_labels(table) for table in tables[part]]) for part in PARTS if part in tables}
     rows = rows_of([table for part in by_part for table in tables[part]], follow_paths)
-    known, names = np.unique(by_part["train"]), tables["train"][0].classes
+    ids, parts, classes = _classes(by_part, tables["train"][0].classes)
+    return Found(name, rows, ids, parts, classes, notes)
+
+
+def _classes(
+    by_part: Mapping[str, np.ndarray], names: Sequence[str] | None = None
+) -> tuple[np.ndarray, dict[str, range], tuple[str, ...]]:
+    """Of the labels of each part, one behind the other: the class of each row, the rows of the parts, and the classes."""
+    known = np.unique(by_part["train"])
     if names is not None and len(known) and known[-1] >= len(names):
         raise DataError(f"label {known[-1]} has no name: the table names {len(names)} classes, from 0; correct it")
     classes = tuple(str(i) if names is None else names[i] for i in known)
@@ -181,8 +193,7 @@ def _found(name: str, tables: Mapping[str, Sequence[Table]], follow_paths: bool,
             raise DataError(f"label {label} of the {part} split is not in the train split; give both the same classes")
     ends = np.cumsum([len(labels) for labels in by_part.values()]).tolist()
     parts = {part: range(end - len(by_part[part]), end) for part, end in zip(by_part, ends, strict=True)}
-    ids = np.concatenate(list(by_part.values()))
-    return Found(name, rows, np.searchsorted(known, ids), parts, classes, notes)
+    return np.searchsorted(known, np.concatenate(list(by_part.values()))), parts, classes
 
 
 def _labels(table: Table) -> np.ndarray:
@@ -193,3 +204,57 @@ def _labels(table: Table) -> np.ndarray:
         has = "no label" if label is None else f"the label {label}"
         raise DataError(f"{table.name}, row {row}, has {has}; leave unlabelled rows out")
     return labels.astype(np.int64)
+
+
+# -- IDX files ----------------------------------------------------------------------------------------------------
+
+NAMED = re.compile(r"(train|val|t10k|test)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
+SPLITS = {"train": "train", "val": "val", "t10k": "test", "test": "test"}
+KINDS = {"images": 3, "labels": 1}  # dimensions
+
+
+def idx_files(files: Sequence[Path]) -> dict[tuple[str, str], Path]:
+    """Those of them that are IDX files by their names, by split and "images" or "labels"; packed by gzip or not."""
+    named = {path: NAMED.fullmatch(path.name) for path in files}
+    return {(SPLITS[match[1]], match[2]): path for path, match in named.items() if match}
+
+
+def from_idx(name: str, files: dict[tuple[str, str], Path]) -> Found:
+    """A data set of IDX files. Raises `DataError` where one is missing, damaged, or does not go with its sister."""
+    pixels, labels = list[np.ndarray](), dict[str, np.ndarray]()
+    for part in (part for part in PARTS if any(part == of for of, _ in files)):
+        for kind in (kind for kind in KINDS if (part, kind) not in files):
+            raise DataError(f"the {kind} of {part} are missing beside {next(iter(files.values()))}; add their IDX file")
+        images, named = (_bytes(files[part, kind], dimensions) for kind, dimensions in KINDS.items())
+        if len(images) != len(named):
+            raise DataError(f"'{files[part, 'images']}' has {len(images)} images and its labels are {len(named)}; replace one")
+        pixels.append(images)
+        labels[part] = named
+    if "train" not in labels:
+        raise DataError(f"'{next(iter(files.values())).parent}' has no train-images-idx3-ubyte; add it, with its labels")
+    if len({images.shape[1:] for images in pixels}) > 1:
+        raise DataError(f"the IDX files of {', '.join(labels)} have images of different sizes; replace them")
+    ids, parts, classes = _classes(labels)
+    joined = np.concatenate(pixels)
+    header = Header("grey", 1, *joined.shape[1:])
+    reader = Reader(len(joined), lambda i: Image.fromarray(joined[i]), "image {}".format)
+    return Found(name, reader, ids, parts, classes, headers=[header] * len(joined))
+
+
+def _bytes(path: Path, dimensions: int) -> np.ndarray:
+    """The bytes of an IDX file: uint8 [N] or [N, H, W]."""
+    start = 4 * (1 + dimensions)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = np.frombuffer(file.read(start).ljust(start, b"\0"), dtype=">u4").astype(np.int64)
+            if head[0] != 0x0800 + dimensions:
+                raise DataError(f"'{path}' is no IDX file of {dimensions} dimensions of bytes; replace it")
+            size = int(np.prod(head[1:].astype(object)))
+            if size > usable_memory() / 4:
+                raise DataError(f"'{path}' says that it holds {size:,} bytes, more than memory can bear; replace it")
+            data = file.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"'{path}' cannot be read ({reason_of(error)}); replace it") from None
+    if len(data) != size:
+        raise DataError(f"'{path}' is damaged: its head promises {size:,} bytes; replace it")
+    return np.frombuffer(data, dtype=np.uint8).reshape(head[1:])

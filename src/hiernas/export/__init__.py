@@ -133,15 +133,16 @@ def _largest_difference(network: nn.Module, run: Runner, images: Tensor, to: str
 
 def write_files(files: Mapping[Path, bytes]) -> None:
     """Write files at once, the last one last: each is whole, or as it was before."""
+    partial = {path: path.with_name(f"{path.name}.partial") for path in files}
     try:
-        for path in files:
+        for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as place:
-            for path, content in files.items():
-                (Path(place) / path.name).write_bytes(content)
-            for path in files:
-                os.replace(Path(place) / path.name, path)
+            partial[path].write_bytes(content)
+        for path in files:
+            os.replace(partial[path], path)
     except OSError as error:
+        for unfinished in partial.values():
+            unfinished.unlink(missing_ok=True)
         raise ExportError(
             f"cannot write {path}: {error.strerror}; name a file in a folder that can be written to and has space left"
         ) from error

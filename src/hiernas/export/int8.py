@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,25 +66,17 @@ def _read(split: Split, data: ImageData, indices: Tensor) -> Tensor:
     return normalise(split.images.fetch(indices), data, "cpu")
 
 
-class Batches:
-    """Images of a calibration, in the form that ONNX Runtime asks for them."""
-
-    def __init__(self, batches: Iterator[Tensor]) -> None:
-        self._batches = batches
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(({"image": batch.numpy()} for batch in self._batches), None)
-
-
 def _quantise(plain: Path, small: Path, batches: Iterator[Tensor]) -> None:
     """Write `small`, after batch norms were folded and shapes inferred; its scales are found on the batches."""
     prepared = small.with_name("prepared.onnx")
+    asked = ({"image": batch.numpy()} for batch in batches)
+    reader = SimpleNamespace(get_next=partial(next, asked, None))  # in the form that ONNX Runtime asks for images
     try:
         tools = load_onnxruntime("quantization")
         kinds = {"weight_type": tools.QuantType.QInt8, "activation_type": tools.QuantType.QUInt8}
         with quiet():
             load_onnxruntime("quantization.shape_inference").quant_pre_process(plain, prepared)
-            tools.quantize_static(prepared, small, Batches(batches), per_channel=True, **kinds)
+            tools.quantize_static(prepared, small, reader, per_channel=True, **kinds)
     except ImportError as error:
         raise ExportError(f"INT8 needs a package that is not here: {first_line(error)}") from error
     except Exception as error:  # it raises almost anything

@@ -15,7 +15,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -51,11 +51,15 @@ def python_files(
     state = {name: value.contiguous() for name, value in deployed.state_dict().items()}
     values = {name: _read(value) for name, value in metadata.items()}
     size = tuple(images.shape[1:])
+    timm: TimmNetwork | str | None
+    try:
+        timm = None if architecture is None else timm_network(architecture, deployed)
+    except ExportError as error:  # which says why timm has no words for it
+        timm = str(error)
     frame = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
     text = frame.from_string(FRAME.read_text()).render(
         version=VERSION, about=_about(deployed, size, values, architecture), **_parts(deployed, size),
-        train_only=len(state) < len(network.state_dict()), timm=_timm(deployed, architecture), metadata=values, literal=literal,
-        input_size=(1, *size),
+        train_only=len(state) < len(network.state_dict()), timm=timm, metadata=values, literal=literal, input_size=(1, *size),
     )  # fmt: skip
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -99,14 +103,6 @@ def _parts(network: nn.Module, input_size: tuple[int, ...]) -> dict[str, Any]:
             f"the network cannot be written as Python: {error}; export to onnx or pt2 instead, or define its modules at the "
             "top of a file that needs PyTorch only"
         ) from error
-
-
-def _timm(network: nn.Module, architecture: Architecture | None) -> TimmNetwork | str | None:
-    """The network in timm's words, or why it has none."""
-    try:
-        return None if architecture is None else timm_network(architecture, network)
-    except ExportError as error:
-        return str(error)
 
 
 def _about(
@@ -193,7 +189,9 @@ def _stages(blocks: list[tuple[str, Origin | None]], act: str) -> list[list[str]
     stages = []
     for _, stage in groupby(blocks, key=lambda block: block[0].rpartition("_")[0]):
         strings = [string for name, origin in stage if (string := _block(name, origin, act))]
-        stages += [list(_merged(strings))] if strings else []
+        # those that differ at most in the first one's stride become one string with their number
+        equal = [list(same) for _, same in groupby(strings, key=lambda block: re.sub(r"_s\d_", "_", block))]
+        stages += [[same[0].replace("_r1_", f"_r{len(same)}_", 1) for same in equal]] if equal else []
     if not stages:
         raise ExportError("no block is left between its stem and its head")
     return stages
@@ -230,10 +228,3 @@ def _block(name: str, block: Origin | None, common_act: str) -> str:
         raise ExportError(f"'{name}' squeezes to {ours} channels, and timm to {theirs}")
     se = f"_se{SE_RATIO}" if op.se else ""
     return f"{'ir' if expands else 'ds'}_r1_k{op.kernel}_s{stride}_e{op.expand}_c{cout}{se}{act}"
-
-
-def _merged(blocks: list[str]) -> Iterator[str]:
-    """Blocks that differ at most in the first one's stride as one string with their number."""
-    for _, same in groupby(blocks, key=lambda block: re.sub(r"_s\d_", "_", block)):
-        equal = list(same)
-        yield equal[0].replace("_r1_", f"_r{len(equal)}_", 1)

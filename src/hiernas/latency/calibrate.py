@@ -7,10 +7,9 @@ half says what the correction is worth.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +19,9 @@ from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
 from hiernas.latency.measure import Probe, Progress, identity, title
 from hiernas.latency.runner import by_looks, share, together
+from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import RUNS, WARMUP, Correction, Entry, LatencyTable
 from hiernas.space import Architecture, SearchSpace
-
-if TYPE_CHECKING:
-    from hiernas.latency.runtimes import Runtime
 
 FEWEST = 8  # networks; half of them must tell a line
 AT_ONCE = 32  # networks that are loaded together, at most
@@ -90,12 +87,11 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """All numbers, as plain values."""
         rows = zip(self.architectures, self.sums_ms, self.entries, strict=True)
-        fitted = {"networks": "every second one, from the first", "by": "least squares on the relative error"}
         return {
             "kind": "hiernas latency calibration, format 1",
             **identity(self.table),
             "correction": None if self.correction is None else asdict(self.correction),
-            "fitted": fitted,
+            "fitted": {"networks": "every second one, from the first", "by": "least squares on the relative error"},
             "errors": {
                 "sum, all networks": asdict(self.all_errors()),
                 "sum, networks that did not fit": asdict(self.errors(corrected=False)),
@@ -146,8 +142,7 @@ def sample(space: SearchSpace, table: LatencyTable, n: int, rng: np.random.Gener
     Where `even`, those nearest to even steps from the smallest to the largest predicted latency.
     """
     drawn = space.sample_encoded(rng, DRAWN * n)
-    genes = np.unique(drawn, axis=0, return_index=True)[1]
-    genes = drawn[np.sort(genes)]  # different ones, in the order they were drawn
+    genes = drawn[np.sort(np.unique(drawn, axis=0, return_index=True)[1])]  # different ones, in the order they were drawn
     if even:
         latency = cost_tables(space, table)["latency_ms"].of(genes)
         left, chosen = np.ones(len(genes), dtype=bool), []
@@ -167,12 +162,12 @@ def fit(sums_ms: np.ndarray, measured_ms: np.ndarray) -> tuple[float, float]:
 
 def errors_of(predicted_ms: np.ndarray, measured_ms: np.ndarray) -> Errors:
     """Errors of predictions; Spearman's correlation is 0 where either side is constant."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
     relative = 100 * (predicted_ms / measured_ms - 1)
-    a, b = (rankdata(values) - (len(values) + 1) / 2 for values in (predicted_ms, measured_ms))
-    norm = math.sqrt(float(a @ a) * float(b @ b))
-    return Errors(len(relative), float(np.abs(relative).mean()), float(relative.mean()), float(a @ b) / norm if norm else 0.0)
+    varies = np.ptp(predicted_ms) > 0 and np.ptp(measured_ms) > 0
+    spearman = float(spearmanr(predicted_ms, measured_ms).statistic) if varies else 0.0
+    return Errors(len(relative), float(np.abs(relative).mean()), float(relative.mean()), spearman)
 
 
 def _as_trained(architecture: Architecture) -> nn.Module:

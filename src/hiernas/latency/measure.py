@@ -14,10 +14,11 @@ import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -27,13 +28,10 @@ from torch import nn
 from hiernas.costs.tables import counted, footprint, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
+from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
+from hiernas.networks.parts import Part
 from hiernas.space import SearchSpace
-
-if TYPE_CHECKING:
-    from hiernas.latency.runner import TimedCall
-    from hiernas.latency.runtimes import Runtime
-    from hiernas.networks.parts import Part
 
 OVERHEAD = "overhead"  # key of the cost of a call
 AT_ONCE = 16  # operations that are measured between two saves, at most
@@ -57,7 +55,7 @@ class Probe:
         weights, activations = footprint(self.build, self.input_size)
         return weights + batch * activations
 
-    def load(self, runtime: Runtime) -> TimedCall:
+    def load(self, runtime: Runtime) -> Callable[[], float]:
         """Build the module and load it."""
         return runtime.prepare(self.build(), self.input_size)
 
@@ -89,13 +87,13 @@ def _edge(shape: Shape) -> Item:
 
     The cheapest convolution, once and twice: two in one call have one pair of edges and one overhead less.
     """
+
+    def build(repeats: int) -> nn.Module:
+        return nn.Sequential(*(nn.Conv2d(shape[0], shape[0], 1, groups=shape[0], bias=False) for _ in range(repeats)))
+
     key = f"edge {'x'.join(map(str, shape))}"
-    probes = tuple(Probe(f"{key} {n}", shape, partial(_convolutions, shape[0], n)) for n in (1, 2))
+    probes = tuple(Probe(f"{key} {n}", shape, partial(build, n)) for n in (1, 2))
     return Item(key, probes, (2, -1), (OVERHEAD,))
-
-
-def _convolutions(channels: int, repeats: int) -> nn.Module:
-    return nn.Sequential(*(nn.Conv2d(channels, channels, 1, groups=channels, bias=False) for _ in range(repeats)))
 
 
 @dataclass(frozen=True)
@@ -187,14 +185,13 @@ def cached_table_path(owner: Runtime | LatencyTable) -> Path:
 
     Where that cannot be written, in the working folder; a damaged table is set aside. Both are said as warnings.
     """
-    folder = Path(os.environ.get("HIERNAS_CACHE") or user_cache_path("hiernas", appauthor=False))
-    try:
-        usable = not str(folder).startswith("~")  # as without HOME and passwd entry
-        if usable:
+    folder, usable = Path(os.environ.get("HIERNAS_CACHE") or "~"), False
+    with suppress(OSError, RuntimeError):  # the latter without HOME and passwd entry
+        if str(folder) == "~":
+            folder = user_cache_path("hiernas", appauthor=False)
+        if not str(folder).startswith("~"):
             folder.mkdir(parents=True, exist_ok=True)
             usable = os.access(folder, os.W_OK)
-    except OSError:
-        usable = False
     if not usable:
         text = f"latencies cannot be kept in {folder}; they are kept in hiernas-cache here: name a folder by HIERNAS_CACHE"
         warnings.warn(text, stacklevel=2)
@@ -203,25 +200,40 @@ def cached_table_path(owner: Runtime | LatencyTable) -> Path:
     names = ("latency", device, runtime, version, f"t{threads}", f"b{batch}")
     path = folder / f"{'-'.join(re.sub(r'[^a-z0-9.]+', '-', name.lower()).strip('-') for name in names)}.json"
     if path.exists():
-        try:
-            LatencyTable.load(path)
-        except LatencyError as error:
+        with locked(path):
+            _set_aside_damaged(path)
+    return path
+
+
+def _set_aside_damaged(path: Path) -> None:
+    try:
+        LatencyTable.load(path)
+    except LatencyError as error:
+        if path.exists():  # unless another process has done it
             aside = path.with_suffix(".damaged")
             path.replace(aside)
-            warnings.warn(f"{error}; it was set aside as {aside} (HIERNAS_CACHE names another folder)", stacklevel=2)
-    return path
+            warnings.warn(f"{error}; it was set aside as {aside} (HIERNAS_CACHE names another folder)", stacklevel=3)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Inside, no other process writes the latency table at `path`; its folder is made where it is missing."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            yield
+    except OSError as error:
+        raise LatencyError(f"cannot write the latency table {path}: {error.strerror}; HIERNAS_CACHE names a folder") from error
 
 
 def _keep(table: LatencyTable, path: Path) -> None:
     """Save a table with what other processes have measured for it in the meantime."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(path.name + ".lock")):
-            if path.exists():
-                table = replace(table, entries={**LatencyTable.load(path).entries, **table.entries})
-            table.save(path)
-    except OSError as error:
-        raise LatencyError(f"cannot write the latency table {path}: {error.strerror}; HIERNAS_CACHE names a folder") from error
+    with locked(path):
+        if path.exists():
+            stored = LatencyTable.load(path)
+            correction = stored.correction or table.correction
+            table = replace(table, entries={**stored.entries, **table.entries}, correction=correction)
+        table.save(path)
 
 
 def measure_table(
@@ -270,9 +282,8 @@ def doubts(plan: Plan, entries: Mapping[str, Entry]) -> dict[str, str]:
     for o in plan.operations:
         if o.part is not None and o.key in entries:
             alike[(o.part.cin, o.part.cout, o.part.stride, o.part.size)][o.key] = counted(o.part).macs
-    too_fast = {key: _too_fast(key, macs, entries) for macs in alike.values() for key in macs}
-    found = {o.key: entry_doubt(o.key, entries[o.key]) or too_fast[o.key] for o in plan.operations if o.key in entries}
-    return {key: line for key, line in found.items() if line}
+    found = {key: entry_doubt(key, entries[key]) or _too_fast(key, macs, entries) for macs in alike.values() for key in macs}
+    return {o.key: found[o.key] for o in plan.operations if found.get(o.key)}
 
 
 def entry_doubt(key: str, entry: Entry) -> str:

@@ -20,7 +20,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,19 +32,10 @@ from hiernas.latency.table import Entry
 from hiernas.machine import usable_cores
 from hiernas.quiet import first_line, quiet
 
-if TYPE_CHECKING:
-    from hiernas.latency.runner import TimedCall
-
 MOST_DIFFERENT = 1e-2  # of the largest output; float32 differs by 1e-6, TF32 and bfloat16 by some 1e-3
 RUNTIME = "onnxruntime"  # where none is named
 
-
-@dataclass(frozen=True)
-class Loaded:
-    """A module in a runtime: the call that runs it once and returns the milliseconds, and what it computed."""
-
-    call: TimedCall
-    output: np.ndarray
+Loaded = tuple[Callable[[], float], np.ndarray]  # runs a module once and returns the milliseconds; what it computed
 
 
 @dataclass(frozen=True)
@@ -76,21 +67,21 @@ class Runtime:
         except Exception as error:  # of many types
             raise LatencyError(f"{self.runtime} cannot run a {type(module).__name__}: {first_line(error)}") from error
 
-    def prepare(self, module: nn.Module, input_size: tuple[int, int, int]) -> TimedCall:
+    def prepare(self, module: nn.Module, input_size: tuple[int, int, int]) -> Callable[[], float]:
         """Load a copy of a module for inputs [batch, C, H, W], and compare its output with PyTorch's.
 
         Raises `LatencyError` where the runtime cannot run it, or computes something else.
         """
         x = example(self.batch, input_size)
-        loaded = self.load(copy.deepcopy(module).eval().cpu(), x)
-        found = difference(module, x, loaded.output)
+        call, output = self.load(copy.deepcopy(module).eval().cpu(), x)
+        found = difference(module, x, output)
         if not found <= MOST_DIFFERENT:
             raise LatencyError(
                 f"{self.runtime} {self.version} computes something else than PyTorch for a {type(module).__name__} of inputs "
                 f"{input_size} (difference {found:.1e} of the largest output), so its latency means nothing; use another "
                 "runtime or version"
             )
-        return loaded.call
+        return call
 
     def measure(self, module: nn.Module, input_size: tuple[int, int, int], runs: int, warmup: int) -> Entry:
         """Latency of one module or whole network: at least `runs` runs and, if short, about 30 ms or 200 runs."""
@@ -142,10 +133,6 @@ def silent() -> Iterator[None]:
 # -- on the processor, from ONNX files ---------------------------------------------------------------------------
 
 
-def _onnxruntime(module: nn.Module, x: Tensor, threads: int) -> Loaded:
-    return Loaded(*load_onnx(to_onnx(module, x), x.numpy(), threads))
-
-
 def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
     (openvino,), array = packages("openvino", "openvino"), x.numpy()
     # without the precision hint OpenVINO takes bfloat16 where the processor has it
@@ -155,11 +142,7 @@ def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
     request.set_input_tensor(openvino.Tensor(array, shared_memory=True))
     request.infer()
     # OpenVINO does not keep the array, and reads whatever comes there
-    return Loaded(timed(request.infer, array, core), request.get_output_tensor().data.copy())
-
-
-def _openvino_version() -> str:
-    return str(packages("openvino", "openvino")[0].__version__).split("-")[0]  # without the build
+    return timed(request.infer, array, core), request.get_output_tensor().data.copy()
 
 
 def to_onnx(module: nn.Module, example: Tensor) -> bytes:
@@ -229,7 +212,7 @@ def _litert(module: nn.Module, x: Tensor, threads: int) -> Loaded:
     again, run = load_litert(to_litert(module, x), threads)
     with silent():
         output = run(x).numpy()
-    return Loaded(timed(again), output)
+    return timed(again), output
 
 
 def to_executorch(module: nn.Module, x: Tensor) -> bytes:
@@ -253,7 +236,7 @@ def _executorch(module: nn.Module, x: Tensor, threads: int) -> Loaded:
         packages(*EXECUTORCH)[-1]._unsafe_reset_threadpool(threads)  # of the whole process; there is no public setting
         run = load_executorch(file)
         output = run([x])[0].numpy().copy()
-    return Loaded(timed(partial(run, [x]), file), output)
+    return timed(partial(run, [x]), file), output
 
 
 # -- PyTorch itself ----------------------------------------------------------------------------------------------
@@ -292,7 +275,7 @@ def _on_cpu(function: Callable[[Tensor], Tensor], x: Tensor, threads: int) -> Lo
             return run()
 
     with _without_gradients(threads):
-        return Loaded(call, function(x).numpy().copy())
+        return call, function(x).numpy().copy()
 
 
 @contextmanager
@@ -329,12 +312,12 @@ def _cuda(module: nn.Module, x: Tensor, threads: int) -> Loaded:
         end.synchronize()
         return float(start.elapsed_time(end))
 
-    return Loaded(call, output)
+    return call, output
 
 
 RUNTIMES: dict[str, Kind] = {
-    "onnxruntime": Kind(lambda: str(load_onnxruntime().__version__), _onnxruntime),
-    "openvino": Kind(_openvino_version, _openvino),
+    "onnxruntime": Kind(lambda: str(load_onnxruntime().__version__), lambda m, x, n: load_onnx(to_onnx(m, x), x.numpy(), n)),
+    "openvino": Kind(lambda: packages("openvino", "openvino")[0].__version__.split("-")[0], _openvino),  # without the build
     "litert": Kind(partial(_version, "ai-edge-litert", LITERT), _litert),
     "executorch": Kind(partial(_version, "executorch", EXECUTORCH), _executorch),
     "torch": Kind(lambda: str(torch.__version__), _on_cpu, inner_layout=False),  # nothing is converted

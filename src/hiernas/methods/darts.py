@@ -12,17 +12,7 @@ from typing import Any
 from hiernas.data.split import ImageData
 from hiernas.problem import Found, Method, Problem, only, sized
 from hiernas.search.alphas import Softmax, cost_penalty
-from hiernas.search.differentiable import (
-    QUICK,
-    SEARCH,
-    SMALL,
-    SearchSettings,
-    check_final,
-    check_searched,
-    found,
-    learn,
-    search_work,
-)
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check, found, learn, search_work
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import DARTS, Recipe
 
@@ -41,9 +31,7 @@ class DARTSConfig:
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
-        self.search.check()
-        check_searched(self.cells, self.channels)
-        check_final(self.calibration_images, self.final_epochs, self.final_lr)
+        check(self)
 
 
 def darts(problem: Problem, config: DARTSConfig) -> Found:
@@ -58,12 +46,8 @@ def plan(config: DARTSConfig, data: ImageData) -> dict[str, float]:
     return {"train1": search_work(config.search, data)}
 
 
-SIZES: dict[str, Any] = {  # of the networks that are trained for good, by preset
-    "quick": {"channels": 8, "cells": 5},
-    "small": {"channels": 8, "cells": 5},
-    "paper": {"auxiliary": True},
-}
-
+SMALL_SIZE = {"channels": 8, "cells": 5}
+SIZES: dict[str, Any] = {"quick": SMALL_SIZE, "small": SMALL_SIZE, "paper": {"auxiliary": True}}  # of what is trained for good
 PRESETS: dict[str, Any] = {
     "quick": DARTSConfig(
         search=QUICK, cells=4, channels=4, calibration_images=300, final_epochs=25, final_lr=0.1,

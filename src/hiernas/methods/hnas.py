@@ -81,8 +81,7 @@ def hnas(problem: Problem, config: HNASConfig) -> Found:
         space, supernet = smaller, supernet.restrict(smaller)
         train(supernet, problem, trainings[k - 1], config)  # line 8
     found = search(supernet, problem, f"evolve{config.stages}", config)  # line 10
-    front = pareto_front(found, config.objective)
-    chosen = most_accurate(found, config.objective)
+    front, chosen = pareto_front(found, config.objective), most_accurate(found, config.objective)
     judge = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
     return Found(problem.space, tuple(front), chosen, tuple(prunings), candidates=tuple(found), judge=judge)  # line 11
 

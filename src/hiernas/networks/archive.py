@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ValidationError
-from torch import Tensor
 
-from hiernas.errors import SpaceError
+from hiernas.errors import UNREADABLE, SpaceError, problem
 from hiernas.networks.graph import Graph, Reader
+from hiernas.quiet import first_line
 
 LARGEST = 2**28  # bytes of JSON
 COUNTED = frozenset({  # the operations that have multiply-adds
@@ -67,12 +67,9 @@ def graph_of_file(path: Path) -> Graph:
     except SpaceError:
         raise
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, RecursionError) as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__  # of torch for sizes that do not go together
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        reason = str(error)
+        reason = problem(error.errors()[0])
+    except (OSError, EOFError, zipfile.BadZipFile, RuntimeError, *UNREADABLE) as error:  # torch's, of sizes that do not fit
+        reason = first_line(error)
     raise SpaceError(
         f"{path} cannot be read as a program of torch.export: {reason}; write one with `hiernas export RUN --to pt2` or "
         "torch.export.save"
@@ -102,16 +99,17 @@ def _read(graph: _Graph, signature: _Signature) -> Graph:
         outputs = [name for each in node.outputs for name in _tensors(each)]
         words = node.target.split(".")
         operation = words[3] if words[:3] == ["torch", "ops", "aten"] and len(words) == 5 else words[-1]
-        kinds = _modules(str(node.metadata.get("nn_module_stack") or ""))
+        stack = str(node.metadata.get("nn_module_stack") or "")  # "key,path,class;key,path,class"
+        kinds = {path: kind for _, path, kind in (each.split(",", 2) for each in stack.split(";") if each)}
         counted = words[:3] == ["torch", "ops", "aten"] and operation in COUNTED
-        run = partial(_run, operation, words[-1], node, values) if counted else _nothing
+        run = partial(_run, operation, words[-1], node, values) if counted else None
         if len(outputs) == 1:
             reader.read(outputs[0], operation, taken, kinds, run)
         elif outputs:  # several results: as in a program, a call, and one more that takes out each of them
             whole = node.name or f"{outputs[0]} (whole)"
             reader.read(whole, operation, taken, kinds, run)
             for name in outputs:
-                reader.read(name, "getitem", [whole], kinds, _nothing)
+                reader.read(name, "getitem", [whole], kinds, None)
     return reader.graph(end, {of: math.prod(_sizes(values[name])) for name, of in parameters.items()})
 
 
@@ -120,17 +118,13 @@ def _first(specs: list[dict[str, Any]], kind: str) -> str:
 
 
 def _tensors(argument: Any) -> list[str]:
-    """The names of the tensors in an argument."""
-    if isinstance(argument, dict):
-        found = [name for kind in ("as_tensor", "as_tensors", "as_optional_tensors") for name in _names(argument.get(kind))]
-        return [*found, *_tensors(argument["as_optional_tensor"])] if "as_optional_tensor" in argument else found
-    return []
-
-
-def _names(value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [name for each in value for name in _names(each.get("as_tensor", each))]
-    return [str(value["name"])] if isinstance(value, dict) and "name" in value else []
+    """The names of the tensors in an argument, which may be one, several, or such as need not be there."""
+    if isinstance(argument, list):
+        return [name for each in argument for name in _tensors(each)]
+    if not isinstance(argument, dict):
+        return []
+    inner = [name for kind, value in argument.items() if "tensor" in kind for name in _tensors(value)]
+    return [str(argument["name"])] if "name" in argument else inner
 
 
 def _sizes(value: dict[str, Any]) -> list[int]:
@@ -141,15 +135,6 @@ def _sizes(value: dict[str, Any]) -> list[int]:
     return sizes
 
 
-def _modules(stack: str) -> dict[str, str]:
-    """Class by path of the modules in "key,path,class;key,path,class"."""
-    parts = [each.split(",", 2) for each in stack.split(";") if each]
-    return {path: kind for _, path, kind in parts}
-
-
-def _nothing() -> None: ...
-
-
 def _run(operation: str, overload: str, node: _Node, values: dict[str, dict[str, Any]]) -> None:
     """Do one of the `COUNTED` operations on meta tensors."""
     known = getattr(torch.ops.aten, operation)
@@ -157,11 +142,7 @@ def _run(operation: str, overload: str, node: _Node, values: dict[str, dict[str,
 
 
 def _argument(argument: dict[str, Any], values: dict[str, dict[str, Any]]) -> Any:
+    tensors = [torch.empty(_sizes(values[name]), device="meta") for name in _tensors(argument)]
     if "as_tensors" in argument:
-        return [_empty(name, values) for name in _tensors(argument)]
-    names = _tensors(argument)
-    return _empty(names[0], values) if names else next((argument[kind] for kind in VALUES if kind in argument), None)
-
-
-def _empty(name: str, values: dict[str, dict[str, Any]]) -> Tensor:
-    return torch.empty(_sizes(values[name]), device="meta")
+        return tensors
+    return tensors[0] if tensors else next((argument[kind] for kind in VALUES if kind in argument), None)

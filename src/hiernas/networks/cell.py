@@ -159,8 +159,7 @@ class CellNetwork:
     def parts(self) -> Parts:
         """All operations with their input sizes: those of every network, and per site those of each option."""
         if self.stages is not None:
-            found: Parts = self.stages.parts_by_cells(self)
-            return found
+            return self.stages.parts_by_cells(self)
         places = self.places()
         fixed = [part for stem in self.stems() for part in stem]
         fixed += [part for p in places for part in (*p.preprocess, *p.joins(self.nodes, SEARCHED))]

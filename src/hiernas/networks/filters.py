@@ -156,17 +156,14 @@ def narrow(network: nn.Module, filters: Mapping[str, Sequence[int]]) -> None:
         if path not in tails:
             example = f", as '{next(iter(tails))}' has" if tails else ""
             raise SpaceError(f"filters of '{path}': the network has no operation there that has output filters{example}")
-        _check(path, kept, tails[path].conv.out_channels)
+        width = tails[path].conv.out_channels
+        outside = [i for i in kept if not 0 <= i < width]
+        if outside:
+            raise SpaceError(f"filters of '{path}': there is no filter {outside[0]}; it has {width}, which count from 0")
+        if not kept or any(a >= b for a, b in pairwise(kept)):
+            raise SpaceError(f"filters of '{path}': {list(kept)} must be at least one index, each greater than the one before")
     for path, kept in filters.items():
         leave(tails[path], kept)
-
-
-def _check(path: str, kept: Sequence[int], width: int) -> None:
-    outside = [i for i in kept if not 0 <= i < width]
-    if outside:
-        raise SpaceError(f"filters of '{path}': there is no filter {outside[0]}; it has {width}, which count from 0")
-    if not kept or any(a >= b for a, b in pairwise(kept)):
-        raise SpaceError(f"filters of '{path}': {list(kept)} must be at least one index, each greater than the one before")
 
 
 @torch.no_grad()

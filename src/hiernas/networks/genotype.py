@@ -80,17 +80,13 @@ def read_graph(value: Any, what: str) -> Graph:
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise SpaceError(f"'{what}' is no list of (operation, input) pairs: {_short(value)}") from error
     for node, edges in enumerate(graph, INPUTS):
-        _check_node(what, node, edges)
+        sources = [source for _, source in edges]
+        if len(edges) != 2 or sources[0] == sources[1]:
+            raise SpaceError(f"node {node} of '{what}' has edges from {sources}; it takes two edges from different inputs")
+        for source in sources:
+            if not 0 <= source < node:
+                raise SpaceError(f"node {node} of '{what}' takes input {source}; it can take 0 to {node - 1}")
     return graph
-
-
-def _check_node(what: str, node: int, edges: Sequence[Edge]) -> None:
-    sources = [source for _, source in edges]
-    if len(edges) != 2 or sources[0] == sources[1]:
-        raise SpaceError(f"node {node} of '{what}' has edges from {sources}; it takes two edges from different inputs")
-    for source in sources:
-        if not 0 <= source < node:
-            raise SpaceError(f"node {node} of '{what}' takes input {source}; it can take 0 to {node - 1}")
 
 
 def check_concat(value: Any, what: str, expected: tuple[int, ...]) -> None:

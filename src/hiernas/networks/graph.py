@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hiernas.errors import SpaceError
 from hiernas.networks.ops import Residual
-from hiernas.quiet import quiet
+from hiernas.quiet import first_line, quiet
 
 PRODUCTS = frozenset({"mul", "mm", "bmm", "matmul", "einsum", "scaled_dot_product_attention"})  # zero if a factor is
 EMPTY = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"})
@@ -202,10 +202,9 @@ def graph_of_network(network: nn.Module, input_size: tuple[int, int, int]) -> Gr
         with evaluating(network), quiet():
             program = torch.export.export(network, (image,))
     except Exception as error:  # torch.export raises almost anything
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise SpaceError(
-            f"the graph of this {type(network).__name__} cannot be read for images {list(input_size)}: {reason}; it must "
-            "be a network that torch.export can trace"
+            f"the graph of this {type(network).__name__} cannot be read for images {list(input_size)}: {first_line(error)}; "
+            "it must be a network that torch.export can trace"
         ) from error
     return graph_of_program(program)
 
@@ -254,10 +253,10 @@ class Reader:
         self.parameters: dict[str, tuple[str, ...]] = {name: (p,) for name, p in parameters.items()}  # a value is made of
 
     def read(
-        self, name: str, operation: str, taken: Sequence[str], kinds: Mapping[str, str], run: Callable[[], object]
+        self, name: str, operation: str, taken: Sequence[str], kinds: Mapping[str, str], run: Callable[[], object] | None
     ) -> None:
         """The next operation, on the values `taken`; `kinds`: class by path of the modules that it is called in, the
-        innermost last; `run` does it on meta tensors."""
+        innermost last; `run` does it on meta tensors (None: it has no multiply-adds)."""
         arguments = [self.now.get(value, value) for value in taken]
         sources = tuple(a for a in arguments if a == self.start or a in self.calls)
         parameters = tuple(dict.fromkeys(p for a in arguments for p in self.parameters.get(a, ())))
@@ -267,17 +266,15 @@ class Reader:
         self.kinds |= kinds
         if operation in EMPTY:
             return
-        product = operation.rstrip("_") in PRODUCTS
-        macs = self._macs(run) if parameters or product else 0
+        product, macs = operation.rstrip("_") in PRODUCTS, 0
+        if run is not None and (parameters or product):
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                run()
+            macs = counter.get_total_flops() // 2 // self.batch
         self.calls[name] = Call(name, sources, product, ["", *kinds][-1], parameters, macs)
         if operation.endswith("_") and not operation.startswith("_"):  # in place
             changed = arguments[0]
             self.now |= {old: name for old, new in self.now.items() if new == changed} | {changed: name}
-
-    def _macs(self, run: Callable[[], object]) -> int:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            run()
-        return counter.get_total_flops() // 2 // self.batch
 
     def graph(self, end: str, sizes: Mapping[str, int]) -> Graph:
         """What leads to the output. Raises `SpaceError` where nothing from the input does, or no layers."""

@@ -11,14 +11,9 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from hiernas.errors import SpaceError, did_you_mean
+from hiernas.errors import SpaceError, one_of
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "silu": nn.SiLU,
-    "hswish": nn.Hardswish,
-}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU, "hswish": nn.Hardswish}
 
 
 class Op(Protocol):
@@ -214,8 +209,8 @@ class Classifier:
 
 
 def _check_act(act: str | None) -> None:
-    if act is not None and act not in ACTIVATIONS:
-        raise SpaceError(f"there is no activation '{act}'; {did_you_mean(act, ACTIVATIONS)}")
+    if act is not None:
+        one_of("activation", act, ACTIVATIONS, SpaceError)
 
 
 def initialise(module: nn.Module) -> None:

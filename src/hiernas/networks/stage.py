@@ -18,17 +18,7 @@ from torch import nn
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.networks.cell import CellNetwork, row_of_cells, stem_parts
-from hiernas.networks.cell_ops import (
-    FREE,
-    AuxiliaryHead,
-    Cell,
-    Concat,
-    ReLUConv,
-    StageGraph,
-    StageNet,
-    Sum,
-    operation,
-)
+from hiernas.networks.cell_ops import FREE, AuxiliaryHead, Cell, Concat, ReLUConv, StageGraph, StageNet, Sum, operation
 from hiernas.networks.genotype import INPUTS, Genotype, check_concat, genotype, name_of, operations_by_edge, read_graph
 from hiernas.networks.ops import Classifier, Op
 from hiernas.networks.parts import (
@@ -322,11 +312,8 @@ class StageNetwork:
 
     def shapes(self, choices: Sequence[Choice]) -> list[StageShape]:
         """Depth and dead cells of each stage."""
-        found = []
-        for k in range(STAGES):
-            edges, outputs = self.stage_choices(k, choices)
-            found.append(StageShape.of(edges, outputs, outputs[-1] - INPUTS + 1))
-        return found
+        chosen = (self.stage_choices(k, choices) for k in range(STAGES))
+        return [StageShape.of(edges, outputs, outputs[-1] - INPUTS + 1) for edges, outputs in chosen]
 
     def _build_stage(self, k: int, p: StagePlace, choices: EdgeChoices, outputs: tuple[int, int]) -> StageGraph:
         alive = live_nodes(choices, outputs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partialmethod
+from functools import cached_property, partialmethod
 from typing import Any
 
 import torch
@@ -35,15 +35,12 @@ class Source:
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
-        self._relu: Tensor | None = None
         self._pooled: dict[str, Tensor] = {}
         self._normalised: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
-    @property
+    @cached_property
     def relu(self) -> Tensor:
-        if self._relu is None:
-            self._relu = F.relu(self.x)
-        return self._relu
+        return F.relu(self.x)
 
     def through(self, option: str, op: nn.Module) -> Tensor:
         """The output of an operation, [B, C, H, W]."""

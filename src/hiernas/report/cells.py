@@ -120,8 +120,6 @@ def pictures(result: Values, moved: str = "", weights: Markup | str = "") -> lis
 
 def _cells(parts: list[Part], title: str, inner: bool = False, moved: str = "", weights: Markup | str = "") -> Markup:
     """`inner`: of the graphs between them."""
-    if not parts:
-        return Markup()
     return SECTIONS.cells(title, parts, _drawn(graphs.alike(parts)), _as_text(parts), inner, moved, weights)
 
 

@@ -112,8 +112,7 @@ def _cost(network: Values, metric: str) -> float | None:
     """A network's value of a metric before its measurement; None where it has none."""
     if metric == "latency_ms":
         return units.latency(network, "predicted")
-    found = network.get(metric)
-    return None if found is None else float(found)
+    return float(network[metric])
 
 
 def _measured(ax: Axes, members: Sequence[Values]) -> None:

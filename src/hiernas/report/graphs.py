@@ -121,15 +121,14 @@ def parts_of(result: Values) -> list[Part]:
             continue
         kept = edges.setdefault(found[1], [])
         kept += [Kept(int(found[2]), int(found[3]), op, w) for op, w in weights_of(choice).items() if op != "none"]
-    return [_part(name, kept, sites.get(f"{name}.cells")) for name, kept in edges.items()]
-
-
-def _part(name: str, kept: list[Kept], number: str | None) -> Part:
-    """`number`: how many of a stage's cells there are, where that was searched."""
-    nodes = int(number) if number is not None else max((k.node for k in kept), default=INPUTS - 1) - INPUTS + 1
-    within = tuple(sorted((k for k in kept if k.node < INPUTS + nodes), key=lambda k: (k.node, k.source)))
-    states = range(INPUTS, INPUTS + nodes)
-    return Part(name, nodes, within, tuple(states[-2:] if STAGE.fullmatch(name) else states))
+    parts: list[Part] = []
+    for name, kept in edges.items():
+        number = sites.get(f"{name}.cells")  # how many of a stage's cells there are, where that was searched
+        nodes = int(number) if number is not None else max((k.node for k in kept), default=INPUTS - 1) - INPUTS + 1
+        within = tuple(sorted((k for k in kept if k.node < INPUTS + nodes), key=lambda k: (k.node, k.source)))
+        states = range(INPUTS, INPUTS + nodes)
+        parts.append(Part(name, nodes, within, tuple(states[-2:] if STAGE.fullmatch(name) else states)))
+    return parts
 
 
 def cells_of(result: Values) -> list[Part]:
@@ -223,22 +222,21 @@ def drawing(part: Part) -> Drawing:
             lines.append(Line(of, path, x, at, x + wide + 6, said, width))
         boxes.append(Box(kind, text, x, y, height, wide))
 
+    def label(ops: Sequence[Kept]) -> str:
+        """An edge's operations, the strongest first: two where they have weights, and how many more there are."""
+        shown = [f"{short(k.op)} {100 * k.weight:.0f}" if weighted else short(k.op) for k in ops]
+        return ", ".join(shown[:2] if weighted else shown) + (f", +{len(shown) - 2}" if weighted and len(shown) > 2 else "")
+
     most = max((sum(k.weight for k in ops) for n in part.states for ops in part.edges_into(n).values()), default=1.0)
     for n in part.states:
         kind = "dead" if n in dead else "edge"
         edges = [
-            (source, kind, _label(ops, weighted), 0.6 + 3.4 * sum(k.weight for k in ops) / most if weighted else 0.0)
+            (source, kind, label(ops), 0.6 + 3.4 * sum(k.weight for k in ops) / most if weighted else 0.0)
             for source, ops in part.edges_into(n).items()
         ]
         enter("dead" if n in dead else "node", str(n), edges, ROW)
     enter("output", "out", [(n, "output", "", 0.0) for n in part.outputs], 9, BOX + 8)
     return Drawing(tuple(sorted(lines, key=lambda line: line.kind == "edge")), tuple(boxes))
-
-
-def _label(ops: Sequence[Kept], weighted: bool) -> str:
-    """An edge's operations, the strongest first: two where they have weights, and how many more there are."""
-    shown = [f"{short(k.op)} {100 * k.weight:.0f}" if weighted else short(k.op) for k in ops]
-    return ", ".join(shown[:2] if weighted else shown) + (f", +{len(shown) - 2}" if weighted and len(shown) > 2 else "")
 
 
 def in_words(part: Part) -> str:

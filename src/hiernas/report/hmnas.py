@@ -66,8 +66,9 @@ def filters(result: Mapping[str, Any]) -> str:
 
 def tell(run: kit.Run) -> kit.Told:
     """What was kept, the comparison, the masks over time, filters, and what could be merged."""
-    result = run.result
+    result, merged = run.result, mergeable(run.result["chosen"]["sites"])
     drawn = [panel for level, record in result["details"]["masks"].items() for panel in masks(level, record)]
+    operations = (result["details"].get("filters") or {}).get("operations", {})
     return kit.Told(
         lead=_lead(result),
         found=[
@@ -75,8 +76,8 @@ def tell(run: kit.Run) -> kit.Told:
             _importance(result),
             _compared(result),
             SECTIONS.masks(drawn, units.sentence(moved(result))),
-            _filters(result),
-            _merging(result),
+            SECTIONS.filters(units.sentence(filters(result)), [[path, *kept] for path, kept in operations.items()]),
+            SECTIONS.merging([[site, " and ".join(alike), how] for site, alike, how in merged]),
             how_it_went(run),
         ],
         training=ABOUT_TRAINING,
@@ -112,20 +113,7 @@ def _compared(result: Values) -> Markup:
          *(units.milliseconds(units.latency(row, kind)) for kind in ("predicted", "measured"))]
         for row in result.get("compared") or ()
     ]  # fmt: skip
-    if not rows:
-        return Markup()
-    head = ["", "Without training", "Fine-tuned", "From scratch", "Parameters", "Multiply-adds", "Predicted", "Measured"]
-    return SECTIONS.compared(kit.table(head, rows, "compared", numbers=range(1, len(head)), marked=0))
-
-
-def _filters(result: Values) -> Markup:
-    """Per operation how many of its output filters were kept."""
-    said = units.sentence(filters(result))
-    if not said:
-        return Markup()
-    operations = result["details"]["filters"]["operations"]
-    listed = kit.table(["Operation", "Kept", "Of"], [[path, *kept] for path, kept in operations.items()], "filters", (1, 2))
-    return SECTIONS.filters(said, len(operations), listed)
+    return SECTIONS.compared(rows)
 
 
 def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
@@ -180,11 +168,3 @@ def mergeable(sites: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...], str]
             if len(alike) > 1:
                 found.append((site, alike, how))
     return found
-
-
-def _merging(result: Values) -> Markup:
-    found = mergeable(result["chosen"]["sites"])
-    if not found:
-        return Markup()
-    rows = [[site, " and ".join(alike), how] for site, alike, how in found]
-    return SECTIONS.merging(len(found), kit.table(["Site", "Operations", "Into"], rows, "merge"))

@@ -53,8 +53,8 @@ def changed_vital(result: Mapping[str, Any]) -> list[str]:
     stage = next(iter(result["stages"]), None)
     if stage is None:
         return []
-    shares = {site: stage["sites"][site] for site in result["details"]["vital"] if site in stage["sites"]}
-    return [site for site, p in shares.items() if p[stage["kept"][site][0]] < max(p.values())]
+    shares = ((site, stage["sites"].get(site)) for site in result["details"]["vital"])
+    return [site for site, p in shares if p and p[stage["kept"][site][0]] < max(p.values())]
 
 
 # -- on the page -----------------------------------------------------------------------------------------------------
@@ -134,13 +134,13 @@ def _panel(i: int, s: Values, pair: tuple[str, str], found: Sequence[Values]) ->
     near, far = 100 - WITHIN, 100 + WITHIN
 
     def paint(ax: Axes) -> None:
-        ax.set(xlim=spans[0], xlabel=_label(pair[0]))
+        ax.set(xlim=spans[0], xlabel=f"{units.name(pair[0])} (%)")
         if pair[1]:
             ax.plot(*costs, "o", color=kit.BLUE, alpha=0.3, markersize=3, markeredgewidth=0, zorder=3)
             ax.fill([near, far, far, near], [near, near, far, far], facecolor="none", edgecolor=kit.ORANGE, zorder=4)
             ax.axvline(100, color=kit.ORANGE, linewidth=0.8)
             ax.axhline(100, color=kit.ORANGE, linewidth=0.8)
-            ax.set(ylim=spans[1], ylabel=_label(pair[1]))
+            ax.set(ylim=spans[1], ylabel=f"{units.name(pair[1])} (%)")
         else:
             ax.axvspan(near, far, color=kit.ORANGE, alpha=0.25, linewidth=0)
             ax.hist(costs[0], np.arange(spans[0][0], spans[0][1] + WITHIN, WITHIN).tolist(), color=kit.BLUE)
@@ -158,16 +158,7 @@ def _span(found: Sequence[Values], metric: str) -> tuple[float, float]:
     return float(costs.min()) - 0.04 * float(np.ptp(costs)), float(costs.max()) + 0.04 * float(np.ptp(costs))
 
 
-def _label(metric: str) -> str:
-    return f"{units.name(metric)} (%)"
-
-
 # -- reset blocks --------------------------------------------------------------------------------------------------
-
-
-def without_blocks(found: Values) -> Markup:
-    """The section of `hiernas vital RUN --reset`."""
-    return SECTIONS.reset(kit.both(lambda width: reset(found, width)), found)
 
 
 def reset_picture(found: Values) -> str:

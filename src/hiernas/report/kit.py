@@ -102,6 +102,9 @@ def table(
     return PARTS.table([head[i] for i in shown] if head else [], [[row[i] for i in shown] for row in rows], kind, right, marked)
 
 
+TEMPLATES.globals["table"] = table
+
+
 def networks(found: Sequence[Values], chosen: int, more: Mapping[str, Sequence[object]]) -> Markup:
     """A table of networks, the chosen one marked; `more`: columns of a method's own."""
     like = max((t for n in found if (t := units.latency(n, "predicted"))), default=None)

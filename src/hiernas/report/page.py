@@ -14,7 +14,7 @@ from hiernas.budget import METRICS
 from hiernas.costs import MEMORY
 from hiernas.errors import RunError
 from hiernas.quiet import visible
-from hiernas.report import cells, controls, figures, hmnas, hournas, units
+from hiernas.report import cells, controls, figures, hmnas, hournas, kit, units
 from hiernas.report.graphs import is_cells
 from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, macros, style
 from hiernas.run.disk import write_whole
@@ -29,7 +29,11 @@ TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's detai
 
 def words(result: Values) -> list[str]:
     """Lines for the terminal: what was found."""
-    lines = [*_teller(result).words(result), *_finalist_words(result)]
+    lines, finalists = [*_teller(result).words(result), *_order_words(result)], _finalists(result)
+    if finalists:
+        epochs, accuracy = finalists[0]["trained"][-1]
+        reached = f"{units.percent(accuracy)} validation accuracy after {units.number(epochs, 'epoch')} of training"
+        lines.append(f"best of {len(finalists)} finalists: {reached}")
     return lines if is_cells(result) else [*lines, "chosen: " + " ".join(result["chosen"]["options"])]
 
 
@@ -134,29 +138,27 @@ def _events(run_folder: Path) -> list[Values]:
 def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> str:
     """The whole page as text; `reset` is what `hiernas vital --reset` found, `int8` what the export to INT8 did."""
     result, told = run.result, _teller(run.result).tell(run)
+    by_phase = result.get("seconds") or {}
+    brief = sum(s for phase, s in by_phase.items() if phase.startswith("brief"))  # trainings of finalists, as one
+    seconds = {k: s for k, s in by_phase.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})
     sections = [
         SECTIONS.asked(result, partial(_asks, result), partial(_verdict, result)),
         *told.found,
         SECTIONS.finalists(_finalists(result), _order_words(result)),
         "" if is_cells(result) else figures.network(result),
-        hournas.without_blocks(reset) if reset else "",
+        hournas.SECTIONS.reset(kit.both(partial(hournas.reset, reset)), reset) if reset else "",
         figures.training(run.events, told),
         SECTIONS.int8(int8) if int8 else "",
         SECTIONS.data(result["data"]),
         SECTIONS.settings(result, _arguments(result["space"]["arguments"])),
-        SECTIONS.times(_seconds(result.get("seconds") or {}), {"prior": "NASWOT of the candidates", **told.phases}),
+        SECTIONS.times(seconds, {"prior": "NASWOT of the candidates", **told.phases}),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
-    accuracy, where = _accuracy(result["chosen"])
     return TEMPLATES.get_template("page.html").render(
         over=["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")],
-        title=f"{units.percent(accuracy)} {where} accuracy on {result['data']['name']}",
-        lead=_lead(result, told),
-        tiles=SECTIONS.tiles(result["chosen"], accuracy, where),
-        result=result,
-        sections=sections,
-        style=style(),
-    )
+        title=f"{units.percent(result['chosen']['test_accuracy'])} test accuracy on {result['data']['name']}",
+        lead=_lead(result, told), tiles=SECTIONS.tiles(result["chosen"]), result=result, sections=sections, style=style(),
+    )  # fmt: skip
 
 
 def _teller(result: Values) -> Teller:
@@ -166,14 +168,6 @@ def _teller(result: Values) -> Teller:
 
 
 # -- headline ------------------------------------------------------------------------------------------------------
-
-
-def _accuracy(chosen: Values) -> tuple[float, str]:
-    """The best-founded accuracy of the chosen network, and on which images it was taken."""
-    for key, where in (("test_accuracy", "test"), ("trained_val_accuracy", "validation")):
-        if chosen.get(key) is not None:
-            return chosen[key], where
-    return chosen["val_accuracy"], "supernet validation"
 
 
 def _lead(result: Values, told: Told) -> str:
@@ -188,10 +182,8 @@ def _lead(result: Values, told: Told) -> str:
 
 
 def _asks(result: Values, metric: str) -> str:
-    limits = [units.limit_text(limit, named=False) for limit in result["limits"] if limit["metric"] == metric]
-    if limits:
-        return ", ".join(limits)
-    return "as low as possible" if metric == result["objective"] else units.NONE
+    limits = ", ".join(units.limit_text(limit, named=False) for limit in result["limits"] if limit["metric"] == metric)
+    return limits or ("as low as possible" if metric == result["objective"] else units.NONE)
 
 
 def _verdict(result: Values, metric: str, found: float | None, predicted: float | None = None) -> Markup | str:
@@ -205,16 +197,6 @@ def _verdict(result: Values, metric: str, found: float | None, predicted: float 
     below = [(limit["low"] - final) / limit["low"] for limit in limits if limit["low"]]
     miss = max(0.0, *above, *below)  # as a fraction of the limit
     return PARTS.verdict(miss <= 0, f"met{by}" if miss <= 0 else f"missed by {100 * miss:.1f} %{by}")
-
-
-def _finalist_words(result: Values) -> list[str]:
-    found = _finalists(result)
-    if not found:
-        return _order_words(result)
-    epochs, accuracy = found[0]["trained"][-1]
-    after = units.number(epochs, "epoch")
-    words = f"best of {len(found)} finalists: {units.percent(accuracy)} validation accuracy after {after} of training"
-    return [*_order_words(result), words]
 
 
 def _order_words(result: Values) -> list[str]:
@@ -235,9 +217,3 @@ def _arguments(of_space: Values) -> str:
     """A genotype among them stands in full with the cells, and in result.json."""
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in of_space.items()}
     return ", ".join(f"{key}={text if len(text) <= 120 else f'{text[:60]}…'}" for key, text in texts.items())
-
-
-def _seconds(by_phase: Mapping[str, float]) -> Mapping[str, float]:
-    """Those of all brief trainings as one."""
-    brief = sum(s for phase, s in by_phase.items() if phase.startswith("brief"))
-    return {k: s for k, s in by_phase.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})

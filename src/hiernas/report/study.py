@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from hiernas.costs import parse_limits
 from hiernas.errors import RunError
@@ -230,7 +231,6 @@ def _tex(text: str) -> str:
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
     """Runs, differences and verdicts; an interval of one pair is null."""
 
-
     def finite(values: dict[str, Any]) -> dict[str, Any]:
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
@@ -255,27 +255,22 @@ def page(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> str:
         means = kit.table(COLUMNS, table(rows, limit), "front", numbers=range(1, len(COLUMNS)))
         differ = kit.table(columns, lines, "front", numbers=range(1, len(columns))) if lines else ""
         sections.append(SECTIONS.dots(f"Under {limit}", drawn, means, differ))
-    runs: list[list[object]] = [["Method", "Limit", "Seed", "Test accuracy", "Space", "Doubts"]]
-    for r in rows:
-        link = kit.PARTS.link(r.label, _relative(Path(r.folder) / "report.html", folder))
-        runs.append([link, r.limit, r.seed, units.percent(r.test_accuracy), r.space, r.doubts or units.NONE])
-    sections.append(kit.section("Runs", kit.table([str(x) for x in runs[0]], runs[1:], "front", (2, 3, 5))))
+    head = ["Method", "Limit", "Seed", "Test accuracy", "Space", "Doubts"]
+    runs: list[list[object]] = [
+        [_link(r, folder), r.limit, r.seed, units.percent(r.test_accuracy), r.space, r.doubts or units.NONE] for r in rows
+    ]
+    sections.append(kit.section("Runs", kit.table(head, runs, "front", (2, 3, 5))))
     return kit.TEMPLATES.get_template("page.html").render(
-        over=["HierNAS study", f"{len(rows)} runs"],
-        title=f"{units.number(len(labels_of(rows)), 'method')} on {data}",
-        lead=f"Under {'; '.join(limits)}. " + " ".join(remarks),
-        tiles="",
-        result={"hiernas": VERSION},
-        sections=sections,
+        over=["HierNAS study", f"{len(rows)} runs"], title=f"{units.number(len(labels_of(rows)), 'method')} on {data}",
+        lead=f"Under {'; '.join(limits)}. " + " ".join(remarks), tiles="", result={"hiernas": VERSION}, sections=sections,
         style=kit.style(),
-    )
+    )  # fmt: skip
 
 
-def _relative(path: Path, folder: Path) -> str:
-    try:
-        return path.resolve().relative_to(folder.resolve()).as_posix()
-    except ValueError:
-        return path.resolve().as_uri()
+def _link(row: Row, folder: Path) -> Markup:
+    path = Path(row.folder, "report.html").resolve()
+    inside = path.is_relative_to(folder.resolve())
+    return kit.PARTS.link(row.label, path.relative_to(folder.resolve()).as_posix() if inside else path.as_uri())
 
 
 def _bound(limit: str) -> tuple[str, float] | None:

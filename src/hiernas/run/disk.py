@@ -104,9 +104,13 @@ class Checksums:
         self._write({**sums, name: [*former, digest]})
 
     def settle(self, live: Sequence[str] = (), sealed: Sequence[str] = ()) -> None:
-        """One checksum for each file; none for those that will now grow (`live`), today's for those that are `sealed`."""
+        """The one checksum that holds for each file, or all where none does: it is damaged.
+
+        None for those that will now grow (`live`), today's for those that are `sealed`.
+        """
         sums = self.read()
-        settled = {name: [digest_of(self.folder / name)] if len(each) > 1 else each for name, each in sums.items()}
+        today = {name: digest_of(self.folder / name) for name, each in sums.items() if len(each) > 1}
+        settled = {name: [today[name]] if today.get(name) in each else each for name, each in sums.items()}
         settled |= {name: [digest_of(self.folder / name)] for name in sealed}
         kept = {name: [d for d in each if d] for name, each in settled.items() if name not in live}
         if (kept := {name: each for name, each in kept.items() if each}) != sums:

@@ -48,7 +48,7 @@ def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> F
         return replace(found, chosen=found.candidates[0])
     left = list(found.candidates[: steps[0][0]])
     reached: dict[Candidate, list[tuple[int, float]]] = {c: [] for c in left}
-    known, number = problem.run.read_json(FILE) or {}, 0
+    known, number = problem.run.read_json(FILE, dict[str, float]) or {}, 0
     for networks, epochs in steps:
         left = left[:networks]
         for candidate in left:
@@ -140,7 +140,7 @@ def _naswot(problem: Problem, found: Found) -> list[float]:
     """Of each candidate with its random weights, on the same training images."""
     data = problem.data
     images = normalise(data.train.images.fetch(torch.arange(min(IMAGES, len(data.train)))), data, torch.device("cpu"))
-    scores: dict[str, float] = problem.run.read_json(PRIOR) or {}
+    scores: dict[str, float] = problem.run.read_json(PRIOR, dict[str, float]) or {}
     for candidate in found.candidates:
         key = ",".join(candidate.options)
         if key not in scores:

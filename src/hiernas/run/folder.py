@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 
-from hiernas.errors import UNREADABLE, RunError, validated
+from hiernas.errors import UNREADABLE, RunError, SpaceError, validated
 from hiernas.run.disk import SUMS, Checksums, full, on_disk, sync_folder, write_whole
 from hiernas.run.settings import Config
 
@@ -164,9 +164,10 @@ class RunFolder:
         """Write a JSON file atomically; numbers that are not finite are refused."""
         return self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
-    def damaged(self, name: str) -> RunError:
-        """The error for a file of the folder that cannot be what was written."""
-        return RunError(f"{self.path / name} is damaged; delete it, and `hiernas resume {self.path}` repeats that part")
+    def damaged(self, name: str, what: str = "") -> RunError:
+        """The error for a file of the folder that cannot be what was written. `what`: is wrong in it."""
+        why = f" ({what})" if what else ""
+        return RunError(f"{self.path / name} is damaged{why}; delete it, and `hiernas resume {self.path}` repeats that part")
 
     def check(self, name: str) -> None:
         """Raise `RunError` where a file of the folder is not what this run wrote. What is gone passes."""
@@ -186,16 +187,15 @@ class RunFolder:
         names = (name for name in self.checksums.read() if "/" not in name and name not in WITHOUT)
         return [name for name in names if not (self.path / name).exists()]
 
-    def read_json(self, name: str) -> Any | None:
-        """A JSON file of the folder, None where it was not written yet; raises `RunError` where it is damaged."""
+    def read_json(self, name: str, kind: Any = dict[str, Any]) -> Any | None:
+        """A JSON file of the folder as a type, None where it was not written yet; raises `RunError` where it is damaged."""
         self.check(name)
-        path = self.path / name
         try:
-            return json.loads(path.read_text())
+            return validated(kind, (self.path / name).read_text(), name, RunError)
         except FileNotFoundError:
             return None
-        except (OSError, *UNREADABLE) as error:
-            raise self.damaged(name) from error
+        except (OSError, RunError, *UNREADABLE) as error:
+            raise self.damaged(name, str(error).removeprefix(f"{name}: ") if isinstance(error, RunError) else "") from error
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
         """Write weights and the position they belong to as one safetensors file, atomically."""
@@ -214,9 +214,18 @@ class RunFolder:
         self.check(f"checkpoint/{name}.safetensors")
         try:
             with safe_open(path, "pt") as f:
-                return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["position"])  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError, *UNREADABLE) as error:
+                position = validated(dict[str, Any], f.metadata()["position"], "position", RunError)
+                return {k: f.get_tensor(k) for k in f.keys()}, position  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError, RunError, *UNREADABLE) as error:
             raise self.damaged(f"checkpoint/{name}.safetensors") from error
+
+    @contextmanager
+    def fitting(self, name: str) -> Iterator[None]:
+        """Inside, what a file holds is taken up; `RunError` where it does not go together with the rest of the run."""
+        try:
+            yield
+        except (RuntimeError, SpaceError, *UNREADABLE) as error:
+            raise self.damaged(name, "it does not fit the run") from error
 
     # -- events ------------------------------------------------------------------------------------------------
 
@@ -299,8 +308,8 @@ class RunFolder:
     def seconds(self) -> dict[str, float]:
         """Seconds by phase; empty where the file is missing or damaged, since nothing depends on it."""
         try:
-            return dict(self.read_json("checkpoint/seconds.json") or {})
-        except (RunError, TypeError, ValueError):
+            return dict(self.read_json("checkpoint/seconds.json", dict[str, float]) or {})
+        except RunError:
             return {}
 
     def _add_seconds(self, phase: str, spent: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from hiernas.budget import Limit
 from hiernas.costs.memory import memory
@@ -37,6 +38,15 @@ from hiernas.train.recipes import Phase, Recipe
 PARITY_IMAGES = 16  # real test images that exported files are compared on
 MEASURED_RUNS = 100
 WAYS = ("fine_tuned", "from_scratch")  # in which networks are trained that are compared
+
+
+class Latencies(TypedDict):
+    """Of a whole network, in ms."""
+
+    measured: float
+    median: float
+    p10: float
+    p90: float
 
 
 def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
@@ -70,9 +80,9 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
         "details": dict(found.details),
         "doubts": [*own["doubts"], *(found.doubts or ranked), *of_latency(chosen, limits), *prepared.doubts],
     }
+    run.event("finished", test_accuracy=chosen["test_accuracy"])
     run.write_json("result.json", {**result, "seconds": run.seconds()})
     write_report(run.path)
-    run.event("finished", test_accuracy=chosen["test_accuracy"])
 
 
 def train_only(run: RunFolder, data: ImageData) -> None:
@@ -85,8 +95,8 @@ def train_only(run: RunFolder, data: ImageData) -> None:
         raise RunError(f"{run.path} was stopped before its inherited weights were written; start the training again")
     network = train_network(architecture, data, Phase("final", how.epochs, how.lr), how.recipe, run, weights)
     result = _taken_home(run, architecture, data, network, weights is not None)
-    run.write_json("result.json", {**result, "seconds": run.seconds()})
     run.event("finished", test_accuracy=result["chosen"]["test_accuracy"])
+    run.write_json("result.json", {**result, "seconds": run.seconds()})
 
 
 # -- trained and tested ------------------------------------------------------------------------------------------------
@@ -105,7 +115,8 @@ def train_network(
     with seeded(seed, "network"):
         network = architecture.build()
     if weights is not None:
-        network.load_state_dict(dict(weights))
+        with run.fitting("checkpoint/inherited.safetensors"):
+            network.load_state_dict(dict(weights))
     images = joined(data.train, data.val)
 
     def finish(model: nn.Module) -> None:
@@ -140,6 +151,7 @@ def _taken_home(
     run.write_bytes("best.safetensors", save(weights, metadata))
     images = normalise(data.test.images.fetch(torch.arange(min(PARITY_IMAGES, len(data.test)))), data, torch.device("cpu"))
     written = export(network, images, run.path / "best.onnx", "onnx", metadata)
+    run.record("best.onnx")
     return {
         "format": 1,
         "hiernas": VERSION,
@@ -191,7 +203,7 @@ def _check_memory(needed: Mapping[str, int], limits: Sequence[Limit]) -> None:
 
 def _measured(run: RunFolder, data: ImageData, meter: Any | None, found: Found) -> dict[str, Any]:
     """Whole-network latencies of front, chosen member and rivals, by their options; kept as they come in."""
-    measured: dict[str, Any] = run.read_json("checkpoint/measured.json") or {}
+    measured: dict[str, Any] = run.read_json("checkpoint/measured.json", dict[str, Latencies]) or {}
     if meter is None:
         return measured
     members = {",".join(rival.architecture.labels): rival.architecture for rival in found.rivals}
@@ -202,13 +214,13 @@ def _measured(run: RunFolder, data: ImageData, meter: Any | None, found: Found) 
         entry = meter.measure(architecture.build(), data.input_size, runs=MEASURED_RUNS, warmup=10)
         # like a table's entries, a network counts with the tenth percentile of its runs: see `latency.table`
         measured[key] = {"measured": entry.p10_ms, "median": entry.median_ms, "p10": entry.p10_ms, "p90": entry.p90_ms}
-        run.write_json("checkpoint/measured.json", measured)
         run.event("measured", done=i + 1, total=len(members), latency_ms=entry.p10_ms)
+        run.write_json("checkpoint/measured.json", measured)
     return measured
 
 
 def _member(candidate: Candidate, measured: Mapping[str, Any], needs: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    whole = measured.get(",".join(candidate.options), dict.fromkeys(("measured", "median", "p10", "p90")))
+    whole = measured.get(",".join(candidate.options), dict.fromkeys(Latencies.__annotations__))
     return {
         "options": list(candidate.options),
         "val_accuracy": None if isnan(candidate.val_accuracy) else candidate.val_accuracy,
@@ -239,7 +251,7 @@ def _compared(
 
     What the chosen network, the first of them, has been trained for already is taken over.
     """
-    known: dict[str, float] = run.read_json("checkpoint/compared.json") or {}
+    known: dict[str, float] = run.read_json("checkpoint/compared.json", dict[str, float]) or {}
     own = WAYS[0] if found.start is not None else WAYS[1]
     rows, trained = [], 0
     for i, rival in enumerate(found.rivals):
@@ -254,12 +266,8 @@ def _compared(
             reached[way] = known[phase]
         candidate, whole = rival.candidate, measured.get(",".join(rival.architecture.labels), {})
         rows.append({
-            "name": rival.name,
-            "sites": rival.architecture.to_json()["sites"],
-            "untrained": candidate.val_accuracy,
-            **{way: reached[way] for way in WAYS},
-            "params": candidate.params,
-            "macs": candidate.macs,
+            "name": rival.name, "sites": rival.architecture.to_json()["sites"], "untrained": candidate.val_accuracy,
+            **{way: reached[way] for way in WAYS}, "params": candidate.params, "macs": candidate.macs,
             "latency_ms": {"predicted": candidate.latency_ms, "measured": whole.get("measured")},
         })  # fmt: skip
     return rows
@@ -305,7 +313,8 @@ def last_supernet(run: RunFolder, space: SearchSpace) -> Any | None:
         return None
     kept = result["stages"][-1]["kept"] if result["stages"] else run.config["space"]["options"]
     supernet: Any = space.restrict(kept).supernet()
-    supernet.load_state_dict({k[6:]: v for k, v in loaded[0].items() if k.startswith("model.")})
+    with run.fitting(f"checkpoint/{names[-1]}.safetensors"):
+        supernet.load_state_dict({k[6:]: v for k, v in loaded[0].items() if k.startswith("model.")})
     return supernet
 
 

@@ -24,7 +24,7 @@ from hiernas.run.pace import Pace, in_miniature, largest_step, rehearsed, within
 from hiernas.run.request import Prepared, Request, keep_latency, prepare, reload_data, restore
 from hiernas.run.settings import names_of
 from hiernas.space import SearchSpace
-from hiernas.train.trainer import RunTrainer
+from hiernas.train.evaluate import RunTrainer
 
 
 def search(
@@ -47,9 +47,7 @@ def search(
     return run
 
 
-def resume(
-    path: str | Path, listener: Listener | None = None, space: SearchSpace | None = None, data: Any = None
-) -> RunFolder:
+def resume(path: str | Path, listener: Listener | None = None, space: SearchSpace | None = None, data: Any = None) -> RunFolder:
     """Go on with a run that was interrupted; on CPU it ends with the same architectures and accuracies.
 
     `space` and `data` are needed where the run was started from Python with objects that have no name.
@@ -57,6 +55,8 @@ def resume(
     run = RunFolder.open(path, listener)
     result = run.read_json("result.json")
     if result is not None and not run.missing():
+        for name in ("best.json", "best.safetensors", "best.onnx"):
+            run.check(name)
         if "front" in result and not (run.path / "report.html").exists():  # killed between the two
             with owned(run):
                 write_report(run.path)

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -263,15 +263,10 @@ def _claim(path: Path, job: Job) -> Iterator[bool]:
     locks = path / ".locks"
     locks.mkdir(exist_ok=True)
     lock = FileLock(locks / f"{job.path.parent.name}-{job.path.name}", blocking=False, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release(force=True)
+    with ExitStack() as held:
+        with suppress(Timeout):  # another process is at it
+            held.enter_context(lock)
+        yield lock.is_locked
 
 
 def _do(job: Job, listener: Listener | None) -> None:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hiernas.data.batches import at_once, in_order, normalise
-from hiernas.data.images import DIGEST, Form, Reader, decode_rows
+from hiernas.data.images import Form, Reader, decode_rows
 from hiernas.data.sources import pictures
 from hiernas.errors import UNREADABLE, RunError, validated
 from hiernas.run.folder import RunFolder
@@ -49,8 +48,7 @@ class TrainedNetwork(nn.Module):
         self.mean, self.std, self.input_size = facts.mean, facts.std, facts.input_size
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(normalise(x, self, next(self.network.parameters()).device))
-        return logits
+        return self.network(normalise(x, self, next(self.network.parameters()).device))
 
     def predict(self, images: Any) -> list[Prediction]:
         """The most probable class of each picture.
@@ -72,9 +70,8 @@ class TrainedNetwork(nn.Module):
         """Of each picture its name and float32 [classes]; with `skip_bad`, of one that cannot be read the reason."""
         self.eval()
         for batch in in_order(reader.count, at_once(self.input_size)):
-            rows, pixels = batch.tolist(), np.zeros((len(batch), *self.input_size), dtype=np.uint8)
-            digests = np.zeros((len(rows), DIGEST), dtype=np.uint8)
-            bad = decode_rows(reader, Form(*self.input_size), rows, pixels, digests, skip_bad)
+            rows = batch.tolist()
+            pixels, _, bad = decode_rows(reader, Form(*self.input_size), rows, skip_bad)
             found = self(torch.from_numpy(pixels)).softmax(1).cpu()
             yield from ((reader.name(row), bad.get(row, each)) for row, each in zip(rows, found, strict=True))
 
@@ -91,7 +88,7 @@ def load(source: str | Path, space: SearchSpace | None = None) -> TrainedNetwork
         RunFolder.open(path)  # says so where it is none
         path = path / "best.safetensors"
         if not path.exists():
-            raise RunError(f"{source} has not trained its network yet; go on with `hiernas resume {source}`")
+            raise RunError(f"{path} is gone or not trained yet; go on with `hiernas resume {source}`")
     tensors, header = read_weights(path)
     keys = [f.name for f in fields(Facts)]
     for key in keys:

@@ -7,7 +7,7 @@ of the weights on the training loss. In the step of the logits no gradients of w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from hiernas.budget import Budget, Limit, Tables
 from hiernas.data.split import Split
-from hiernas.gates import Gates, softmax
-from hiernas.search.bilevel import frozen
+from hiernas.gates import Gates, frozen, softmax
 from hiernas.space import SearchSpace
 
 COLLAPSED = 0.6  # share of identities, or of `none`, from which a search is said to have collapsed
@@ -46,15 +45,12 @@ class Encoding(Protocol):
     def gates(self, alphas: Logits, betas: Logits) -> Gates: ...
     def strengths(self, alphas: Logits, betas: Logits) -> list[np.ndarray]:
         """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`."""
-        ...
 
     def decided(self, alphas: Logits, betas: Logits) -> list[Tensor]:
         """The logits of all that is decided, one tensor for each decision."""
-        ...
 
     def summary(self, alphas: Logits, betas: Logits, chosen: dict[str, str]) -> dict[str, Any]:
         """What an epoch's event says of the logits, and of the network as it stands, `chosen`."""
-        ...
 
 
 class Softmax:
@@ -231,15 +227,22 @@ def strengths(space: SearchSpace, alphas: Logits, raw: bool = False) -> list[np.
     return found
 
 
+def rounded(space: SearchSpace, rows: Sequence[Any], but: str = "") -> dict[str, dict[str, float]]:
+    """Numbers of the options of each site by name, as a result tells them; those of the option `but` left out."""
+    return {
+        d.name: {o: round(float(x), 4) for o, x in zip(d.options, row, strict=True) if o != but}
+        for d, row in zip(space.decisions, rows, strict=True)
+    }
+
+
 def by_strength(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, str]:
     """DARTS' rule: of each node's edges the two whose best operation weighs most, with that operation.
 
     That is the architecture of the greatest sum of strengths (per site one number for each option, 0 for `none`); sites
     outside any node take their best option, and edges of a restricted space that cannot be `none` stay.
     """
-    chosen = {}
-    for decision, row in zip(space.decisions, rows, strict=True):
-        chosen[decision.name] = (decision.options[int(row.argmax())], float(row.max()))
+    best = zip(space.decisions, rows, strict=True)
+    chosen = {d.name: (d.options[int(row.argmax())], float(row.max())) for d, row in best}
     optional = {d.name for d in space.decisions if "none" in d.options}
     for group in space.skeleton.groups:
         order = sorted(group.sites, key=lambda site: (site in optional, -chosen[site][1]))  # stable: the first of equals
@@ -295,30 +298,20 @@ def cost_penalty(space: SearchSpace, budget: Budget, weight: float) -> Extra:
     real = [torch.tensor([o != "none" for o in d.options]) for d in space.decisions]
 
     def penalty(alphas: Sequence[Tensor]) -> Tensor:
-        shares = [_shares(a, mask.to(a.device)) for a, mask in zip(alphas, real, strict=True)]
-        kept = edge_weights(alphas, real, space, group_of, position)
-        return weight * pressure(shares, kept)
+        masks = [mask.to(a.device) for a, mask in zip(alphas, real, strict=True)]
+        shares = [  # all 0 where a restricted space has left no option but `none`
+            a.masked_fill(~mask, -torch.inf).softmax(0) if bool(mask.any()) else torch.zeros_like(a)
+            for a, mask in zip(alphas, masks, strict=True)
+        ]
+        strongest = [a.masked_fill(~mask, -torch.inf).max() for a, mask in zip(alphas, masks, strict=True)]
+        edges: list[Tensor] = []
+        for decision, value in zip(space.decisions, strongest, strict=True):
+            group = group_of.get(decision.name)
+            if group is None:
+                edges.append(torch.ones_like(value))
+            else:
+                among = torch.stack([strongest[position[site]] for site in group.sites])
+                edges.append(group.keep * among.softmax(0)[group.sites.index(decision.name)])
+        return weight * pressure(shares, edges)
 
     return penalty
-
-
-def _shares(alpha: Tensor, real: Tensor) -> Tensor:
-    """The softmax over the options other than `none`; all 0 where a restricted space has left no other."""
-    return alpha.masked_fill(~real, -torch.inf).softmax(0) if bool(real.any()) else torch.zeros_like(alpha)
-
-
-def edge_weights(
-    alphas: Sequence[Tensor], real: Sequence[Tensor], space: SearchSpace, group_of: Mapping[str, Any],
-    position: Mapping[str, int],
-) -> list[Tensor]:  # fmt: skip
-    """How much of each site stays: 1 outside groups; within one, `keep` shared out by the strongest operations."""
-    strongest = [a.masked_fill(~mask.to(a.device), -torch.inf).max() for a, mask in zip(alphas, real, strict=True)]
-    found: list[Tensor] = []
-    for decision, value in zip(space.decisions, strongest, strict=True):
-        group = group_of.get(decision.name)
-        if group is None:
-            found.append(torch.ones_like(value))
-        else:
-            among = torch.stack([strongest[position[site]] for site in group.sites])
-            found.append(group.keep * among.softmax(0)[group.sites.index(decision.name)])
-    return found

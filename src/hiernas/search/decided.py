@@ -47,24 +47,20 @@ class Verdict:
     @property
     def decided(self) -> bool:
         """Whether what is derived from the logits means anything."""
-        return self.needed == 0 or (self.separated >= self.needed and self._learned)
-
-    @property
-    def _learned(self) -> bool:
-        return wilson(self.accuracy, self.images)[0] > self.chance
+        learned = wilson(self.accuracy, self.images)[0] > self.chance
+        return self.needed == 0 or (self.separated >= self.needed and learned)
 
     def doubts(self) -> tuple[str, ...]:
         """Why not, in a sentence; none where it is decided."""
-        return () if self.decided else (self._doubt(),)
-
-    def _doubt(self) -> str:
+        if self.decided:
+            return ()
         reasons = []
         if self.separated < self.needed:
             reasons.append(
                 f"its logits ended at {1 - self.separated:.3%} of the entropy of equal ones (decided: {1 - self.needed:.0%} at "
                 "the most)"
             )
-        if not self._learned:
+        if wilson(self.accuracy, self.images)[0] <= self.chance:
             reasons.append(
                 f"its supernet names {self.accuracy:.2%} of the validation images rightly, not above chance ({self.chance:.2%})"
             )
@@ -72,7 +68,7 @@ class Verdict:
             f"the search for {self.what} has decided nothing: {' and '.join(reasons)}; in place of its noise the control "
             "is handed over, a regular network within the limits that no search has found; search for "
             "longer (--set search.epochs=..., --set search.warmup_epochs=...) or let the logits learn faster "
-            "(--set search.alpha.lr=...)"
+            "(--set search.alpha.lr=...)",
         )
 
     def record(self) -> dict[str, Any]:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from hiernas.budget import Budget
-from hiernas.data.split import ImageData
+from hiernas.data.split import ImageData, shares
 from hiernas.errors import ConfigError, LimitError
 from hiernas.problem import Found, Problem, training_work
 from hiernas.randomness import torch_generator
-from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, Extra, by_strength
-from hiernas.search.bilevel import shares
+from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, Extra, by_strength, rounded
 from hiernas.search.decided import Verdict, regular
 from hiernas.search.ranking import Ledger
 from hiernas.space import Architecture
@@ -65,18 +64,16 @@ QUICK = SearchSettings(epochs=10, warmup_epochs=5, lr=0.03, train=replace(SEARCH
 SMALL = SearchSettings(epochs=2, warmup_epochs=1, lr=0.03, train=replace(SEARCH, batch_size=32), alpha=LOGITS, images=6000)
 
 
-def check_searched(cells: int, channels: int) -> None:
-    """Raise `ConfigError` for what a configuration says of the network that is searched in."""
-    if cells < 3 or channels < 2 or channels % 2:
-        raise ConfigError(f"cells={cells} must be at least 3, and channels={channels} even and at least 2")
-
-
-def check_final(calibration_images: int, final_epochs: int, final_lr: float) -> None:
-    """Raise `ConfigError` for what a configuration says of the networks after the search."""
-    if final_epochs < 1 or calibration_images < 2 or not final_lr > 0:
+def check(config: Any) -> None:
+    """Raise `ConfigError` for what a configuration says of its search, where it has a smaller network for that of this, and of
+    the networks after the search."""
+    config.search.check()
+    if hasattr(config, "cells") and (config.cells < 3 or config.channels < 2 or config.channels % 2):
+        raise ConfigError(f"cells={config.cells} must be at least 3, and channels={config.channels} even and at least 2")
+    if config.final_epochs < 1 or config.calibration_images < 2 or not config.final_lr > 0:
         raise ConfigError(
-            f"final_epochs={final_epochs} must be at least 1, calibration_images={calibration_images} at least 2, and "
-            f"final_lr={final_lr} positive"
+            f"final_epochs={config.final_epochs} must be at least 1, calibration_images={config.calibration_images} at least "
+            f"2, and final_lr={config.final_lr} positive"
         )
 
 
@@ -107,10 +104,8 @@ def learn(
             architect.mark(reached)
         return reached
 
-    trainer.fit(
-        supernet, images, Phase(phase, epochs, settings.lr), settings.train, architect=architect,
-        validate=validate if settings.keep == "best" else None,
-    )  # fmt: skip
+    looks = validate if settings.keep == "best" else None
+    trainer.fit(supernet, images, Phase(phase, epochs, settings.lr), settings.train, architect=architect, validate=looks)
     architect.take_marked()  # where there are any
     reached = trainer.accuracy(supernet, data.val, batch, architect.gates())
     verdict = Verdict.of(space, architect.logits(), settings.decided, reached, data.val.labels)
@@ -164,9 +159,6 @@ def found(learned: tuple[Any, AlphaArchitect, Verdict], problem: Problem, config
     params, macs = counted(chosen, problem.budget)
     candidate = replace(ledger.evaluate(genes[None])[0], params=params, macs=macs)
     moved = [site for site in named if named[site] != plain[site]]
-    weights = {
-        d.name: {o: round(float(p), 4) for o, p in zip(d.options, a.detach().softmax(0), strict=True)}
-        for d, a in zip(proxy.decisions, architect.alphas, strict=True)
-    }
+    weights = rounded(proxy, [a.detach().softmax(0) for a in architect.alphas])
     details = {"decided": {phase: verdict.record()}, "weights": weights, **({"moved": moved} if verdict.decided else {})}
     return Found(space, (candidate,), candidate, (), details, doubts=verdict.doubts())

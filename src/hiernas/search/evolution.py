@@ -27,7 +27,7 @@ from pymoo.problems.static import StaticProblem
 from hiernas.budget import Budget
 from hiernas.errors import LimitError
 from hiernas.gates import uniform_path
-from hiernas.problem import Candidate, Evaluator, Problem
+from hiernas.problem import Candidate, Problem
 from hiernas.randomness import numpy_generator
 from hiernas.search.ranking import Evaluate, Ledger, objectives
 from hiernas.space import SearchSpace
@@ -63,16 +63,8 @@ class Effort:
 
 def train_supernet(supernet: Any, problem: Problem, phase: Phase, recipe: Recipe, calibration_images: int) -> None:
     """One training by uniform single paths (SPOS), in place; the accuracy of a few fixed paths is watched."""
-    space = supernet.space
+    space, rng = supernet.space, numpy_generator(problem.seed, "monitor")
     evaluate = problem.trainer.evaluator(supernet, recipe, calibration_images)
-    problem.trainer.fit(
-        supernet, problem.data.train, phase, recipe, draw_gates=lambda rng: uniform_path(space, rng),
-        validate=_monitor(space, evaluate, phase, problem.seed),
-    )  # fmt: skip
-
-
-def _monitor(space: SearchSpace, evaluate: Evaluator, phase: Phase, seed: int) -> Callable[[int], float | None]:
-    rng = numpy_generator(seed, "monitor")
     watched = [space.sample(rng) for _ in range(MONITORED)]
     every = math.ceil(phase.epochs / LOOKS)
 
@@ -80,7 +72,9 @@ def _monitor(space: SearchSpace, evaluate: Evaluator, phase: Phase, seed: int) -
         looks = epoch % every == 0 or epoch == phase.epochs
         return float(np.mean(evaluate(watched))) if looks else None
 
-    return validate
+    problem.trainer.fit(
+        supernet, problem.data.train, phase, recipe, draw_gates=lambda rng: uniform_path(space, rng), validate=validate
+    )
 
 
 def search_supernet(
@@ -108,20 +102,22 @@ def evolve(
         return ledger.candidates
     algorithm = start(space, problem.budget, effort, numpy_generator(problem.seed, phase))
     file = f"checkpoint/{phase}.json"
-    saved = run.read_json(file) or {"generation": 0}
-    try:
-        if saved["generation"]:
+    saved, begun = run.read_json(file), 0
+    if saved is not None:
+        with run.fitting(file):
             algorithm.restore(saved["state"])
-            ledger.recall(saved["seen"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise run.damaged(file) from error
-    for generation in range(saved["generation"] + 1, effort.generations + 2):  # 1 is the initial population
+            algorithm.ask()  # what cannot be gone on from is refused
+            algorithm.restore(saved["state"])
+            seen = [space.encode(space.architecture(key.split(","))) for key in saved["seen"]]
+            ledger.evaluate(np.array(seen, dtype=np.int64).reshape(len(seen), -1))  # in their order
+            begun = int(saved["generation"])
+    for generation in range(begun + 1, effort.generations + 2):  # 1 is the initial population
         genes = algorithm.ask()
         if len(genes) == 0:
             break
         algorithm.tell(genes, objectives(ledger.evaluate(genes), metric))
+        ledger.report(generation, effort.generations + 1)  # before it is saved: a kill between the two loses none
         run.write_json(file, {"generation": generation, "seen": list(ledger.found), "state": algorithm.state})
-        ledger.report(generation, effort.generations + 1)
     return ledger.candidates
 
 
@@ -277,12 +273,9 @@ class ConstrainedNSGA2:
         self.problem = Variables(n_var=len(self.free), n_obj=2, xl=np.zeros_like(upper), xu=upper, vtype=int)
         mutation = PolynomialMutation(prob=1.0, prob_var=1 / len(self.free), eta=self.ETA, vtype=float, repair=RoundingRepair())
         self.algorithm = NSGA2(
-            pop_size=population,
-            sampling=initial[:, self.free],
-            crossover=TwoPointCrossover(prob=0.9),
-            mutation=mutation,
+            pop_size=population, sampling=initial[:, self.free], crossover=TwoPointCrossover(prob=0.9), mutation=mutation,
             eliminate_duplicates=_FeasibleAndNew(lambda x: feasible(self._genes(x)), self.told),
-        )
+        )  # fmt: skip
         self.algorithm.mating.n_max_iterations = self.MATINGS
         self.algorithm.setup(self.problem, termination=("n_gen", 10**9), seed=int(rng.integers(2**31)), verbose=False)
         self.asked: Any = None
@@ -310,15 +303,11 @@ class ConstrainedNSGA2:
         """Everything the next generation depends on, as JSON; infinite crowding distances as text."""
         pop, algorithm = self.algorithm.pop, self.algorithm
         return {
-            "told": [list(g) for g in self.told],
-            "genes": pop.get("X").astype(np.int64).tolist(),
-            "values": pop.get("F").tolist(),
-            "rank": [int(r) for r in pop.get("rank")],
-            "crowding": [repr(float(c)) for c in pop.get("crowding")],
-            "iteration": algorithm.n_iter,
-            "evaluations": algorithm.evaluator.n_eval,
-            "rng": algorithm.random_state.bit_generator.state,
-        }
+            "told": [list(g) for g in self.told], "genes": pop.get("X").astype(np.int64).tolist(),
+            "values": pop.get("F").tolist(), "rank": [int(r) for r in pop.get("rank")],
+            "crowding": [repr(float(c)) for c in pop.get("crowding")], "iteration": algorithm.n_iter,
+            "evaluations": algorithm.evaluator.n_eval, "rng": algorithm.random_state.bit_generator.state,
+        }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: the next `ask` gives the same children, bit for bit."""

@@ -51,10 +51,10 @@ def operation_frequency(candidates: Sequence[Candidate], space: SearchSpace, met
 
 def at_least(frequency: Frequency, threshold: float) -> Mapping[str, list[str]]:
     """Options whose share is at least the threshold; a site where none is keeps its most frequent one."""
-    kept = {}
-    for site, shares in frequency.items():
-        kept[site] = [o for o, p in shares.items() if p >= threshold] or [max(shares, key=lambda o: shares[o])]
-    return kept
+    return {
+        site: [o for o, p in shares.items() if p >= threshold] or [max(shares, key=shares.__getitem__)]
+        for site, shares in frequency.items()
+    }
 
 
 def candidate_of(space: SearchSpace, genes: np.ndarray, accuracy: float, tables: Tables) -> Candidate:
@@ -94,14 +94,6 @@ class Ledger:
         self.found.update((k, c) for k, c in by_key.items() if k not in self.found)
         return found
 
-    def recall(self, keys: Sequence[str]) -> None:
-        """Take up candidates of earlier generations, in their order."""
-        genes = [self.space.encode(self.space.architecture(k.split(","))) for k in keys]
-        self.evaluate(np.array(genes, dtype=np.int64).reshape(len(keys), -1))
-
     def report(self, generation: int, generations: int) -> None:
-        best = max(c.val_accuracy for c in self.candidates)
-        self.run.event(
-            "generation", phase=self.phase, generation=generation, generations=generations, best=best,
-            evaluated=len(self.found),
-        )  # fmt: skip
+        values = {"best": max(c.val_accuracy for c in self.candidates), "evaluated": len(self.found)}
+        self.run.event("generation", phase=self.phase, generation=generation, generations=generations, **values)

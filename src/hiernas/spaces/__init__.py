@@ -9,7 +9,6 @@ import inspect
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -56,16 +55,16 @@ def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., Sea
     for key in arguments:
         if key not in (*known, *SIZES):
             raise SpaceError(f"space '{name}' has no setting 'space.{key}'; known: {', '.join(known) or 'none'}")
-    return partial(_called, name, function)
-
-
-def _called(name: str, function: Callable[..., SearchSpace], **arguments: Any) -> SearchSpace:
-    """A space by arguments that may come from a file."""
     strictly = validate_call(config=ConfigDict(strict=True))(function)
-    try:
-        return strictly(**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
-    except ValidationError as error:
-        raise SpaceError(f"space '{name}' does not take these arguments: {problem(error.errors()[0])}") from error
+
+    def called(**given: Any) -> SearchSpace:
+        """By arguments that may come from a file."""
+        try:
+            return strictly(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        except ValidationError as error:
+            raise SpaceError(f"space '{name}' does not take these arguments: {problem(error.errors()[0])}") from error
+
+    return called
 
 
 def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapping[str, Any]) -> SearchSpace:
@@ -113,11 +112,9 @@ def _known() -> Iterator[Known]:
 
 
 def _encoding(row: Mapping[str, Any]) -> Any:
-    if "options" in row:
-        return tuple(row["options"].split())
-    if "genotype" in row:
-        return GENOTYPES[row["genotype"]]
-    return {"cell": row["arguments"]["cell"], "stage": {name: nodes_of(text) for name, text in row["stage"].items()}}
+    if "stage" in row:
+        return {"cell": row["arguments"]["cell"], "stage": {name: nodes_of(text) for name, text in row["stage"].items()}}
+    return GENOTYPES[row["genotype"]] if "genotype" in row else tuple(row["options"].split())
 
 
 KNOWN: dict[str, Known] = {network.name: network for network in _known()}
@@ -131,8 +128,7 @@ def known(
     `arguments`: of its space, such as channels=16. Raises `SpaceError` for an unknown name, and for what its space
     does not take.
     """
-    if name not in KNOWN:
-        raise SpaceError(f"there is no known network '{name}'; {did_you_mean(name, KNOWN)}")
+    one_of("network", name, KNOWN, SpaceError)
     network = KNOWN[name]
     sizes = {"input_size": input_size, "num_classes": num_classes}
     arguments = dict(network.arguments) | {key: value for key, value in sizes.items() if value is not None} | arguments
@@ -175,12 +171,9 @@ def architecture_of(value: Any, space: SearchSpace | None, source: str) -> Archi
     space = space or known_space(value["space"], value.get("arguments", {}), source)
     if space.skeleton.name != value["space"]:
         raise SpaceError(f"{source} belongs to space '{value['space']}', not to '{space.skeleton.name}'")
-    architecture = space.architecture(value["sites"])
-    return _with_filters(architecture, value["filters"]) if "filters" in value else architecture
-
-
-def _with_filters(architecture: Architecture, filters: Mapping[str, list[int]]) -> Architecture:
-    found = replace(architecture, filters=tuple((path, tuple(kept)) for path, kept in filters.items()))
-    with torch.device("meta"):  # without memory
-        found.build()
+    found = space.architecture(value["sites"])
+    if "filters" in value:
+        found = replace(found, filters=tuple((path, tuple(kept)) for path, kept in value["filters"].items()))
+        with torch.device("meta"):  # refused here where the network does not have them; without memory
+            found.build()
     return found

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hiernas.errors import SpaceError
+from hiernas.errors import SpaceError, one_of
 from hiernas.networks.cell import CellNetwork, row_of_cells
 from hiernas.networks.genotype import Genotype, name_of
 from hiernas.networks.genotype import genotype as genotype_of
 from hiernas.networks.stage import CELLS, WINDOW, StageNetwork
 from hiernas.space import SearchSpace
-from hiernas.spaces.chains import MOST, Size, check_sizes
+from hiernas.spaces.chains import MOST, STEMS, Size, check_sizes
 
 CIFAR: Size = (3, 32, 32)
 MOST_CELLS, MOST_WINDOW = 200, 12
@@ -120,8 +120,8 @@ def _per_stage(cells: int | tuple[int, ...]) -> tuple[int, ...]:
 def _stem(stem: str | None, input_size: Size) -> str:
     """'cifar' keeps the image's size, 'imagenet' works at an eighth of it; without a wish, the size decides."""
     side = min(input_size[1:])
-    if stem not in (None, "cifar", "imagenet"):
-        raise SpaceError(f"there is no stem '{stem}'; known: cifar, imagenet")
+    if stem is not None:
+        one_of("stem", str(stem), STEMS, SpaceError)
     if stem == "imagenet" and side < 33:
         raise SpaceError(f"stem 'imagenet' brings images of {side} pixels down to one; use stem 'cifar', or leave it out")
     if side < 5:

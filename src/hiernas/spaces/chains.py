@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hiernas.errors import SpaceError, did_you_mean
+from hiernas.errors import SpaceError, one_of
 from hiernas.networks.chain import Chain
 from hiernas.networks.ops import Classifier, Conv, MBConv, Op, Skip
 from hiernas.networks.parts import Site
@@ -74,8 +74,8 @@ def fit_strides(
     map smaller than 2x2.
     """
     check_sizes(input_size)
-    if stem is not None and stem not in STEMS:
-        raise SpaceError(f"there is no stem '{stem}'; {did_you_mean(str(stem), STEMS)}")
+    if stem is not None:
+        one_of("stem", str(stem), STEMS, SpaceError)
     strides, side = [stem_stride, *(s.stride for s in stages)], min(input_size[1:])
     halvings = sum(s > 1 for s in strides)
     if stem == "imagenet":
@@ -158,8 +158,7 @@ def _fitted(
 
 
 def _widths(space: str, name: str, known: Mapping[str, Any]) -> Any:
-    if str(name) not in known:
-        raise SpaceError(f"{space} has no widths '{name}'; {did_you_mean(str(name), known)}")
+    one_of(f"widths of {space}", str(name), known, SpaceError)
     return known[name]
 
 

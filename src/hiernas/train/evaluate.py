@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -21,10 +22,14 @@ from torch import Tensor, nn
 
 from hiernas.costs.tables import parts_of_space, taken_by
 from hiernas.data.batches import AT_ONCE, at_once, in_order, normalise
-from hiernas.data.split import ImageData
+from hiernas.data.split import ImageData, Split
+from hiernas.gates import Gates
+from hiernas.networks.graph import evaluating
+from hiernas.problem import Journal
 from hiernas.randomness import numpy_generator
 from hiernas.space import Architecture, SearchSpace
-from hiernas.train.loop import accuracy
+from hiernas.train.loop import accuracy, fit, make_fabric
+from hiernas.train.recipes import Phase, Recipe
 
 MOST_BYTES = 2 * 2**30  # of the activations of images that are looked at together
 GROUP = 64  # candidates whose statistics are held at a time
@@ -34,26 +39,16 @@ Norms = Mapping[int, Sequence[nn.BatchNorm2d]]  # by module id
 Apply = Callable[[Names, nn.Module, Tensor], Tensor]
 
 
-class PathSupernet(Protocol):
-    """A supernet whose architectures are sequences of modules."""
-
-    def path(self, architecture: Architecture) -> Path: ...
-    def to(self, device: torch.device) -> Any: ...
-
-
 class Evaluator:
-    """Accuracy of a supernet's architectures on the validation split: `evaluator(architectures) -> accuracies`."""
+    """Accuracy of a supernet's architectures on the validation split: `evaluator(architectures) -> accuracies`.
+
+    `supernet.path(architecture)`: the modules that an architecture runs through, a `Path`.
+    """
 
     def __init__(
-        self,
-        supernet: PathSupernet,
-        data: ImageData,
-        fabric: Fabric,
-        *,
-        seed: int,
-        calibration_images: int,
+        self, supernet: Any, data: ImageData, fabric: Fabric, *, seed: int, calibration_images: int,
         batch_size: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.supernet, self.data, self.fabric = supernet, data, fabric
         self.batch_size = batch_size or at_once(data.input_size)
         self.calibration = calibration_indices(data, seed, calibration_images, self.batch_size)
@@ -197,20 +192,17 @@ def observing(module: nn.Module) -> Iterator[None]:
     """
     norms = batch_norms(module)
     before = [(n.running_mean, n.running_var, n.momentum, n.num_batches_tracked) for n in norms]
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    for norm in norms:
-        norm.train()
-        norm.momentum = 1.0
-        norm.running_mean, norm.running_var = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)  # type: ignore[arg-type] # tracked: not None
-        norm.num_batches_tracked = norm.num_batches_tracked.clone()  # type: ignore[union-attr]
-    try:
-        yield
-    finally:
-        for norm, (mean, var, momentum, batches) in zip(norms, before, strict=True):
-            norm.running_mean, norm.running_var, norm.momentum, norm.num_batches_tracked = mean, var, momentum, batches
-        for m, mode in modes:
-            m.training = mode
+    with evaluating(module):
+        for norm in norms:
+            norm.train()
+            norm.momentum = 1.0
+            norm.running_mean, norm.running_var = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)  # type: ignore[arg-type] # tracked: not None
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()  # type: ignore[union-attr]
+        try:
+            yield
+        finally:
+            for norm, (mean, var, momentum, batches) in zip(norms, before, strict=True):
+                norm.running_mean, norm.running_var, norm.momentum, norm.num_batches_tracked = mean, var, momentum, batches
 
 
 def read_statistics(norms: Sequence[nn.BatchNorm2d]) -> Statistics:
@@ -250,3 +242,30 @@ def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.num_batches_tracked = number
     if total is not None:
         write_statistics(norms, average(total, count))
+
+
+# -- for a search ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunTrainer:
+    """The trainer of a search (`hiernas.problem.Trainer`): by the training loop, on the data and in the folder of a run."""
+
+    data: ImageData
+    run: Journal
+    seed: int
+
+    def fit(self, model: nn.Module, images: Split, phase: Phase, recipe: Recipe, **how: Any) -> None:
+        """See `hiernas.train.loop.fit`."""
+        fit(model, images, self.data, phase, recipe, seed=self.seed, run=self.run, **how)
+
+    def accuracy(self, model: nn.Module, images: Split, batch_size: int, gates: Gates) -> float:
+        """See `hiernas.train.loop.accuracy`."""
+        return accuracy(model, images, self.data, batch_size, gates)
+
+    def evaluator(self, supernet: Any, recipe: Recipe, calibration_images: int, *, paths: bool = True) -> Evaluator:
+        """See `hiernas.train.evaluate.Evaluator`; the beginnings that paths share take memory, and decide how many images."""
+        batch = batch_for(supernet.space) if paths else None
+        return Evaluator(
+            supernet, self.data, make_fabric(recipe), seed=self.seed, calibration_images=calibration_images, batch_size=batch
+        )

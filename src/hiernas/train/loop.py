@@ -6,24 +6,28 @@ and position. A training that was cut off anywhere therefore ends, on CPU, with 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from pydantic import Field
 from torch import Tensor, nn
 
 from hiernas import stop
 from hiernas.data.batches import Augment, at_once, augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
-from hiernas.errors import ConfigError, RunError, TrainingError
+from hiernas.errors import ConfigError, RunError, TrainingError, validated
 from hiernas.gates import Gates
 from hiernas.networks.cell_ops import DropPath
+from hiernas.networks.graph import evaluating
 from hiernas.problem import Architect, DrawGates, Journal, Validate
+from hiernas.quiet import first_line
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
 from hiernas.train.recipes import Phase, Recipe
 
@@ -40,8 +44,8 @@ class Planned(NamedTuple):
 class Position:
     """Where a training stands: completed epochs, steps done in the current one, and its sums so far."""
 
-    epoch: int = 0
-    step: int = 0
+    epoch: Annotated[int, Field(ge=0)] = 0
+    step: Annotated[int, Field(ge=0)] = 0
     loss: float = 0.0
     correct: int = 0
     images: int = 0
@@ -52,27 +56,17 @@ def make_fabric(recipe: Recipe) -> Fabric:
     try:
         return Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)
     except Exception as error:  # Fabric raises its own and others' errors for what a machine lacks
-        reason = str(error).splitlines()[0]
         raise ConfigError(
             f"this machine cannot train with train.accelerator={recipe.accelerator}, train.precision={recipe.precision}: "
-            f"{reason}; leave them out"
+            f"{first_line(error)}; leave them out"
         ) from error
 
 
 def fit(
-    model: nn.Module,
-    split: Split,
-    data: ImageData,
-    phase: Phase,
-    recipe: Recipe,
-    *,
-    seed: int,
-    run: Journal,
-    draw_gates: DrawGates | None = None,
-    architect: Architect | None = None,
-    validate: Validate | None = None,
+    model: nn.Module, split: Split, data: ImageData, phase: Phase, recipe: Recipe, *, seed: int, run: Journal,
+    draw_gates: DrawGates | None = None, architect: Architect | None = None, validate: Validate | None = None,
     finish: Callable[[nn.Module], None] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Train `model` in place on `split`; resumes from, and saves to, `checkpoint/<phase>.safetensors` of the run.
 
     With `draw_gates` the model is called as `model(x, gates)` with new gates each step. With an `architect` the
@@ -93,8 +87,7 @@ def fit(
     if position.epoch >= phase.epochs:
         return
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-    trainer = _Trainer(fabric, wrapped, wrapped_optimizer, split, data, phase, recipe, seed, draw_gates, architect)
-    trainer.average = average
+    trainer = _Trainer(fabric, wrapped, wrapped_optimizer, split, data, phase, recipe, seed, draw_gates, architect, average)
     with run.timed(phase.name), seeded(seed, phase.name), stop.saves():
         saved_at = time.monotonic()
         while position.epoch < phase.epochs:
@@ -114,35 +107,32 @@ def fit(
                 finish(model)
             trainer.check_weights(position.epoch - 1, steps)
             accuracy = validate(position.epoch) if validate else None
+            run.event(  # before it is saved: a kill between the two repeats the epoch, and loses none
+                "epoch", phase=phase.name, epoch=position.epoch, epochs=phase.epochs, val_accuracy=accuracy, **summary
+            )
             if position.epoch == phase.epochs or time.monotonic() - saved_at > min(5.0, run.checkpoint_seconds):
                 _save(model, optimizer, phase, run, position, architect, average)
                 saved_at = time.monotonic()
-            run.event(
-                "epoch", phase=phase.name, epoch=position.epoch, epochs=phase.epochs, val_accuracy=accuracy, **summary
-            )
 
 
+@dataclass
 class _Trainer:
     """The steps of one training; what varies between steps is in `Position`."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        model: Any,
-        optimizer: Any,
-        split: Split,
-        data: ImageData,
-        phase: Phase,
-        recipe: Recipe,
-        seed: int,
-        draw_gates: DrawGates | None,
-        architect: Architect | None,
-    ) -> None:
-        self.fabric, self.model, self.optimizer = fabric, model, optimizer
-        self.split, self.data, self.phase, self.recipe, self.seed = split, data, phase, recipe, seed
-        self.draw_gates, self.architect = draw_gates, architect
-        self.settings = Augment.of(recipe)
-        self.average: Average | None = None
+    fabric: Fabric
+    model: Any
+    optimizer: Any
+    split: Split
+    data: ImageData
+    phase: Phase
+    recipe: Recipe
+    seed: int
+    draw_gates: DrawGates | None
+    architect: Architect | None
+    average: Average | None
+
+    def __post_init__(self) -> None:
+        self.settings = Augment.of(self.recipe)
 
     def steps(self, position: Position) -> Iterator[int]:
         """Run the remaining steps of the current epoch, yielding the epoch's number of steps after each."""
@@ -196,41 +186,33 @@ class _Trainer:
         waits = planned.of_weights and self.architect.alternation == "epoch"  # for the end of the weights' epoch
         return (epoch + (0.0 if waits else planned.done)) / self.phase.epochs
 
-    def _gates(self, planned: Planned, epoch: int, step: int) -> Gates | None:
-        rng = numpy_generator(self.seed, self.phase.name, epoch, step, "gates")
-        if self.architect is not None:
-            return self.architect.draw(rng, self._progress(epoch, planned))
-        return self.draw_gates(rng) if self.draw_gates is not None else None
-
     def _step(self, planned: Planned, epoch: int, step: int, steps: int) -> None:
         x, y = self._batch(self.split, planned.images, epoch, step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr(self.phase.lr, epoch + planned.done, self.phase.epochs)
         torch.manual_seed(torch_seed(self.seed, self.phase.name, epoch, step, "dropout"))  # inside `seeded`
-        gates = self._gates(planned, epoch, step)
+        rng, gates = numpy_generator(self.seed, self.phase.name, epoch, step, "gates"), None
+        if self.architect is not None:
+            gates = self.architect.draw(rng, self._progress(epoch, planned))
+        elif self.draw_gates is not None:
+            gates = self.draw_gates(rng)
         output = self.model(x) if gates is None else self.model(x, gates)
         logits, auxiliary = output if isinstance(output, tuple) else (output, None)
         loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
         if auxiliary is not None:
-            loss = loss + self.recipe.auxiliary * F.cross_entropy(
-                auxiliary, y, label_smoothing=self.recipe.label_smoothing
-            )
+            loss = loss + self.recipe.auxiliary * F.cross_entropy(auxiliary, y, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.recipe.grad_clip > 0:
-            self._clip(epoch, step)
+            most = self.recipe.grad_clip
+            norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=most, error_if_nonfinite=False)
+            if norm is not None and not bool(torch.isfinite(norm)):
+                raise self._not_finite(epoch, step)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(epoch * steps + step)
         self.totals[0] += loss.detach() * len(y)
         self.totals[1] += (logits.detach().argmax(1) == y).sum()
-
-    def _clip(self, epoch: int, step: int) -> None:
-        norm = self.fabric.clip_gradients(
-            self.model, self.optimizer, max_norm=self.recipe.grad_clip, error_if_nonfinite=False
-        )
-        if norm is not None and not bool(torch.isfinite(norm)):
-            raise self._not_finite(epoch, step)
 
     def _not_finite(self, epoch: int, step: int, what: str = "loss is") -> TrainingError:
         lr = self.optimizer.param_groups[0]["lr"]
@@ -299,13 +281,10 @@ def _save(
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     if architect is not None:
         tensors |= {f"architecture.{k}": v for k, v in architect.tensors().items()}
-    if position.epoch < phase.epochs and average is not None:
-        tensors |= {f"average.{k}": v for k, v in average.values.items()}
-    if position.epoch < phase.epochs:  # a finished training needs no momentum
-        for name, p in model.named_parameters():
-            buffer = optimizer.state.get(p, {}).get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{name}"] = buffer
+    if position.epoch < phase.epochs:  # a finished training needs neither average nor momentum
+        tensors |= {f"average.{k}": v for k, v in (average.values if average is not None else {}).items()}
+        momentum = {name: optimizer.state.get(p, {}).get("momentum_buffer") for name, p in model.named_parameters()}
+        tensors |= {f"momentum.{name}": buffer for name, buffer in momentum.items() if buffer is not None}
     run.save_tensors(phase.name, tensors, {**asdict(position), "epochs": phase.epochs})
 
 
@@ -317,22 +296,21 @@ def _restore(
     if saved is None:
         return Position()
     tensors, position = saved
+    file = f"checkpoint/{phase.name}.safetensors"
     if position.pop("epochs", None) != phase.epochs:
-        raise RunError(f"{run.path}/checkpoint/{phase.name}.safetensors is not from a training of {phase.epochs} epochs")
-    try:
+        raise RunError(f"{run.path / file} is not from a training of {phase.epochs} epochs")
+    at: Position = validated(Position, json.dumps(position), f"{run.path / file} is damaged: position", RunError)
+    with run.fitting(file):
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         if architect is not None:
             architect.restore({k[13:]: v for k, v in tensors.items() if k.startswith("architecture.")})
-        if average is not None and position["epoch"] < phase.epochs:
+        if average is not None and at.epoch < phase.epochs:
             average.restore({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
-    except (RuntimeError, KeyError) as error:
-        file = run.path / "checkpoint" / f"{phase.name}.safetensors"
-        raise RunError(f"{file} does not fit the network; start the search again") from error
-    for name, p in model.named_parameters():
-        if f"momentum.{name}" in tensors:
-            buffer = torch.empty_like(p, memory_format=torch.preserve_format)
-            optimizer.state[p]["momentum_buffer"] = buffer.copy_(tensors[f"momentum.{name}"])
-    return Position(**position)
+        for name, p in model.named_parameters():
+            if f"momentum.{name}" in tensors:
+                buffer = torch.empty_like(p, memory_format=torch.preserve_format)
+                optimizer.state[p]["momentum_buffer"] = buffer.copy_(tensors[f"momentum.{name}"])
+    return at
 
 
 def accuracy(
@@ -347,15 +325,11 @@ def predictions(
     network: nn.Module, split: Split, data: ImageData, batch_size: int | None = None, gates: Gates | None = None
 ) -> Tensor:
     """The class that a network, or a supernet with gates, names for each of the split's images: int64 [N]."""
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    given = () if gates is None else (gates,)
+    device, given = next(network.parameters()).device, () if gates is None else (gates,)
     indices = in_order(len(split), batch_size or at_once(data.input_size))
     batches = (normalise(split.images.fetch(b), data, device) for b in indices)
-    named = [network(x, *given).argmax(1).cpu() for x in batches]
-    network.train(was_training)
-    return torch.cat(named)
+    with evaluating(network):
+        return torch.cat([network(x, *given).argmax(1).cpu() for x in batches])
 
 
 class Average:

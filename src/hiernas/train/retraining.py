@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hiernas.errors import ConfigError, did_you_mean
+from hiernas.errors import one_of
 from hiernas.train.recipes import DARTS, Recipe
 
 
@@ -23,8 +23,7 @@ class Retraining:
         """
         if preset == "paper":
             return self
-        if preset not in SCALES:
-            raise ConfigError(f"unknown preset '{preset}'; {did_you_mean(preset, (*SCALES, 'paper'))}")
+        one_of("preset", preset, (*SCALES, "paper"))
         epochs, batch = SCALES[preset]
         warmup = self.recipe.warmup_epochs * epochs / self.epochs
         scale = batch / self.recipe.batch_size
@@ -35,17 +34,13 @@ class Retraining:
 
 SCALES = {"quick": (60, 64), "small": (10, 128)}  # epochs and batch size
 
+# FBNet's networks: 350 epochs, batch 512, learning rate 0.25, label smoothing and warm-up (5 epochs are our choice)
+FBNET = Recipe(batch_size=512, weight_decay=1e-5, schedule="cosine", warmup_epochs=5, label_smoothing=0.1)
+
 RECIPES = {  # section 4.2 of HourNAS (arXiv 2005.14446v3), but for the last
-    # FBNet's networks: 350 epochs, batch 512, learning rate 0.25, label smoothing and warm-up (5 epochs are our choice)
-    "fbnet": Retraining(
-        Recipe(batch_size=512, weight_decay=1e-5, schedule="cosine", warmup_epochs=5, label_smoothing=0.1), 350, 0.25
-    ),
+    "fbnet": Retraining(FBNET, 350, 0.25),
     # EfficientNet's: the same with a moving average of the weights; swish belongs to the space
-    "efficientnet": Retraining(
-        Recipe(batch_size=512, weight_decay=1e-5, schedule="cosine", warmup_epochs=5, label_smoothing=0.1, ema=0.9999),
-        350,
-        0.25,
-    ),
+    "efficientnet": Retraining(replace(FBNET, ema=0.9999), 350, 0.25),
     # CIFAR-10 with cutout (Table 2); what the paper does not say is DARTS'
     "cifar": Retraining(Recipe(batch_size=96, weight_decay=3e-4, schedule="cosine", cutout=16, grad_clip=5.0), 600, 0.025),
     "darts": Retraining(DARTS, 600, 0.025),
@@ -54,6 +49,5 @@ RECIPES = {  # section 4.2 of HourNAS (arXiv 2005.14446v3), but for the last
 
 def retraining(name: str, preset: str) -> Retraining:
     """A published recipe by name, at the size of a preset. Raises `ConfigError` with what is known."""
-    if name not in RECIPES:
-        raise ConfigError(f"there is no recipe '{name}'; {did_you_mean(name, RECIPES)}")
+    one_of("recipe", name, RECIPES)
     return RECIPES[name].scaled(preset)

@@ -16,18 +16,7 @@ from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, dep
 from hiernas.problem import Found, Method, Problem, only, sized
 from hiernas.search.alphas import Extra, Softmax, by_strength, cost_penalty
 from hiernas.search.decided import NUMBER, Verdict
-from hiernas.search.differentiable import (
-    QUICK,
-    SEARCH,
-    SMALL,
-    SearchSettings,
-    check_final,
-    check_searched,
-    found,
-    learn,
-    search_work,
-    sum_of_losses,
-)
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check, found, learn, search_work, sum_of_losses
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import DARTS, Recipe
 
@@ -54,13 +43,11 @@ class HDASConfig:
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
-        self.search.check()
+        check(self)
         if self.depth_form not in get_args(Form):
             raise ConfigError(f"depth_form is '{self.depth_form}'; it is one of {', '.join(get_args(Form))}")
         if not (0 <= self.delta < math.inf and 0 <= self.gamma < math.inf):
             raise ConfigError(f"delta={self.delta} and gamma={self.gamma} must be at least 0 and finite")
-        check_searched(self.cells, self.channels)
-        check_final(self.calibration_images, self.final_epochs, self.final_lr)
 
 
 def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
@@ -70,14 +57,17 @@ def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
     return found(learn(encoding, problem, config.search, "train1", extra), problem, config)
 
 
-def hdas_stages(problem: Problem, config: HDASConfig) -> Found:
-    """H^s-DAS (arXiv 2101.04028v2): the graph between the cells of each stage, with the depth loss (Eq. 2)."""
-    return _stage_search(problem, config)
+def hdas_stages(problem: Problem, config: HDASConfig, phase: str = "train1") -> Found:
+    """H^s-DAS (arXiv 2101.04028v2): the graph between the cells of each stage, with the depth loss (Eq. 2).
 
-
-def hdas_distribution(problem: Problem, config: HDASConfig) -> Found:
-    """H-DAS' search for the number of cells of each stage (arXiv 2101.04028v2, Eqs. 3 to 6), with the graphs between them."""
-    return _stage_search(problem, config)
+    In a space where the number of cells of each stage is searched, H-DAS' search for that, too (Eqs. 3 to 6).
+    """
+    encoding = _encoding(problem, config)
+    learned = learn(encoding, problem, config.search, phase, *_losses(problem, config, encoding.space))
+    result = found(learned, problem, config, phase)
+    shapes = graphs_of(result.space).shapes(result.architecture.choices)
+    stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes]
+    return replace(result, details={**result.details, "stages": stages})
 
 
 def _losses(problem: Problem, config: HDASConfig, proxy: SearchSpace) -> tuple[Extra, Extra | None]:
@@ -98,15 +88,6 @@ def _encoding(problem: Problem, config: HDASConfig) -> StageSoftmax:
     return StageSoftmax(problem.space.proxy(config.channels), raw=config.depth_form == "release")
 
 
-def _stage_search(problem: Problem, config: HDASConfig, phase: str = "train1") -> Found:
-    encoding = _encoding(problem, config)
-    learned = learn(encoding, problem, config.search, phase, *_losses(problem, config, encoding.space))
-    result = found(learned, problem, config, phase)
-    shapes = graphs_of(result.space).shapes(result.architecture.choices)
-    stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes]
-    return replace(result, details={**result.details, "stages": stages})
-
-
 def hdas(problem: Problem, config: HDASConfig) -> Found:
     """H-DAS (arXiv 2101.04028v2): cells, then the number of cells of each stage, then the graphs between them."""
     stages = graphs_of(problem.space)
@@ -118,7 +99,7 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
         numbers, verdicts["train2"] = _numbers(replace(problem, space=wider), config)
         problem.run.event("numbers", cells=list(numbers))
     last = replace(problem, space=stages.over(genotype, numbers))  # the third: the graphs
-    result = _stage_search(last, config, "train3")
+    result = hdas_stages(last, config, "train3")
     decided = {phase: v.record() for phase, v in verdicts.items()} | result.details["decided"]
     details = {"genotype": genotype.to_text(), "numbers": numbers, "moved_in_cells": moved, "decided": decided}
     doubts = [doubt for v in verdicts.values() for doubt in v.doubts()]
@@ -179,10 +160,8 @@ def _stages_proxy(space: SearchSpace, config: HDASConfig) -> SearchSpace:
 
 
 STAGES: dict[str, Any] = {  # sizes of the networks that are trained for good, by preset
-    "quick": {"channels": 4, "cells": 14},
-    "small": {"channels": 8, "cells": 14},
-    "paper": {"auxiliary": True},
-}
+    "quick": {"channels": 4, "cells": 14}, "small": {"channels": 8, "cells": 14}, "paper": {"auxiliary": True},
+}  # fmt: skip
 NUMBERS = {preset: {**size, "cells": 26, "least": 4} for preset, size in STAGES.items()}
 CELLS: dict[str, Any] = {preset: {"channels": 8, "cells": 5} for preset in ("quick", "small")} | {"paper": {"auxiliary": True}}
 GRAPHS_ONLY = only("graphs", reason="it searches the graphs between given cells (hdas_stages)")
@@ -197,8 +176,6 @@ METHODS = {
         hdas_cells, PRESETS, plan, sized("hdas_cells", CELLS),
         only("cells", reason="it searches cells (darts, hdas_cells)"), _cells_proxy,
     ),
-    "hdas-distribution": Method(
-        hdas_distribution, PRESETS, plan, sized("hdas_stages", NUMBERS), NUMBERS_ONLY, _stages_proxy
-    ),
+    "hdas-distribution": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", NUMBERS), NUMBERS_ONLY, _stages_proxy),
     "hdas-stages": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", STAGES), GRAPHS_ONLY, _stages_proxy),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -32,14 +32,11 @@ class StageGraphs(Protocol):
     def cell_space(self) -> SearchSpace: ...  # of the cells that the stages are made of
     def over(self, genotype: Any, cells: tuple[int, ...] | None = None, least: int | None = None) -> SearchSpace:
         """The space of stage graphs over other cells, or over another number of them."""
-        ...
 
 
 def graphs_of(space: SearchSpace) -> StageGraphs:
     """The skeleton of a space of stage graphs; methods refuse other spaces before."""
-    skeleton: Any = space.skeleton
-    found: StageGraphs = skeleton
-    return found
+    return cast(StageGraphs, space.skeleton)
 
 
 class StageSoftmax(Softmax):
@@ -78,8 +75,11 @@ def depth_loss(space: SearchSpace, form: Form = "paper") -> Callable[[Sequence[T
     def weights(alphas: Sequence[Tensor], sites: Sequence[str]) -> Tensor:
         into = [(alphas[position[site]], space.decisions[position[site]].options) for site in sites]
         if raw:  # [edges, operations]; 0 for those that a restricted space has not
-            return torch.stack([_by_operation(alpha, options) for alpha, options in into])
-        return torch.stack([_strongest(alpha, options) for alpha, options in into]).softmax(0)
+            rows = [[a[options.index(o)] if o in options else a.new_zeros(()) for o in FREE] for a, options in into]
+            return torch.stack([torch.stack(row) for row in rows])
+        kept = [(a, [i for i, option in enumerate(options) if option != "none"]) for a, options in into]
+        strongest = [a[some].max() if some else a.new_full((), -torch.inf) for a, some in kept]
+        return torch.stack(strongest).softmax(0)
 
     def loss(alphas: Sequence[Tensor]) -> Tensor:
         total = alphas[0].new_zeros(())
@@ -112,17 +112,6 @@ def _stage_depth(
             depth[node] = depth[node] / len(edges) * (1.0 + (i - 1) * beta.get(i, 0.0))
             total = total + depth[node]
     return total.sum() / skeleton.cells[k]
-
-
-def _by_operation(alpha: Tensor, options: Sequence[str]) -> Tensor:
-    """The logits of the four operations of an edge, 0 for those that it has not: [4]."""
-    return torch.stack([alpha[options.index(o)] if o in options else alpha.new_zeros(()) for o in FREE])
-
-
-def _strongest(alpha: Tensor, options: Sequence[str]) -> Tensor:
-    """The greatest logit of an edge but for `none`; -inf where a restricted space has left no other option."""
-    kept = [i for i, option in enumerate(options) if option != "none"]
-    return alpha[kept].max() if kept else alpha.new_full((), -torch.inf)
 
 
 def _numbers(space: SearchSpace, stage: int, alphas: Sequence[Tensor]) -> dict[int, Tensor]:

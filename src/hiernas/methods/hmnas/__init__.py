@@ -9,14 +9,11 @@ paper's first page is at hand; what it leaves open is our design.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from hiernas.budget import Budget
-from hiernas.data.split import ImageData, Split
+from hiernas.data.split import ImageData, Split, shares
 from hiernas.errors import ConfigError, LimitError
 from hiernas.methods.hmnas.encoding import NONE, Encoding
 from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, check_counted, filters_within, with_fewer_filters
@@ -24,10 +21,9 @@ from hiernas.methods.hmnas.kept import candidate_of, narrowed, restored, start_o
 from hiernas.methods.hmnas.masks import Level, MaskArchitect, MaskSettings
 from hiernas.networks.filters import outputs_of
 from hiernas.problem import Evaluator, Found, Method, Problem, Rival, Spaces, Start, final_work, training_work
-from hiernas.search.alphas import AlphaArchitect, Pressure
-from hiernas.search.bilevel import shares
+from hiernas.search.alphas import AlphaArchitect, Pressure, rounded
 from hiernas.search.decided import Verdict
-from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check_final, learn, search_work
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check, learn, search_work
 from hiernas.space import Architecture, SearchSpace
 from hiernas.subsets import subsets
 from hiernas.train.recipes import DARTS, Phase, Recipe
@@ -50,9 +46,8 @@ class HMNASConfig:
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
-        self.search.check()
+        check(self)
         self.mask.check()
-        check_final(self.calibration_images, self.final_epochs, self.final_lr)
         if not self.inherited_lr > 0:
             raise ConfigError(f"inherited_lr={self.inherited_lr} must be positive")
 
@@ -65,8 +60,9 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
     rule = _by_rule(architect, problem)
     if rule is not None and not verdict.decided:
         return _control(rule, supernet, problem, config, verdict)
-    budget = _budget(problem, config)
-    edges = None
+    budget, edges = problem.budget, None
+    if config.weights_level:  # edges and operations go by what filters can be counted on to save
+        budget = budget.by(lambda space: with_fewer_filters(problem.budget.tables(space), config.mask.filters))
     if encoding.nodes:  # a chain has operations only
         edges = _masked(supernet, architect, "edges", config.mask.edges_epochs, problem, config, budget)
     operations = _masked(supernet, architect, "operations", config.mask.operations_epochs, problem, config, budget, edges)
@@ -89,7 +85,7 @@ def hmnas(problem: Problem, config: HMNASConfig) -> Found:
     details = {
         "decided": {"train1": verdict.record()}, "masks": records, "moved": moved, "pairs": values,
         **({"filters": filters} if filters else {}),
-        "importance": _rounded(proxy, encoding.strengths(architect.alphas, architect.betas)),
+        "importance": rounded(proxy, encoding.strengths(architect.alphas, architect.betas), but=NONE),
     }  # fmt: skip
     compared = tuple(rivals) if config.compare else ()
     return Found(
@@ -135,14 +131,6 @@ def _learn(masks: MaskArchitect | FilterArchitect, network: Any, phase: Phase, p
     problem.trainer.fit(network, masks.images, phase, config.search.train, architect=masks)
 
 
-def _budget(problem: Problem, config: HMNASConfig) -> Budget:
-    """The budget that edges and operations go by; where filters follow, with what these can be counted on to save."""
-    budget = problem.budget
-    if not config.weights_level:
-        return budget
-    return budget.by(lambda space: with_fewer_filters(budget.tables(space), config.mask.filters))
-
-
 def _filtered(
     whole: Architecture, start: Start, accuracy: float, evaluate: Evaluator, problem: Problem, config: HMNASConfig
 ) -> tuple[Architecture, Start, float, dict[str, Any]]:
@@ -170,13 +158,6 @@ def _by_rule(architect: AlphaArchitect, problem: Problem) -> Architecture | None
         return space.decode(problem.budget.best(space, architect.strengths()))
     except LimitError:
         return None
-
-
-def _rounded(space: SearchSpace, rows: Sequence[np.ndarray]) -> dict[str, dict[str, float]]:
-    return {
-        d.name: {o: round(float(w), 4) for o, w in zip(d.options, row, strict=True) if o != NONE}
-        for d, row in zip(space.decisions, rows, strict=True)
-    }
 
 
 def plan(config: HMNASConfig, data: ImageData) -> dict[str, float]:

@@ -80,12 +80,8 @@ class FilterArchitect(Masks):
         self.owner = torch.repeat_interleave(torch.tensor(self.sizes))
         self.decides = torch.ones(len(self.mask), dtype=torch.bool)
         self.drawn = torch.linspace(0, len(self.mask) - 1, min(DRAWN, len(self.mask))).round().long()
-        self.pressure = Pressure(tuple((m, self.rest(m.metric), [self._each(m.metric)]) for m in self.limits))
-
-    def _each(self, metric: str) -> Tensor:
-        """What each filter costs."""
-        costs = torch.tensor([float(getattr(output, metric)) for output in self.outputs])
-        return costs[self.owner]
+        costs = {m: torch.tensor([float(getattr(output, m)) for output in outputs])[self.owner] for m in COUNTED}  # of each
+        self.pressure = Pressure(tuple((m, self.rest(m.metric), [costs[m.metric]]) for m in self.limits))
 
     def rest(self, metric: str) -> float:
         """The network's cost but for all filters."""
@@ -178,27 +174,23 @@ def filters_within(masks: FilterArchitect, architecture: Architecture, budget: B
     skeleton: Any = _Numbers(f"{architecture.skeleton.name} with fewer filters")
     numbers = [tuple(str(k) for k in range(1, n + 1)) for n in masks.sizes]
     space = SearchSpace(skeleton, tuple(Decision(o.path, n) for o, n in zip(masks.outputs, numbers, strict=True)))
-    tables = {metric: _table(masks, metric, space) for metric in COUNTED}
+    tables = {}
+    for metric in COUNTED:
+        rows = [getattr(o, metric) * np.arange(1.0, o.channels + 1.0) for o in masks.outputs]
+        tables[metric] = CostTable(metric, masks.rest(metric), tuple(rows), space)
     try:
         genes = budget.within(masks.limits).by(lambda _: tables).best(space, gains)
     except LimitError as error:
-        raise _unreachable(masks.limits, tables) from error
+        spans = [(m.metric, tables[m.metric]) for m in masks.limits]
+        reach = " and ".join(f"{metric} from {table.smallest:,.0f} to {table.largest:,.0f}" for metric, table in spans)
+        raise LimitError(
+            "no choice of output filters of the operations that were kept meets "
+            f"{' and '.join(map(str, masks.limits))}: they reach {reach}; search again with another --seed or --set "
+            "mask.filters nearer to 1, or widen the limits"
+        ) from error
     kept = [tuple(sorted(order[: int(g) + 1])) for order, g in zip(ranked, genes, strict=True)]
     pairs = zip(masks.outputs, kept, strict=True)
     return replace(architecture, filters=tuple((o.path, k) for o, k in pairs if len(k) < o.channels))
-
-
-def _table(masks: FilterArchitect, metric: str, space: SearchSpace) -> CostTable:
-    rows = [getattr(o, metric) * np.arange(1.0, o.channels + 1.0) for o in masks.outputs]
-    return CostTable(metric, masks.rest(metric), tuple(rows), space)
-
-
-def _unreachable(limits: Sequence[Limit], tables: Mapping[str, CostTable]) -> LimitError:
-    reach = " and ".join(f"{m.metric} from {tables[m.metric].smallest:,.0f} to {tables[m.metric].largest:,.0f}" for m in limits)
-    return LimitError(
-        f"no choice of output filters of the operations that were kept meets {' and '.join(map(str, limits))}: they reach "
-        f"{reach}; search again with another --seed or --set mask.filters nearer to 1, or widen the limits"
-    )
 
 
 def check_counted(architecture: Architecture, budget: Budget) -> None:

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, TrainingError
-from hiernas.gates import Gates, straight_through
+from hiernas.gates import Gates, frozen, straight_through
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.search.alphas import Pressure
-from hiernas.search.bilevel import frozen
 
 Level = Literal["edges", "operations"]
 MOMENTUM, DECAY = 0.9, 0.99  # of the masks' optimiser: of its steps, and of the mean square gradient
@@ -163,7 +162,8 @@ class MaskArchitect(Masks):
         self.alphas, self.betas = ([x.detach().clone() for x in part] for part in logits)
         self.edges, self.sizes = edges, sizes
         self.present = self._present(edges)  # per site, of the level of operations: whether its edge is there
-        self.decides = self._decides()
+        of_sites = [torch.full((n,), level == "edges" or self.present[i]) for i, n in enumerate(sizes)]
+        self.decides = torch.cat(of_sites)  # not those of operations of edges that were dropped: bool [masks]
 
     def to(self, device: torch.device) -> None:
         """Move masks and logits, in place."""
@@ -240,12 +240,6 @@ class MaskArchitect(Masks):
         if self.level == "edges":
             return self.encoding.gates_of(shares)
         return self.encoding.kept_gates(shares, [[there] * len(s) for there, s in zip(self.present, shares, strict=True)])
-
-    def _decides(self) -> Tensor:
-        """Which masks decide anything: not those of operations of edges that were dropped. Bool [masks]."""
-        if self.level == "edges":
-            return torch.ones(len(self.mask), dtype=torch.bool)
-        return torch.cat([torch.full((n,), there) for n, there in zip(self.sizes, self.present, strict=True)])
 
     # -- learning ------------------------------------------------------------------------------------------------
 

@@ -15,23 +15,12 @@ import networkx
 import numpy as np
 
 from hiernas.budget import Budget
-from hiernas.data.split import ImageData, Split
+from hiernas.data.split import ImageData, Split, shares
 from hiernas.errors import ConfigError, SpaceError
+from hiernas.methods.hournas import proposals
 from hiernas.methods.hournas.architect import Estimator, ProposalArchitect, Sampling
-from hiernas.methods.hournas.proposals import (
-    Targets,
-    aims_of,
-    fresh_parameters,
-    gains,
-    make_targets,
-    optimise_proposals,
-    option_mask,
-    probabilities,
-    spread,
-)
 from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, brief_work, training_work
 from hiernas.randomness import numpy_generator
-from hiernas.search.bilevel import shares
 from hiernas.search.ranking import Ledger, pareto_front
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import Phase, Recipe
@@ -104,8 +93,8 @@ def hournas(problem: Problem, config: HourNASConfig) -> Found:
         problem.run.event("pruned", **prunings[-1].summary())
         space, supernet = fixed, supernet.restrict(fixed)
         supernet.load_state_dict(smallest.state_dict(), strict=False)  # the vital blocks keep what they learned
-    aims = aims_of(space, problem.budget)
-    targets = make_targets(space, problem.budget.tables(space), aims)
+    aims = proposals.aims_of(space, problem.budget)
+    targets = proposals.make_targets(space, problem.budget.tables(space), aims)
     theta = space_proposals(targets, problem, config)  # line 13
     problem.run.event("proposals", aims=aims)
     architect = ProposalArchitect(
@@ -164,8 +153,8 @@ def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
 
 def search_vital(supernet: Any, images: Split, validation: Split, problem: Problem, config: HourNASConfig) -> np.ndarray:
     """The architecture parameters of the vital blocks, trained with the weights of the minimal supernet: [L, O]."""
-    options = option_mask(supernet.space)
-    theta = fresh_parameters(1, options, numpy_generator(problem.seed, "vital"))
+    options = proposals.option_mask(supernet.space)
+    theta = proposals.fresh_parameters(1, options, numpy_generator(problem.seed, "vital"))
     architect = ProposalArchitect(
         theta, options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end), sampling=config.sampling,
         estimator=config.estimator,
@@ -177,16 +166,17 @@ def search_vital(supernet: Any, images: Split, validation: Split, problem: Probl
 
 def fix_vital(space: SearchSpace, theta: np.ndarray, minimal: SearchSpace, problem: Problem) -> SearchSpace:
     """The space whose vital blocks are fixed to their most probable options with which the limits can be met."""
-    vital, rows = set(vital_sites(space)), []
-    for decision, left, row in zip(space.decisions, minimal.decisions, theta, strict=True):
-        values = row[: len(left.options)] if decision.name in vital else np.zeros(len(decision.options))
-        rows.append(values)
+    vital = set(vital_sites(space))
+    rows = [
+        row[: len(left.options)] if decision.name in vital else np.zeros(len(decision.options))
+        for decision, left, row in zip(space.decisions, minimal.decisions, theta, strict=True)
+    ]
     genes = problem.budget.best(space, rows)
     chosen = {d.name: d.options[g] for d, g in zip(space.decisions, genes, strict=True) if d.name in vital}
     return space.restrict({site: (option,) for site, option in chosen.items()})
 
 
-def space_proposals(targets: Targets, problem: Problem, config: HourNASConfig) -> np.ndarray:
+def space_proposals(targets: proposals.Targets, problem: Problem, config: HourNASConfig) -> np.ndarray:
     """The m proposals, optimised once: a resumed run takes up the same ones."""
     import torch
 
@@ -194,7 +184,7 @@ def space_proposals(targets: Targets, problem: Problem, config: HourNASConfig) -
     if saved is not None:
         return saved[0]["theta"].numpy().copy()
     with problem.run.timed("proposals"):
-        theta = optimise_proposals(
+        theta = proposals.optimise_proposals(
             targets, config.proposals, config.proposal_iterations, lr=config.architecture_lr, beta=config.beta,
             tau=(config.tau, config.tau_end), rng=numpy_generator(problem.seed, "proposals"),
         )  # fmt: skip
@@ -204,12 +194,12 @@ def space_proposals(targets: Targets, problem: Problem, config: HourNASConfig) -
 
 def _found(
     space: SearchSpace, supernet: Any, architect: ProposalArchitect, prunings: tuple[Pruning, ...],
-    proposals: np.ndarray, problem: Problem, config: HourNASConfig,
+    theta: np.ndarray, problem: Problem, config: HourNASConfig,
 ) -> Found:  # fmt: skip
     """Every proposal's most probable architecture within the limits; the chosen one is the best proposal's."""
     options = architect.options
     free = [np.where(options, t, -np.inf).argmax(-1) for t in architect.theta]
-    genes = [_within(space, problem.budget, g, gains(t, options)) for g, t in zip(free, architect.theta, strict=True)]
+    genes = [_within(space, problem.budget, g, proposals.gains(t, options)) for g, t in zip(free, architect.theta, strict=True)]
     evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
     ledger = Ledger(space, evaluate, config.objective, "evolve2", problem)
     unique = list({row.tobytes(): row for row in genes}.values())
@@ -221,14 +211,14 @@ def _found(
         {"weight": w, "options": list(c.options), "val_accuracy": c.val_accuracy, "moved": int((a != b).sum())}
         for w, c, a, b in zip(weights, candidates, genes, free, strict=True)
     ]
-    targets = architect.targets
+    targets, tables = architect.targets, problem.budget.tables(space)
     assert targets is not None  # these proposals have targets
     details = {
         "vital": list(vital_sites(problem.space)),
         "aims": dict(zip(targets.metrics, targets.absolute.tolist(), strict=True)),
         "proposals": rows,
         "best": architect.best,
-        "spread": spread(space, problem.budget.tables(space), targets, proposals, config.tau, config.tau_end, problem.seed),
+        "spread": proposals.spread(space, tables, targets, theta, config.tau, config.tau_end, problem.seed),
     }
     front = tuple(pareto_front(candidates, config.objective))
     return Found(problem.space, front, chosen, prunings, details, candidates=tuple(by_options.values()))
@@ -240,7 +230,7 @@ def _within(space: SearchSpace, budget: Budget, genes: np.ndarray, rows: Sequenc
 
 
 def _frequency(space: SearchSpace, theta: np.ndarray, config: HourNASConfig) -> dict[str, dict[str, float]]:
-    p = probabilities(theta[None], option_mask(space), 0.0, config.tau_end)[0]
+    p = proposals.probabilities(theta[None], proposals.option_mask(space), 0.0, config.tau_end)[0]
     rows = zip(space.decisions, p, strict=True)
     return {d.name: {option: float(x) for option, x in zip(d.options, row, strict=False)} for d, row in rows}
 
@@ -252,30 +242,16 @@ def plan(config: HourNASConfig, data: ImageData) -> dict[str, float]:
     return {**trainings, **brief_work(config, data, config.proposals)}
 
 
-QUICK = HourNASConfig(
-    vital_epochs=20,
-    epochs=40,
-    lr=0.2,
-    train=Recipe(batch_size=64, weight_decay=5e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
-    share=0.4,
-    architecture_lr=0.03,
-    calibration_images=300,
-    final_epochs=60,
-    final_lr=0.1,
-)
-
-SMALL = HourNASConfig(
-    vital_epochs=2,
-    epochs=6,
-    train=Recipe(batch_size=128, weight_decay=1e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
-    calibration_images=500,
-    final_epochs=7,
-    final_lr=0.3,
-)
-
-PAPER = HourNASConfig()  # ImageNet on a large GPU: two epochs of search, 350 of final training
-
-PRESETS: dict[str, Any] = {"quick": QUICK, "small": SMALL, "paper": PAPER}
-
+PRESETS: dict[str, Any] = {
+    "quick": HourNASConfig(
+        vital_epochs=20, epochs=40, lr=0.2, share=0.4, architecture_lr=0.03, calibration_images=300, final_epochs=60,
+        final_lr=0.1, train=Recipe(batch_size=64, weight_decay=5e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
+    ),
+    "small": HourNASConfig(
+        vital_epochs=2, epochs=6, calibration_images=500, final_epochs=7, final_lr=0.3,
+        train=Recipe(batch_size=128, weight_decay=1e-4, schedule="cosine", label_smoothing=0.1, grad_clip=5.0),
+    ),
+    "paper": HourNASConfig(),  # ImageNet on a large GPU: two epochs of search, 350 of final training
+}  # fmt: skip
 
 METHODS = {"hournas": Method(hournas, PRESETS, plan, TINY, CHAINS, inherits=True)}

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from hiernas.data.split import Split
 from hiernas.errors import TrainingError
-from hiernas.gates import Gates, single_path
+from hiernas.gates import Gates, frozen, single_path
 from hiernas.methods.hournas.proposals import Adam, Targets, entropy, probabilities, resource_loss, temperature
-from hiernas.search.bilevel import frozen
 
 NETWORKS = 3  # per step by score: their forward passes take less time than a training step, see docs/methods/hournas.md
 Sampling = Literal["gumbel_max", "gumbel_softmax"]
@@ -36,18 +35,9 @@ class ProposalArchitect:
     alternation: Literal["epoch", "step"] = "epoch"  # Alg. 1: an epoch of the weights, then one of the architecture
 
     def __init__(
-        self,
-        theta: np.ndarray,
-        options: np.ndarray,
-        images: Split,
-        *,
-        lr: float,
-        tau: tuple[float, float],
-        sampling: Sampling = "gumbel_max",
-        estimator: Estimator = "score",
-        targets: Targets | None = None,
-        alpha: float = 0.0,
-    ) -> None:
+        self, theta: np.ndarray, options: np.ndarray, images: Split, *, lr: float, tau: tuple[float, float],
+        sampling: Sampling = "gumbel_max", estimator: Estimator = "score", targets: Targets | None = None, alpha: float = 0.0,
+    ) -> None:  # fmt: skip
         self.theta, self.pi = theta.copy(), np.zeros(len(theta))
         self.options, self.images = options, images
         self.tau, self.sampling, self.estimator, self.targets, self.alpha = tau, sampling, estimator, targets, alpha
@@ -77,7 +67,12 @@ class ProposalArchitect:
         proposal_noise, noise = rng.gumbel(size=pi.shape), rng.gumbel(size=theta.shape)
         if self.sampling == "gumbel_max":
             return self._one_path(theta, pi, proposal_noise, noise)
-        return self._mixture(theta, pi, proposal_noise, noise)
+        # all options, weighted by the relaxed samples of all proposals (Eq. 9)
+        mixed = (pi / self._now + torch.from_numpy(proposal_noise)).softmax(0)
+        samples = torch.stack([self._softmax(t, n) for t, n in zip(theta, torch.from_numpy(noise), strict=True)])
+        weights = (mixed[:, None, None] * samples).sum(0).to(self._device, torch.float32)
+        rows = [row[:width] for row, width in zip(weights.unbind(), self._widths, strict=True)]
+        return Gates(tuple(tuple(range(width)) for width in self._widths), tuple(rows))
 
     def _drawn(self, proposal_noise: np.ndarray, noise: np.ndarray) -> tuple[int, np.ndarray]:
         """A proposal, and of it an option per site, by Gumbel-Max."""
@@ -93,14 +88,6 @@ class ProposalArchitect:
         weight = (pi / self._now).softmax(0)[i]
         gates = ((1.0 + weight - weight.detach()) * (1.0 + p - p.detach())).to(self._device, torch.float32)
         return Gates(single_path(genes).indices, tuple(gates.unsqueeze(1).unbind()))
-
-    def _mixture(self, theta: Tensor, pi: Tensor, proposal_noise: np.ndarray, noise: np.ndarray) -> Gates:
-        """All options, weighted by the relaxed samples of all proposals (Eq. 9)."""
-        mixed = (pi / self._now + torch.from_numpy(proposal_noise)).softmax(0)
-        samples = torch.stack([self._softmax(t, n) for t, n in zip(theta, torch.from_numpy(noise), strict=True)])
-        weights = (mixed[:, None, None] * samples).sum(0).to(self._device, torch.float32)
-        rows = [row[:width] for row, width in zip(weights.unbind(), self._widths, strict=True)]
-        return Gates(tuple(tuple(range(width)) for width in self._widths), tuple(rows))
 
     def _softmax(self, theta: Tensor, noise: Tensor | float = 0.0) -> Tensor:
         return (theta / self._now + noise).masked_fill(~torch.from_numpy(self.options), -torch.inf).softmax(-1)
