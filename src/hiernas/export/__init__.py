@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,8 @@ def write_files(files: Mapping[Path, bytes]) -> None:
             os.replace(partial[path], path)
     except OSError as error:
         for unfinished in partial.values():
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):  # it may never have been there
+                unfinished.unlink()
         raise ExportError(
             f"cannot write {path}: {error.strerror}; name a file in a folder that can be written to and has space left"
         ) from error
