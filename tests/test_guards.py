@@ -30,7 +30,7 @@ from hiernas.report.page import summary
 from hiernas.run import request as run_module
 from hiernas.run.folder import RunFolder
 from hiernas.run.pace import Pace, largest_step
-from hiernas.run.request import Prepared, Request, prepare, reload_data, restore
+from hiernas.run.request import OPTIONS, Prepared, Request, prepare, read_data, reload_data, restore
 from hiernas.run.search import resume, search
 from hiernas.run.settings import with_settings
 from hiernas.spaces import Stage, chain_space
@@ -242,3 +242,12 @@ def test_check_foretells_what_evaluating_measuring_and_decoding_take(tmp_path: P
 def made_up(space: Any, runtime: Any) -> LatencyTable:
     entries = {o.key: Entry(0.02, 0.02, 0.02, 9) for o in plan_of(space, with_edges=True).operations}
     return LatencyTable(**identity(runtime), raw_overhead_ms=0.01, entries=entries)
+
+
+def test_a_folder_that_is_named_as_the_embedded_images_is_not_taken_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    images, source = read_data("digits", **{**dict.fromkeys(OPTIONS), "seed": 0, "skip_bad_images": False})
+    assert (len(images.classes), source["source"]) == (10, "digits")

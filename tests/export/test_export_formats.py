@@ -135,7 +135,8 @@ def test_litert_computes_what_pytorch_computes(network: nn.Module, images: Tenso
 
 def test_executorch_computes_what_pytorch_computes(network: nn.Module, images: Tensor, tmp_path: Path) -> None:
     runtime = pytest.importorskip("executorch.runtime").Runtime.get()
-    done = export(network, images, tmp_path / "best.pte", "executorch")
+    strided = images.to(memory_format=torch.channels_last)  # as they come from the data
+    done = export(network, strided, tmp_path / "best.pte", "executorch")
     method = runtime.load_program(done.path).load_method("forward")
     for i in range(3):
         torch.testing.assert_close(method.execute([images[i : i + 1]])[0], outputs(network, images)[i : i + 1])

@@ -196,7 +196,7 @@ def test_broken_files_are_not_written(wrong: str, message: str, tmp_path: Path, 
 
 def test_names_and_places_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, x = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval(), noise((3, 8, 8))
-    with pytest.raises(ConfigError, match=r"a Python file is named NAME\.py, and its weights beside it NAME\.pt.*best\.pt"):
+    with pytest.raises(ConfigError, match=r"a file for python is named NAME\.py, and its weights beside it NAME\.pt.*best\.pt"):
         export(network, x, tmp_path / "best.pt", "python")
     with pytest.raises(ConfigError, match=r"cannot export to 'pyton'; did you mean 'python'\?"):
         export(network, x, tmp_path / "best.py", "pyton")

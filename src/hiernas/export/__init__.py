@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def export(
     if images.ndim != 4 or not len(images) or images.dtype != torch.float32:
         found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
         raise ExportError(f"export needs float32 images [B, C, H, W] to check the file on, not {found}")
-    images = images.detach().cpu()
+    images = images.detach().cpu().clone(memory_format=torch.contiguous_format)  # ExecuTorch takes no other
     frozen = copy.deepcopy(network).cpu().eval()
     metadata = {"input_size": json.dumps(list(images.shape[1:])), **(metadata or {})}
     with quiet():
@@ -142,7 +143,8 @@ def write_files(files: Mapping[Path, bytes]) -> None:
             os.replace(partial[path], path)
     except OSError as error:
         for unfinished in partial.values():
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):  # it may never have been there
+                unfinished.unlink()
         raise ExportError(
             f"cannot write {path}: {error.strerror}; name a file in a folder that can be written to and has space left"
         ) from error

@@ -261,7 +261,7 @@ def read_data(data: Any, **options: Any) -> tuple[ImageData, dict[str, Any]]:
         raise DataError("--data is empty; name 'digits', a folder or hf:NAME")
     images = data if isinstance(data, ImageData) else load_data(data, **options)
     name = str(data) if isinstance(data, str | Path) else None
-    if name is not None and Path(name).exists():
+    if name is not None and data != "digits" and Path(name).exists():  # the embedded images, whatever lies here
         name = str(Path(name).resolve())
     return images, {"source": name, **{k: options[k] for k in OPTIONS}, "fingerprint": images.fingerprint}
 
