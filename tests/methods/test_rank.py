@@ -132,3 +132,23 @@ def test_the_supernet_that_chose_is_ranked_over_its_own_space(
     assert isinstance(order, trust.Order)
     assert order.tau == pytest.approx(tau_b(by_hand, reached), abs=1e-9)
     assert (found.chosen, len(found.random)) == (result["chosen"]["test_accuracy"], 7)
+
+
+@pytest.mark.parametrize("finished", ["hnas"], indirect=True)
+def test_a_ranking_goes_on_after_a_kill(finished: RunFolder, few: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed where the folder of a network was made and nothing is in it yet, and amid the line of an event."""
+    prepared, network = restore(finished, little(), few), next(iter(little()))
+    whole = trust._train(finished, prepared, network, "whole", 2)
+    (finished.path / "rank").rename(finished.path / "rank-whole")
+    (folder,) = (finished.path / "rank-whole").iterdir()
+    (finished.path / "rank" / folder.name).mkdir(parents=True)
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(trust, "accuracy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(RunFolder, "close", lambda run: run._lock.release(force=True))  # nothing is put in order
+        trust._train(finished, prepared, network, "whole", 2)
+    events = finished.path / "rank" / folder.name / "events.jsonl"
+    events.write_bytes(events.read_bytes()[:-20])
+    assert trust._train(finished, prepared, network, "whole", 2) == whole
+    assert [e["epoch"] for e in RunFolder.open(events.parent).events() if e["event"] == "epoch"] == [1]
+    RunFolder.open(events.parent).event("epoch", epoch=2)
+    assert [e["epoch"] for e in RunFolder.open(events.parent).events() if e["event"] == "epoch"] == [1, 2]

@@ -72,6 +72,32 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path, digits:
     assert shown[0] == shown[1]
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_kill_about_a_checkpoint_loses_no_epoch(
+    tmp_path: Path, digits: ImageData, saved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right before, and right after, the first checkpoint at the end of an epoch."""
+    whole = train(tmp_path / "whole", digits, epochs=3)
+    save = RunFolder.save_tensors
+
+    def killed(run: RunFolder, name: str, tensors: Any, position: Any) -> None:
+        if saved:
+            save(run, name, tensors, position)
+        if position["epoch"] == 1 and position["step"] == 0:
+            raise KeyboardInterrupt
+        if not saved:
+            save(run, name, tensors, position)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(RunFolder, "save_tensors", killed)
+        train(tmp_path / "parts", digits, epochs=3)
+    parts = train(tmp_path / "parts", digits, epochs=3)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    told = [e["epoch"] for e in RunFolder.open(tmp_path / "parts").events()]
+    assert told == ([1, 2, 3] if saved else [1, 1, 2, 3])
+
+
 def test_a_step_changes_what_is_on_the_path_and_nothing_else(tmp_path: Path, digits: ImageData) -> None:
     space = spaces.tiny(digits.input_size, digits.num_classes)
     before = _supernet(space).state_dict()
