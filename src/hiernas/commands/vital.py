@@ -134,7 +134,7 @@ def listing(asked: VitalOptions) -> Listing:
     blocks = named(blocks_of_network(architecture.build(), skeleton.input_size), architecture)
     sites = zip(skeleton.sites, architecture.choices, strict=True) if skeleton.searched == "blocks" else ()
     out = [s.name for s, choice in sites if len(choice) == 1 and type(s.build(choice[0][0])) is nn.Identity]
-    remarks = [f"left out, since 'skip' was chosen: {', '.join(out)}"] if out else []
+    remarks = (f"left out, since 'skip' was chosen: {', '.join(out)}",) if out else ()
     return Listing(f"{name}: a network of {skeleton.name} for {_images_of(skeleton)}", blocks, remarks)
 
 
