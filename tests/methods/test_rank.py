@@ -142,10 +142,11 @@ def test_a_ranking_goes_on_after_a_kill(finished: RunFolder, few: ImageData, mon
     (finished.path / "rank").rename(finished.path / "rank-whole")
     (folder,) = (finished.path / "rank-whole").iterdir()
     (finished.path / "rank" / folder.name).mkdir(parents=True)
-    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as killed:
         killed.setattr(trust, "accuracy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         killed.setattr(RunFolder, "close", lambda run: run._lock.release(force=True))  # nothing is put in order
-        trust._train(finished, prepared, network, "whole", 2)
+        with pytest.raises(KeyboardInterrupt):
+            trust._train(finished, prepared, network, "whole", 2)
     events = finished.path / "rank" / folder.name / "events.jsonl"
     events.write_bytes(events.read_bytes()[:-20])
     assert trust._train(finished, prepared, network, "whole", 2) == whole

@@ -355,10 +355,10 @@ def test_alarms_are_said(tmp_path: Path, value: dict[str, Any]) -> None:
     page, _ = made(tmp_path, value, alarms={"train1": [4, 6]})
     assert "Since epoch 4: 100% collapsed <so>" in page.text
     events = runs.search_events({"train1": 6, "train2": 4}, {"train1": [2, 3], "train2": [4]})
-    assert cells.alarms_of(events) == [
+    assert cells.alarms_of(figures.curves_of(events)[0]) == [
         "Epochs 2 to 3 of train1: 50% collapsed <so>", "Since epoch 4 of train2: 100% collapsed <so>"
     ]  # fmt: skip
-    assert cells.alarms_of(runs.search_events({"train1": 6})) == []
+    assert cells.alarms_of(figures.curves_of(runs.search_events({"train1": 6}))[0]) == []
 
 
 def test_the_control_of_a_search_in_chains(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_the_rule_serves_other_stages_too() -> None:
         (lambda: spaces.fbnet(head=0), "the head 0; both are whole numbers from 1"),
         (lambda: spaces.fbnet(head="wide"), "the head 'wide'"),
         (lambda: spaces.fbnet(stem=3), "unknown stem '3'"),
-        (lambda: spaces.proxyless(widths=[1]), "no widths"),
+        (lambda: spaces.proxyless(widths=[1]), "unknown widths of proxyless"),
         (lambda: spaces.efficientnet(keep_1x1="yes"), "keep_1x1 is 'yes'; it is true or false"),
         (lambda: spaces.hnas_basic((3, 32)), "input_size is"),
         (lambda: spaces.mnasnet((3, 0, 32)), "input_size is"),

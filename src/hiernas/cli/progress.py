@@ -36,6 +36,13 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {  # events that are a
     "rehearsal": lambda e: "timing a search in miniature",
     "numbers": lambda e: f"cells per stage: {', '.join(map(str, e['cells']))}",
 }
+COUNTED: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, float]]] = {  # and those that move the bar, and how far
+    "measuring": lambda e: (f"measuring latency of operation {e['done']} of {e['total']}", e["done"] / max(e["total"], 1)),
+    "measured": lambda e: (
+        f"measuring whole network {e['done']} of {e['total']}", PLANNED + (1 - PLANNED) * e["done"] / max(e["total"], 1)
+    ),
+    "jobs": lambda e: (f"{e['done']} of {e['of']} runs are done", e["done"] / e["of"]),
+}
 
 
 class Display:
@@ -70,18 +77,14 @@ class Display:
         kind = event["event"]
         if kind in LINES:
             self.console.print(LINES[kind](event))
+        elif kind in COUNTED:
+            self._show(*COUNTED[kind](event), "")
         elif handler := getattr(self, f"_on_{kind}", None):
             handler(event)
-
-    def _on_measuring(self, e: Mapping[str, Any]) -> None:
-        self._show(f"measuring latency of operation {e['done']} of {e['total']}", e["done"] / max(e["total"], 1), "")
 
     def _on_study(self, e: Mapping[str, Any]) -> None:
         self.again, self.of_study = f"hiernas compare {e['path']}", True
         self.console.print(f"study {e['path']}: {e['of']} runs")
-
-    def _on_jobs(self, e: Mapping[str, Any]) -> None:
-        self._show(f"{e['done']} of {e['of']} runs are done", e["done"] / e["of"], "")
 
     def _on_start(self, e: Mapping[str, Any]) -> None:
         self.plan = e["plan"]
@@ -122,10 +125,6 @@ class Display:
         text = f"generation {e['generation']}/{e['generations']} · {e['evaluated']} evaluated"
         share = e["generation"] / e["generations"]
         self._advance(e["phase"], share, text, final=share == 1)
-
-    def _on_measured(self, e: Mapping[str, Any]) -> None:
-        share = e["done"] / max(e["total"], 1)
-        self._show(f"measuring whole network {e['done']} of {e['total']}", PLANNED + (1 - PLANNED) * share, "")
 
     def _advance(self, phase: str, share: float, text: str, final: bool) -> None:
         names = list(self.plan)

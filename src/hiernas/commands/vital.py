@@ -130,9 +130,12 @@ def listing(asked: VitalOptions) -> Listing:
         near = did_you_mean(name, [*hiernas.spaces.NAMES, *KNOWN])
         raise SpaceError(f"there is no space, network, file or run '{name}'; {near}")
     architecture = architecture_of(asked)
-    blocks = blocks_of_network(architecture.build(), architecture.skeleton.input_size)
-    title = f"{name}: a network of {architecture.skeleton.name} for {_images_of(architecture.skeleton)}"
-    return Listing(title, named(blocks, architecture), _left_out(architecture))
+    skeleton: Any = architecture.skeleton
+    blocks = named(blocks_of_network(architecture.build(), skeleton.input_size), architecture)
+    sites = zip(skeleton.sites, architecture.choices, strict=True) if skeleton.searched == "blocks" else ()
+    out = [s.name for s, choice in sites if len(choice) == 1 and type(s.build(choice[0][0])) is nn.Identity]
+    remarks = (f"left out, since 'skip' was chosen: {', '.join(out)}",) if out else ()
+    return Listing(f"{name}: a network of {skeleton.name} for {_images_of(skeleton)}", blocks, remarks)
 
 
 def _images_of(skeleton: Skeleton) -> str:
@@ -167,13 +170,6 @@ def named(blocks: Sequence[Block], architecture: Architecture) -> list[Block]:
             names |= {f"{part}.{i}": site.name for i, site in enumerate(sites)}
         names |= {name.replace(".", "_"): name for name in skeleton.site_names}
     return [replace(block, name=names.get(block.name, block.name)) for block in blocks]
-
-
-def _left_out(architecture: Architecture) -> tuple[str, ...]:
-    skeleton: Any = architecture.skeleton
-    sites = zip(skeleton.sites, architecture.choices, strict=True) if skeleton.searched == "blocks" else ()
-    out = [s.name for s, choice in sites if len(choice) == 1 and type(s.build(choice[0][0])) is nn.Identity]
-    return (f"left out, since 'skip' was chosen: {', '.join(out)}",) if out else ()
 
 
 # -- without a block -------------------------------------------------------------------------------------------------

@@ -90,14 +90,10 @@ def tell(run: kit.Run) -> kit.Told:
     found = pictures(result, units.sentence(moved(result)), _weights(result))
     searched = {phase: verdict["what"] for phase, verdict in ((result.get("details") or {}).get("decided") or {}).items()}
     marks = [FOUND.get(phase, phase) for phase in list(searched)[:-1]]
-    return kit.Told(
-        lead=units.evaluated(result) if several else _lead(result, list(searched.values())),
-        found=[*found, how_it_went(run, marks), *([figures.front(result)] if several else [])],
-        training=ABOUT_TRAINING,
-        phases=searched | {"evolve2": "evaluating what was found"},
-        marks=marks,
-        levels=len(searched) > 1,
-    )
+    found += [how_it_went(run, marks), *([figures.front(result)] if several else [])]
+    lead = units.evaluated(result) if several else _lead(result, list(searched.values()))
+    phases = searched | {"evolve2": "evaluating what was found"}
+    return kit.Told(lead, found, ABOUT_TRAINING, phases, marks, levels=len(searched) > 1)
 
 
 def _lead(result: Values, searched: Sequence[str]) -> str:
@@ -125,10 +121,9 @@ def _cells(parts: list[Part], title: str, inner: bool = False, moved: str = "", 
 
 def _stages(parts: list[Part], result: Values, moved: str, weights: Markup | str) -> Markup:
     rows = [[p.label.capitalize(), p.nodes, p.depth, len(p.dead), ", ".join(map(str, p.dead)) or units.NONE] for p in parts]
-    table = kit.table(["", "Cells", "Depth", "Dead", "Which"], rows, "stages", numbers=(1, 2, 3))
     text = graphs.stage_lines(parts, result["space"]["arguments"].get("cell"))
     lines = text or [line for part in parts for line in _edges(part)]
-    return SECTIONS.stages(parts, _drawn([(p.label.capitalize(), p) for p in parts]), table, lines, moved, weights)
+    return SECTIONS.stages(parts, _drawn([(p.label.capitalize(), p) for p in parts]), rows, lines, moved, weights)
 
 
 def _drawn(named: Sequence[tuple[str, Part]]) -> list[tuple[str, Markup]]:
@@ -178,21 +173,17 @@ def how_it_went(run: kit.Run, marks: Sequence[str] = ()) -> Markup:
         ("Entropy", figures.by_epoch("Entropy", curves, [ENTROPY], marks, top=1.05 * most, alarm=alarm)),
         ("Operations", figures.by_epoch("Operations", curves, SHARES, marks, top=100, alarm=alarm)),
     ]
-    return SECTIONS.search(panels, alarms_of(run.events))
+    return SECTIONS.search(panels, alarms_of(curves))
 
 
-def alarms_of(events: Sequence[Values]) -> list[str]:
+def alarms_of(curves: Sequence[figures.Curve]) -> list[str]:
     """For each phase with alarms: since which epoch, whether they ended, and what the last one says."""
-    phases: dict[str, dict[int, str | None]] = {}
-    for event in events:
-        if event.get("event") == "epoch" and "entropy" in event:
-            phases.setdefault(event["phase"], {})[event["epoch"]] = event.get("alarm")
     said = []
-    for phase, by_epoch in phases.items():
-        raised = [epoch for epoch, alarm in sorted(by_epoch.items()) if alarm]
+    for curve in curves:
+        raised = [e for e in curve if e.get("alarm")]
         if raised:
-            where = f" of {phase}" if len(phases) > 1 else ""
-            ended = raised[-1] != max(by_epoch)
-            since = f"Epochs {raised[0]} to {raised[-1]}" if ended else f"Since epoch {raised[0]}"
-            said.append(f"{since}{where}: {by_epoch[raised[-1]]}")
+            where = f" of {curve[0]['phase']}" if len(curves) > 1 else ""
+            first, last = raised[0]["epoch"], raised[-1]["epoch"]
+            since = f"Epochs {first} to {last}" if last != curve[-1]["epoch"] else f"Since epoch {first}"
+            said.append(f"{since}{where}: {raised[-1]['alarm']}")
     return said

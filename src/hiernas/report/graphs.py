@@ -146,12 +146,10 @@ def cells_of(result: Values) -> list[Part]:
 
 def alike(parts: list[Part]) -> list[tuple[str, Part]]:
     """Each different cell once, with the names of all that are like it."""
-    names: dict[tuple[Kept, ...], list[str]] = {}
-    first: dict[tuple[Kept, ...], Part] = {}
+    same: dict[tuple[Kept, ...], list[Part]] = {}
     for part in parts:
-        names.setdefault(part.kept, []).append(part.name)
-        first.setdefault(part.kept, part)
-    return [(" and ".join(names[kept]), part) for kept, part in first.items()]
+        same.setdefault(part.kept, []).append(part)
+    return [(" and ".join(part.name for part in alike), alike[0]) for alike in same.values()]
 
 
 # -- drawn -----------------------------------------------------------------------------------------------------------

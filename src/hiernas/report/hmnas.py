@@ -161,10 +161,9 @@ def mergeable(sites: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...], str]
     They read the same input, differ at most in kernel size and inner channels, and end in a sum behind batch norm, which
     is folded into the last convolution.
     """
-    found = []
-    for site, choice in sites.items():
-        for pattern, how in FAMILIES:
-            alike = tuple(op for op in weights_of(choice) if re.fullmatch(pattern, op))
-            if len(alike) > 1:
-                found.append((site, alike, how))
-    return found
+    found = (
+        (site, tuple(op for op in weights_of(choice) if re.fullmatch(pattern, op)), how)
+        for site, choice in sites.items()
+        for pattern, how in FAMILIES
+    )
+    return [(site, alike, how) for site, alike, how in found if len(alike) > 1]

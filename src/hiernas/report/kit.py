@@ -79,12 +79,6 @@ def style() -> str:
     return (HERE / "style.css").read_text(encoding="utf-8")
 
 
-def section(title: str, *parts: Markup | str) -> Markup:
-    """A heading and what belongs under it; nothing where there is nothing."""
-    found = [part for part in parts if part]
-    return PARTS.titled(title, found) if found else Markup()
-
-
 def both(draw: Callable[[float], str]) -> tuple[str, str]:
     """A figure, drawn for a wide and for a narrow screen."""
     return draw(WIDE), draw(NARROW)

@@ -244,22 +244,16 @@ def as_json(rows: Sequence[Row]) -> dict[str, Any]:
 def page(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> str:
     """The study as one HTML page; `folder`: where it is put, which links are relative to."""
     limits, data = limits_of(rows), ", ".join(dict.fromkeys(r.data for r in rows))
-    sections = [kit.section("What it shows", kit.PARTS.listed(verdicts(rows), "notes"))]
+    sections = [SECTIONS.verdicts(verdicts(rows))]
     bound = [_bound(limit) for limit in limits]
     metrics = {b[0] for b in bound if b is not None}
     if len(limits) > 1 and None not in bound and len(metrics) == 1:
         sections.append(SECTIONS.dots("Accuracy against the limit", kit.both(lambda width: _against(rows, width))))
     for i, limit in enumerate(limits):
-        columns, lines = compared(rows, limit)
         drawn = kit.both(partial(_dots, rows, limit, i))
-        means = kit.table(COLUMNS, table(rows, limit), "front", numbers=range(1, len(COLUMNS)))
-        differ = kit.table(columns, lines, "front", numbers=range(1, len(columns))) if lines else ""
-        sections.append(SECTIONS.dots(f"Under {limit}", drawn, means, differ))
-    head = ["Method", "Limit", "Seed", "Test accuracy", "Space", "Doubts"]
-    runs: list[list[object]] = [
-        [_link(r, folder), r.limit, r.seed, units.percent(r.test_accuracy), r.space, r.doubts or units.NONE] for r in rows
-    ]
-    sections.append(kit.section("Runs", kit.table(head, runs, "front", (2, 3, 5))))
+        sections.append(SECTIONS.dots(f"Under {limit}", drawn, COLUMNS, table(rows, limit), *compared(rows, limit)))
+    runs = [[_link(r, folder), r.limit, r.seed, units.percent(r.test_accuracy), r.space, r.doubts or units.NONE] for r in rows]
+    sections.append(SECTIONS.runs(runs))
     return kit.TEMPLATES.get_template("page.html").render(
         over=["HierNAS study", f"{len(rows)} runs"], title=f"{units.number(len(labels_of(rows)), 'method')} on {data}",
         lead=f"Under {'; '.join(limits)}. " + " ".join(remarks), tiles="", result={"hiernas": VERSION}, sections=sections,

@@ -219,8 +219,7 @@ class SposEvolution:
         return np.where(mutate, self.rng.integers(self.sizes, size=chosen.shape), chosen)
 
     def _crossed(self, parents: np.ndarray) -> np.ndarray:
-        first = parents[self.rng.integers(len(parents), size=self.population)]
-        second = parents[self.rng.integers(len(parents), size=self.population)]
+        first, second = (parents[self.rng.integers(len(parents), size=self.population)] for _ in range(2))
         return np.where(self.rng.random(first.shape) < 0.5, first, second)
 
     def tell(self, genes: np.ndarray, values: np.ndarray) -> None:

@@ -27,8 +27,7 @@ class Retraining:
         epochs, batch = SCALES[preset]
         warmup = self.recipe.warmup_epochs * epochs / self.epochs
         scale = batch / self.recipe.batch_size
-        least = self.recipe.lr_min * scale
-        recipe = replace(self.recipe, batch_size=batch, warmup_epochs=round(warmup, 3), lr_min=least)
+        recipe = replace(self.recipe, batch_size=batch, warmup_epochs=round(warmup, 3), lr_min=self.recipe.lr_min * scale)
         return Retraining(recipe, epochs, self.lr * batch / self.recipe.batch_size)
 
 

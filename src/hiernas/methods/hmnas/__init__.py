@@ -117,7 +117,8 @@ def _masked(
     images, steps = _images(problem, config, epochs)
     kept = None if edges is None else edges.kept_edges()
     masks = MaskArchitect(encoding, (architect.alphas, architect.betas), level, images, config.mask, pressure, steps, kept)
-    _learn(masks, supernet, Phase("mask1" if level == "edges" else "mask2", epochs, config.search.lr), problem, config)
+    phase = Phase("mask1" if level == "edges" else "mask2", epochs, config.search.lr)
+    problem.trainer.fit(supernet, images, phase, config.search.train, architect=masks)
     return masks
 
 
@@ -125,10 +126,6 @@ def _images(problem: Problem, config: HMNASConfig, epochs: int) -> tuple[Split, 
     """The images that a level of masks learns from, and its steps."""
     _, images = shares(problem.data.train, config.search.share, problem.seed, config.search.images)
     return images, epochs * math.ceil(len(images) / config.search.train.batch_size)
-
-
-def _learn(masks: MaskArchitect | FilterArchitect, network: Any, phase: Phase, problem: Problem, config: HMNASConfig) -> None:
-    problem.trainer.fit(network, masks.images, phase, config.search.train, architect=masks)
 
 
 def _filtered(
@@ -142,7 +139,7 @@ def _filtered(
     images, steps = _images(problem, config, epochs)
     full = dict(zip(COUNTED, problem.budget.count(whole), strict=True))
     masks = FilterArchitect(network, outputs, full, images, config.mask, problem.budget.limits, steps)
-    _learn(masks, network, Phase("mask3", epochs, config.search.lr), problem, config)
+    problem.trainer.fit(network, images, Phase("mask3", epochs, config.search.lr), config.search.train, architect=masks)
     smaller = filters_within(masks, whole, problem.budget)
     check_counted(smaller, problem.budget)
     narrow = narrowed(smaller, start, evaluate, problem.seed)

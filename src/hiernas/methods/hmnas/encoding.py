@@ -121,6 +121,4 @@ class Encoding:
 def _among(share: Tensor, mask: Tensor) -> Tensor:
     """Shares among what a mask of 0 and 1 keeps: sum to 1, or all 0."""
     kept = share * mask
-    if not len(kept):
-        return kept
     return kept / kept.sum().clamp_min(torch.finfo(kept.dtype).tiny)
