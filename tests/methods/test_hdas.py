@@ -19,7 +19,7 @@ from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, LimitError
 from hiernas.methods import METHODS
 from hiernas.methods.darts import DARTSConfig, darts
-from hiernas.methods.hdas import HDASConfig, hdas, hdas_distribution, hdas_stages
+from hiernas.methods.hdas import HDASConfig, hdas, hdas_stages
 from hiernas.networks.genotype import read_genotype
 from hiernas.problem import Found, Problem
 from hiernas.run.folder import RunFolder
@@ -128,7 +128,7 @@ def test_delta_asks_for_depth_and_gamma_for_few_cells(tmp_path: Path, few: Image
     space = stages(4, 3, 3, least=2)
     for delta, gamma, expected in ((1e4, 0.0, [(4, 4), (3, 3), (3, 3)]), (0.0, 1e4, [(2, None)] * 3)):
         config = HDASConfig(**{**MORE, "search": replace(SETTINGS, epochs=3)}, delta=delta, gamma=gamma)
-        found = hdas_distribution(problem(tmp_path / f"{gamma}", space, few), config)
+        found = hdas_stages(problem(tmp_path / f"{gamma}", space, few), config)
         for shown, (cells, depth) in zip(found.details["stages"], expected, strict=True):
             assert shown["cells"] == cells
             assert depth is None or (shown["depth"], shown["dead"]) == (depth, 0)
@@ -205,13 +205,13 @@ def test_stopped_between_two_steps_it_ends_with_the_same_bits(
     monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
     space = stages(3, 2, 2, least=2)
     config = HDASConfig(**{**MORE, "search": replace(SETTINGS, epochs=2)})
-    whole = hdas_distribution(problem(tmp_path / "whole", space, few), config)
+    whole = hdas_stages(problem(tmp_path / "whole", space, few), config)
     for nth in (1, 2, 5, 3):  # after steps of the logits, and of the weights
         parts = problem(tmp_path / "parts", space, few)
         parts.run.listener = Stop("train1", nth)
         with pytest.raises(KeyboardInterrupt):
-            hdas_distribution(parts, config)
-    found = hdas_distribution(problem(tmp_path / "parts", space, few), config)
+            hdas_stages(parts, config)
+    found = hdas_stages(problem(tmp_path / "parts", space, few), config)
     assert found == whole
     one, two = (load_file(tmp_path / name / "checkpoint" / "train1.safetensors") for name in ("whole", "parts"))
     assert one.keys() == two.keys()
