@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hiernas.errors import RunError
+from hiernas.errors import ConfigError, RunError
 from hiernas.problem import Candidate
-from hiernas.run.folder import RunFolder
+from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.request import Request
 from hiernas.run.search import resume as _resume
 from hiernas.run.search import search
@@ -41,19 +41,30 @@ class Search:
     method: str
 
     def __call__(
-        self, space: SearchSpace | str | None = None, data: Any = "digits", limits: Sequence[str] = (), config: Any = None, *,
-        latency_table: str | Path | None = None, seed: int = 0, time: float | None = None, out: str | Path | None = None,
+        self, space: SearchSpace | str | None = None, data: Any = "digits", limits: str | Sequence[str] = (),
+        config: Any = None, *, preset: str = "quick", settings: Sequence[str] = (), latency_table: str | Path | None = None,
+        runtime: str | None = None, threads: int | None = None, image_size: int | None = None,
+        val_per_class: int | None = None, seed: int = 0, time: float | None = None, out: str | Path | None = None,
+        on_event: Listener | None = None,
     ) -> SearchResult:  # fmt: skip
         """Search, train and measure; the run folder is `out`, by default a new one under runs/.
 
-        `space`: the method's own where none is given; by name, one of its own has the size of the quick preset. `config`:
-        of the method's own class, such as `HNASConfig`; without one, the quick preset. `time`: seconds in which all is to
-        be done, for which its epochs are then set.
+        `space`: the method's own where none is given; by name, one of its own has the size of the preset. `limits`: texts, or
+        one such as "params<=60k and macs<=3M". `config`: of the method's own class, such as `HNASConfig`; without one, the
+        preset's. `settings`: "key=value" on top of it. `time`: seconds in which all is to be done, for which its epochs are
+        then set. `on_event` is called with each event, a dict whose "event" says what it is: epochs, generations, ...
+        All else is as on the command line.
         `data` is an `ImageData`, a torch Dataset of (image, label), or what `hiernas.load_data` takes. Raises
         `LimitError` before any training where no architecture meets the limits.
         """
-        request = Request(self.method, space, {}, data, tuple(limits), latency_table, config=config, seed=seed, time=time)
-        return _result(search(request, out), space)
+        if config is not None and preset != "quick":
+            raise ConfigError(f"preset={preset!r} and a config were given; give one of them")
+        texts = tuple(part.strip() for part in limits.split(" and ")) if isinstance(limits, str) else tuple(limits)
+        request = Request(
+            self.method, space, {}, data, texts, latency_table, runtime, threads, preset, config, settings, seed=seed,
+            image_size=image_size, val_per_class=val_per_class, time=time,
+        )  # fmt: skip
+        return _result(search(request, out, on_event), space)
 
 
 hnas = Search("hnas")  # HNAS, arXiv 2005.07564v1
