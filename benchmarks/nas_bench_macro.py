@@ -185,7 +185,6 @@ def searched(bench: Benchmark, folder: Path, data: ImageData, stages: int, label
     accuracies = np.array(list(found.values()))
     networks = [bench.space.decode(bench.genes[i]) for i in rows]
     scores = cached(own / "promise.json", lambda: promise(networks, data, seed))
-    lines = []
     both = rankdata(accuracies) + rankdata(scores)
     orders = {"supernet": accuracies, "NASWOT": np.array(scores), "both": both}
     orders = {name: (values, [rows[i] for i in np.argsort(-values, kind="stable")]) for name, values in orders.items()}
@@ -193,11 +192,16 @@ def searched(bench: Benchmark, folder: Path, data: ImageData, stages: int, label
     for name, values in learned.items():
         everywhere = bench.predicted(rows, values)
         orders[f"{name}, linear"] = everywhere[rows], bench.first(limit, everywhere)
+    return chosen(bench, limit, rows, orders, f"| {seed} | M = {stages}, MACs <= {limit / 1e6:g}M ({len(rows)} evaluated)")
+
+
+def chosen(bench: Benchmark, limit: float, rows: Sequence[int], orders: Mapping[str, Any], begin: str) -> list[str]:
+    """Rows: for each name, values of the networks of these rows, and the first five of all in their order."""
+    lines = []
     for name, (values, order) in orders.items():
         regrets = [bench.regret(limit, order[:k]) for k in (1, 5)]
         within = kendalltau(values, bench.accuracy[rows]).statistic
-        what = f"M = {stages}, MACs <= {limit / 1e6:g}M ({len(rows)} evaluated)"
-        lines.append(f"| {seed} | {what} | {name} | {within:.3f} of those | - | - | {regrets[0]:.2f} | {regrets[1]:.2f} |")
+        lines.append(f"{begin} | {name} | {within:.3f} of those | - | - | {regrets[0]:.2f} | {regrets[1]:.2f} |")
     return lines
 
 
@@ -207,15 +211,10 @@ def drawn(bench: Benchmark, folder: Path, data: ImageData, label: str, seed: int
     rows = rng.choice(np.flatnonzero(bench.macs <= limit), CONFIG.population * (CONFIG.generations + 1), replace=False).tolist()
     networks = [bench.space.decode(bench.genes[i]) for i in rows]
     scores = np.array(cached(folder / f"drawn-{label.split()[0]}.json", lambda: promise(networks, data, seed)))
-    everywhere, lines = bench.predicted(rows, scores), []
+    everywhere = bench.predicted(rows, scores)
     orders = {"NASWOT": (scores, [rows[i] for i in np.argsort(-scores, kind="stable")])}
     orders["NASWOT, linear"] = everywhere[rows], bench.first(limit, everywhere)
-    for name, (values, order) in orders.items():
-        regrets = [bench.regret(limit, order[:k]) for k in (1, 5)]
-        within = kendalltau(values, bench.accuracy[rows]).statistic
-        what = f"no search, MACs <= {limit / 1e6:g}M ({len(rows)} drawn)"
-        lines.append(f"| {seed} | {what} | {name} | {within:.3f} of those | - | - | {regrets[0]:.2f} | {regrets[1]:.2f} |")
-    return lines
+    return chosen(bench, limit, rows, orders, f"| {seed} | no search, MACs <= {limit / 1e6:g}M ({len(rows)} drawn)")
 
 
 def exact(bench: Benchmark) -> list[str]:
