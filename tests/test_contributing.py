@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hiernas.data import ImageData
+from hiernas.latency.runtimes import RUNTIMES, Runtime
 from hiernas.methods.hnas import QUICK
 from hiernas.run.folder import RunFolder
 from hiernas.run.settings import with_settings
@@ -58,7 +59,7 @@ def test_the_method_finds_a_network_within_a_hundredth_of_the_best(examples: Any
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch's own, when `fuse` is imported
-def test_the_runtime_computes_what_torch_computes(examples: Any) -> None:
-    runtime = examples.FusedTorch(threads=1)
+def test_the_runtime_computes_what_torch_computes(examples: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RUNTIMES, "fused", examples.FUSED)
     network = little().sample(np.random.default_rng(0)).build().eval()
-    assert runtime.measure(network, (1, 8, 8), runs=3, warmup=1).median_ms > 0
+    assert Runtime("fused").measure(network, (1, 8, 8), runs=3, warmup=1).median_ms > 0

@@ -115,28 +115,21 @@ class Budget(Protocol):
     def tables(self, space: SearchSpace) -> Tables: ...
     def count(self, architecture: Architecture) -> tuple[int, int]:
         """Parameters and multiply-adds of a whole network."""
-        ...
 
     def met(self, space: SearchSpace, genes: np.ndarray) -> np.ndarray:
         """Which of these architectures meet all limits: bool [N]."""
-        ...
 
     def sample(self, space: SearchSpace, rng: np.random.Generator, n: int, exclude: Iterable[bytes] = ()) -> np.ndarray:
         """Up to `n` distinct ones that meet them, drawn evenly, without those excluded (int64 bytes)."""
-        ...
 
     def best(self, space: SearchSpace, gains: Sequence[np.ndarray]) -> np.ndarray:
         """The one of greatest total gain that meets them: int64 [sites]; `gains`: per site [options]."""
-        ...
 
     def nearest(self, space: SearchSpace) -> np.ndarray:
         """The one that misses them least: int64 [1, sites]."""
-        ...
 
     def by(self, tables: Callable[[SearchSpace], Tables]) -> Budget:
         """The same limits, checked by other tables."""
-        ...
 
     def within(self, limits: Sequence[Limit]) -> Budget:
         """Other limits, checked by the same tables."""
-        ...

@@ -62,11 +62,9 @@ class LatencyTable(Protocol):
     def overhead_ms(self) -> float: ...  # of one call of a network
     def part_ms(self, part: Part) -> float:
         """Latency of one operation in ms; raises `LatencyError` where the table misses it."""
-        ...
 
     def predict(self, architecture: Architecture) -> float:
         """Latency of a network in ms: its operations and `overhead_ms`."""
-        ...
 
 
 def count(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Count:
