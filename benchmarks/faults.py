@@ -75,7 +75,8 @@ ASKED: dict[str, tuple[str, ...]] = {
     "hournas": ("vital_epochs=1", "epochs=2", "proposals=2", "proposal_iterations=100", "calibration_images=24"),
     "darts": PROXY, "hmnas": (*BRIEF, *CELLS[2:], *MASKS, "space.cells=3"), "hdas-cells": PROXY, "hdas-stages": GRAPHS,
     "hdas-distribution": (*GRAPHS, "space.least=2"), "hdas": (*BRIEF, *GRAPHS[2:], "cells=5"),
-    "random": (), "random-k": ("finalists=2", "finalist_epochs=1", "calibration_images=24"), "plain": (),
+    "random": (), "naswot": ("drawn=4", "finalists=2", "finalist_epochs=1", "calibration_images=24"),
+    "random-k": ("finalists=2", "finalist_epochs=1", "calibration_images=24"), "plain": (),
 }  # fmt: skip
 HEAD = """# Faults
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hiernas.budget import Limit
 from hiernas.costs.limits import TableBudget
 from hiernas.costs.tables import cost
 from hiernas.data import ImageData, load_data
-from hiernas.errors import ConfigError
+from hiernas.errors import ConfigError, RunError
 from hiernas.methods import METHODS
 from hiernas.methods.controls import RandomKConfig, random_k
 from hiernas.methods.hnas import HNASConfig
@@ -197,7 +198,50 @@ def test_naswot_alone_is_a_control(tmp_path: Path) -> None:
     assert scores is not None
     assert len(scores) == 5
     assert [epochs for _, epochs in judge.trained] == [2, 2, 2]
-    assert after.chosen.params <= asked.budget.limits[0].high
-    assert after.chosen.params == max(c.params for c in after.candidates if c.val_accuracy == c.val_accuracy)
+    trained = [c for c in after.candidates if not math.isnan(c.val_accuracy)]
+    assert after.chosen.params == max(c.params for c in trained) <= asked.budget.limits[0].high
+    genes = np.array([toy_space().encode(toy_space().architecture(key.split(","))) for key in scores])
+    gains, certainty = effects(genes, np.array(list(scores.values())), [len(d.options) for d in toy_space().decisions])
+    worth = {
+        c.options: sum(w[d.options.index(o)] for w, d, o in zip(gains, toy_space().decisions, c.options, strict=True))
+        for c in candidates() if c.params <= asked.budget.limits[0].high
+    }  # fmt: skip
+    best = sorted(worth, key=lambda options: -worth[options])
+    learned = [o for o in best if all(o[i] in {key.split(",")[i] for key in scores} for i in range(len(o)))]
+    assert {c.options for c in trained} == set(learned[:3])
+    assert after.details["predictor"]["r2"] == pytest.approx(certainty)
+    assert len(after.candidates) == 5 + after.details["predictor"]["added"]
     work = METHODS["naswot"].plan(config, data)
     assert list(work) == ["prior", *(name for name, _ in judge.trained)]
+
+
+@pytest.mark.parametrize("finalists", [1, 2])
+def test_naswot_without_a_predictor_takes_the_first_in_order(tmp_path: Path, finalists: int) -> None:
+    """Images in the order of their classes, every one of them twice."""
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8)
+    data, judge = load_data([(pixels[i // 2], i // 50) for i in range(200)]), Judge()
+    asked = problem(tmp_path / "r", data, judge)
+    config = NaswotConfig(drawn=6, predictor="none", finalists=finalists, finalist_epochs=1, objective="macs", final_epochs=7)
+    after = best_of(asked, naswot(asked, config), config, FINAL)
+    scores = asked.run.read_json("checkpoint/prior.json")
+    assert scores is not None
+    assert len(set(scores.values())) == len(scores) == len(after.candidates) == 6
+    first = sorted(scores, key=lambda key: -scores[key])[:finalists]
+    assert {",".join(c.options) for c in after.candidates[:finalists]} == set(first)
+    assert after.chosen in after.front
+    assert len(judge.trained) == (0 if finalists == 1 else 2)
+
+
+def test_finalists_keep_their_order_when_a_run_goes_on(tmp_path: Path, digits: ImageData) -> None:
+    """Killed after the third training; candidates that come in another order do not get each other's accuracies."""
+    config = HNASConfig(finalists=4, finalist_epochs=3, objective="macs", final_epochs=7)
+    once = best_of(problem(tmp_path / "a", digits, Judge()), found(), config, FINAL)
+    with pytest.raises(KeyboardInterrupt):
+        best_of(problem(tmp_path / "b", digits, Judge(stop_after=3)), found(), config, FINAL)
+    ties = tuple(replace(c, val_accuracy=0.5) for c in found().candidates)
+    again = best_of(problem(tmp_path / "b", digits, Judge()), replace(found(), candidates=ties), config, FINAL)
+    assert again.chosen.options == once.chosen.options
+    assert again.details == once.details
+    other = replace(found(), candidates=found().candidates[:-1])  # without the first finalist
+    with pytest.raises(RunError, match=r"finalists\.json"):
+        best_of(problem(tmp_path / "b", digits, Judge()), other, config, FINAL)

@@ -24,6 +24,14 @@ def test_the_kernel_counts_units_that_agree() -> None:
     assert np.isclose(naswot(network, images), np.linalg.slogdet(kernel)[1])
 
 
+def test_images_that_it_cannot_tell_apart_leave_a_number() -> None:
+    torch.manual_seed(0)
+    network = next(iter(toy_space())).build()
+    images = torch.randn(8, 3, 16, 16)
+    assert np.isfinite(naswot(network, images[[0, 0, 1, 2, 3, 4, 5, 6]]))
+    assert naswot(network, images[[0, 0, 1, 2, 3, 4, 5, 6]]) < naswot(network, images)
+
+
 def test_a_branch_that_starts_at_zero_is_not_dead() -> None:
     torch.manual_seed(0)
     network = next(iter(toy_space())).build()

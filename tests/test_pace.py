@@ -124,7 +124,7 @@ def test_other_times_are_refused(text: str) -> None:
         TrainOptions(source=Path("fbnet-c"), time="5m", epochs=3)
 
 
-@pytest.mark.parametrize("method", ["hnas", "hournas", "darts", "hmnas", "random-k"])
+@pytest.mark.parametrize("method", ["hnas", "hournas", "darts", "hmnas", "random-k", "naswot"])
 def test_a_rehearsal_comes_to_every_phase_and_leaves_nothing(method: str, few: ImageData, tmp_path: Path) -> None:
     arguments = {"channels": 2, "cells": 3} if method in ("darts", "hmnas") else {}
     prepared = prepare(Request(method, None, arguments, few, ["params<=150k"], settings=_smaller(method)))
@@ -133,7 +133,7 @@ def test_a_rehearsal_comes_to_every_phase_and_leaves_nothing(method: str, few: I
     assert set(small.data.train.labels.tolist()) == set(range(CLASSES))
     assert set(keys(small.config).items()) - set(keys(prepared.config).items()) <= {
         *((k, 1) for k in keys(prepared.config)), ("epochs", (1, 1, 1)), ("train.warmup_epochs", 0.0), ("population", 8),
-        ("search.decided", 0.0),
+        ("drawn", 8), ("search.decided", 0.0),
     }  # fmt: skip
     told: list[Mapping[str, Any]] = []
     pace = rehearse(prepared, 0.5, told.append)
@@ -145,7 +145,7 @@ def test_a_rehearsal_comes_to_every_phase_and_leaves_nothing(method: str, few: I
 
 
 def _smaller(method: str) -> list[str]:
-    own = {"hnas": ["epochs=7,5,3"], "random-k": ["finalists=2"], "hournas": ["proposals=2"]}
+    own = {"hnas": ["epochs=7,5,3"], "random-k": ["finalists=2"], "naswot": ["finalists=2"], "hournas": ["proposals=2"]}
     return [*own.get(method, []), "train.batch_size=16", "train.accelerator=cpu"]
 
 

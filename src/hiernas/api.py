@@ -42,10 +42,10 @@ class Search:
 
     def __call__(
         self, space: SearchSpace | str | None = None, data: Any = "digits", limits: str | Sequence[str] = (),
-        config: Any = None, *, preset: str = "quick", settings: Sequence[str] = (), latency_table: str | Path | None = None,
-        runtime: str | None = None, threads: int | None = None, image_size: int | None = None,
-        val_per_class: int | None = None, seed: int = 0, time: float | None = None, out: str | Path | None = None,
-        on_event: Listener | None = None,
+        config: Any = None, *, preset: str = "quick", settings: str | Sequence[str] = (),
+        latency_table: str | Path | None = None, runtime: str | None = None, threads: int | None = None,
+        image_size: int | None = None, val_per_class: int | None = None, seed: int = 0, time: float | None = None,
+        out: str | Path | None = None, on_event: Listener | None = None,
     ) -> SearchResult:  # fmt: skip
         """Search, train and measure; the run folder is `out`, by default a new one under runs/.
 
@@ -53,15 +53,15 @@ class Search:
         one such as "params<=60k and macs<=3M". `config`: of the method's own class, such as `HNASConfig`; without one, the
         preset's. `settings`: "key=value" on top of it. `time`: seconds in which all is to be done, for which its epochs are
         then set. `on_event` is called with each event, a dict whose "event" says what it is: epochs, generations, ...
-        All else is as on the command line.
+        The rest is as on the command line.
         `data` is an `ImageData`, a torch Dataset of (image, label), or what `hiernas.load_data` takes. Raises
         `LimitError` before any training where no architecture meets the limits.
         """
         if config is not None and preset != "quick":
             raise ConfigError(f"preset={preset!r} and a config were given; give one of them")
-        texts = tuple(part.strip() for part in limits.split(" and ")) if isinstance(limits, str) else tuple(limits)
+        texts, words = ((x,) if isinstance(x, str) else tuple(x) for x in (limits, settings))
         request = Request(
-            self.method, space, {}, data, texts, latency_table, runtime, threads, preset, config, settings, seed=seed,
+            self.method, space, {}, data, texts, latency_table, runtime, threads, preset, config, words, seed=seed,
             image_size=image_size, val_per_class=val_per_class, time=time,
         )  # fmt: skip
         return _result(search(request, out, on_event), space)

@@ -109,6 +109,7 @@ def test_message_of_a_range_and_of_several_limits(way: str) -> None:
     with pytest.raises(LimitError, match=r"meets 1.19k <= params <= 1.195k; the nearest has params 1.2k$"):
         check_reachable(SPACE, TABLES, [parse_limits(["1190<=params<=1195"])[0]])
     pair = parse_limits(["params<=940", "latency_ms>=2"])
+    assert parse_limits(["params<=940 and latency_ms>=2"]) == parse_limits("params<=940 and latency_ms>=2") == pair
     message = r"params <= 940 and latency_ms >= 2.0 together; the nearest has params 940 and latency_ms 1.67$"
     with pytest.raises(LimitError, match=message):
         check_reachable(SPACE, TABLES, pair)

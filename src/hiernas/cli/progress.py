@@ -15,7 +15,8 @@ from hiernas.report import units
 
 PHASES = {
     "train": "training supernet", "evolve": "searching", "final": "training the chosen network",
-    "prior": "computing NASWOT", "mask1": "masks of edges", "mask2": "masks of operations", "mask3": "masks of filters",
+    "prior": "computing NASWOT", "predicted": "judging what the predictor added",
+    "mask1": "masks of edges", "mask2": "masks of operations", "mask3": "masks of filters",
     **{f"compare{i}": f"training for comparison {i}/3" for i in (1, 2, 3)},
 }  # fmt: skip
 PLANNED = 0.98  # of the bar: what has its place in the plan; files are written and networks measured after it

@@ -20,12 +20,12 @@ EXAMPLES |= dict.fromkeys(MEMORY, "256k, 256Ki or 262144 (bytes)")
 
 
 def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
-    """Read limits such as "latency_ms<=5", "params <= 4.8M" or "60<=latency_ms<=70ms"; one `Limit` per metric.
+    """Read limits such as "latency_ms<=5", "params <= 4.8M and macs<=3M" or "60<=latency_ms<=70ms"; one `Limit` per metric.
 
     Several limits on one metric must all hold. Raises `LimitError` with what cannot be read.
     """
     limits: dict[str, Limit] = {}
-    for text in [texts] if isinstance(texts, str) else texts:
+    for text in (part for each in ([texts] if isinstance(texts, str) else texts) for part in re.split(r"\s+and\s+", each)):
         new = _parse(text)
         old = limits.get(new.metric, new)
         limits[new.metric] = Limit(new.metric, max(old.low, new.low), min(old.high, new.high))

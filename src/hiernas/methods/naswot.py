@@ -1,4 +1,4 @@
-"""A choice without training: networks drawn within the limits are put in order by NASWOT (arXiv 2006.04647).
+"""A choice without a search: networks drawn within the limits are put in order by NASWOT (arXiv 2006.04647).
 
 What the values say of each layer's operations, a linear predictor learns, and it adds the networks that it puts first.
 The program computes both, and trains the first few briefly before it takes one (`hiernas.run.finalists`).
@@ -7,7 +7,7 @@ The program computes both, and trains the first few briefly before it takes one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from hiernas.data.split import ImageData
 from hiernas.errors import ConfigError
@@ -20,7 +20,7 @@ class NaswotConfig(ControlConfig):
     """Settings of `naswot`."""
 
     drawn: int = 200  # networks that NASWOT is computed of
-    prior: Literal["naswot"] = "naswot"
+    prior: ClassVar[str] = "naswot"
     predictor: Literal["none", "linear"] = "linear"  # what learns from their values, and adds networks of its own
     finalists: int = 5  # the first in order, of which brief trainings leave one; 1: the first is taken
     finalist_epochs: int = 4  # of the first of them; of each half that is left twice as many

@@ -9,7 +9,7 @@ from hiernas.report.kit import Values
 NAMES = {
     "random": "A network drawn by chance",
     "random-k": "The best of some networks drawn by chance",
-    "naswot": "A network that promised much before any training",
+    "naswot": "A network that was drawn and put first by NASWOT",
     "plain": "The largest regular network",
 }
 LEADS = {

@@ -21,6 +21,7 @@ from hiernas.run.disk import write_whole
 
 SECTIONS = macros("run.html")
 FORMAT = 1
+LAST_STEP = {"prior": "NASWOT of the candidates", "predicted": "judging what the predictor added"}  # phases of any method
 NEEDED = ("chosen", "data", "front", "limits", "method", "objective", "space", "stages")
 TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's details; the first that is there tells
     "control": controls, "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
@@ -151,7 +152,7 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
         SECTIONS.int8(int8) if int8 else "",
         SECTIONS.data(result["data"]),
         SECTIONS.settings(result, _arguments(result["space"]["arguments"])),
-        SECTIONS.times(seconds, {"prior": "NASWOT of the candidates", **told.phases}),
+        SECTIONS.times(seconds, {**LAST_STEP, **told.phases}),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
     return TEMPLATES.get_template("page.html").render(

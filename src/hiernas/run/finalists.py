@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isnan, nan
+from math import isfinite, isnan, nan, prod
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,18 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from hiernas.data.batches import normalise
+from hiernas.errors import LimitError
 from hiernas.networks.ops import ACTIVATIONS
 from hiernas.problem import Candidate, Found, Problem, rungs
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.search.ranking import Ledger, candidate_of, pareto_front
+from hiernas.space import SearchSpace
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.train.retraining import Retraining
 
-FILE, PRIOR = "checkpoint/finalists.json", "checkpoint/prior.json"
+FILE, PRIOR, PREDICTED = (f"checkpoint/{name}.json" for name in ("finalists", "prior", "predicted"))
 IMAGES = 128  # of NASWOT, as published
+LARGE = 3 * 96**2  # values of an image from which on there are fewer, as all activations are kept at once
 RIDGE = 1.0  # beside as many networks as have an option
 POOL = 5_000  # networks that a predictor looks at
 
@@ -46,9 +49,12 @@ def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> F
     found = _in_order(problem, found, config.objective, prior, predictor, steps[0][0] if steps else 1)
     if not steps:
         return replace(found, chosen=found.candidates[0])
-    left = list(found.candidates[: steps[0][0]])
+    saved = problem.run.read_json(FILE) or {"order": [list(c.options) for c in found.candidates[: steps[0][0]]], "reached": {}}
+    with problem.run.fitting(FILE):  # in the order in which they were begun
+        candidates = {c.options: c for c in found.candidates}
+        left, known = [candidates[tuple(options)] for options in saved["order"]], dict[str, float](saved["reached"])
     reached: dict[Candidate, list[tuple[int, float]]] = {c: [] for c in left}
-    known, number = problem.run.read_json(FILE, dict[str, float]) or {}, 0
+    number = 0
     for networks, epochs in steps:
         left = left[:networks]
         for candidate in left:
@@ -56,7 +62,7 @@ def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> F
             phase = f"brief{number}"
             if phase not in known:
                 known[phase] = _accuracy(problem, found, candidate, Phase(phase, epochs, final.lr), final.recipe, config)
-                problem.run.write_json(FILE, known)
+                problem.run.write_json(FILE, {"order": saved["order"], "reached": known})
             reached[candidate].append((epochs, known[phase]))
         left.sort(key=lambda c: -reached[c][-1][1])  # equal ones stay in their order
     placed = sorted(reached, key=lambda c: (-len(reached[c]), -reached[c][-1][1]))
@@ -65,8 +71,8 @@ def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> F
     if not any(isnan(c.val_accuracy) for c in placed):
         return replace(found, chosen=placed[0], details=details)
     judged = tuple(replace(c, val_accuracy=reached[c][-1][1]) for c in placed)
-    front = tuple(pareto_front(judged, config.objective))
-    return replace(found, candidates=judged, front=front, chosen=judged[0], details=details)
+    front, others = tuple(pareto_front(judged, config.objective)), tuple(c for c in found.candidates if c not in reached)
+    return replace(found, candidates=(*judged, *others), front=front, chosen=judged[0], details=details)
 
 
 def _in_order(problem: Problem, found: Found, metric: str, prior: str, predictor: str, wanted: int) -> Found:
@@ -83,7 +89,8 @@ def _in_order(problem: Problem, found: Found, metric: str, prior: str, predictor
         return _predicted(problem, found, metric, sum((x - x.mean()) / (x.std() or 1.0) for x in known), wanted)
     scores = known[0] if len(known) == 1 else sum(rankdata(x) for x in known)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], found.candidates[i].options))
-    return replace(found, candidates=tuple(found.candidates[i] for i in order))
+    ordered = tuple(found.candidates[i] for i in order)
+    return replace(found, candidates=ordered, front=ordered[:1] if isnan(ordered[0].val_accuracy) else found.front)
 
 
 def _predicted(problem: Problem, found: Found, metric: str, scores: Any, wanted: int) -> Found:
@@ -97,12 +104,11 @@ def _predicted(problem: Problem, found: Found, metric: str, scores: Any, wanted:
     space, budget = found.space.restrict(seen), problem.budget
     genes = np.array([space.encode(space.architecture(c.options)) for c in found.candidates])
     gains, certainty = effects(genes, scores, [len(d.options) for d in space.decisions])
-    best = budget.best(space, gains)
-    changed = [[*best[:i], option, *best[i + 1 :]] for i, d in enumerate(space.decisions) for option in range(len(d.options))]
-    near = np.array(changed)[budget.met(space, np.array(changed))]
-    drawn = budget.sample(space, numpy_generator(problem.seed, "predictor"), POOL)
-    pool = np.unique(np.concatenate([genes, near, drawn]), axis=0)
-    first = sorted(pool.tolist(), key=lambda row: (-_sum(gains, row), row))[:wanted]
+    first = problem.run.read_json(PREDICTED, list[list[int]])  # a solver that is stopped by the clock may find another best
+    if first is None:
+        pool = np.unique(np.concatenate([genes, _near_best(problem, space, gains)]), axis=0)
+        first = sorted(pool.tolist(), key=lambda row: (-_sum(gains, row), row))[:wanted]
+        problem.run.write_json(PREDICTED, first)
     taken = {c.options: c for c in found.candidates}
     new = np.array([row for row in first if space.decode(row).options not in taken]).reshape(-1, len(gains))
     if found.judge is None:
@@ -115,6 +121,18 @@ def _predicted(problem: Problem, found: Found, metric: str, scores: Any, wanted:
     front = tuple(pareto_front(known, metric)) if known else ordered[:1]
     details = {**found.details, "predictor": {"networks": len(genes), "added": len(new), "r2": certainty}}
     return replace(found, candidates=ordered, front=front, details=details)
+
+
+def _near_best(problem: Problem, space: SearchSpace, gains: list[np.ndarray]) -> np.ndarray:
+    """Networks within the limits that are to be asked for beside the candidates: int64 [N, sites]."""
+    drawn = problem.budget.sample(space, numpy_generator(problem.seed, "predictor"), POOL)
+    try:
+        best = problem.budget.best(space, gains)
+    except LimitError:  # found none in its time; the candidates meet the limits
+        return drawn
+    options = [(i, option) for i, d in enumerate(space.decisions) for option in range(len(d.options))]
+    changed = np.array([[*best[:i], option, *best[i + 1 :]] for i, option in options])
+    return np.concatenate([changed[problem.budget.met(space, changed)], drawn])
 
 
 def effects(genes: np.ndarray, scores: np.ndarray, options: Sequence[int]) -> tuple[list[np.ndarray], float]:
@@ -139,7 +157,9 @@ def _sum(gains: Sequence[np.ndarray], row: Sequence[int]) -> float:
 def _naswot(problem: Problem, found: Found) -> list[float]:
     """Of each candidate with its random weights, on the same training images."""
     data = problem.data
-    images = normalise(data.train.images.fetch(torch.arange(min(IMAGES, len(data.train)))), data, torch.device("cpu"))
+    wanted = min(IMAGES, len(data.train), max(16, IMAGES * LARGE // prod(data.input_size)))
+    pixels = data.train.images.fetch(torch.linspace(0, len(data.train) - 1, wanted).long())  # folders are in order of class
+    images = normalise(torch.unique(pixels, dim=0), data, torch.device("cpu"))
     scores: dict[str, float] = problem.run.read_json(PRIOR, dict[str, float]) or {}
     for candidate in found.candidates:
         key = ",".join(candidate.options)
@@ -167,13 +187,14 @@ def naswot(network: nn.Module, images: Tensor) -> float:
 
     K counts, for each pair of images [B, C, H, W], the units on which their activations agree. The more a network tells images
     apart at its start, the higher it is. Batch norms normalise by these images, and those whose scale starts at zero by one, as
-    their branches would be dead.
+    their branches would be dead. Two images that it cannot tell apart at all count as one unit apart.
     """
     kernel = images.new_zeros(len(images), len(images), dtype=torch.float64)
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         on = (inputs[0] > 0).flatten(1).float()
-        kernel.add_((on @ on.T + (1 - on) @ (1 - on).T).double())
+        counts = on.sum(1).double()
+        kernel.add_(2 * (on @ on.T).double() - counts - counts[:, None] + on.shape[1])  # on in both, and off in both
 
     kinds = tuple(dict.fromkeys(ACTIVATIONS.values()))
     hooks = [m.register_forward_pre_hook(count) for m in network.modules() if isinstance(m, kinds)]
@@ -184,4 +205,5 @@ def naswot(network: nn.Module, images: Tensor) -> float:
     finally:
         for hook in hooks:
             hook.remove()
-    return float(torch.linalg.slogdet(kernel).logabsdet)
+    value = float(torch.linalg.slogdet(kernel).logabsdet)
+    return value if isfinite(value) else float(torch.linalg.slogdet(kernel + torch.eye(len(kernel))).logabsdet)

@@ -35,7 +35,7 @@ from hiernas.train.recipes import Recipe
 
 STEPS, SECONDS = (2, 16), 2.0  # of each training in a rehearsal: fewer steps where they would take longer than that
 IMAGES, TIMED_MACS = (16, 200), 3e9  # that candidates are looked at with: fewer where one would take more multiply-adds
-SMALL = {"population": 8, "search.decided": 0.0}  # in a rehearsal; whatever it ends with counts as decided
+SMALL = {"population": 8, "drawn": 8, "search.decided": 0.0}  # in a rehearsal; whatever it ends with counts as decided
 HALVINGS = 60
 
 
