@@ -74,7 +74,7 @@ def test_networks_by_name_take_other_sizes() -> None:
 def test_what_is_no_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="unknown network 'mnasnet-a9'; did you mean 'mnasnet-a1'"):
         loaded("mnasnet-a9")
-    with pytest.raises(SpaceError, match="cannot read the architecture file"):
+    with pytest.raises(SpaceError, match="no run folder and no architecture file"):
         loaded(str(tmp_path / "nothing.json"))
     with pytest.raises(RunError, match="run folder"):
         loaded(str(tmp_path))

@@ -191,7 +191,7 @@ class RunFolder:
         """A JSON file of the folder as a type, None where it was not written yet; raises `RunError` where it is damaged."""
         self.check(name)
         try:
-            return validated(kind, (self.path / name).read_text(), name, RunError)
+            return validated(kind, json.loads((self.path / name).read_text()), name, RunError)
         except FileNotFoundError:
             return None
         except (OSError, RunError, *UNREADABLE) as error:
