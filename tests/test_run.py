@@ -223,7 +223,7 @@ def test_a_moved_folder_of_images(tmp_path: Path) -> None:
         (["resume", "."], ". is not a run folder"),
         (["rank", "nowhere"], "nowhere does not exist"),
         (["export", "nowhere"], "there is no run folder and no architecture file nowhere"),
-        (["export", "fbnet-c"], "`hiernas cost` knows it"),
+        (["export", "fbnet-c"], "it is a published network, which `hiernas cost` knows"),
         (["cost", "nowhere.json"], "no architecture file nowhere.json"),
         (["report", "nowhere"], "nowhere"),
         (["search", "--set", "train.accelerator=cuda"], "this machine cannot train with train.accelerator=cuda"),

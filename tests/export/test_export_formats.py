@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
@@ -55,6 +56,19 @@ def outputs(network: nn.Module, images: Tensor) -> Tensor:
         expected = network.eval()(images)
     network.train(was)
     return expected
+
+
+def test_a_network_as_training_leaves_it_gives_the_same_file(network: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    """Trainings keep weights in the layout of channels last, and files of weights do not."""
+    trained = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    strides = [p.stride() for p in trained.parameters()]
+    assert strides != [p.stride() for p in network.parameters()]
+    for name, each in (("plain", network), ("trained", trained)):
+        export(each, images, tmp_path / f"{name}.onnx", "onnx", METADATA)
+    plain, found = (onnx.load(tmp_path / f"{name}.onnx") for name in ("plain", "trained"))
+    assert [node.op_type for node in found.graph.node] == [node.op_type for node in plain.graph.node]
+    assert "Gather" not in {node.op_type for node in found.graph.node}
+    assert strides == [p.stride() for p in trained.parameters()]  # the network is as it was
 
 
 def test_onnx_computes_what_pytorch_computes(network: nn.Module, images: Tensor, tmp_path: Path, capfd) -> None:

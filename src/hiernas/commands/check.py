@@ -75,8 +75,9 @@ def check(request: Request, listener: Listener, began: float) -> dict[str, str]:
 def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
     """An estimate in words."""
     data = prepared.data
-    held = " and ".join(str(limit) for limit in prepared.limits if limit.metric in PEAKS)
-    rows = {"space": f"{prepared.space.name}, {units.size(e.space_size)} architectures" + f", those of {held}" * bool(held)}
+    rows = {"space": f"{prepared.space.name}, {units.size(e.space_size)} architectures"}
+    if held := " and ".join(str(limit) for limit in prepared.limits if limit.metric in PEAKS):
+        rows["space"] += f", those of {held}"
     for metric, (smallest, typical, largest) in e.costs.items():
         values = (units.amount(metric, v) for v in (smallest, typical, largest))
         rows[metric] = "smallest {}, typical {}, largest {}".format(*values)

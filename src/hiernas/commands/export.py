@@ -36,8 +36,6 @@ def exported(asked: ExportOptions) -> Table:
     with owned(RunFolder.open(folder)) as run:
         network, metadata = load_network(architecture_file(folder), weights or folder / "best.safetensors")
         found = export_int8(network, reload_data(run), path, metadata, run.config.get("threads", 1))
-        if (folder / "best.onnx").exists():
-            found["fp32"]["bytes"] = (folder / "best.onnx").stat().st_size  # the exporter may write it in another form
         if path.parent == folder:
             run.record(path.name)
         run.write_json("int8.json", found)

@@ -11,11 +11,12 @@ from hiernas.errors import one_of
 from hiernas.methods import FILES, METHODS
 from hiernas.names import PRESETS, RUNTIMES, SPACES
 
-MODULES = {"litert": "ai_edge_litert", "torch_compiled": "torch"}  # of runtimes whose names they do not have
+MODULES = {"litert": ("ai_edge_litert", "litert_torch"), "torch_compiled": ("torch",)}  # that are not named as the runtime
 Listing = tuple[list[str], list[list[str]], list[str]]  # columns, rows, remarks below
 DATA = [
     ["digits", "1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn"],
     ["FOLDER", "class folders of images, or train/val/test folders that hold them"],
+    ["FOLDER", "IDX files, gzipped or not, as MNIST and Fashion-MNIST come"],
     ["FOLDER", "parquet files with an image and a label column (needs hiernas[hub])"],
     ["hf:NAME", "a data set of the Hugging Face hub (needs hiernas[hub])"],
 ]
@@ -85,7 +86,7 @@ def _recipes() -> Listing:
 def _runtimes() -> Listing:
     rows = []
     for name, words in RUNTIMES.items():
-        here = name == "cuda" or importlib.util.find_spec(MODULES.get(name, name)) is not None
+        here = all(importlib.util.find_spec(module) for module in MODULES.get(name, (name,)) if name != "cuda")
         rows.append([name, "where torch sees a GPU" if name == "cuda" else "yes" if here else "no", words])
     return ["runtime", "installed", ""], rows, []
 

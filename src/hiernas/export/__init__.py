@@ -77,6 +77,8 @@ def export(
         raise ExportError(f"export needs float32 images [B, C, H, W] to check the file on, not {found}")
     images = images.detach().cpu().clone(memory_format=torch.contiguous_format)  # ExecuTorch takes no other
     frozen = copy.deepcopy(network).cpu().eval()
+    for weight in frozen.parameters():  # as they were trained they leave needless operations in an ONNX file
+        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
     metadata = {"input_size": json.dumps(list(images.shape[1:])), **(metadata or {})}
     with quiet():
         files, run = _written(frozen, images, path, to, metadata, architecture)
