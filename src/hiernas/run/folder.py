@@ -194,6 +194,8 @@ class RunFolder:
             return validated(kind, json.loads((self.path / name).read_text()), name, RunError)
         except FileNotFoundError:
             return None
+        except json.JSONDecodeError as error:
+            raise self.damaged(name, f"content: invalid JSON: {error}") from error
         except (OSError, RunError, *UNREADABLE) as error:
             raise self.damaged(name, str(error).removeprefix(f"{name}: ") if isinstance(error, RunError) else "") from error
 
