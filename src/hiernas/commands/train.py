@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from hiernas.commands.cost import architecture_file, published
@@ -106,7 +107,7 @@ def _recipe_source(origin: RunFolder | None, recipe: str | None, preset: str | N
     return PRESETS[preset or "quick"]
 
 
-def _training_data(origin: RunFolder | None, asked: TrainOptions) -> tuple[ImageData, dict[str, Any]]:
+def _training_data(origin: RunFolder | None, asked: TrainOptions) -> tuple[ImageData, Mapping[str, Any]]:
     if asked.data is None and origin is not None:
         return reload_data(origin, None), dict(origin.config["data"])
     if asked.data is None:

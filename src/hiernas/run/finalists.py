@@ -26,6 +26,7 @@ from hiernas.problem import Candidate, Found, Problem, rungs
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.search.ranking import Ledger, candidate_of, pareto_front
 from hiernas.space import SearchSpace
+from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.train.retraining import Retraining
 
@@ -46,7 +47,7 @@ def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> F
     prior, predictor = getattr(config, "prior", "none"), getattr(config, "predictor", "none")
     if (not steps and prior == predictor == "none") or len(found.candidates) < 2:
         return found
-    found = _in_order(problem, found, config.objective, prior, predictor, steps[0][0] if steps else 1)
+    found = _in_order(problem, found, config.objective, prior, predictor, steps[0][0] if steps else 1, final.recipe)
     if not steps:
         return replace(found, chosen=found.candidates[0])
     saved = problem.run.read_json(FILE) or {"order": [list(c.options) for c in found.candidates[: steps[0][0]]], "reached": {}}
@@ -75,14 +76,16 @@ def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> F
     return replace(found, candidates=(*judged, *others), front=front, chosen=judged[0], details=details)
 
 
-def _in_order(problem: Problem, found: Found, metric: str, prior: str, predictor: str, wanted: int) -> Found:
+def _in_order(
+    problem: Problem, found: Found, metric: str, prior: str, predictor: str, wanted: int, recipe: Recipe
+) -> Found:
     """What was found with its candidates in order, the best first: by accuracy or, with a prior, by the sum of the ranks by
     both, or by a predictor; drawn ones as drawn. A predictor adds the `wanted` networks that it puts first."""
     accuracies = np.array([c.val_accuracy for c in found.candidates])
     known = [] if np.isnan(accuracies).any() else [accuracies]
     if prior == "naswot":
         with problem.run.timed("prior"):
-            known.append(np.array(_naswot(problem, found)))
+            known.append(np.array(_naswot(problem, found, make_fabric(recipe).device)))
     if not known:
         return found
     if predictor == "linear":
@@ -154,19 +157,19 @@ def _sum(gains: Sequence[np.ndarray], row: Sequence[int]) -> float:
     return float(sum(of_site[option] for of_site, option in zip(gains, row, strict=True)))
 
 
-def _naswot(problem: Problem, found: Found) -> list[float]:
+def _naswot(problem: Problem, found: Found, device: torch.device) -> list[float]:
     """Of each candidate with its random weights, on the same training images."""
     data = problem.data
     wanted = min(IMAGES, len(data.train), max(16, IMAGES * LARGE // prod(data.input_size)))
     pixels = data.train.images.fetch(torch.linspace(0, len(data.train) - 1, wanted).long())  # folders are in order of class
-    images = normalise(torch.unique(pixels, dim=0), data, torch.device("cpu"))
+    images = normalise(torch.unique(pixels, dim=0), data, device)
     scores: dict[str, float] = problem.run.read_json(PRIOR, dict[str, float]) or {}
     for candidate in found.candidates:
         key = ",".join(candidate.options)
         if key not in scores:
             with seeded(problem.seed, "naswot"):
                 network = found.space.architecture(candidate.options).build()
-            scores[key] = naswot(network, images)
+            scores[key] = naswot(network.to(device), images)
     problem.run.write_json(PRIOR, scores)
     return [scores[",".join(c.options)] for c in found.candidates]
 
@@ -206,4 +209,4 @@ def naswot(network: nn.Module, images: Tensor) -> float:
         for hook in hooks:
             hook.remove()
     value = float(torch.linalg.slogdet(kernel).logabsdet)
-    return value if isfinite(value) else float(torch.linalg.slogdet(kernel + torch.eye(len(kernel))).logabsdet)
+    return value if isfinite(value) else float(torch.linalg.slogdet(kernel + torch.eye(len(kernel)).to(kernel)).logabsdet)

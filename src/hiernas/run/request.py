@@ -35,6 +35,7 @@ from hiernas.train.retraining import Retraining
 OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load_data`
 ONE_LEFT = "the limits leave one network of the space: there is nothing to search, and every method ends with it; widen them"
 INSTEAD = {"peak_ram": "macs", "peak_ram_int8": "macs", "flash": "params", "flash_int8": "params"}  # objectives beside them
+Read = tuple[ImageData, Mapping[str, Any]]  # images, and what config.yaml says of them
 READY = "checkpoint/latency.ready"  # empty: the run folder's copy of the latency table is complete
 
 
@@ -151,13 +152,16 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
     )  # fmt: skip
 
 
-def prepare(request: Request, listener: Listener | None = None) -> Prepared:
-    """Load data, space, costs and limits; every mistake and every impossible limit is refused here."""
+def prepare(request: Request, listener: Listener | None = None, read: Read | None = None) -> Prepared:
+    """Load data, space, costs and limits; every mistake and every impossible limit is refused here.
+
+    `read`: what `read_data` gave for the same images before.
+    """
     asked, method = request.resolved(), METHODS[request.method]
     (name, arguments), limits = _named_space(request), parse_limits(request.limits)
     if isinstance(name, str):
         space_function(name, arguments)
-    data, source = read_data(request.data, **{k: getattr(request, k) for k in OPTIONS})
+    data, source = read or read_data(request.data, **{k: getattr(request, k) for k in OPTIONS})
     config, metrics = asked, [limit.metric for limit in limits]
     if request.config is None:
         config = for_images(asked, request.preset, len(data.train), names_of(request.settings))
@@ -252,7 +256,7 @@ def reading(run: RunFolder) -> Iterator[Mapping[str, Any]]:
         raise RunError(f"{run.path}/config.yaml is damaged ({what}); start the search again") from error
 
 
-def read_data(data: Any, **options: Any) -> tuple[ImageData, dict[str, Any]]:
+def read_data(data: Any, **options: Any) -> Read:
     """Images, and what config.yaml says of them: where they are from, how they were read, and how they are recognised.
 
     `data`: an `ImageData`, or anything that `load_data` takes; `options`: a value for each of OPTIONS.

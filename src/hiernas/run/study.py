@@ -27,7 +27,7 @@ from hiernas.problem import Method
 from hiernas.randomness import numpy_generator
 from hiernas.run.disk import on_disk, write_whole
 from hiernas.run.folder import Listener
-from hiernas.run.request import ONE_LEFT, Prepared, Request, prepare
+from hiernas.run.request import ONE_LEFT, Prepared, Read, Request, prepare
 from hiernas.run.search import resume, search
 from hiernas.run.settings import from_dict, keys, names_of, plain, to_dict, with_settings
 from hiernas.train.retraining import Retraining
@@ -176,6 +176,7 @@ def _decided(study: Study, there: Study | None, listener: Listener | None) -> St
     Everything is prepared once, so that what cannot be done is said before anything is.
     """
     old, entries, prepared = {} if there is None else {e.label: e for e in there.entries}, list[Entry](), dict[str, Prepared]()
+    read: Read | None = None
     if there is not None:
         study = replace(study, final=there.final, work=there.work)
     for entry in study.entries:
@@ -186,7 +187,8 @@ def _decided(study: Study, there: Study | None, listener: Listener | None) -> St
         if others_space is not None:
             entry = replace(entry, space=others_space, arguments=entries[0].arguments)
         for limit in study.limits:
-            prepared[entry.label] = found = _prepared(study, entry, limit, others_space is not None, listener)
+            prepared[entry.label] = found = _prepared(study, entry, limit, others_space is not None, listener, read)
+            read = found.data, found.data_source  # the same for all
             if ONE_LEFT in found.doubts:
                 raise LimitError(f"under {limit} there is nothing to compare: {ONE_LEFT}")
             skeleton, of_data = found.space.skeleton, ("input_size", "num_classes")
@@ -221,15 +223,17 @@ def _matched(entry: Entry, prepared: Prepared, work: float | None) -> Entry:
     return replace(entry, matched=tuple(own))
 
 
-def _prepared(study: Study, entry: Entry, limit: str, may_change: bool, listener: Listener | None) -> Prepared:
+def _prepared(
+    study: Study, entry: Entry, limit: str, may_change: bool, listener: Listener | None, read: Read | None
+) -> Prepared:
     """What an entry would search; its own space where it does not take that of another method."""
     try:
         try:
-            return prepare(study.request_of(entry, limit, 0), listener)
+            return prepare(study.request_of(entry, limit, 0), listener, read)
         except SpaceError:
             if not may_change:
                 raise
-        return prepare(study.request_of(replace(entry, space=None, arguments={}), limit, 0), listener)
+        return prepare(study.request_of(replace(entry, space=None, arguments={}), limit, 0), listener, read)
     except HiernasError as error:
         raise type(error)(f"{entry.label}: {error}") from error
 

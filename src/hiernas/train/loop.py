@@ -224,7 +224,7 @@ class _Trainer:
 
     def _batch(self, split: Split, indices: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         generator = torch_generator(self.seed, self.phase.name, epoch, step, "augment")
-        images = augment(split.images.fetch(indices), self.settings, generator)
+        images = augment(split.images.fetch(indices).to(self.fabric.device), self.settings, generator)
         x = normalise(images, self.data, self.fabric.device)
         return x, split.labels[indices].to(self.fabric.device)
 
