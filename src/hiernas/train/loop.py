@@ -27,7 +27,7 @@ from hiernas.gates import Gates
 from hiernas.networks.cell_ops import DropPath
 from hiernas.networks.graph import evaluating
 from hiernas.problem import Architect, DrawGates, Journal, Validate
-from hiernas.quiet import first_line
+from hiernas.quiet import first_line, quiet
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
 from hiernas.train.recipes import Phase, Recipe
 
@@ -54,7 +54,8 @@ class Position:
 def make_fabric(recipe: Recipe) -> Fabric:
     """Device and precision of a recipe, by Lightning Fabric."""
     try:
-        return Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)
+        with quiet():
+            return Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)
     except Exception as error:  # Fabric raises its own and others' errors for what a machine lacks
         raise ConfigError(
             f"this machine cannot train with train.accelerator={recipe.accelerator}, train.precision={recipe.precision}: "
