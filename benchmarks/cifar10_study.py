@@ -68,9 +68,9 @@ def main(words: Sequence[str]) -> None:
     rows = summarised(path).rows
     devices = {RunFolder.open(r.folder).config["environment"]["device"] for r in rows}
     head = (
-        f"Trained on {'; '.join(sorted(devices))}. Test accuracies after {EPOCHS} epochs of 50,000 images from scratch, {LIMIT}, "
-        f"supernets of {EPOCHS} epochs of 45,000. Regret: points below the best network within the limit, by the benchmark's own "
-        "three trainings of each network. Chance, exact: 4.31."
+        f"Trained on {'; '.join(sorted(devices))}. Test accuracies after {EPOCHS} epochs of 50,000 images from scratch, "
+        f"{LIMIT}; supernets have {EPOCHS} epochs of 45,000. Regret: points below the best network within the limit, by the "
+        "benchmark's own three trainings of each network. Chance, exact: 4.31."
     )
     write("cifar10_study", "Real trainings on CIFAR-10", [head, "", *lines(rows)], "cifar10_study.py STUDY")
 

@@ -21,10 +21,11 @@ from scipy import stats
 
 from hiernas.cli import main
 from hiernas.commands.compare import runs_of, summarised
-from hiernas.data import ImageData
+from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, HiernasError, RunError
 from hiernas.report import study as results
 from hiernas.report.study import Row
+from hiernas.run import request as requests
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import environment
 from hiernas.run.request import Request, prepare, restore
@@ -171,8 +172,13 @@ def test_more_is_added_and_other_things_are_refused(study: Study) -> None:
     study.save()  # as it was
 
 
-def test_the_final_training_is_the_first_methods_and_controls_search_its_space(tmp_path: Path) -> None:
+def test_the_final_training_is_the_first_methods_and_controls_search_its_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(requests, "load_data", lambda *words, **options: read.append(words) or load_data(*words, **options))
     study = begin(tmp_path / "s", entries_of("darts,random,random-k,hnas"), ["params<=60k"], 1, {"data": "digits"})
+    assert read == [("digits",)]  # once for all
     jobs = {job.label: job.request for job in study.jobs()}
     darts, random, hnas = jobs["darts"], jobs["random"], jobs["hnas"]
     assert (random.space, random.space_arguments) == (darts.space, darts.space_arguments)

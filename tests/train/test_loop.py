@@ -139,7 +139,7 @@ def _two_classes() -> ImageData:
     return load_data([(image, i % 2) for i, image in enumerate(grey)])
 
 
-def test_mixed_precision_trains_supernets(tmp_path: Path, digits: ImageData) -> None:
+def test_mixed_precision_trains_supernets(tmp_path: Path, digits: ImageData, caplog: pytest.LogCaptureFixture) -> None:
     space = spaces.tiny(digits.input_size, digits.num_classes)
     supernet = _supernet(space)
     seen = set()
@@ -152,6 +152,7 @@ def test_mixed_precision_trains_supernets(tmp_path: Path, digits: ImageData) -> 
     )  # fmt: skip
     assert seen == {torch.bfloat16}
     assert {p.dtype for p in supernet.parameters()} == {torch.float32}
+    assert not caplog.records  # Fabric says so each time
 
 
 def test_learning_rate_schedules() -> None:
@@ -190,6 +191,25 @@ def test_a_loss_that_is_not_finite_is_named_and_keeps_what_was_saved(tmp_path: P
             draw_gates=lambda rng: gates.uniform_path(space, rng),
         )  # fmt: skip
     assert run.load_tensors("train1") is None  # nothing broken was saved
+
+
+def test_a_gradient_too_large_for_a_number_is_an_error(tmp_path: Path) -> None:
+    """Its norm overflows while loss and weights stay finite: clipped by it, every gradient would be zero."""
+    data = _two_classes()
+
+    class Steep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 1e25 * self.weight.expand(len(x), 2)
+
+    run = RunFolder.create(tmp_path / "r", RUN)
+    recipe = Recipe(batch_size=15, augment="none", accelerator="cpu", grad_clip=5.0)
+    with pytest.raises(TrainingError, match="the norm of the gradients is not finite in final, epoch 1"):
+        fit(Steep(), data.train, data, Phase("final", 1, 0.1), recipe, seed=0, run=run)
+    assert run.load_tensors("final") is None
 
 
 def test_weights_that_are_not_finite_after_the_last_step_are_an_error(tmp_path: Path) -> None:

@@ -141,8 +141,8 @@ class _Trainer:
         set_drop_path(self.model, self.recipe.drop_path * position.epoch / p.epochs)
         schedule = self._schedule(position.epoch)
         self.model.train()
-        totals = torch.tensor([position.loss, float(position.correct)], dtype=torch.float64)
-        self.totals = totals.to(self.fabric.device)  # loss * images and correct: on the device, read rarely
+        totals = torch.tensor([position.loss, float(position.correct), 0.0], dtype=torch.float64)
+        self.totals = totals.to(self.fabric.device)  # loss * images, correct, gradient norms: on the device, read rarely
         for step in range(position.step, len(schedule)):
             planned = schedule[step]
             if planned.of_weights:
@@ -207,8 +207,7 @@ class _Trainer:
         if self.recipe.grad_clip > 0:
             most = self.recipe.grad_clip
             norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=most, error_if_nonfinite=False)
-            if norm is not None and not bool(torch.isfinite(norm)):
-                raise self._not_finite(epoch, step)
+            self.totals[2] += 0.0 if norm is None else norm  # by an endless one all are clipped to nothing
         self.optimizer.step()
         if self.average is not None:
             self.average.update(epoch * steps + step)
@@ -230,9 +229,10 @@ class _Trainer:
         return x, split.labels[indices].to(self.fabric.device)
 
     def read_totals(self, position: Position) -> None:
-        loss, correct = self.totals.tolist()
-        if not np.isfinite(loss):
-            raise self._not_finite(position.epoch, position.step - 1)
+        loss, correct, norms = self.totals.tolist()
+        if not np.isfinite(loss + norms):
+            what = "norm of the gradients is" if np.isfinite(loss) else "loss is"
+            raise self._not_finite(position.epoch, position.step - 1, what)
         position.loss, position.correct = loss, int(correct)
 
     def check_weights(self, epoch: int, steps: int) -> None:
