@@ -76,9 +76,7 @@ def best_of(problem: Problem, found: Found, config: Any, final: Retraining) -> F
     return replace(found, candidates=(*judged, *others), front=front, chosen=judged[0], details=details)
 
 
-def _in_order(
-    problem: Problem, found: Found, metric: str, prior: str, predictor: str, wanted: int, recipe: Recipe
-) -> Found:
+def _in_order(problem: Problem, found: Found, metric: str, prior: str, predictor: str, wanted: int, recipe: Recipe) -> Found:
     """What was found with its candidates in order, the best first: by accuracy or, with a prior, by the sum of the ranks by
     both, or by a predictor; drawn ones as drawn. A predictor adds the `wanted` networks that it puts first."""
     accuracies = np.array([c.val_accuracy for c in found.candidates])

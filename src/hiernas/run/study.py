@@ -223,15 +223,13 @@ def _matched(entry: Entry, prepared: Prepared, work: float | None) -> Entry:
     return replace(entry, matched=tuple(own))
 
 
-def _prepared(
-    study: Study, entry: Entry, limit: str, may_change: bool, listener: Listener | None, read: Read | None
-) -> Prepared:
+def _prepared(study: Study, entry: Entry, limit: str, movable: bool, listener: Listener | None, read: Read | None) -> Prepared:
     """What an entry would search; its own space where it does not take that of another method."""
     try:
         try:
             return prepare(study.request_of(entry, limit, 0), listener, read)
         except SpaceError:
-            if not may_change:
+            if not movable:
                 raise
         return prepare(study.request_of(replace(entry, space=None, arguments={}), limit, 0), listener, read)
     except HiernasError as error:
