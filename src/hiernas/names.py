@@ -25,6 +25,7 @@ SPACES = {  # those an architecture file may name, and where they are from
 
 RUNTIMES = {  # that measure latency
     "onnxruntime": "ONNX Runtime on the CPU, with all graph optimisations. Input and output stay in buffers bound beforehand.",
+    "onnxruntime-int8": "The same in INT8, quantised on noise: how fast `export --to onnx-int8` makes a network.",
     "openvino": "OpenVINO on the CPU in float32, with the hint LATENCY. Needs the extra hiernas[openvino].",
     "litert": "LiteRT (TensorFlow Lite) on the CPU, with XNNPACK. Needs the extra hiernas[litert].",
     "executorch": "ExecuTorch on the CPU, with XNNPACK. Needs the extra hiernas[executorch].",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -25,6 +26,7 @@ from hiernas.latency.runtimes import (
     difference,
     example,
     make_runtime,
+    quantised,
     to_onnx,
 )
 from hiernas.latency.table import Entry
@@ -113,7 +115,7 @@ def test_what_a_runtime_times_is_what_pytorch_computes(name: str) -> None:
     for module in (MBConv(3, 2, se=True, act="hswish").build(8, 8, 1).eval(), nn.Identity()):
         expected = module(x).detach().numpy()
         call, output = runtime.load(module, x)
-        np.testing.assert_allclose(output, expected, atol=1e-2 if name == "cuda" else 1e-5)
+        np.testing.assert_allclose(output, expected, atol={"cuda": 1e-2, "onnxruntime-int8": 0.05}.get(name, 1e-5))
         assert call() > 0
 
 
@@ -133,6 +135,18 @@ def test_openvino_computes_in_float32() -> None:
     network = toy_space().decode([1, 2]).build().eval()
     x = example(1, (3, 16, 16))
     assert difference(network, x, runtime.load(network, x)[1]) < 1e-5  # bfloat16 would differ by about 5e-3
+
+
+def test_int8_is_computed_with_weights_of_eight_bits() -> None:
+    module, x = MBConv(3, 3).build(4, 8, 2).eval(), example(1, (4, 9, 9))
+    file = onnx.load_from_string(quantised(to_onnx(module, x), [x], "x"))
+    kinds = {tensor.name: tensor.data_type for tensor in file.graph.initializer}
+    weights = [node.input[1] for node in file.graph.node if node.op_type == "Conv"]
+    quantised_from = {node.output[0]: node.input[0] for node in file.graph.node if node.op_type == "DequantizeLinear"}
+    assert len(weights) == sum(isinstance(m, nn.Conv2d) for m in module.modules()) == 3
+    assert {kinds[quantised_from[weight]] for weight in weights} == {onnx.TensorProto.INT8}
+    found = difference(module, x, Runtime("onnxruntime-int8").load(module, x)[1])
+    assert 1e-4 < found < 0.05  # not the same file, and not another function
 
 
 def doubled(module: nn.Module, x: torch.Tensor, threads: int) -> Loaded:

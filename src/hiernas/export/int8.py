@@ -1,16 +1,13 @@
-"""Export to INT8: an ONNX file with weights of 8 bits, by ONNX Runtime's static quantisation.
+"""Export to INT8: an ONNX file with weights of 8 bits, by ONNX Runtime's static quantisation on training images.
 
-Weights get a scale per output channel, activations one per tensor, found on training images. Such a file computes only
-about what the network does: instead of their outputs, the accuracies of both files are compared.
+Such a file computes only about what the network does: instead of their outputs, the accuracies of both files are compared.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +20,8 @@ from hiernas.data.split import Split
 from hiernas.errors import ExportError
 from hiernas.export import export, onnx_runner, write_files
 from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime
-from hiernas.quiet import first_line, quiet
+from hiernas.latency.runtimes import quantised
+from hiernas.quiet import first_line
 from hiernas.train.evaluate import calibration_indices
 
 IMAGES, BATCH = 250, 25  # training images that scales are found on, and how many at once
@@ -40,10 +38,10 @@ def export_int8(
     """
     indices = calibration_indices(data, 0, IMAGES, BATCH)
     with tempfile.TemporaryDirectory() as place:
-        plain, small = Path(place, "fp32.onnx"), Path(place, "int8.onnx")
+        plain = Path(place, "fp32.onnx")
         export(network, _read(data.train, data, indices[0]), plain, "onnx", metadata)
-        _quantise(plain, small, (_read(data.train, data, batch) for batch in indices))
-        files = {"fp32": plain.read_bytes(), "int8": small.read_bytes()}
+        files = {"fp32": plain.read_bytes()}
+    files["int8"] = _quantised(files["fp32"], (_read(data.train, data, batch) for batch in indices))
     image = np.ascontiguousarray(_read(data.test, data, torch.tensor([0])).numpy())
     rows = by_turns([load_onnx(file, image, threads)[0] for file in files.values()], RUNS, WARMUP)
     found = {
@@ -66,17 +64,9 @@ def _read(split: Split, data: ImageData, indices: Tensor) -> Tensor:
     return normalise(split.images.fetch(indices), data, "cpu")
 
 
-def _quantise(plain: Path, small: Path, batches: Iterator[Tensor]) -> None:
-    """Write `small`, after batch norms were folded and shapes inferred; its scales are found on the batches."""
-    prepared = small.with_name("prepared.onnx")
-    asked = ({"image": batch.numpy()} for batch in batches)
-    reader = SimpleNamespace(get_next=partial(next, asked, None))  # in the form that ONNX Runtime asks for images
+def _quantised(plain: bytes, batches: Iterable[Tensor]) -> bytes:
     try:
-        tools = load_onnxruntime("quantization")
-        kinds = {"weight_type": tools.QuantType.QInt8, "activation_type": tools.QuantType.QUInt8}
-        with quiet():
-            load_onnxruntime("quantization.shape_inference").quant_pre_process(plain, prepared)
-            tools.quantize_static(prepared, small, reader, per_channel=True, **kinds)
+        return quantised(plain, batches, "image")
     except ImportError as error:
         raise ExportError(f"INT8 needs a package that is not here: {first_line(error)}") from error
     except Exception as error:  # it raises almost anything

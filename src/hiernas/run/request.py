@@ -23,7 +23,7 @@ from hiernas.latency.table import load_table
 from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.randomness import numpy_generator
-from hiernas.report.doubts import of_limits
+from hiernas.report.doubts import of_limits, of_runtime
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.settings import differences, for_images, from_dict, from_file, names_of, plain, to_dict, with_settings
 from hiernas.space import SearchSpace
@@ -186,14 +186,15 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
     tables, summed = cost_tables(among, latency), sums(limits)
     check_reachable(among, tables, summed)
     every = {**tables, **peak_tables(whole, method.several)}
+    runtime = runtime or RUNTIME if latency is None else latency.runtime
     return Prepared(
         method=request.method, preset=request.preset if request.config is None and not request.settings else "custom",
         seed=request.seed, space=space, data=data, data_source=source, limits=limits, automatic_limit=not metrics,
         latency_table=None if file is None else str(Path(file).resolve()),
-        runtime=runtime or RUNTIME if latency is None else latency.runtime,
+        runtime=runtime,
         threads=threads or 1 if latency is None else latency.threads,
         latency=latency, config=config, final_recipe=None if recipe == config.train else recipe, fitted=fitted,
-        doubts=(*of_limits(every, limits, not metrics), *_one_left(among, tables, summed, request.seed)),
+        doubts=(*of_limits(every, limits, not metrics), *_one_left(among, tables, summed, request.seed), *of_runtime(runtime)),
         asked=request.asked(),
     )  # fmt: skip
 
