@@ -183,7 +183,7 @@ def quantised(file: bytes, batches: Iterable[Tensor], name: str) -> bytes:
     with silent(), tempfile.TemporaryDirectory() as folder:
         plain, prepared, small = (Path(folder, f"{stage}.onnx") for stage in ("plain", "prepared", "small"))
         plain.write_bytes(file)
-        load_onnxruntime("quantization.shape_inference").quant_pre_process(plain, prepared)
+        load_onnxruntime("quantization.shape_inference").quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         tools.quantize_static(prepared, small, reader, per_channel=True, **kinds)
         return small.read_bytes()
 

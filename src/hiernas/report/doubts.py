@@ -34,7 +34,7 @@ def of_limits(tables: Mapping[str, CostTable], limits: Sequence[Limit], automati
 
 def of_runtime(runtime: str) -> list[str]:
     """A search whose latencies belong to another file than its accuracies."""
-    text = "latencies are in INT8, accuracies and best.onnx in FP32: `hiernas export RUN --to onnx-int8` makes and tests the other"
+    text = "latencies are in INT8, accuracies and best.onnx in FP32: `hiernas export RUN --to onnx-int8` makes and tests that"
     return [text] if runtime == "onnxruntime-int8" else []
 
 
