@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,12 +11,15 @@ import pytest
 from known import Known
 
 from hiernas.commands import measure as command
+from hiernas.commands.lists import listing
 from hiernas.commands.measure import measure
 from hiernas.commands.options import MeasureOptions
+from hiernas.data import ImageData
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.measure import cached_table_path, fingerprint, identity, plan_of
 from hiernas.latency.runner import RESULT_KIND
 from hiernas.latency.table import Entry, LatencyTable, merge
+from hiernas.run.request import Request, prepare
 from hiernas.spaces import tiny
 
 SMALL = MeasureOptions(source="tiny", input_size="3,16,16", num_classes=4)
@@ -149,3 +153,18 @@ def test_merging_takes_the_entry_of_more_runs(tmp_path: Path, monkeypatch: pytes
 def test_options_that_do_not_go_together(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         measure(asked(**options), silent)
+
+
+def test_latencies_in_int8_are_of_the_quantised_operations_and_are_said_to_be(digits: ImageData) -> None:
+    """A quantised file has its own table; a limit means it."""
+    here = {row[0]: row[1] for row in listing("runtimes")[1]}
+    assert here["onnxruntime-int8"] == here["onnxruntime"] == "yes"
+    asked_for = Request("random", data=digits, limits=("latency_ms<=1",), runtime="onnxruntime-int8")
+    prepared = prepare(asked_for)
+    assert prepared.latency.runtime == prepared.runtime == "onnxruntime-int8"
+    assert any("latencies are in INT8, accuracies and best.onnx in FP32" in doubt for doubt in prepared.doubts)
+    plain = prepare(replace(asked_for, runtime=None))
+    assert not any("INT8" in doubt for doubt in plain.doubts)
+    entries = [{k: e.p10_ms for k, e in found.latency.entries.items()} for found in (plain, prepared)]
+    assert entries[0].keys() == entries[1].keys()
+    assert entries[0] != entries[1]

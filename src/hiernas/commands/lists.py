@@ -11,7 +11,9 @@ from hiernas.errors import one_of
 from hiernas.methods import FILES, METHODS
 from hiernas.names import PRESETS, RUNTIMES, SPACES
 
-MODULES = {"litert": ("ai_edge_litert", "litert_torch"), "torch_compiled": ("torch",)}  # that are not named as the runtime
+MODULES = {  # that are not named as the runtime
+    "litert": ("ai_edge_litert", "litert_torch"), "onnxruntime-int8": ("onnxruntime",), "torch_compiled": ("torch",),
+}  # fmt: skip
 Listing = tuple[list[str], list[list[str]], list[str]]  # columns, rows, remarks below
 DATA = [
     ["digits", "1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn"],

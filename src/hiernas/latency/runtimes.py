@@ -188,6 +188,10 @@ def quantised(file: bytes, batches: Iterable[Tensor], name: str) -> bytes:
         return small.read_bytes()
 
 
+def _int8(module: nn.Module, x: Tensor, threads: int) -> Loaded:
+    return load_onnx(quantised(to_onnx(module, x), [x], "x"), x.numpy(), threads)
+
+
 # -- those of phones and small boards, on the processor at hand --------------------------------------------------
 # Both compute with XNNPACK. Their converters take about a second per operation, and the packages are large.
 
@@ -335,16 +339,9 @@ def _cuda(module: nn.Module, x: Tensor, threads: int) -> Loaded:
     return call, output
 
 
-def _onnxruntime_version() -> str:
-    return str(load_onnxruntime().__version__)
-
-
 RUNTIMES: dict[str, Kind] = {
-    "onnxruntime": Kind(_onnxruntime_version, lambda m, x, n: load_onnx(to_onnx(m, x), x.numpy(), n)),
-    "onnxruntime-int8": Kind(
-        _onnxruntime_version, lambda m, x, n: load_onnx(quantised(to_onnx(m, x), [x], "x"), x.numpy(), n),
-        most_different=MOST_IN_INT8,
-    ),
+    "onnxruntime": Kind(lambda: str(load_onnxruntime().__version__), lambda m, x, n: load_onnx(to_onnx(m, x), x.numpy(), n)),
+    "onnxruntime-int8": Kind(lambda: RUNTIMES["onnxruntime"].version(), _int8, most_different=MOST_IN_INT8),
     "openvino": Kind(lambda: packages("openvino", "openvino")[0].__version__.split("-")[0], _openvino),  # without the build
     "litert": Kind(partial(_version, "ai-edge-litert", LITERT), _litert),
     "executorch": Kind(partial(_version, "executorch", EXECUTORCH), _executorch),

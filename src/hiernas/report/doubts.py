@@ -32,12 +32,6 @@ def of_limits(tables: Mapping[str, CostTable], limits: Sequence[Limit], automati
     return found
 
 
-def of_runtime(runtime: str) -> list[str]:
-    """A search whose latencies belong to another file than its accuracies."""
-    text = "latencies are in INT8, accuracies and best.onnx in FP32: `hiernas export RUN --to onnx-int8` makes and tests that"
-    return [text] if runtime == "onnxruntime-int8" else []
-
-
 def of_predictions(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> list[str]:
     """A network's classes for test images int [N] that show that it has learned little. `labels`: int [N]."""
     n, found = len(labels), []

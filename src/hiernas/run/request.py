@@ -23,7 +23,7 @@ from hiernas.latency.table import load_table
 from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.randomness import numpy_generator
-from hiernas.report.doubts import of_limits, of_runtime
+from hiernas.report.doubts import of_limits
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.settings import differences, for_images, from_dict, from_file, names_of, plain, to_dict, with_settings
 from hiernas.space import SearchSpace
@@ -34,6 +34,7 @@ from hiernas.train.retraining import Retraining
 
 OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load_data`
 ONE_LEFT = "the limits leave one network of the space: there is nothing to search, and every method ends with it; widen them"
+IN_INT8 = "latencies are in INT8, accuracies and best.onnx in FP32: `hiernas export RUN --to onnx-int8` tests both"
 INSTEAD = {"peak_ram": "macs", "peak_ram_int8": "macs", "flash": "params", "flash_int8": "params"}  # objectives beside them
 Read = tuple[ImageData, Mapping[str, Any]]  # images, and what config.yaml says of them
 READY = "checkpoint/latency.ready"  # empty: the run folder's copy of the latency table is complete
@@ -153,10 +154,7 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
 
 
 def prepare(request: Request, listener: Listener | None = None, read: Read | None = None) -> Prepared:
-    """Load data, space, costs and limits; every mistake and every impossible limit is refused here.
-
-    `read`: what `read_data` gave for the same images before.
-    """
+    """Load data (or take those `read`), space, costs and limits; every mistake and every impossible limit is refused here."""
     asked, method = request.resolved(), METHODS[request.method]
     (name, arguments), limits = _named_space(request), parse_limits(request.limits)
     if isinstance(name, str):
@@ -187,6 +185,7 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
     check_reachable(among, tables, summed)
     every = {**tables, **peak_tables(whole, method.several)}
     runtime = runtime or RUNTIME if latency is None else latency.runtime
+    in_int8 = [IN_INT8] if runtime == "onnxruntime-int8" else []
     return Prepared(
         method=request.method, preset=request.preset if request.config is None and not request.settings else "custom",
         seed=request.seed, space=space, data=data, data_source=source, limits=limits, automatic_limit=not metrics,
@@ -194,7 +193,7 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
         runtime=runtime,
         threads=threads or 1 if latency is None else latency.threads,
         latency=latency, config=config, final_recipe=None if recipe == config.train else recipe, fitted=fitted,
-        doubts=(*of_limits(every, limits, not metrics), *_one_left(among, tables, summed, request.seed), *of_runtime(runtime)),
+        doubts=(*of_limits(every, limits, not metrics), *_one_left(among, tables, summed, request.seed), *in_int8),
         asked=request.asked(),
     )  # fmt: skip
 
