@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +20,7 @@ import torch
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import confusion_matrix
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import hiernas
@@ -62,6 +66,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     out = tmp_path_factory.mktemp("found") / "r"
     return hiernas.hnas("tiny", str(folder), ["params<=200k"], with_settings(QUICK, SETTINGS), out=out)
+
+
+def test_what_a_report_says_to_do_can_be_copied(found: SearchResult, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (found.run_folder / "report.html").read_text()
+    (code,) = (html.unescape(text) for text in re.findall(r"<pre>\n(import .*?)</pre>", page, re.DOTALL))
+    pictures = sorted((folder / "test").rglob("*.png"))[::4]
+    for picture in pictures:
+        exec(code.replace("picture.png", str(picture)), {})
+    assert capsys.readouterr().out.split() == [p.label for p in found.load().predict(pictures)]
+    commands = [html.unescape(text) for text in re.findall(r"<code>(hiernas .*?)</code>", page)]
+    assert [words.split()[1] for words in commands] == ["predict", "evaluate", "rank", "export", "compare"]
+    for words in commands:  # read as typed, without being done
+        _, command, *rest = shlex.split(words)
+        get_command(app).commands[command].make_context(command, rest)
 
 
 def by_onnx(run: Path, paths: list[Path], file: str = "best.onnx") -> np.ndarray:
@@ -286,9 +304,9 @@ def test_int8_is_refused(int8: tuple[Path, str], tmp_path: Path, monkeypatch: py
         patch.setattr("onnxruntime.quantization.quantize_static", lambda *_, **__: 1 / 0)
         with pytest.raises(ExportError, match="ONNX Runtime cannot quantise this network: division by zero"):
             run_command("export", run, "--to", "onnx-int8", "--out", file)
+    assert not file.exists()
     for name in [n for n in sys.modules if n.startswith(("onnxruntime.quantization", "onnxruntime.tools.symbolic"))]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "sympy", None)
-    with pytest.raises(ExportError, match=r"INT8 needs a package that is not here: .*sympy"):
-        run_command("export", run, "--to", "onnx-int8", "--out", file)
-    assert not file.exists()
+    monkeypatch.setitem(sys.modules, "sympy", None)  # of which ONNX Runtime's symbolic shapes are made
+    run_command("export", run, "--to", "onnx-int8", "--out", file)
+    assert file.exists()

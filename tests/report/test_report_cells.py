@@ -29,7 +29,9 @@ from hiernas.spaces import darts, hdas_stages, tiny
 
 SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}
 RULE = "DARTS' rule (the two strongest edges of each node, with their strongest operations)"
-SECTIONS = ["Asked, predicted, measured", "The cells", "How the search went", "Training", "Data", "Settings", "Time"]
+SECTIONS = [
+    "Asked, predicted, measured", "The cells", "How the search went", "Training", "What now", "Data", "Settings", "Time",
+]  # fmt: skip
 DEAD = {  # cell 3 of stage 2 is read by none
     "DAG1": "skip 0, skip 1 | skip 1, max 2 | max 2, skip 3 | avg 3, skip 4",
     "DAG2": "max 0, max 1 | skip 0, skip 1 | skip 1, skip 2 | max 2, skip 4",
@@ -47,8 +49,10 @@ def headings(page: str) -> list[str]:
 
 
 def copied(page: str) -> list[str]:
-    """What the reader can copy, as the browser shows it."""
-    return [html.unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)]
+    """The genotypes that the reader can copy, as the browser shows them; last on the page is the code that runs the network."""
+    *genotypes, code = [html.unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)]
+    assert code.startswith("\nimport json, numpy as np, onnxruntime")
+    return genotypes
 
 
 def stage_graphs(dags: dict[str, str] = DEAD, **arguments: Any) -> hiernas.Architecture:

@@ -22,7 +22,7 @@ from hiernas.spaces import tiny
 VITAL = ("stage2.block1", "stage3.block1", "stage4.block1")
 PHASES = {"train1": 3, "train2": 5, "final": 4}
 SECTIONS = ["Asked, predicted, measured", "Vital blocks", "The proposals", "From proposals to targets", "The chosen network",
-            "Training", "Data", "Settings", "Time"]  # fmt: skip
+            "Training", "What now", "Data", "Settings", "Time"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -67,8 +67,6 @@ def _read(split: Split, data: ImageData, indices: Tensor) -> Tensor:
 def _quantised(plain: bytes, batches: Iterable[Tensor]) -> bytes:
     try:
         return quantised(plain, batches, "image")
-    except ImportError as error:
-        raise ExportError(f"INT8 needs a package that is not here: {first_line(error)}") from error
     except Exception as error:  # it raises almost anything
         raise ExportError(f"ONNX Runtime cannot quantise this network: {first_line(error)}") from error
 

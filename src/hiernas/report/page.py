@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -150,6 +151,7 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
         hournas.SECTIONS.reset(kit.both(partial(hournas.reset, reset)), reset) if reset else "",
         figures.training(run.events, told),
         SECTIONS.int8(int8) if int8 else "",
+        SECTIONS.now(shlex.quote(str(run.folder)), str(run.folder / "best.onnx"), result),
         SECTIONS.data(result["data"]),
         SECTIONS.settings(result, _arguments(result["space"]["arguments"])),
         SECTIONS.times(seconds, {**LAST_STEP, **told.phases}),
