@@ -102,15 +102,16 @@ def test_files_of_a_run_agree_with_each_other(tmp_path: Path, digits: ImageData)
 def test_python_takes_what_the_command_line_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shown = cli("search", "random", "--limit", "params<=90k", "--limit", "macs<=2M", "--set", "final_epochs=1",
-                "--image-size", "8", "--val-per-class", "20", "--threads", "1", "--out", "one")  # fmt: skip
+                "--image-size", "8", "--val-per-class", "20", "--skip-bad-images", "--threads", "1", "--out", "one")  # fmt: skip
     events: list[str] = []
     found = hiernas.api.Search("random")(
         limits="params<=90k and macs<=2M", settings=["final_epochs=1"], image_size=8, val_per_class=20, threads=1,
-        out="two", on_event=lambda event: events.append(event["event"]),
+        skip_bad_images=True, out="two", on_event=lambda event: events.append(event["event"]),
     )  # fmt: skip
     assert f"test accuracy {found.test_accuracy:.2%}" in shown
     one, two = (yaml.safe_load(Path(run, "config.yaml").read_text()) for run in ("one", "two"))
     assert {k for k in one if one[k] != two[k]} <= {"asked", "latency_table"}
+    assert one["data"]["skip_bad_images"] is True
     assert {"start", "epoch", "finished"} <= set(events)
     with pytest.raises(ConfigError, match="give one of them"):
         hiernas.hnas(preset="small", config=QUICK)

@@ -44,8 +44,8 @@ class Search:
         self, space: SearchSpace | str | None = None, data: Any = "digits", limits: str | Sequence[str] = (),
         config: Any = None, *, preset: str = "quick", settings: str | Sequence[str] = (),
         latency_table: str | Path | None = None, runtime: str | None = None, threads: int | None = None,
-        image_size: int | None = None, val_per_class: int | None = None, seed: int = 0, time: float | None = None,
-        out: str | Path | None = None, on_event: Listener | None = None,
+        image_size: int | None = None, val_per_class: int | None = None, skip_bad_images: bool = False, seed: int = 0,
+        time: float | None = None, out: str | Path | None = None, on_event: Listener | None = None,
     ) -> SearchResult:  # fmt: skip
         """Search, train and measure; the run folder is `out`, by default a new one under runs/.
 
@@ -62,7 +62,7 @@ class Search:
         texts, words = ((x,) if isinstance(x, str) else tuple(x) for x in (limits, settings))
         request = Request(
             self.method, space, {}, data, texts, latency_table, runtime, threads, preset, config, words, seed=seed,
-            image_size=image_size, val_per_class=val_per_class, time=time,
+            image_size=image_size, val_per_class=val_per_class, skip_bad_images=skip_bad_images, time=time,
         )  # fmt: skip
         return _result(search(request, out, on_event), space)
 
