@@ -101,8 +101,8 @@ def test_files_of_a_run_agree_with_each_other(tmp_path: Path, digits: ImageData)
 
 def test_python_takes_what_the_command_line_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shown = cli("search", "random", "--limit", "params<=90k", "--limit", "macs<=2M", "--set", "final_epochs=1",
-                "--image-size", "8", "--val-per-class", "20", "--skip-bad-images", "--threads", "1", "--out", "one")  # fmt: skip
+    shown = cli("search", "random", "--limit", "params<=90k", "--limit", "macs<=2M", "--set", "final_epochs=1", "--image-size",
+                "8", "--val-per-class", "20", "--skip-bad-images", "--threads", "1", "--out", "one")  # fmt: skip
     events: list[str] = []
     found = hiernas.api.Search("random")(
         limits="params<=90k and macs<=2M", settings=["final_epochs=1"], image_size=8, val_per_class=20, threads=1,
