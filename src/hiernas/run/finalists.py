@@ -190,12 +190,12 @@ def naswot(network: nn.Module, images: Tensor) -> float:
     apart at its start, the higher it is. Batch norms normalise by these images, and those whose scale starts at zero by one, as
     their branches would be dead. Two images that it cannot tell apart at all count as one unit apart.
     """
-    kernel = images.new_zeros(len(images), len(images), dtype=torch.float64)
+    kernel = torch.zeros(len(images), len(images), dtype=torch.float64)
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         on = (inputs[0] > 0).flatten(1).float()
-        counts = on.sum(1).double()
-        kernel.add_(2 * (on @ on.T).double() - counts - counts[:, None] + on.shape[1])  # on in both, and off in both
+        counts = on.sum(1).cpu().double()
+        kernel.add_(2 * (on @ on.T).cpu().double() - counts - counts[:, None] + on.shape[1])  # on in both, and off in both
 
     kinds = tuple(dict.fromkeys(ACTIVATIONS.values()))
     hooks = [m.register_forward_pre_hook(count) for m in network.modules() if isinstance(m, kinds)]
@@ -207,4 +207,4 @@ def naswot(network: nn.Module, images: Tensor) -> float:
         for hook in hooks:
             hook.remove()
     value = float(torch.linalg.slogdet(kernel).logabsdet)
-    return value if isfinite(value) else float(torch.linalg.slogdet(kernel + torch.eye(len(kernel)).to(kernel)).logabsdet)
+    return value if isfinite(value) else float(torch.linalg.slogdet(kernel + torch.eye(len(kernel))).logabsdet)
