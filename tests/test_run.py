@@ -30,20 +30,12 @@ from hiernas.methods import METHODS
 from hiernas.methods.hnas import QUICK
 from hiernas.run.folder import RunFolder
 from hiernas.run.settings import keys, meanings, with_settings
+from processes import Command, cli
 
 TINY = [
     "epochs=2,1,1", "population=6", "generations=2", "final_epochs=2", "calibration_images=100", "train.batch_size=128",
     "train.accelerator=cpu",
 ]  # fmt: skip
-
-
-def cli(*arguments: str, check: int = 0) -> str:
-    """Run the command line in a process of its own; its output. The exit code must be `check`."""
-    command = [sys.executable, "-m", "hiernas", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == check, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout + done.stderr
 
 
 def settings(*more: str) -> list[str]:
@@ -132,15 +124,15 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
     rng, kills, started = random.Random(0), 0, False
     for _ in range(40):
         command = ["resume", "parts"] if started else [*arguments, "--out", "parts"]
-        process = subprocess.Popen([sys.executable, "-m", "hiernas", *command], stdout=subprocess.DEVNULL)
+        process = Command(*command)
         wait = 8.0 if kills < 6 else 300.0  # in the end it may finish
         deadline = time.monotonic() + rng.uniform(2.0, wait)
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.running and time.monotonic() < deadline:
             time.sleep(0.02)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if process.running:
+            process.kill()
             kills += 1
-        process.wait()
+        process.ended()
         started = (Path("parts") / "config.yaml").exists()
         if (Path("parts") / "result.json").exists():
             break
@@ -332,11 +324,10 @@ def test_asked_to_stop_while_it_trains(number: int, code: int, said: str, tmp_pa
 
 def test_one_line_for_a_job_that_is_queued_again(tmp_path: Path) -> None:
     asked = ["search", "random-search", *settings("objective=params"), "--limit", "params<=200k", "--out", "r", "--continue"]
-    process = subprocess.Popen([sys.executable, "-m", "hiernas", *asked], stdout=subprocess.DEVNULL)
-    while not Path("r/events.jsonl").exists() and process.poll() is None:
-        time.sleep(0.05)
+    process = Command(*asked)
+    while not Path("r/events.jsonl").exists() and process.running:
+        time.sleep(0.02)
     process.kill()
-    process.wait()
     other = "r was asked for seed as always, and now it is 3; go on with `hiernas resume r`"
     assert other in cli(*asked, "--seed", "3", check=2)
     assert "everything is in r" in cli(*asked)
