@@ -20,20 +20,20 @@ SETTINGS = (
     "final_epochs=1", "stages=3", "epochs=1,1", "lr=0.1,0.1", "population=4", "generations=1", "calibration_images=24",
     "train.batch_size=256",
 )  # fmt: skip
+QUICK = "from hiernas import cli, export; export._by_dynamo = export._by_tracing; cli.main()"  # by the quicker exporter
 
 
 def cli(*arguments: str, threads: int) -> str:
-    command = [sys.executable, "-m", "hiernas", *arguments]
+    command = [sys.executable, "-c", QUICK, *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_other_threads_are_said_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_other_threads_are_said_and_recorded(few: str) -> None:
     words = [word for setting in SETTINGS for word in ("--set", setting)]
-    cli("search", "random-search", "--limit", "params<=100k", *words, "--out", "r", threads=1)
+    cli("search", "random-search", "--data", few, "--limit", "params<=100k", *words, "--out", "r", threads=1)
     first = json.loads(Path("r/result.json").read_text())["environment"]
     assert first["began"] == first["ended"] == {**environment({}), "threads": 1}
     Path("r/result.json").unlink()

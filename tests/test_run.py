@@ -23,31 +23,30 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import hiernas
-from hiernas.data import ImageData
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, RunError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import QUICK
 from hiernas.run.folder import RunFolder
 from hiernas.run.settings import keys, meanings, with_settings
+from processes import Command, cli
 
 TINY = [
-    "epochs=2,1,1", "population=6", "generations=2", "final_epochs=2", "calibration_images=100", "train.batch_size=128",
+    "epochs=2,1,1", "population=6", "generations=2", "final_epochs=2", "calibration_images=100", "train.batch_size=64",
     "train.accelerator=cpu",
 ]  # fmt: skip
 
 
-def cli(*arguments: str, check: int = 0) -> str:
-    """Run the command line in a process of its own; its output. The exit code must be `check`."""
-    command = [sys.executable, "-m", "hiernas", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == check, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout + done.stderr
-
-
 def settings(*more: str) -> list[str]:
     return [word for s in (*TINY, *more) for word in ("--set", s)]
+
+
+@pytest.fixture(scope="module")
+def finished(few: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has finished; to be copied where it is changed."""
+    run = tmp_path_factory.mktemp("finished") / "r"
+    cli("search", "random-search", "--data", few, *settings(), "--out", str(run))
+    return run
 
 
 def outcome(run: Path) -> dict[str, object]:
@@ -59,15 +58,17 @@ def outcome(run: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("method", [hiernas.hnas, hiernas.spos, hiernas.random_search], ids=lambda m: m.method)
 @pytest.mark.parametrize("kind", ["tiny", "nasbench_macro", "own"])
-def test_every_method_on_every_kind_of_space(tmp_path: Path, digits: ImageData, method: object, kind: str) -> None:
+@pytest.mark.usefixtures("_quick_export")
+def test_every_method_on_every_kind_of_space(tmp_path: Path, few: str, method: object, kind: str) -> None:
+    data = hiernas.load_data(few)
     own = hiernas.chain_space(
-        "own", digits.input_size, 10, stem=8, stem_stride=2, head=16,
+        "own", data.input_size, 10, stem=8, stem_stride=2, head=16,
         stages=[hiernas.Stage(8, 3, 1, (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2)), skip=True)],
     )  # fmt: skip
     space = {"tiny": "tiny", "nasbench_macro": "nasbench_macro", "own": own}[kind]
     config = with_settings(QUICK, TINY)
     most = 2_000_000, 30_000_000 if kind == "nasbench_macro" else 4_000_000
-    found = method(space, digits, [f"params<={most[0]}", f"macs<={most[1]}"], config, out=tmp_path / "r")
+    found = method(space, data, [f"params<={most[0]}", f"macs<={most[1]}"], config, out=tmp_path / "r")
     for member in (*found.front, found.chosen):
         architecture = found.architecture.skeleton.space().architecture(member.options)
         cost = hiernas.cost(architecture)  # counted on the whole network
@@ -78,14 +79,15 @@ def test_every_method_on_every_kind_of_space(tmp_path: Path, digits: ImageData, 
     assert len(found.result["stages"]) == (2 if method is hiernas.hnas else 0)
 
 
-def test_files_of_a_run_agree_with_each_other(tmp_path: Path, digits: ImageData) -> None:
-    found = hiernas.hnas("tiny", digits, config=with_settings(QUICK, TINY), out=tmp_path / "r")
+def test_files_of_a_run_agree_with_each_other(tmp_path: Path, few: str) -> None:
+    data = hiernas.load_data(few)
+    found = hiernas.hnas("tiny", data, config=with_settings(QUICK, TINY), out=tmp_path / "r")
     network = hiernas.Architecture.load(found.run_folder / "best.json").build().eval()
     network.load_state_dict(load_file(found.run_folder / "best.safetensors"))
-    x = normalise(digits.test.images.fetch(torch.arange(len(digits.test))), digits, torch.device("cpu"))
+    x = normalise(data.test.images.fetch(torch.arange(len(data.test))), data, torch.device("cpu"))
     with torch.no_grad():
         ours = network(x)
-    assert float((ours.argmax(1) == digits.test.labels).float().mean()) == pytest.approx(found.test_accuracy, abs=1e-6)
+    assert float((ours.argmax(1) == data.test.labels).float().mean()) == pytest.approx(found.test_accuracy, abs=1e-6)
     session = onnxruntime.InferenceSession(str(found.run_folder / "best.onnx"), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"image": x.numpy()})[0], ours.numpy(), rtol=1e-3, atol=1e-4)
     table = hiernas.LatencyTable.load(found.run_folder / "latency.json")
@@ -99,6 +101,7 @@ def test_files_of_a_run_agree_with_each_other(tmp_path: Path, digits: ImageData)
     assert "report.html" in again
 
 
+@pytest.mark.usefixtures("_quick_export")
 def test_python_takes_what_the_command_line_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shown = cli("search", "random", "--limit", "params<=90k", "--limit", "macs<=2M", "--set", "final_epochs=1", "--image-size",
@@ -117,9 +120,8 @@ def test_python_takes_what_the_command_line_takes(tmp_path: Path, monkeypatch: p
         hiernas.hnas(preset="small", config=QUICK)
 
 
-def test_a_limit_that_is_asked_is_met(tmp_path: Path) -> None:
-    (tmp_path / "two").mkdir()
-    shown = cli("search", "--limit", "80k<=params<=90k", "--limit", "macs<=2M", *settings(), "--out", "r")
+def test_a_limit_that_is_asked_is_met(few: str) -> None:
+    shown = cli("search", "--data", few, "--limit", "80k<=params<=90k", "--limit", "macs<=2M", *settings(), "--out", "r")
     assert "asked" in shown
     for member in json.loads(Path("r/result.json").read_text())["front"]:
         assert 80_000 <= member["params"] <= 90_000
@@ -128,20 +130,22 @@ def test_a_limit_that_is_asked_is_met(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:
-    arguments = ["search", *settings("generations=3"), "--limit", "params<=100k"]
+    arguments = ["search", *settings("epochs=1,1,1", "generations=3"), "--limit", "params<=100k"]
+    began = time.monotonic()
     cli(*arguments, "--out", "whole")
+    took = time.monotonic() - began
     rng, kills, started = random.Random(0), 0, False
     for _ in range(40):
         command = ["resume", "parts"] if started else [*arguments, "--out", "parts"]
-        process = subprocess.Popen([sys.executable, "-m", "hiernas", *command], stdout=subprocess.DEVNULL)
-        wait = 8.0 if kills < 6 else 300.0  # in the end it may finish
-        deadline = time.monotonic() + rng.uniform(2.0, wait)
-        while process.poll() is None and time.monotonic() < deadline:
+        process = Command(*command)
+        wait = 0.4 * took if kills < 6 else 300.0  # in the end it may finish
+        deadline = time.monotonic() + rng.uniform(0.1 * took, wait)
+        while process.running and time.monotonic() < deadline:
             time.sleep(0.02)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if process.running:
+            process.kill()
             kills += 1
-        process.wait()
+        process.ended()
         started = (Path("parts") / "config.yaml").exists()
         if (Path("parts") / "result.json").exists():
             break
@@ -249,8 +253,8 @@ def test_mistakes_get_one_sentence_and_exit_code_2(arguments: list[str], message
     assert not Path("runs").exists()
 
 
-def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
-    cli("search", "random-search", *settings(), "--out", "r")
+def test_a_run_folder_is_never_overwritten(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, "r")
     before = (tmp_path / "r" / "result.json").read_bytes()
     assert "already holds a run" in cli("search", "--out", "r", check=2)
     (tmp_path / "r" / "report.html").unlink()  # as if killed between the last two files
@@ -265,10 +269,11 @@ def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
         hiernas.resume(tmp_path / "r")
 
 
-def test_a_restricted_space_stays_restricted_when_resumed(tmp_path: Path, digits: ImageData) -> None:
+@pytest.mark.usefixtures("_quick_export")
+def test_a_restricted_space_stays_restricted_when_resumed(tmp_path: Path, few: str) -> None:
     half = hiernas.spaces.tiny().restrict({d.name: d.options[:2] for d in hiernas.spaces.tiny().decisions})
     config = with_settings(QUICK, TINY)
-    whole = hiernas.spos(half, "digits", config=config, out=tmp_path / "whole")
+    whole = hiernas.spos(half, few, config=config, out=tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     for name in ("result.json", "checkpoint/evolve2.json", "checkpoint/final.safetensors", "candidates.sqlite"):
         (tmp_path / "parts" / name).unlink()  # as if killed after the supernet's training
@@ -281,8 +286,8 @@ def test_a_restricted_space_stays_restricted_when_resumed(tmp_path: Path, digits
     cli("resume", "inherited")  # of another seed than the search: the split is still the search's
 
 
-def test_what_a_run_goes_by_is_never_replaced_in_silence(tmp_path: Path) -> None:
-    cli("search", "random-search", *settings(), "--out", "r")
+def test_what_a_run_goes_by_is_never_replaced_in_silence(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, "r")
     (tmp_path / "r" / "result.json").rename(tmp_path / "result.json")
     config = (tmp_path / "r" / "config.yaml").read_text()
     (tmp_path / "r" / "config.yaml").write_text(config.replace("  final_lr:", "  finallr:"))
@@ -331,13 +336,13 @@ def test_asked_to_stop_while_it_trains(number: int, code: int, said: str, tmp_pa
     assert saved[1]["epoch"] + saved[1]["step"] > 0
 
 
-def test_one_line_for_a_job_that_is_queued_again(tmp_path: Path) -> None:
-    asked = ["search", "random-search", *settings("objective=params"), "--limit", "params<=200k", "--out", "r", "--continue"]
-    process = subprocess.Popen([sys.executable, "-m", "hiernas", *asked], stdout=subprocess.DEVNULL)
-    while not Path("r/events.jsonl").exists() and process.poll() is None:
-        time.sleep(0.05)
+def test_one_line_for_a_job_that_is_queued_again(few: str) -> None:
+    asked = ["search", "random-search", "--data", few, *settings("objective=params"), "--limit", "params<=200k"]
+    asked += ["--out", "r", "--continue"]
+    process = Command(*asked)
+    while not Path("r/events.jsonl").exists() and process.running:
+        time.sleep(0.02)
     process.kill()
-    process.wait()
     other = "r was asked for seed as always, and now it is 3; go on with `hiernas resume r`"
     assert other in cli(*asked, "--seed", "3", check=2)
     assert "everything is in r" in cli(*asked)
@@ -348,9 +353,9 @@ def test_one_line_for_a_job_that_is_queued_again(tmp_path: Path) -> None:
     assert "--continue needs the run's folder" in cli("search", "--continue", check=2)
 
 
-def test_a_reader_that_leaves_does_not_end_a_run(tmp_path: Path) -> None:
+def test_a_reader_that_leaves_does_not_end_a_run(few: str) -> None:
     command = [sys.executable, "-m", "hiernas", "search", "random-search", *settings("objective=params"), "--out", "r"]
-    command += ["--limit", "params<=200k"]
+    command += ["--data", few, "--limit", "params<=200k"]
     with Path("errors").open("wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"run folder r")

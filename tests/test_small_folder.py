@@ -67,6 +67,7 @@ def test_presets_have_steps_for_small_folders(method: str, images: ImageData) ->
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_quick_export")
 def test_a_small_folder_gives_a_useful_network_and_little_training_says_so(images: ImageData, tmp_path: Path) -> None:
     few = ["population=4", "generations=1", "stages=2", "objective=macs", "epochs=6,1,1"]
     request = Request("hnas", data=images, limits=["macs<=3M"], preset="small", settings=few)
