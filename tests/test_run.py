@@ -49,7 +49,7 @@ def finished(few: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-WHOLE = ["search", *settings("epochs=1,1,1", "generations=3"), "--limit", "params<=100k"]
+WHOLE = ["search", *settings("generations=3"), "--limit", "params<=100k"]
 
 
 @pytest.fixture(scope="module")
