@@ -14,10 +14,14 @@ from safetensors.torch import load_file
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 BEGIN = f"""
+import importlib
 import sys
 from pathlib import Path
-sys.path.append({str(BENCHMARKS)!r})
+sys.path += {[str(BENCHMARKS), str(Path(__file__).parent)]!r}
 import faults
+from processes import LOADED
+for name in LOADED:  # once for all tries
+    importlib.import_module(name)
 folder = Path("faults").resolve()
 folder.mkdir()
 faults.prepare(folder)
