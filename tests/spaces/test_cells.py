@@ -152,11 +152,17 @@ def three_edges() -> list[str]:
     return ["normal.0->3", "normal.1->3", "normal.2->3"]
 
 
-@pytest.mark.parametrize("side", [5, 8, 9, 28, 32, 33, 64, 127, 128, 160, 224])
+@pytest.mark.parametrize("side", [5, 8, 9, 28, 32, 33, 64, 79, 80, 127, 128, 160, 224])
 def test_no_image_becomes_a_point(side: int) -> None:
     for function in (darts, hdas_cells, hdas_stages):
         fixed, _ = function((1, side, side), 3, channels=4).skeleton.parts()  # type: ignore[attr-defined]
         assert min(fixed[-1].size) >= 2
+
+
+def test_large_images_begin_at_an_eighth() -> None:
+    for function in (darts, hdas_cells, hdas_stages):
+        at = {side: function((3, side, side), 3).skeleton for side in (79, 80, 224)}
+        assert [skeleton.stem for skeleton in at.values()] == ["cifar", "imagenet", "imagenet"]  # type: ignore[attr-defined]
 
 
 def test_wrong_arguments_are_named() -> None:

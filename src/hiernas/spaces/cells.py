@@ -126,4 +126,4 @@ def _stem(stem: str | None, input_size: Size) -> str:
         raise SpaceError(f"stem 'imagenet' brings images of {side} pixels down to one; use stem 'cifar', or leave it out")
     if side < 5:
         raise SpaceError(f"images of {side} pixels are too small for two reductions; resize them to 8 or more")
-    return stem or ("imagenet" if side >= 128 else "cifar")
+    return stem or ("imagenet" if side >= 80 else "cifar")  # docs/data.md has figures at 80
