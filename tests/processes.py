@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -39,10 +40,12 @@ class Command:
         self.process.join()
 
     def ended(self) -> tuple[int, str, str]:
-        """Its exit code (minus the signal that killed it), what it printed, and what it said of mistakes."""
+        """Its exit code (minus the signal that killed it), what it printed, and what it said of mistakes; to be asked once."""
         self.process.join()
         assert self.process.exitcode is not None
-        return (self.process.exitcode, *((self._said / name).read_text() for name in ("out", "err")))
+        out, err = ((self._said / name).read_text() for name in ("out", "err"))
+        shutil.rmtree(self._said)
+        return self.process.exitcode, out, err
 
 
 def _run(words: tuple[str, ...], folder: Path, environment: Mapping[str, str], said: Path, quick: bool) -> None:
