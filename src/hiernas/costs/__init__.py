@@ -16,6 +16,7 @@ BYTES = {f"{unit}{b}": n for unit, n in {"": 1, **SUFFIXES, "Ki": 2**10, "Mi": 2
 UNITS = {"latency_ms": {"": 1, "ms": 1}, "params": {"": 1, **SUFFIXES}, "macs": {"": 1, **SUFFIXES}}
 UNITS |= dict.fromkeys(MEMORY, BYTES)
 EXAMPLES = {"latency_ms": "5 or 5ms", "params": "4.8M or 4800000", "macs": "300M or 3e8"}
+MEANT = {"flops": "papers' FLOPs are 'macs'", "latency_int8_ms": "in INT8 write latency_ms with --runtime onnxruntime-int8"}
 EXAMPLES |= dict.fromkeys(MEMORY, "256k, 256Ki or 262144 (bytes)")
 
 
@@ -59,7 +60,7 @@ def _parse(text: str) -> Limit:
 
 def _number(word: str, metric: str, text: str) -> float:
     if metric not in METRICS:
-        meant = "papers' FLOPs are 'macs'" if metric.lower() == "flops" else did_you_mean(metric, METRICS)
+        meant = MEANT.get(metric.lower(), did_you_mean(metric, METRICS))
         raise LimitError(f"unknown metric '{metric}' in limit '{text}'; {meant}")
     found = re.fullmatch(r"([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([a-z]*)", word, re.IGNORECASE)
     if found is None or found[2] not in UNITS[metric]:
