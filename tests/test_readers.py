@@ -168,7 +168,8 @@ def test_whatever_a_file_holds(name: str, tmp_path: Path) -> None:
 
 def test_references_in_yaml_are_refused_at_once(tmp_path: Path) -> None:
     """Twelve lines that stand for 10 ** 12 numbers."""
-    lines = ["x0: &x0 [1]", *(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 13)), "seeds: *x12", "seed: *x12"]
+    lines = ["x0: &x0 [1]", *(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 13))]
+    lines += ["seeds: *x12", "seed: *x12"]
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study(tmp_path)[0]) + "\n".join(lines))
     assert "study.yaml is damaged (it has references" in one_sentence(lambda: read_study(path), lines)

@@ -65,33 +65,6 @@ def one_of(kind: str, name: str, known: Iterable[str], error: type[HiernasError]
         raise error(f"unknown {kind} '{name}'; {did_you_mean(name, known)}")
 
 
-def from_yaml(text: str) -> Any:
-    """YAML as plain values; raises one of UNREADABLE. References are refused: ten lines of them can stand for gigabytes."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise ValueError("it has references, *NAME, which are not read")
-            return super().compose_node(parent, index)
-
-    try:
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
-
-
-def to_yaml(values: Any) -> str:
-    """Plain values as YAML that `from_yaml` reads, in their order."""
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, _: Any) -> bool:
-            return True
-
-    return yaml.dump(values, None, Dumper, sort_keys=False)
-
-
 def validated(kind: Any, value: Any, source: object, error: type[HiernasError]) -> Any:
     """A value, or a JSON text, as a type, strictly; raises an error that names the source and the first key that is wrong."""
     from pydantic import TypeAdapter, ValidationError

@@ -26,9 +26,10 @@ from typing_extensions import TypedDict
 
 from hiernas.costs.tables import LatencyTable as AnyTable
 from hiernas.costs.tables import saved_by
-from hiernas.errors import UNREADABLE, LatencyError, from_yaml, validated
+from hiernas.errors import UNREADABLE, LatencyError, validated
 from hiernas.latency.runner import write
 from hiernas.networks.ops import Classifier, Conv, MBConv
+from hiernas.run.disk import from_yaml
 from hiernas.space import Architecture
 from hiernas.subsets import as_subset
 

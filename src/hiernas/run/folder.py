@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from hiernas.errors import UNREADABLE, RunError, from_yaml, to_yaml, validated
-from hiernas.run.disk import SUMS, Checksums, full, on_disk, sync_folder, write_whole
+from hiernas.errors import UNREADABLE, RunError, validated
+from hiernas.run.disk import SUMS, Checksums, from_yaml, full, on_disk, sync_folder, to_yaml, write_whole
 from hiernas.run.settings import Config
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from hiernas.costs import parse_limits
-from hiernas.errors import UNREADABLE, ConfigError, HiernasError, LimitError, RunError, SpaceError, from_yaml, to_yaml
+from hiernas.errors import UNREADABLE, ConfigError, HiernasError, LimitError, RunError, SpaceError
 from hiernas.methods import METHODS, variants
 from hiernas.problem import Method
 from hiernas.randomness import numpy_generator
-from hiernas.run.disk import on_disk, write_whole
+from hiernas.run.disk import from_yaml, on_disk, to_yaml, write_whole
 from hiernas.run.folder import Listener
 from hiernas.run.request import ONE_LEFT, Prepared, Read, Request, prepare
 from hiernas.run.search import resume, search
