@@ -37,6 +37,9 @@ TINY = [
 ]  # fmt: skip
 
 
+LONG = "n" * 300  # longer than a file system allows
+
+
 def settings(*more: str) -> list[str]:
     return [word for s in (*TINY, *more) for word in ("--set", s)]
 
@@ -251,6 +254,11 @@ def test_a_moved_folder_of_images(tmp_path: Path) -> None:
         (["vital", "tiny", "--input-size", "3,100000,100000"], "one such input takes 111.8 GiB"),
         (["search", "--image-size", "100000"], "at most 128"),
         (["check", "--threads", "640000"], "threads is 640000, and this process may use"),
+        *((words, "File name too long; name a") for words in (
+            ["resume", LONG], ["report", LONG], ["search", "--out", LONG, "--continue"], ["check", "--data", LONG],
+            ["train", LONG], ["predict", LONG, "x"], ["evaluate", LONG], ["cost", LONG], ["vital", LONG], ["compare", LONG],
+            ["list", "runs", LONG], ["export", LONG], ["measure", "tiny", "--out", LONG],
+        )),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(arguments: list[str], message: str) -> None:
@@ -395,7 +403,7 @@ def test_the_presets_of_a_method_have_a_meaning_each(method: str) -> None:
 
 def test_names_of_any_kind_reach_neither_terminal_nor_page_raw(tmp_path: Path) -> None:
     """Classes whose names steer a terminal, are no UTF-8 or very long, from the folder to the report, the files and resume."""
-    names = [b"\x1b[31mred", b"two\nlines", b"caf\xe9", b"<b>&$x'\"", b"n" * 200]
+    names = [b"\x1b[31mred", b"two\nlines", b"caf\xe9", b"<b>&$x'\"", b"n" * 255]  # the longest
     images(tmp_path / "mine")
     for child, name in zip(sorted((tmp_path / "mine").iterdir()), names, strict=False):
         child.rename(tmp_path / "mine" / os.fsdecode(name))

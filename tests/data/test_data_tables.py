@@ -7,6 +7,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,20 @@ def test_whatever_the_footer_of_a_table_holds(tmp_path: Path) -> None:
             assert "train.parquet" in str(error)  # noqa: PT017 - most are refused, some are read
         assert time.monotonic() - began < 5.0, bytes(data[-footer:])
     assert refused > 50
+
+
+STRANGE = ("<b>&$'\"", "n" * 300, "\x1b\n")
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"), [("[" * 100_000, "012"), ('{"a": 1}', "012"), ("3", "012"), (json.dumps(STRANGE), STRANGE)]
+)
+def test_whatever_names_a_table_gives_its_classes(names: str, classes: Sequence[str], tmp_path: Path) -> None:
+    parquet, path = pytest.importorskip("pyarrow.parquet"), tmp_path / "train.parquet"
+    write_table(path, [encoded(picture(i)) for i in range(15)], [0, 1, 2] * 5)
+    about = f'{{"info": {{"features": {{"label": {{"names": {names}}}}}}}}}'
+    parquet.write_table(parquet.read_table(path).replace_schema_metadata({"huggingface": about}), path)
+    assert load_data(tmp_path).classes == tuple(classes)
 
 
 def test_columns_are_found_or_the_user_is_told(tmp_path: Path) -> None:

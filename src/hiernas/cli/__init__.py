@@ -55,9 +55,11 @@ def main() -> None:
     except HiernasError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            _fail("the disk is full; free some space, then go on with `hiernas resume RUN`: nothing is lost", 2)
+        if error.filename is None:
             raise
-        _fail("the disk is full; free some space, then go on with `hiernas resume RUN`: nothing is lost", 2)
+        _fail(f"cannot use {error.filename}: {error.strerror}; name another file or folder", 2)
     except (MemoryError, RuntimeError) as error:
         if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
             raise

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, open_picture, reason_of
-from hiernas.errors import DataError
+from hiernas.errors import UNREADABLE, DataError
 from hiernas.machine import usable_memory
 
 LABELS = ("label", "labels", "fine_label", "target")  # tried in this order where several columns hold whole numbers
@@ -168,7 +168,7 @@ def _class_names(metadata: Mapping[bytes, bytes] | None, column: str) -> tuple[s
     """Class names from the description that Hugging Face puts into a schema."""
     try:
         names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
-    except (KeyError, TypeError, ValueError):
+    except UNREADABLE:
         return None
     return tuple(map(str, names)) if isinstance(names, list) else None
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from hiernas.errors import UNREADABLE, RunError, validated
+from hiernas.errors import UNREADABLE, HiernasError, RunError, validated
 from hiernas.run.disk import SUMS, Checksums, from_yaml, full, on_disk, sync_folder, to_yaml, write_whole
 from hiernas.run.settings import Config
 
@@ -92,7 +92,9 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError) as error:
             what = "is not a run folder: it has no config.yaml" if path.exists() else "does not exist"
             raise RunError(f"{path} {what}; name the folder a search wrote (`hiernas list runs`)") from error
-        except (OSError, *UNREADABLE) as error:
+        except OSError as error:
+            raise RunError(f"{path}/config.yaml cannot be read: {error.strerror}; name a run folder you may read") from error
+        except UNREADABLE as error:
             raise RunError(f"{path}/config.yaml is damaged and cannot be read; start the search again") from error
         if not isinstance(config, dict) or "format" not in config:
             raise RunError(f"{path}/config.yaml is damaged: it does not say its format; start the search again")
@@ -225,7 +227,7 @@ class RunFolder:
         """Inside, what a file holds is taken up; `RunError` where it does not go together with the rest of the run."""
         try:
             yield
-        except Exception as error:  # torch and pymoo have no base class for theirs
+        except (HiernasError, RuntimeError, ArithmeticError, *UNREADABLE) as error:  # of ours, torch, numpy and pymoo
             raise self.damaged(name, "it does not fit the run") from error
 
     # -- events ------------------------------------------------------------------------------------------------
