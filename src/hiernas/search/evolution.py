@@ -310,8 +310,10 @@ class ConstrainedNSGA2:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: the next `ask` gives the same children, bit for bit."""
         algorithm = self.algorithm
+        if len({len(state[key]) for key in ("genes", "values", "rank", "crowding")}) > 1:  # pymoo's error has no kind
+            raise ValueError("not as many values as genes")
         pop = Population.new(X=np.array(state["genes"], dtype=np.int64))
-        Told().eval(StaticProblem(self.problem, F=np.array(state["values"])), pop)
+        Told().eval(StaticProblem(self.problem, F=np.array(state["values"]).reshape(-1, 2)), pop)
         pop.set("rank", state["rank"])
         pop.set("crowding", [float(c) for c in state["crowding"]])
         algorithm.pop = pop
