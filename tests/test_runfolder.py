@@ -48,7 +48,8 @@ def test_what_a_kill_leaves_behind_is_mended(tmp_path: Path) -> None:
     run._lock.release(force=True)  # as a kill does it
     with open(tmp_path / "r" / "events.jsonl", "a") as f:
         f.write('{"event": "epo')
-    (tmp_path / "r" / "checkpoint" / "train1.safetensors.partial").write_bytes(b"half")
+    for name in ("checkpoint/train1.safetensors.partial", "best.onnx.partial"):
+        (tmp_path / "r" / name).write_bytes(b"half")
     again = RunFolder.open(tmp_path / "r")
     again.own()
     again.event("epoch", epoch=2)

@@ -216,6 +216,14 @@ def test_saving_is_all_or_nothing(
         measured[0].save(path / "below a file.json")
 
 
+def test_what_a_kill_left_beside_a_table_goes(tmp_path: Path) -> None:
+    path, others = tmp_path / "[a].json", tmp_path / "a.json.7.partial"
+    others.touch()
+    path.with_name("[a].json.123.partial").touch()
+    _keep(LatencyTable("cpu", "onnxruntime", "1", 1, 1, 0.1, {}), path)
+    assert {p.name for p in tmp_path.iterdir()} - {"[a].json.lock"} == {"[a].json", others.name}
+
+
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     runtime = Counting(threads=2)
     runtime.device, runtime.version = "Some CPU (R) @ 2.0GHz", "1.2.3"

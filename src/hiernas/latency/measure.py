@@ -17,6 +17,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(path.name + ".lock")):
+            for left in path.parent.glob(f"{escape(path.name)}.*.partial"):  # by a process that was killed
+                left.unlink(missing_ok=True)
             yield
     except OSError as error:
         raise LatencyError(f"cannot write the latency table {path}: {error.strerror}; HIERNAS_CACHE names a folder") from error

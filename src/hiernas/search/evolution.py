@@ -314,8 +314,7 @@ class ConstrainedNSGA2:
             raise ValueError("not as many values as genes")
         pop = Population.new(X=np.array(state["genes"], dtype=np.int64))
         Told().eval(StaticProblem(self.problem, F=np.array(state["values"]).reshape(-1, 2)), pop)
-        pop.set("rank", state["rank"])
-        pop.set("crowding", [float(c) for c in state["crowding"]])
+        pop.set("rank", state["rank"], "crowding", [float(c) for c in state["crowding"]])
         algorithm.pop = pop
         self.told.update((tuple(g), None) for g in state["told"])
         algorithm._set_optimum()
