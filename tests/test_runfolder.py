@@ -106,6 +106,17 @@ def test_a_full_disk_is_said_and_leaves_the_former_file(tmp_path: Path, monkeypa
     assert not (tmp_path / "new").exists()  # it could be neither resumed nor used again
 
 
+def test_a_renamed_file_is_there_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is on the disk before it gets its name, and then the folder, which knows the name."""
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append(f"sync {Path(f'/proc/self/fd/{fd}').readlink().name}"), sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(f"name {Path(b).name}"), replace(a, b)))
+    RunFolder.create(tmp_path / "r", RUN).close()
+    assert done[:4] == ["sync config.yaml.partial", "name config.yaml", "sync r", f"sync {tmp_path.name}"]
+    assert done[4:7] in ([], ["sync SHA256SUMS.partial", "name SHA256SUMS", "sync r"])
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "r", RUN)
     code = f"from hiernas.run.folder import RunFolder; run = RunFolder.open({str(run.path)!r}); run.own()"
