@@ -113,7 +113,7 @@ class Chain:
     def _finish(self, module: nn.Module) -> None:
         initialise(module)
         for m in module.modules():
-            if isinstance(m, nn.BatchNorm2d):
+            if isinstance(m, nn.BatchNorm2d) and not getattr(m, "keeps_weights", False):
                 m.eps = self.bn_eps
 
 

@@ -218,8 +218,11 @@ def initialise(module: nn.Module) -> None:
 
     The last batch norm of a residual branch starts at scale 0, so that every block starts as the identity (Goyal et
     al. 2017). Single-path training gains much by it: untrained branches do not disturb the paths through others.
+    Modules that a user gave with their weights (`keeps_weights`) are left alone.
     """
     for m in module.modules():
+        if getattr(m, "keeps_weights", False):
+            continue
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out")
             if m.bias is not None:

@@ -143,6 +143,9 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
         told |= {"doubts": tuple(config.get("doubts", ())), "asked": config.get("asked", {})}
     if space is None and name not in hiernas.spaces.NAMES:
         raise RunError(f"{run.path} searches a space of your own, '{name}'; resume it with space=...")
+    if space is not None and (given := plain(dict(space.skeleton.arguments))) != config["space"]["arguments"]:
+        was = config["space"]["arguments"]
+        raise RunError(f"{run.path} searches '{name}' with {was}, and the space given has {given}; give the one it began with")
     images = reload_data(run, data)
     space = make_space(space or name, images, arguments).restrict(kept)
     file = _kept_latency(run) or same["latency_table"]

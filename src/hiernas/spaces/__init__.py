@@ -21,6 +21,7 @@ from hiernas.errors import SpaceError, did_you_mean, one_of, problem, validated
 from hiernas.names import SPACES
 from hiernas.networks.genotype import GENOTYPES, nodes_of
 from hiernas.space import FORMAT, Architecture, SearchSpace
+from hiernas.spaces.backbone import backbone_space
 from hiernas.spaces.cells import darts, hdas_cells, hdas_stages
 from hiernas.spaces.chains import (
     Stage,
@@ -42,9 +43,9 @@ NAMES = tuple(SPACES)
 SIZES = ("input_size", "num_classes")  # arguments that the images give
 
 __all__ = [  # a space is found by its name among these
-    "KNOWN", "NAMES", "Known", "Stage", "chain_space", "darts", "efficientnet", "fbnet", "fbnet_enlarged", "fit_strides",
-    "hdas_cells", "hdas_stages", "hnas_basic", "hnas_large", "known", "make_space", "mnasnet", "mobilenetv2", "nasbench_macro",
-    "proxyless", "space_function", "tiny",
+    "KNOWN", "NAMES", "Known", "Stage", "backbone_space", "chain_space", "darts", "efficientnet", "fbnet", "fbnet_enlarged",
+    "fit_strides", "hdas_cells", "hdas_stages", "hnas_basic", "hnas_large", "known", "make_space", "mnasnet", "mobilenetv2",
+    "nasbench_macro", "proxyless", "space_function", "tiny",
 ]  # fmt: skip
 
 
