@@ -225,8 +225,10 @@ class MeasureOptions(SizedOptions):
     num_classes: Annotated[int | None, Option(help="classes of the classifier", min=2)] = 1000
     runtime: Runtime = None
     threads: Threads = None
-    out: Annotated[Path | None, Option(help="table file; default: the user's cache")] = None
+    out: Annotated[Path | None, Option(help="table file; default: the user's cache, with --device HOST.json")] = None
     pack: Annotated[Path | None, Option(help="folder to write, for a device without HierNAS")] = None
+    device: Annotated[str | None, Option(help="ssh:[USER@]HOST: measure there, with ONNX Runtime")] = None
+    python: Annotated[str | None, Option(help="of --device: its Python with onnxruntime; default: python3")] = None
     import_file: Annotated[Path | None, Option("--import", help="what a pack measured; becomes a table")] = None
     allow_missing: Annotated[bool, Option("--allow-missing", help="import what was measured so far")] = False
     merge: Annotated[Path | None, Option(help="another table of the same device, to be put into this one")] = None
@@ -237,12 +239,14 @@ class MeasureOptions(SizedOptions):
 
     def __post_init__(self) -> None:
         _check_names(self.source, self.runtime)
-        modes = {"--pack": self.pack, "--import": self.import_file, "--merge": self.merge, "--calibrate": self.calibrate}
+        modes: dict[str, object] = {"--pack": self.pack, "--import": self.import_file, "--merge": self.merge}
+        modes |= {"--calibrate": self.calibrate, "--device": self.device}
         given = [flag for flag, value in modes.items() if value is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} do not go together; give one of them at a time")
         rules = [
             (self.allow_missing, "--allow-missing", "--import", self.import_file),
+            (self.python is not None, "--python", "--device", self.device),
             (self.even, "--even", "--calibrate", self.calibrate),
             (self.seed is not None, "--seed", "--calibrate", self.calibrate),
             (self.store_correction, "--store-correction", "--calibrate", self.calibrate),
@@ -250,11 +254,13 @@ class MeasureOptions(SizedOptions):
         for is_given, flag, needed, value in rules:
             if is_given and value is None:
                 raise ConfigError(f"{flag} is for {needed}; give both, or neither")
+        if self.device is not None and not re.fullmatch(r"ssh:(\w[\w.-]*@)?[\w\[][\w.:\]-]*", self.device):
+            raise ConfigError(f"--device '{self.device}' is not ssh:HOST or ssh:USER@HOST; others take --pack and --import")
         elsewhere = given and given != ["--calibrate"]
-        if elsewhere and (self.runtime is not None or self.threads is not None):
+        if elsewhere and (self.runtime is not None or (self.threads is not None and self.device is None)):
             raise ConfigError(
                 f"--runtime and --threads do not go with {given[0]}: nothing is measured here (a pack runs on onnxruntime, "
-                "with `measure.py --threads N` on the device)"
+                "with `measure.py --threads N` on the device; --device takes --threads)"
             )
         if self.pack is not None and self.out is not None:
             raise ConfigError("--out does not go with --pack: name the pack's folder with --pack DIR")
