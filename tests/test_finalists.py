@@ -95,7 +95,7 @@ def test_one_finalist_is_no_step(tmp_path: Path, digits: ImageData) -> None:
     for config, what in ((HNASConfig(), found()), (HNASConfig(finalists=5), replace(found(), candidates=()))):
         assert best_of(problem(tmp_path / "r", digits, judge), what, config, FINAL) is what
     assert judge.trained == []
-    with pytest.raises(ConfigError, match="finalists is 0"):
+    with pytest.raises(ConfigError, match="finalists: input should be greater than 0"):
         HNASConfig(finalists=0)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from hiernas.data.split import ImageData
 from hiernas.methods.hnas import PRESETS, plan
 from hiernas.problem import CHAINS, TINY, Found, Method, Problem
-from hiernas.search.evolution import Effort, search_supernet, train_supernet
+from hiernas.search.evolution import search_supernet, train_supernet
 from hiernas.search.ranking import most_accurate, pareto_front
 
 
@@ -27,14 +27,12 @@ def random_search(problem: Problem, config: Any) -> Found:
 
 
 def _one_shot(problem: Problem, config: Any, algorithm: str) -> Found:
-    config = replace(config, stages=2)
+    config = replace(config, stages=2, evolution=algorithm)
     supernet = problem.supernet(problem.space)
-    train_supernet(supernet, problem, config.trainings()[0], config.train, config.calibration_images)
-    effort = Effort(algorithm, config.population, config.generations)
-    metric = config.objective
-    found = search_supernet(supernet, problem, "evolve2", effort, metric, config.train, config.calibration_images)
+    train_supernet(supernet, problem, config.trainings()[0], config)
+    found = search_supernet(supernet, problem, "evolve2", config)
+    front, chosen = tuple(pareto_front(found, config.objective)), most_accurate(found, config.objective)
     judge = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
-    front, chosen = tuple(pareto_front(found, metric)), most_accurate(found, metric)
     return Found(problem.space, front, chosen, candidates=tuple(found), judge=judge)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
-from hiernas.errors import ConfigError, LimitError
+from hiernas.errors import LimitError, check_fields
 from hiernas.methods.hnas import PRESETS as HNAS
 from hiernas.problem import TINY, Found, Method, Problem, brief_work
 from hiernas.randomness import numpy_generator
@@ -28,28 +29,21 @@ class ControlConfig:
     """Settings of a control: those of the final training, which is all that it does."""
 
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the limit that is chosen where none is given
-    final_epochs: int = 240  # of the training from scratch
-    final_lr: float = 0.5  # initial learning rate of it
+    final_epochs: PositiveInt = 240  # of the training from scratch
+    final_lr: PositiveFloat = 0.5  # initial learning rate of it
     train: Recipe = field(default_factory=lambda: HNAS["paper"].train)
 
     def __post_init__(self) -> None:
-        if self.final_epochs < 1 or not 0 < self.final_lr < math.inf:
-            raise ConfigError(f"final_epochs is {self.final_epochs} and final_lr {self.final_lr}; both must be positive")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class RandomKConfig(ControlConfig):
     """Settings of `random-k`."""
 
-    finalists: int = 20  # k: drawn and trained, the better half for twice as long, until one is left
-    finalist_epochs: int = 4  # of the first trainings, on the training images alone; their learning rate is `final_lr`
-    calibration_images: int = 1000  # for batch-norm statistics after a brief training, or all if there are fewer
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in {"finalists": 2, "finalist_epochs": 1, "calibration_images": 2}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+    finalists: Annotated[int, Field(ge=2)] = 20  # k: drawn and trained, the better half for twice as long, until one is left
+    finalist_epochs: PositiveInt = 4  # of the first trainings, on the training images alone; their learning rate is `final_lr`
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics after a brief training, or all
 
 
 def random_network(problem: Problem, config: ControlConfig) -> Found:

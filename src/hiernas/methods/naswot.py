@@ -7,10 +7,11 @@ The program computes both, and trains the first few briefly before it takes one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, PositiveInt
 
 from hiernas.data.split import ImageData
-from hiernas.errors import ConfigError
 from hiernas.methods.controls import ControlConfig, drawn, final_training
 from hiernas.problem import CHAINS, TINY, Found, Method, Problem, brief_work
 
@@ -19,18 +20,12 @@ from hiernas.problem import CHAINS, TINY, Found, Method, Problem, brief_work
 class NaswotConfig(ControlConfig):
     """Settings of `naswot`."""
 
-    drawn: int = 200  # networks that NASWOT is computed of
+    drawn: Annotated[int, Field(ge=2)] = 200  # networks that NASWOT is computed of
     prior: ClassVar[str] = "naswot"
     predictor: Literal["none", "linear"] = "linear"  # what learns from their values, and adds networks of its own
-    finalists: int = 5  # the first in order, of which brief trainings leave one; 1: the first is taken
-    finalist_epochs: int = 4  # of the first of them; of each half that is left twice as many
-    calibration_images: int = 1000  # for batch-norm statistics after a brief training, or all if there are fewer
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in {"drawn": 2, "finalists": 1, "finalist_epochs": 1, "calibration_images": 2}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+    finalists: PositiveInt = 5  # the first in order, of which brief trainings leave one; 1: the first is taken
+    finalist_epochs: PositiveInt = 4  # of the first of them; of each half that is left twice as many
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics after a brief training, or all
 
 
 def naswot(problem: Problem, config: NaswotConfig) -> Found:

@@ -14,10 +14,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from hiernas.budget import Budget, Limit, Tables
 from hiernas.data.split import Split
+from hiernas.errors import check_fields
 from hiernas.gates import Gates, frozen, softmax
 from hiernas.space import SearchSpace
 
@@ -31,9 +33,12 @@ Extra = Callable[[Sequence[Tensor]], Tensor]  # a further loss of the logits, a 
 class AlphaSettings:
     """Adam for the logits; the defaults are DARTS'."""
 
-    lr: float = 3e-4
+    lr: PositiveFloat = 3e-4
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Encoding(Protocol):

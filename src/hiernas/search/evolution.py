@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,7 +32,7 @@ from hiernas.problem import Candidate, Problem
 from hiernas.randomness import numpy_generator
 from hiernas.search.ranking import Evaluate, Ledger, objectives
 from hiernas.space import SearchSpace
-from hiernas.train.recipes import Phase, Recipe
+from hiernas.train.recipes import Phase
 
 LOOKS = 10  # at the validation accuracy during a training
 MONITORED = 4  # architectures whose mean accuracy is that of the supernet
@@ -56,15 +57,18 @@ class Algorithm(Protocol):
 class Effort:
     """How an evolution is run: "ces" (NSGA-II, HNAS), "spos" or "random"; the same number of evaluations each."""
 
-    algorithm: str = "ces"
-    population: int = 64
-    generations: int = 40
+    algorithm: str
+    population: int
+    generations: int
 
 
-def train_supernet(supernet: Any, problem: Problem, phase: Phase, recipe: Recipe, calibration_images: int) -> None:
-    """One training by uniform single paths (SPOS), in place; the accuracy of a few fixed paths is watched."""
+def train_supernet(supernet: Any, problem: Problem, phase: Phase, config: Any) -> None:
+    """One training by uniform single paths (SPOS), in place; the accuracy of a few fixed paths is watched.
+
+    `config`, here and below: HNAS', or another with the same names.
+    """
     space, rng = supernet.space, numpy_generator(problem.seed, "monitor")
-    evaluate = problem.trainer.evaluator(supernet, recipe, calibration_images)
+    evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
     watched = [space.sample(rng) for _ in range(MONITORED)]
     every = math.ceil(phase.epochs / LOOKS)
 
@@ -72,17 +76,15 @@ def train_supernet(supernet: Any, problem: Problem, phase: Phase, recipe: Recipe
         looks = epoch % every == 0 or epoch == phase.epochs
         return float(np.mean(evaluate(watched))) if looks else None
 
-    problem.trainer.fit(
-        supernet, problem.data.train, phase, recipe, draw_gates=lambda rng: uniform_path(space, rng), validate=validate
-    )
+    gates = partial(uniform_path, space)
+    problem.trainer.fit(supernet, problem.data.train, phase, config.train, draw_gates=gates, validate=validate)
 
 
-def search_supernet(
-    supernet: Any, problem: Problem, phase: str, effort: Effort, metric: str, recipe: Recipe, calibration_images: int
-) -> list[Candidate]:
+def search_supernet(supernet: Any, problem: Problem, phase: str, config: Any) -> list[Candidate]:
     """All candidates that a search of this supernet under the limits evaluated."""
-    evaluate = problem.trainer.evaluator(supernet, recipe, calibration_images)
-    return evolve(supernet.space, evaluate, problem, effort, metric=metric, phase=phase)
+    evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
+    effort = Effort(config.evolution, config.population, config.generations)
+    return evolve(supernet.space, evaluate, problem, effort, metric=config.objective, phase=phase)
 
 
 def evolve(

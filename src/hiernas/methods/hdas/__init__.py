@@ -6,17 +6,18 @@ the graph between the cells of each stage (H^s), under three rules and with a lo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
-from hiernas.errors import ConfigError
+from hiernas.errors import check_fields
 from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of
 from hiernas.problem import Found, Method, Problem, only, sized
 from hiernas.search.alphas import Extra, Softmax, by_strength, cost_penalty
 from hiernas.search.decided import NUMBER, Verdict
-from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check, found, learn, search_work, sum_of_losses
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, search_work, sum_of_losses
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import DARTS, Recipe
 
@@ -29,25 +30,21 @@ class HDASConfig:
     """
 
     search: SearchSettings = field(default_factory=SearchSettings)
-    cells: int = 8  # of the network that cells are searched in
-    channels: int = 16  # of the networks that are searched in
+    cells: Annotated[int, Field(ge=3)] = 8  # of the network that cells are searched in
+    channels: Annotated[int, Field(ge=2, multiple_of=2)] = 16  # of the networks that are searched in
     depth_form: Form = "paper"  # of the depth loss and its step: as printed, or as in the authors' code
-    delta: float = 0.1  # weight of the depth loss (Eqs. 2, 4)
-    gamma: float = 0.04  # weight of the number of cells (Eq. 5), where it is searched
+    delta: NonNegativeFloat = 0.1  # weight of the depth loss (Eqs. 2, 4)
+    gamma: NonNegativeFloat = 0.04  # weight of the number of cells (Eq. 5), where it is searched
     extra_cells: int = 2  # in the whole hierarchy: cells of a stage among which those given are found; 0: none
     least: int = 4  # N_min in the whole hierarchy
     objective: str = "params"  # the metric of the automatic limit
-    calibration_images: int = 1000  # training images for batch-norm statistics of what is found
-    final_epochs: int = 600  # training of the chosen network from scratch
-    final_lr: float = 0.025
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics of what is found
+    final_epochs: PositiveInt = 600  # training of the chosen network from scratch
+    final_lr: PositiveFloat = 0.025
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
-        check(self)
-        if self.depth_form not in get_args(Form):
-            raise ConfigError(f"depth_form is '{self.depth_form}'; it is one of {', '.join(get_args(Form))}")
-        if not (0 <= self.delta < math.inf and 0 <= self.gamma < math.inf):
-            raise ConfigError(f"delta={self.delta} and gamma={self.gamma} must be at least 0 and finite")
+        check_fields(self)
 
 
 def hdas_cells(problem: Problem, config: HDASConfig) -> Found:

@@ -14,15 +14,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from hiernas.data.split import Split
-from hiernas.errors import ConfigError, TrainingError
+from hiernas.errors import ConfigError, TrainingError, check_fields
 from hiernas.gates import Gates, frozen, straight_through
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.search.alphas import Pressure
@@ -36,33 +37,20 @@ ROWS = 40  # of a level's history that are kept
 class MaskSettings:
     """How masks learn; initial value and threshold are Piggyback's."""
 
-    edges_epochs: int = 1  # over the images that the logits learned from
-    operations_epochs: int = 1
-    filters_epochs: int = 1  # only with weights_level
-    travel: float = 0.03  # how far the masks of a level could move over all its steps, by root mean square
+    edges_epochs: PositiveInt = 1  # over the images that the logits learned from
+    operations_epochs: PositiveInt = 1
+    filters_epochs: PositiveInt = 1  # only with weights_level
+    travel: PositiveFloat = 0.03  # how far the masks of a level could move over all its steps, by root mean square
     initial: float = 1e-2
     threshold: float = 5e-3
-    cost_weight: float = 1.0  # of the costs' relative excess over the limits
-    filters: float = 0.75  # with weights_level: share of the filters whose cost edges and operations must make room for
+    cost_weight: NonNegativeFloat = 1.0  # of the costs' relative excess over the limits
+    filters: Annotated[float, Field(gt=0, le=1)] = 0.75  # with weights_level: share of filters that others make room for
 
-    def check(self) -> None:
-        """Raise `ConfigError` for values out of range."""
-        if self.edges_epochs < 1 or self.operations_epochs < 1:
-            raise ConfigError(
-                f"mask.edges_epochs={self.edges_epochs} and mask.operations_epochs={self.operations_epochs} must be at least 1"
-            )
-        if not 0 < self.travel < math.inf or not 0 <= self.cost_weight < math.inf:
-            raise ConfigError(
-                f"mask.travel={self.travel} must be positive and mask.cost_weight={self.cost_weight} not negative; both finite"
-            )
+    def __post_init__(self) -> None:
+        check_fields(self)
         if not self.initial > self.threshold:
             raise ConfigError(
                 f"mask.initial={self.initial} must be above mask.threshold={self.threshold}: all is kept at first"
-            )
-        if self.filters_epochs < 1 or not 0 < self.filters <= 1:
-            raise ConfigError(
-                f"mask.filters_epochs={self.filters_epochs} must be at least 1, and mask.filters={self.filters} above 0 and at "
-                "most 1"
             )
 
 

@@ -6,17 +6,17 @@ Then search the other blocks inside space proposals, distributions whose archite
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import networkx
 import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split, shares
-from hiernas.errors import ConfigError, SpaceError
+from hiernas.errors import ConfigError, SpaceError, check_fields
 from hiernas.methods.hournas import proposals
 from hiernas.methods.hournas.architect import Estimator, ProposalArchitect, Sampling
 from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, brief_work, training_work
@@ -30,49 +30,33 @@ from hiernas.train.recipes import Phase, Recipe
 class HourNASConfig:
     """Settings of HourNAS; the defaults are the paper's (section 4.1) on its own scale."""
 
-    vital_epochs: int = 1  # E_vital
-    epochs: int = 1  # E_n-vital
+    vital_epochs: PositiveInt = 1  # E_vital
+    epochs: PositiveInt = 1  # E_n-vital
     vital_prior: bool = True  # False: all blocks are searched together, for the twofold time (section 4.3)
-    lr: float = 0.1  # initial learning rate of the weights, in both searches
+    lr: PositiveFloat = 0.1  # initial learning rate of the weights, in both searches
     train: Recipe = field(default_factory=lambda: Recipe(batch_size=256, schedule="cosine"))
-    share: float = 0.2  # of the training images: those that the architecture learns from
-    proposals: int = 8  # m
-    proposal_iterations: int = 1000  # I_sp
-    architecture_lr: float = 0.01  # Adam, for theta and Pi
-    tau: float = 5.0  # first temperature
-    tau_end: float = 0.01  # last one, of the proposals' optimisation and of each search: 5.0 * 0.9999^62143
-    alpha: float = 5.0  # weight of the regulariser T (Eq. 10), which is never larger than the task
-    beta: float = 0.01  # weight of the orthogonality of the proposals (Eq. 7) when they are made; 0: without it
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training images: those that the architecture learns from
+    proposals: PositiveInt = 8  # m
+    proposal_iterations: PositiveInt = 1000  # I_sp
+    architecture_lr: PositiveFloat = 0.01  # Adam, for theta and Pi
+    tau: PositiveFloat = 5.0  # first temperature
+    tau_end: PositiveFloat = 0.01  # last one, of the proposals' optimisation and of each search: 5.0 * 0.9999^62143
+    alpha: NonNegativeFloat = 5.0  # weight of the regulariser T (Eq. 10), which is never larger than the task
+    beta: NonNegativeFloat = 0.01  # weight of the orthogonality of the proposals (Eq. 7) when they are made; 0: without it
     sampling: Sampling = "gumbel_max"
     estimator: Estimator = "score"  # of the gradient through one sampled network; straight_through: the gates' own
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
-    calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # training images for a candidate's batch-norm statistics, or all
     prior: Literal["none", "naswot"] = "none"  # what orders the candidates in the end beside their accuracies
-    finalists: int = 1  # the proposals' best networks, of which brief trainings leave one; 1: no such step, as in the paper
-    finalist_epochs: int = 1  # of the first of them; of each half that is left twice as many
-    final_epochs: int = 350  # training of the chosen network from scratch
-    final_lr: float = 0.25
+    finalists: PositiveInt = 1  # the proposals' best networks, of which brief trainings leave one; 1: no such step
+    finalist_epochs: PositiveInt = 1  # of the first of them; of each half that is left twice as many
+    final_epochs: PositiveInt = 350  # training of the chosen network from scratch
+    final_lr: PositiveFloat = 0.25
 
     def __post_init__(self) -> None:
-        least = {"calibration_images": 2}
-        least |= dict.fromkeys(("vital_epochs", "epochs", "proposals", "proposal_iterations", "finalists", "finalist_epochs",
-                               "final_epochs"), 1)  # fmt: skip
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {smallest}")
-        for name in ("lr", "architecture_lr", "final_lr", "tau", "tau_end"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive and finite")
-        for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        if not 0 < self.share < 1:
-            raise ConfigError(f"share is {self.share}; it is a share of the training images, between 0 and 1")
+        check_fields(self)
         if self.tau_end > self.tau:
             raise ConfigError(f"tau_end={self.tau_end} is above tau={self.tau}; the temperature falls")
-        self._check_estimator()
-
-    def _check_estimator(self) -> None:
         if self.sampling == "gumbel_softmax" and self.estimator != "score":
             raise ConfigError("estimator is that of one sampled network; with sampling=gumbel_softmax leave it out")
         if self.train.precision == "16-mixed" and (self.sampling, self.estimator) != ("gumbel_max", "score"):
