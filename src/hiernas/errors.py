@@ -88,14 +88,13 @@ def check_fields(config: Any) -> None:
 
 @cache
 def _allowed(kind: type[Any]) -> Any:
-    from pydantic import ConfigDict, TypeAdapter
+    from pydantic import ConfigDict, TypeAdapter, with_config
     from typing_extensions import TypedDict
 
     hints = typing.get_type_hints(kind, include_extras=True)
     own = {f.name: hints[f.name] for f in fields(kind) if not is_dataclass(hints[f.name])}  # those check themselves
-    values: Any = TypedDict(kind.__name__, own)  # type: ignore[misc] # types that are known only now
-    values.__pydantic_config__ = ConfigDict(allow_inf_nan=False)
-    return TypeAdapter(values)
+    values = TypedDict(kind.__name__, own)  # type: ignore[misc] # types that are known only now
+    return TypeAdapter(with_config(ConfigDict(allow_inf_nan=False))(values))
 
 
 def problem(wrong: Any) -> str:
