@@ -315,30 +315,23 @@ class TableBudget:
         return self._made[id(space)][1]
 
     def count(self, architecture: Architecture) -> tuple[int, int]:
-        """Parameters and multiply-adds of a whole network."""
         found = count(architecture.build, architecture.skeleton.input_size)
         return found.params, found.macs
 
     def met(self, space: SearchSpace, genes: np.ndarray) -> np.ndarray:
-        """Which architectures meet all limits: [N, sites] -> bool [N]."""
         return satisfied(self.tables(space), self.limits, genes)
 
     def sample(self, space: SearchSpace, rng: np.random.Generator, n: int, exclude: Iterable[bytes] = ()) -> np.ndarray:
-        """See `sample_feasible`."""
         return sample_feasible(space, self.tables(space), self.limits, rng, n, exclude)
 
     def best(self, space: SearchSpace, gains: Sequence[np.ndarray]) -> np.ndarray:
-        """See `best_within`."""
         return best_within(space, self.tables(space), self.limits, gains)
 
     def nearest(self, space: SearchSpace) -> np.ndarray:
-        """See `nearest`."""
         return nearest(space, self.tables(space), self.limits)[0]
 
     def by(self, tables: Callable[[SearchSpace], Tables]) -> TableBudget:
-        """The same limits by other tables."""
         return replace(self, own=tables)
 
     def within(self, wanted: Sequence[Limit]) -> TableBudget:
-        """Other limits by the same tables."""
         return replace(self, limits=tuple(wanted))

@@ -98,11 +98,12 @@ def _written(
         if to == "openvino":
             source, weights = _to_openvino(network, images, metadata)
             return {path.with_suffix(".bin"): weights, path: source}, _load_openvino(source, weights)
-        write, load = {
-            "onnx": (_to_onnx, onnx_runner), "pt2": (_to_pt2, _load_pt2), "litert": (_to_litert, _load_litert),
-            "executorch": (_to_executorch, _load_executorch),
-        }[to]  # fmt: skip
-        data = write(network, images, metadata)
+        if to in ("onnx", "pt2"):
+            write, load = (_to_onnx, onnx_runner) if to == "onnx" else (_to_pt2, _load_pt2)
+            data = write(network, images, metadata)
+        else:
+            convert, load = (to_litert, _load_litert) if to == "litert" else (to_executorch, _load_executorch)
+            data = convert(network, images[:1])
         return {path: data}, load(data)
     except HiernasError as error:
         raise ExportError(str(error)) from error
@@ -234,17 +235,9 @@ def _load_openvino(source: bytes, weights: bytes) -> Runner:
     return lambda x: torch.from_numpy(model(x.numpy())[0].copy())
 
 
-def _to_litert(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
-    return to_litert(network, images[:1])
-
-
 def _load_litert(data: bytes) -> Runner:
     _, run = load_litert(data)
     return lambda x: torch.cat([run(image) for image in torch.split(x, 1)])
-
-
-def _to_executorch(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
-    return to_executorch(network, images[:1])
 
 
 def _load_executorch(data: bytes) -> Runner:

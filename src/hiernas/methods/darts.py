@@ -13,10 +13,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
 from hiernas.errors import check_fields
-from hiernas.problem import Found, Method, Problem, only, sized
+from hiernas.problem import CELLS, Found, Method, Problem, sized
 from hiernas.search.alphas import Softmax, cost_penalty
-from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, search_work
-from hiernas.space import SearchSpace
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, proxy, search_work
 from hiernas.train.recipes import DARTS, Recipe
 
 
@@ -61,14 +60,4 @@ PRESETS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def proxy(space: SearchSpace, config: Any) -> SearchSpace:
-    """The smaller network of the same cells that is searched in."""
-    return space.proxy(config.channels, config.cells)
-
-
-METHODS = {
-    "darts": Method(
-        darts, PRESETS, plan, sized("darts", SIZES), only("cells", reason="it searches cells (darts, hdas_cells)"), proxy,
-        control="search",
-    )
-}
+METHODS = {"darts": Method(darts, PRESETS, plan, sized("darts", SIZES), CELLS, proxy, control="search")}

@@ -17,7 +17,7 @@ from hiernas.randomness import torch_generator
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, Extra, by_strength, rounded
 from hiernas.search.decided import Verdict, regular
 from hiernas.search.ranking import Ledger
-from hiernas.space import Architecture
+from hiernas.space import Architecture, SearchSpace
 from hiernas.train.recipes import Phase, Recipe
 
 
@@ -58,6 +58,11 @@ def search_work(settings: SearchSettings, data: ImageData) -> float:
     """The work of one search: the logits' half of a step needs no gradients of weights, and is not done in the warm-up."""
     images = round((1 - settings.share) * min(settings.images or len(data.train), len(data.train)))
     return training_work(settings.warmup_epochs, images) + training_work(settings.epochs, round(images * (1 + 2 / 3)))
+
+
+def proxy(space: SearchSpace, config: Any) -> SearchSpace:
+    """The smaller network of the same choices that is searched in; where the cells are given, there are as many of them."""
+    return space.proxy(config.channels, config.cells)
 
 
 def learn(
@@ -103,17 +108,17 @@ def sum_of_losses(*losses: tuple[float, Extra]) -> Extra:
 
 
 def counted(architecture: Architecture, budget: Budget) -> tuple[int, int]:
-    """The parameters and multiply-adds of a network, which has no dead cells; tables count them all.
+    """The parameters and multiply-adds of a network as it is built; tables count its dead cells, too, and dropped filters.
 
-    Raises `LimitError` where it lies below a lower limit without them.
+    Raises `LimitError` where it does not meet the limits on them without these.
     """
     params, macs = budget.count(architecture)
     for limit in budget.limits:
         value = {"params": params, "macs": macs}.get(limit.metric)
-        if value is not None and value < limit.low:
+        if value is not None and not limit.low <= value <= limit.high:
             raise LimitError(
-                f"the graphs found leave cells dead, and without them {limit.metric} is {value:,}, below the limit "
-                f"{limit}; search again with another --seed, or lower the limit"
+                f"without its dead cells and dropped filters the network found has {limit.metric} {value:,}, and {limit} was "
+                "asked; search again with another --seed, or widen the limits"
             )
     return params, macs
 

@@ -18,7 +18,7 @@ from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split, shares
 from hiernas.errors import LimitError, check_fields
 from hiernas.methods.hmnas.encoding import NONE, Encoding
-from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, check_counted, filters_within, with_fewer_filters
+from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, filters_within, with_fewer_filters
 from hiernas.methods.hmnas.kept import candidate_of, narrowed, restored, start_of, within_limits
 from hiernas.methods.hmnas.masks import Level, MaskArchitect, MaskSettings
 from hiernas.networks.filters import outputs_of
@@ -140,7 +140,6 @@ def _filtered(
     masks = FilterArchitect(network, outputs, full, images, config.mask, problem.budget.limits, steps)
     problem.trainer.fit(network, images, Phase("mask3", epochs, config.search.lr), config.search.train, architect=masks)
     smaller = filters_within(masks, whole, problem.budget)
-    check_counted(smaller, problem.budget)
     narrow = narrowed(smaller, start, evaluate, problem.seed)
     reached = evaluate.accuracy(narrow)
     told = {"masks": {"filters": masks.record()}, **masks.told(smaller), "accuracy_before": accuracy}

@@ -22,7 +22,7 @@ NONE = "none"
 
 
 class Encoding:
-    """What the logits and masks of a space belong to. Per site: tensors over its options other than `none`."""
+    """What logits (see `search.alphas.Encoding`) and masks of a space belong to. Per site: tensors over its options other than `none`."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -70,11 +70,9 @@ class Encoding:
         return found
 
     def fresh_betas(self, scale: float, generator: torch.Generator) -> list[Tensor]:
-        """Logits of the edges of each node."""
         return [scale * torch.randn(len(sites), generator=generator) for sites in self.nodes]
 
     def gates(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> Gates:
-        """All options but `none`, by their weights."""
         return self.gates_of(self.shares(alphas, betas))
 
     def decided(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> list[Tensor]:
@@ -101,7 +99,6 @@ class Encoding:
         return Gates(tuple(indices), tuple(weights))
 
     def strengths(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> list[np.ndarray]:
-        """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`."""
         found = []
         for decision, options, share in zip(self.space.decisions, self.options, self.shares(alphas, betas), strict=True):
             row = np.zeros(len(decision.options))

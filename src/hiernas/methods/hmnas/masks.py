@@ -79,7 +79,6 @@ class Masks(ABC):
         """How much there is of what costs something, as the pressure's tables have it."""
 
     def to(self, device: torch.device) -> None:
-        """Move the masks, in place."""
         self.mask.data, self.velocity = self.mask.data.to(device), self.velocity.to(device)
 
     def learn(
@@ -122,7 +121,6 @@ class Masks(ABC):
         return {"mask": self.mask.detach(), "velocity": self.velocity, "state": state, "history": past}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave."""
         self.mask.data, self.velocity = tensors["mask"].clone(), tensors["velocity"].clone()
         self.square, self.step = float(tensors["state"][0]), int(tensors["state"][1])
         self.history = list(tensors["history"].clone())
@@ -154,7 +152,6 @@ class MaskArchitect(Masks):
         self.decides = torch.cat(of_sites)  # not those of operations of edges that were dropped: bool [masks]
 
     def to(self, device: torch.device) -> None:
-        """Move masks and logits, in place."""
         super().to(device)
         self.alphas, self.betas = [x.to(device) for x in self.alphas], [x.to(device) for x in self.betas]
         self.edges = None if self.edges is None else [x.to(device) for x in self.edges]

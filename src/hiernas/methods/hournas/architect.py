@@ -175,7 +175,6 @@ class ProposalArchitect:
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave."""
         self.theta, self.pi = tensors["theta"].numpy().copy(), tensors["pi"].numpy().copy()
         self._now, self._squares = float(tensors["tau"][0]), tensors["squares"].numpy().copy()
         for name, adam in self._adam.items():
