@@ -22,7 +22,7 @@ NONE = "none"
 
 
 class Encoding:
-    """What logits (see `search.alphas.Encoding`) and masks of a space belong to. Per site: tensors over its options other than `none`."""
+    """What logits (see `search.alphas.Encoding`) and masks belong to; per site: tensors over its options but `none`."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
