@@ -358,7 +358,7 @@ def test_the_summary_and_the_record_leave_out_what_decides_nothing() -> None:
     assert record["values"] == [[step - 1.0] * 12 for step in record["steps"]]
     assert json.loads(json.dumps(record)) == record
     first = architect(space, "edges", logits)
-    assert (first.names(), first.record()["values"]) == ([d.name for d in space.decisions], [])
+    assert (first.record()["names"], first.record()["values"]) == ([d.name for d in space.decisions], [])
 
 
 def test_costs_of_what_is_kept_are_those_of_the_network_once_operations_are_chosen() -> None:

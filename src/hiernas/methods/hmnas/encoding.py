@@ -27,6 +27,8 @@ class Encoding:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.options = [[i for i, o in enumerate(d.options) if o != NONE] for d in space.decisions]
+        named = zip(space.decisions, self.options, strict=True)
+        self.pairs = [[f"{d.name} {d.options[o]}" for o in options] for d, options in named]  # as in `subsets`
         position = {d.name: i for i, d in enumerate(space.decisions)}
         held = ([position[site] for site in group.sites] for group in space.skeleton.groups)
         self.nodes = [edges for sites in held if (edges := [i for i in sites if self.options[i]])]  # those that can be kept

@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -245,18 +246,12 @@ class MaskArchitect(Masks):
         excess = float(self.pressure(self.kept()).detach())
         return {"level": self.level, "kept": int(kept.sum()), "of": len(kept), "excess": round(excess, 4)}
 
-    def names(self) -> list[str]:
-        """What each mask is of: an edge's site, or site and operation."""
-        decisions = self.encoding.space.decisions
-        if self.level == "edges":
-            return [decisions[i].name for sites in self.encoding.nodes for i in sites]
-        pairs = zip(decisions, self.encoding.options, strict=True)
-        return [f"{d.name} {d.options[o]}" for d, options in pairs for o in options]
-
     def record(self) -> dict[str, Any]:
         """The masks over time, as JSON; masks that decide nothing left out."""
         rows = {step: [round(float(v), 6) for v in row[self.decides]] for step, row in self.rows().items()}
-        names = [name for name, wanted in zip(self.names(), self.decides, strict=True) if wanted]
+        edges = ([self.encoding.space.decisions[i].name for i in sites] for sites in self.encoding.nodes)
+        every = chain.from_iterable(edges if self.level == "edges" else self.encoding.pairs)
+        names = [name for name, wanted in zip(every, self.decides, strict=True) if wanted]
         return {
             "names": names, "steps": list(rows), "values": list(rows.values()), "initial": self.settings.initial,
             "threshold": self.settings.threshold,
