@@ -17,9 +17,8 @@ from hiernas.costs.tables import cost
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, RunError
 from hiernas.methods import METHODS
-from hiernas.methods.controls import RandomKConfig, random_k
+from hiernas.methods.controls import NaswotConfig, RandomKConfig, naswot, random_k
 from hiernas.methods.hnas import HNASConfig
-from hiernas.methods.naswot import NaswotConfig, naswot
 from hiernas.problem import Candidate, Found, Problem, brief_work
 from hiernas.run.finalists import best_of, effects
 from hiernas.run.folder import RunFolder

@@ -1,14 +1,15 @@
 """Controls without a search: what one would take if there were none. They share limits, tables and final training with it.
 
-One network drawn within the limits; as many of them, trained briefly, as a search costs, of which the best is taken; and
-the largest regular network. They take every kind of space.
+One network drawn within the limits; as many of them, trained briefly, as a search costs, of which the best is taken; many of
+them, put in order untrained by NASWOT (arXiv 2006.04647); and the largest regular network. All but NASWOT take every kind of
+space.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -16,7 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from hiernas.data.split import ImageData
 from hiernas.errors import LimitError, check_fields
 from hiernas.methods.hnas import PRESETS as HNAS
-from hiernas.problem import TINY, Found, Method, Problem, brief_work
+from hiernas.problem import CHAINS, TINY, Found, Method, Problem, brief_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.decided import regular
 from hiernas.search.ranking import candidate_of
@@ -46,6 +47,18 @@ class RandomKConfig(ControlConfig):
     calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics after a brief training, or all
 
 
+@dataclass(frozen=True)
+class NaswotConfig(ControlConfig):
+    """Settings of `naswot`."""
+
+    drawn: Annotated[int, Field(ge=2)] = 200  # networks that NASWOT is computed of
+    prior: ClassVar[str] = "naswot"
+    predictor: Literal["none", "linear"] = "linear"  # what learns from their values, and adds networks of its own
+    finalists: PositiveInt = 5  # the first in order, of which brief trainings leave one; 1: the first is taken
+    finalist_epochs: PositiveInt = 4  # of the first of them; of each half that is left twice as many
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics after a brief training, or all
+
+
 def random_network(problem: Problem, config: ControlConfig) -> Found:
     """One network, drawn evenly from those within the limits."""
     return drawn(problem, 1, "random")
@@ -54,6 +67,15 @@ def random_network(problem: Problem, config: ControlConfig) -> Found:
 def random_k(problem: Problem, config: RandomKConfig) -> Found:
     """`finalists` of them, of which the program trains each briefly, and the better ones for longer, until one is left."""
     return drawn(problem, config.finalists, "random-k")
+
+
+def naswot(problem: Problem, config: NaswotConfig) -> Found:
+    """`drawn` networks that nothing is known of. The program (`hiernas.run.finalists`) puts them in order by NASWOT.
+
+    What the values say of each layer's operations, a linear predictor learns, and it adds the networks that it puts first.
+    The first few are trained briefly before one is taken.
+    """
+    return drawn(problem, config.drawn, "naswot")
 
 
 def plain(problem: Problem, config: ControlConfig) -> Found:
@@ -112,6 +134,13 @@ K_PRESETS = {
 }
 
 
+NASWOT = {
+    "quick": NaswotConfig(**final_training("quick"), finalist_epochs=5, calibration_images=300),
+    "small": NaswotConfig(**final_training("small"), finalist_epochs=1, calibration_images=500),
+    "paper": NaswotConfig(**final_training("paper")),
+}
+
+
 def as_much(config: RandomKConfig, data: ImageData, work: float) -> list[str]:
     """As many networks as can be trained briefly in the work of a search, in forward passes of an image; 2 at least."""
     most = 2
@@ -123,5 +152,6 @@ def as_much(config: RandomKConfig, data: ImageData, work: float) -> list[str]:
 METHODS = {
     "random": Method(random_network, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
     "random-k": Method(random_k, K_PRESETS, brief_work, TINY, lambda space: None, control="unsearched", matching=as_much),
+    "naswot": Method(naswot, NASWOT, lambda c, data: brief_work(c, data, c.drawn), TINY, CHAINS, control="unsearched"),
     "plain": Method(plain, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
 }
