@@ -240,9 +240,7 @@ class StageNetwork:
         return found
 
     def parts(self) -> Parts:
-        """All operations with their input sizes: those of every network, and per site those of each option.
-
-        All cells are counted, those of a searched number with that number: costs by table are upper bounds for graphs
+        """All cells are counted, those of a searched number with that number: costs by table are upper bounds for graphs
         with dead cells.
         """
         places = self.places()
