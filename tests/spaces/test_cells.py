@@ -172,7 +172,7 @@ def test_wrong_arguments_are_named() -> None:
         darts(stem="imagenet")
     with pytest.raises(SpaceError, match="images of 4 pixels are too small"):
         hdas_cells((3, 4, 4))
-    with pytest.raises(SpaceError, match="at least 3 cells and an even number of channels, not 2 and 36"):
+    with pytest.raises(SpaceError, match="has 3 to 200 cells and an even number of channels up to 65536, not 2 and 36"):
         darts(cells=2)
     with pytest.raises(SpaceError, match="21 cells cannot be spread evenly"):
         hdas_stages(cells=21)

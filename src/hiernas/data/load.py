@@ -98,10 +98,8 @@ def divide(
         shares = [val_per_class or default_val_per_class(n, len(classes)) for n in counts]
         for name, n, share in zip(classes, counts, shares, strict=True):
             if share >= n:
-                raise DataError(
-                    f"val_per_class={share} would leave none of the {n} training images of class '{name}'; "
-                    f"give at most {min(counts) - 1}"
-                )
+                of_class = f"the {n} training images of class '{name}'"
+                raise DataError(f"val_per_class={share} would leave none of {of_class}; give at most {min(counts) - 1}")
         rows["val"], rows["train"] = _cut(labels, rows["train"], shares, [seed, 1])
         notes.append(f"no validation split given: {len(rows['val'])} training images are held out for validation")
     return rows, notes
@@ -117,10 +115,8 @@ def _check_counts(labels: np.ndarray, parts: Mapping[str, np.ndarray], classes: 
         least = needed if part == "train" else 1
         for name, n in zip(classes, _counts(labels, rows, classes), strict=True):
             if n < least:
-                raise DataError(
-                    f"class '{name}' has {n} usable images in the {part} split, but at least {least} must be there; "
-                    "add images or leave the class out"
-                )
+                has = f"class '{name}' has {n} usable images in the {part} split"
+                raise DataError(f"{has}, but at least {least} must be there; add images or leave the class out")
 
 
 def _cut(labels: np.ndarray, rows: np.ndarray, shares: Sequence[int], seed: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -68,10 +68,8 @@ def export(
     if to == "onnx-int8":
         raise ConfigError("an INT8 file needs images to find its scales on; write it by hiernas.export.int8.export_int8")
     if to in WEIGHTS and path.suffix != FORMATS[to]:
-        raise ConfigError(
-            f"a file for {to} is named NAME{FORMATS[to]}, and its weights beside it NAME{WEIGHTS[to]}, so it cannot be named "
-            f"{path}"
-        )
+        named = f"NAME{FORMATS[to]}, and its weights beside it NAME{WEIGHTS[to]}"
+        raise ConfigError(f"a file for {to} is named {named}, so it cannot be named {path}")
     if images.ndim != 4 or not len(images) or images.dtype != torch.float32:
         found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
         raise ExportError(f"export needs float32 images [B, C, H, W] to check the file on, not {found}")

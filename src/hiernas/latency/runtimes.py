@@ -350,9 +350,9 @@ RUNTIMES: dict[str, Kind] = {
 def make_runtime(name: str, threads: int) -> Runtime:
     """A runtime by name."""
     one_of("runtime", name, RUNTIMES, LatencyError)
-    if not 1 <= threads <= usable_cores():
+    cores = usable_cores()
+    if not 1 <= threads <= cores:
         raise LatencyError(
-            f"threads is {threads}, and this process may use {usable_cores()} cores: more threads than cores wait for each "
-            f"other, and such a latency says nothing; give 1 to {usable_cores()}"
+            f"threads is {threads}, and this process may use {cores} cores: more wait for each other; give 1 to {cores}"
         )
     return Runtime(name, threads)

@@ -57,10 +57,8 @@ def graph_of_file(path: Path) -> Graph:
         reason = problem(error.errors()[0])
     except (OSError, EOFError, zipfile.BadZipFile, RuntimeError, *UNREADABLE) as error:  # torch's, of sizes that do not fit
         reason = first_line(error)
-    raise SpaceError(
-        f"{path} cannot be read as a program of torch.export: {reason}; write one with `hiernas export RUN --to pt2` or "
-        "torch.export.save"
-    )
+    made_by = "`hiernas export RUN --to pt2` or torch.export.save"
+    raise SpaceError(f"{path} cannot be read as a program of torch.export: {reason}; write one with {made_by}")
 
 
 def _description(path: Path) -> Any:
