@@ -150,7 +150,7 @@ def supernet_of(space: SearchSpace, x: Tensor) -> nn.Module:
                 p.data.uniform_(0.5, 1.5)
     encoding = Encoding(space)
     alphas, betas = random_logits(space, np.random.default_rng(0))
-    gates = encoding.gates_of(encoding.shares(tensors(alphas, torch.float32), tensors(betas, torch.float32)))
+    gates = encoding.gates(tensors(alphas, torch.float32), tensors(betas, torch.float32))
     with torch.no_grad():
         for _ in range(3):
             supernet.train()(x, gates)

@@ -75,7 +75,7 @@ class Encoding:
         return [scale * torch.randn(len(sites), generator=generator) for sites in self.nodes]
 
     def gates(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> Gates:
-        return self.gates_of(self.shares(alphas, betas))
+        return self.gates_of(self.shares(alphas, betas), [True] * len(alphas))
 
     def decided(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> list[Tensor]:
         """Per site the logits of the options that there are, then per node those of its edges."""
@@ -87,18 +87,10 @@ class Encoding:
         edges = {"beta_entropy": mean_entropy([b.detach().softmax(0) for b in betas])} if betas else {}
         return {"entropy": mean_entropy(p), **edges, "none": 0.0}  # which has no share
 
-    def gates_of(self, shares: Sequence[Tensor]) -> Gates:
-        """Gates of all options but `none`."""
-        return Gates(tuple(map(tuple, self.options)), tuple(shares))
-
-    def kept_gates(self, shares: Sequence[Tensor], computed: Sequence[Sequence[bool]]) -> Gates:
-        """Gates of the options that are to be computed (per site and option); others cost nothing."""
-        indices, weights = [], []
-        for options, share, row in zip(self.options, shares, computed, strict=True):
-            chosen = [j for j, wanted in enumerate(row) if wanted]
-            indices.append(tuple(options[j] for j in chosen))
-            weights.append(share[chosen])
-        return Gates(tuple(indices), tuple(weights))
+    def gates_of(self, shares: Sequence[Tensor], present: Sequence[bool]) -> Gates:
+        """Gates of all options but `none` of the sites that are present; others cost nothing."""
+        indices = tuple(tuple(options) if there else () for options, there in zip(self.options, present, strict=True))
+        return Gates(indices, tuple(share if there else share[:0] for share, there in zip(shares, present, strict=True)))
 
     def strengths(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> list[np.ndarray]:
         found = []

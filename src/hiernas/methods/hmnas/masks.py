@@ -148,7 +148,7 @@ class MaskArchitect(Masks):
         self.encoding, self.level, self.images, self.pressure = encoding, level, images, pressure
         self.alphas, self.betas = ([x.detach().clone() for x in part] for part in logits)
         self.edges, self.sizes = edges, sizes
-        self.present = self._present(edges)  # per site, of the level of operations: whether its edge is there
+        self.present = self._present(edges)  # per site: whether its edge is there when this level begins
         of_sites = [torch.full((n,), level == "edges" or self.present[i]) for i, n in enumerate(sizes)]
         self.decides = torch.cat(of_sites)  # not those of operations of edges that were dropped: bool [masks]
 
@@ -222,10 +222,7 @@ class MaskArchitect(Masks):
 
     def gates(self) -> Gates:
         """Gates of all that this level decides about; operations of edges that were dropped are not computed."""
-        shares = self.shares()
-        if self.level == "edges":
-            return self.encoding.gates_of(shares)
-        return self.encoding.kept_gates(shares, [[there] * len(s) for there, s in zip(self.present, shares, strict=True)])
+        return self.encoding.gates_of(self.shares(), self.present)
 
     # -- learning ------------------------------------------------------------------------------------------------
 

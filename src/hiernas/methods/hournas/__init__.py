@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-import networkx
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -19,7 +18,7 @@ from hiernas.data.split import ImageData, Split, shares
 from hiernas.errors import ConfigError, SpaceError, check_fields
 from hiernas.methods.hournas import proposals
 from hiernas.methods.hournas.architect import Estimator, ProposalArchitect, Sampling
-from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, brief_work, training_work
+from hiernas.problem import CHAINS, TINY, Found, Method, Problem, Pruning, brief_work, training_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.ranking import Ledger, pareto_front
 from hiernas.space import SearchSpace
@@ -101,9 +100,8 @@ def vital_sites(space: SearchSpace) -> tuple[str, ...]:
     """The vital sites of a chain space, in order (section 3.1): those on every path from input to output.
 
     Information passes through a block or around it, by the identity. Where there is no way around, in stems, heads, and
-    blocks that change width or resolution, the block is vital: a dominator of the output in the graph of blocks. There is
-    a way around a block that can be skipped, and around one through whose every option an identity leads.
-    Raises `SpaceError` for spaces of cells.
+    blocks that change width or resolution, the block is vital. There is a way around a block that can be skipped, and
+    around one through whose every option an identity leads. Raises `SpaceError` for spaces of cells.
     """
     if space.skeleton.searched != "blocks":
         raise SpaceError(
@@ -111,18 +109,8 @@ def vital_sites(space: SearchSpace) -> tuple[str, ...]:
             "(`hiernas list spaces`), or one network of cells (`hiernas list networks`)"
         )
     chain: Any = space.skeleton  # which alone knows where an identity leads around a block
-    graph = networkx.DiGraph()
-    for i, (decision, way_around) in enumerate(zip(space.decisions, chain.ways_around(space.decisions), strict=True)):
-        graph.add_edge(i, decision.name)  # numbers are the tensors between blocks
-        graph.add_edge(decision.name, i + 1)
-        if way_around:
-            graph.add_edge(i, i + 1)
-    dominators = networkx.immediate_dominators(graph, 0)
-    found, node = set(), len(space.decisions)
-    while node:
-        node = dominators[node]
-        found.add(node)
-    return tuple(d.name for d in space.decisions if d.name in found)
+    around = chain.ways_around(space.decisions)
+    return tuple(d.name for d, way_around in zip(space.decisions, around, strict=True) if not way_around)
 
 
 def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
@@ -186,10 +174,7 @@ def _found(
     genes = [_within(space, problem.budget, g, proposals.gains(t, options)) for g, t in zip(free, architect.theta, strict=True)]
     evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
     ledger = Ledger(space, evaluate, config.objective, "evolve2", problem)
-    unique = list({row.tobytes(): row for row in genes}.values())
-    by_options = {c.options: c for c in ledger.evaluate(np.array(unique))}
-    candidates = [by_options[space.decode(row).options] for row in genes]
-    chosen: Candidate = candidates[architect.best]
+    candidates = ledger.evaluate(np.array(genes))
     weights = architect.summary()["proposals"]
     rows = [
         {"weight": w, "options": list(c.options), "val_accuracy": c.val_accuracy, "moved": int((a != b).sum())}
@@ -205,7 +190,7 @@ def _found(
         "spread": proposals.spread(space, tables, targets, theta, config.tau, config.tau_end, problem.seed),
     }
     front = tuple(pareto_front(candidates, config.objective))
-    return Found(problem.space, front, chosen, prunings, details, candidates=tuple(by_options.values()))
+    return Found(problem.space, front, candidates[architect.best], prunings, details, candidates=tuple(ledger.candidates))
 
 
 def _within(space: SearchSpace, budget: Budget, genes: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
