@@ -189,10 +189,8 @@ class MaskArchitect(Masks):
             held[best][int(values[best].argmax())] = True
 
     def kept_edges(self) -> list[Tensor]:
-        """Per node, 0 or 1 for each edge, as the level of operations finds them."""
-        if self.level == "edges":
-            return [m.detach() for m in self.binary()]
-        return [] if self.edges is None else list(self.edges)
+        """Of the level of edges: per node, 0 or 1 for each, as the level of operations finds them."""
+        return [m.detach() for m in self.binary()]
 
     def shares(self) -> list[Tensor]:
         """Weights of all options, with the gradients of the masks."""
