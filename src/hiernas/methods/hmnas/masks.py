@@ -173,20 +173,16 @@ class MaskArchitect(Masks):
         """Edges that cannot be `none`, and the strongest of what must not be dropped as a whole."""
         values = self.values()
         held = [torch.zeros(len(m), dtype=torch.bool, device=m.device) for m in values]
+        bundles = self.encoding.bundles(self.present)
         if self.level == "edges":
-            for k, sites in enumerate(self.encoding.nodes):
-                held[k] |= torch.tensor([not self.encoding.droppable[i] for i in sites], device=held[k].device)
-                self._hold(values, held, [k])
-            return held
-        for rows in self.encoding.bundles(self.present):
-            self._hold(values, held, rows)
+            bundles = [[k] for k in range(len(held))]
+            for fixed, sites in zip(held, self.encoding.nodes, strict=True):
+                fixed |= torch.tensor([not self.encoding.droppable[i] for i in sites], device=fixed.device)
+        for rows in filter(None, bundles):
+            if not any(bool(((values[i] > self.settings.threshold) | held[i]).any()) for i in rows):
+                best = max(rows, key=lambda i: float(values[i].max()))
+                held[best][int(values[best].argmax())] = True
         return held
-
-    def _hold(self, values: Sequence[Tensor], held: Sequence[Tensor], rows: Sequence[int]) -> None:
-        """Where nothing of these rows exceeds the threshold or is held, hold the strongest."""
-        if rows and not any(bool(((values[i] > self.settings.threshold) | held[i]).any()) for i in rows):
-            best = max(rows, key=lambda i: float(values[i].max()))
-            held[best][int(values[best].argmax())] = True
 
     def kept_edges(self) -> list[Tensor]:
         """Of the level of edges: per node, 0 or 1 for each, as the level of operations finds them."""
