@@ -17,10 +17,9 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import chain
+from multiprocessing.pool import ThreadPool
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -345,8 +344,5 @@ def _each(work: Callable[[int], T], n: int, workers: int) -> Iterator[T | str]:
     if workers == 1:
         yield from map(attempt, range(n))
         return
-    piece = max(1, min(256, n // (4 * workers)))  # pictures that a thread takes at a time
-    with ThreadPoolExecutor(workers) as pool:
-        yield from chain.from_iterable(
-            pool.map(lambda at: [attempt(i) for i in range(at, min(at + piece, n))], range(0, n, piece))
-        )
+    with ThreadPool(workers) as pool:
+        yield from pool.imap(attempt, range(n), max(1, min(256, n // (4 * workers))))  # pictures that a thread takes at a time

@@ -163,10 +163,8 @@ def check_asked(path: str | Path, table: object, asked: Mapping[str, Any]) -> No
     for name, value in asked.items():
         found = getattr(table, name)
         if found != value:
-            raise LatencyError(
-                f"the latency table {path} was measured with {name} '{found}', but '{value}' is asked for; name another "
-                "table, or ask for what this one was measured with"
-            )
+            measured = f"the latency table {path} was measured with {name} '{found}'"
+            raise LatencyError(f"{measured}, but '{value}' is asked for; name another table, or ask for what it has")
 
 
 def read_text(path: str | Path) -> str:
@@ -198,13 +196,7 @@ def merge(mine: LatencyTable, other: LatencyTable) -> Merged:
 
     Overhead and correction stay ours. Raises `LatencyError` where device, runtime, version, threads or batch differ.
     """
-    for name in BELONGS_TO:
-        ours, theirs = getattr(mine, name), getattr(other, name)
-        if ours != theirs:
-            raise LatencyError(
-                f"these tables cannot be merged: one was measured with {name} '{ours}', the other with '{theirs}'; keep a "
-                "file for each"
-            )
+    check_asked("to be merged", other, {name: getattr(mine, name) for name in BELONGS_TO})
     added = {k: e for k, e in other.entries.items() if k not in mine.entries}
     better = {k: e for k, e in other.entries.items() if k in mine.entries and e.runs > mine.entries[k].runs}
     entries = {**mine.entries, **added, **better}

@@ -132,8 +132,7 @@ class CellNetwork:
         chosen = dict(zip(self.site_names, architecture.options, strict=True))
         cells = []
         for kind in self.cell_kinds:
-            edges = [(n, (chosen[edge_name(kind, s, n)], s)) for s, n in edges_of(self.nodes)]
-            nodes = [[edge for node, edge in edges if node == n] for n in range(INPUTS, INPUTS + self.nodes)]
+            nodes = [[(chosen[edge_name(kind, s, n)], s) for s in range(n)] for n in range(INPUTS, INPUTS + self.nodes)]
             cells.append((kind, tuple(map(_two_or_more, nodes))))
         return Genotype(tuple(cells))
 
@@ -157,7 +156,6 @@ class CellNetwork:
         return found
 
     def parts(self) -> Parts:
-        """All operations with their input sizes: those of every network, and per site those of each option."""
         if self.stages is not None:
             return self.stages.parts_by_cells(self)
         places = self.places()

@@ -71,7 +71,6 @@ class Chain:
         return read
 
     def parts(self) -> Parts:
-        """All operations with their input sizes: those of every network, and per site those of each option."""
         fixed: list[Part] = []
         options: list[Options] = []
         size = self.input_size[1:]

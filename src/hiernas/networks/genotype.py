@@ -130,8 +130,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return f"'{text}'" if len(text) <= 60 else f"'{text[:57]}...'"
+    return f"'{' '.join(str(value).split()):.60}'"
 
 
 # -- published cells -------------------------------------------------------------------------------------------------

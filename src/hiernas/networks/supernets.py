@@ -250,7 +250,6 @@ class CellSupernet(nn.Module):
     restrict = partialmethod(restricted, parts="cells")
 
     def subnet(self, architecture: Architecture) -> nn.Module:
-        """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
         network: Any = architecture.build()
         inherit(self, network, "stem0", "stem1", "classifier")
         for p, mine, theirs in zip(self.skeleton.places(), self.cells, network.cells, strict=True):
@@ -330,7 +329,6 @@ class StageSupernet(nn.Module):
     restrict = partialmethod(restricted, parts="stages")
 
     def subnet(self, architecture: Architecture) -> nn.Module:
-        """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
         network: Any = architecture.build()
         stages: Any = self.stages
         inherit(self, network, "stem", "reductions", "classifier")

@@ -164,9 +164,7 @@ class _File(TypedDict):
 
 def architecture_of(value: Any, space: SearchSpace | None, source: str) -> Architecture:
     """See `Architecture.from_json`."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("sites"), Mapping) or "space" not in value:
-        raise SpaceError(f"{source} is not an architecture: an object with 'space' and 'sites' is expected")
-    value = validated(_File, dict(value), f"{source} is not an architecture", SpaceError)
+    value = validated(_File, value, f"{source} is not an architecture, an object with 'space' and 'sites'", SpaceError)
     if value.get("format") != FORMAT:
         raise SpaceError(f"{source} has architecture format {value.get('format')!r}; this version reads {FORMAT}")
     space = space or known_space(value["space"], value.get("arguments", {}), source)

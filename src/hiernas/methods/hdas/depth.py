@@ -47,7 +47,6 @@ class StageSoftmax(Softmax):
         self.raw = raw
 
     def strengths(self, alphas: Logits, betas: Logits) -> list[np.ndarray]:
-        """Of each option, 0 for `none`."""
         return strengths(self.space, alphas, self.raw)
 
     def summary(self, alphas: Logits, betas: Logits, chosen: dict[str, str]) -> dict[str, Any]:

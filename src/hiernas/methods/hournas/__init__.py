@@ -6,20 +6,19 @@ Then search the other blocks inside space proposals, distributions whose archite
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import networkx
 import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split, shares
-from hiernas.errors import ConfigError, SpaceError
+from hiernas.errors import ConfigError, SpaceError, check_fields
 from hiernas.methods.hournas import proposals
 from hiernas.methods.hournas.architect import Estimator, ProposalArchitect, Sampling
-from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, brief_work, training_work
+from hiernas.problem import CHAINS, TINY, Found, Method, Problem, Pruning, brief_work, training_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.ranking import Ledger, pareto_front
 from hiernas.space import SearchSpace
@@ -30,49 +29,33 @@ from hiernas.train.recipes import Phase, Recipe
 class HourNASConfig:
     """Settings of HourNAS; the defaults are the paper's (section 4.1) on its own scale."""
 
-    vital_epochs: int = 1  # E_vital
-    epochs: int = 1  # E_n-vital
+    vital_epochs: PositiveInt = 1  # E_vital
+    epochs: PositiveInt = 1  # E_n-vital
     vital_prior: bool = True  # False: all blocks are searched together, for the twofold time (section 4.3)
-    lr: float = 0.1  # initial learning rate of the weights, in both searches
+    lr: PositiveFloat = 0.1  # initial learning rate of the weights, in both searches
     train: Recipe = field(default_factory=lambda: Recipe(batch_size=256, schedule="cosine"))
-    share: float = 0.2  # of the training images: those that the architecture learns from
-    proposals: int = 8  # m
-    proposal_iterations: int = 1000  # I_sp
-    architecture_lr: float = 0.01  # Adam, for theta and Pi
-    tau: float = 5.0  # first temperature
-    tau_end: float = 0.01  # last one, of the proposals' optimisation and of each search: 5.0 * 0.9999^62143
-    alpha: float = 5.0  # weight of the regulariser T (Eq. 10), which is never larger than the task
-    beta: float = 0.01  # weight of the orthogonality of the proposals (Eq. 7) when they are made; 0: without it
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training images: those that the architecture learns from
+    proposals: PositiveInt = 8  # m
+    proposal_iterations: PositiveInt = 1000  # I_sp
+    architecture_lr: PositiveFloat = 0.01  # Adam, for theta and Pi
+    tau: PositiveFloat = 5.0  # first temperature
+    tau_end: PositiveFloat = 0.01  # last one, of the proposals' optimisation and of each search: 5.0 * 0.9999^62143
+    alpha: NonNegativeFloat = 5.0  # weight of the regulariser T (Eq. 10), which is never larger than the task
+    beta: NonNegativeFloat = 0.01  # weight of the orthogonality of the proposals (Eq. 7) when they are made; 0: without it
     sampling: Sampling = "gumbel_max"
     estimator: Estimator = "score"  # of the gradient through one sampled network; straight_through: the gates' own
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
-    calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # training images for a candidate's batch-norm statistics, or all
     prior: Literal["none", "naswot"] = "none"  # what orders the candidates in the end beside their accuracies
-    finalists: int = 1  # the proposals' best networks, of which brief trainings leave one; 1: no such step, as in the paper
-    finalist_epochs: int = 1  # of the first of them; of each half that is left twice as many
-    final_epochs: int = 350  # training of the chosen network from scratch
-    final_lr: float = 0.25
+    finalists: PositiveInt = 1  # the proposals' best networks, of which brief trainings leave one; 1: no such step
+    finalist_epochs: PositiveInt = 1  # of the first of them; of each half that is left twice as many
+    final_epochs: PositiveInt = 350  # training of the chosen network from scratch
+    final_lr: PositiveFloat = 0.25
 
     def __post_init__(self) -> None:
-        least = {"calibration_images": 2}
-        least |= dict.fromkeys(("vital_epochs", "epochs", "proposals", "proposal_iterations", "finalists", "finalist_epochs",
-                               "final_epochs"), 1)  # fmt: skip
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {smallest}")
-        for name in ("lr", "architecture_lr", "final_lr", "tau", "tau_end"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive and finite")
-        for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        if not 0 < self.share < 1:
-            raise ConfigError(f"share is {self.share}; it is a share of the training images, between 0 and 1")
+        check_fields(self)
         if self.tau_end > self.tau:
             raise ConfigError(f"tau_end={self.tau_end} is above tau={self.tau}; the temperature falls")
-        self._check_estimator()
-
-    def _check_estimator(self) -> None:
         if self.sampling == "gumbel_softmax" and self.estimator != "score":
             raise ConfigError("estimator is that of one sampled network; with sampling=gumbel_softmax leave it out")
         if self.train.precision == "16-mixed" and (self.sampling, self.estimator) != ("gumbel_max", "score"):
@@ -117,9 +100,8 @@ def vital_sites(space: SearchSpace) -> tuple[str, ...]:
     """The vital sites of a chain space, in order (section 3.1): those on every path from input to output.
 
     Information passes through a block or around it, by the identity. Where there is no way around, in stems, heads, and
-    blocks that change width or resolution, the block is vital: a dominator of the output in the graph of blocks. There is
-    a way around a block that can be skipped, and around one through whose every option an identity leads.
-    Raises `SpaceError` for spaces of cells.
+    blocks that change width or resolution, the block is vital. There is a way around a block that can be skipped, and
+    around one through whose every option an identity leads. Raises `SpaceError` for spaces of cells.
     """
     if space.skeleton.searched != "blocks":
         raise SpaceError(
@@ -127,18 +109,8 @@ def vital_sites(space: SearchSpace) -> tuple[str, ...]:
             "(`hiernas list spaces`), or one network of cells (`hiernas list networks`)"
         )
     chain: Any = space.skeleton  # which alone knows where an identity leads around a block
-    graph = networkx.DiGraph()
-    for i, (decision, way_around) in enumerate(zip(space.decisions, chain.ways_around(space.decisions), strict=True)):
-        graph.add_edge(i, decision.name)  # numbers are the tensors between blocks
-        graph.add_edge(decision.name, i + 1)
-        if way_around:
-            graph.add_edge(i, i + 1)
-    dominators = networkx.immediate_dominators(graph, 0)
-    found, node = set(), len(space.decisions)
-    while node:
-        node = dominators[node]
-        found.add(node)
-    return tuple(d.name for d in space.decisions if d.name in found)
+    around = chain.ways_around(space.decisions)
+    return tuple(d.name for d, way_around in zip(space.decisions, around, strict=True) if not way_around)
 
 
 def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
@@ -202,10 +174,7 @@ def _found(
     genes = [_within(space, problem.budget, g, proposals.gains(t, options)) for g, t in zip(free, architect.theta, strict=True)]
     evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
     ledger = Ledger(space, evaluate, config.objective, "evolve2", problem)
-    unique = list({row.tobytes(): row for row in genes}.values())
-    by_options = {c.options: c for c in ledger.evaluate(np.array(unique))}
-    candidates = [by_options[space.decode(row).options] for row in genes]
-    chosen: Candidate = candidates[architect.best]
+    candidates = ledger.evaluate(np.array(genes))
     weights = architect.summary()["proposals"]
     rows = [
         {"weight": w, "options": list(c.options), "val_accuracy": c.val_accuracy, "moved": int((a != b).sum())}
@@ -221,7 +190,7 @@ def _found(
         "spread": proposals.spread(space, tables, targets, theta, config.tau, config.tau_end, problem.seed),
     }
     front = tuple(pareto_front(candidates, config.objective))
-    return Found(problem.space, front, chosen, prunings, details, candidates=tuple(by_options.values()))
+    return Found(problem.space, front, candidates[architect.best], prunings, details, candidates=tuple(ledger.candidates))
 
 
 def _within(space: SearchSpace, budget: Budget, genes: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:

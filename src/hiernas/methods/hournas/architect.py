@@ -175,7 +175,6 @@ class ProposalArchitect:
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave."""
         self.theta, self.pi = tensors["theta"].numpy().copy(), tensors["pi"].numpy().copy()
         self._now, self._squares = float(tensors["tau"][0]), tensors["squares"].numpy().copy()
         for name, adam in self._adam.items():
@@ -194,10 +193,6 @@ class ProposalArchitect:
         """The proposals' probabilities: [m]."""
         weights = np.exp((self.pi - self.pi.max()) / self._now)
         return weights / weights.sum()
-
-    def chances(self) -> np.ndarray:
-        """Probabilities of the options at the last temperature: [m, L, O]."""
-        return probabilities(self.theta, self.options, 0.0, self._now)
 
 
 def _numpy(gradient: Tensor | None, like: np.ndarray) -> np.ndarray:
