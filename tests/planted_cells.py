@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -229,13 +230,18 @@ def of_hdas(seed: int, edges: int, config: Any = BY_HAND["hdas-stages"]) -> Meas
 def of_hmnas(seed: int, rule: bool = False, config: Any = BY_HAND["hmnas"]) -> Measured:
     """Operations of cells, by HM-NAS' masks; chance: the share of all operations that they keep. Or by `rule`, its control."""
     space, truth = cells(seed)
-    found = searched(hmnas, config, space, seed)
+    found = _by_hmnas(seed, config)
     if rule:  # what is handed over where nothing was decided
         options = found.rivals[1].architecture.options if found.rivals else found.architecture.options
         kept = {site: [o] for site, o in zip(space.skeleton.site_names, options, strict=True)}
         return measured(found, kept, truth, by_chance(space, truth))
     every = tuple((d.name, o) for d in space.decisions for o in d.options if o != "none")
     return measured(found, kept_by(found), truth, share(kept_by(found), every))
+
+
+@lru_cache(1)
+def _by_hmnas(seed: int, config: Any) -> Found:
+    return searched(hmnas, config, cells(seed)[0], seed)
 
 
 Planting = Callable[[int, Any], Measured]  # of a seed and a configuration
