@@ -18,7 +18,7 @@ import hdas_losses
 
 @pytest.mark.parametrize(("form", "steps"), [("paper", 2), ("release", 4)])
 def test_a_search_with_each_form(form: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In 64 images there are two steps of 16, the other half being the weights'; the release's losses take their own beside them."""
+    """Half of 64 images are two steps of 16; the release's losses take as many of their own."""
     learned: list[Any] = []
 
     def learn(*words: Any, **more: Any) -> Any:
