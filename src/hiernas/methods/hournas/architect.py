@@ -195,10 +195,6 @@ class ProposalArchitect:
         weights = np.exp((self.pi - self.pi.max()) / self._now)
         return weights / weights.sum()
 
-    def chances(self) -> np.ndarray:
-        """Probabilities of the options at the last temperature: [m, L, O]."""
-        return probabilities(self.theta, self.options, 0.0, self._now)
-
 
 def _numpy(gradient: Tensor | None, like: np.ndarray) -> np.ndarray:
     return np.zeros_like(like) if gradient is None else gradient.double().numpy()
