@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from little import CONFIG, LIMITS, OPS, few_of, found_by, latency_file, little
 from safetensors.torch import load_file
@@ -25,10 +26,10 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, LimitError
-from hiernas.methods.hournas import fix_vital, minimal_space, vital_sites
+from hiernas.methods.hournas import fix_vital, minimal_space, undecided, vital_sites
 from hiernas.methods.hournas.proposals import aims_of, make_targets, optimise_proposals, option_mask
 from hiernas.networks.chain import ChainSupernet
-from hiernas.problem import Problem
+from hiernas.problem import Problem, Pruning
 from hiernas.run.request import Request, prepare
 from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace
@@ -151,6 +152,19 @@ def test_the_second_search_goes_on_with_what_the_first_one_learned(
     changed = [not torch.equal(first[n], second[n]) for n in kept if n.endswith(".weight")]
     assert sum(changed) > 0.8 * len(changed)  # it did learn
     assert sizes == [(72, 24)] * 2  # a quarter of the training images is the architecture's
+
+
+def test_a_search_of_vital_blocks_that_went_nowhere_says_so(tmp_path: Path, few: ImageData) -> None:
+    still = found_by(tmp_path / "still", few, replace(CONFIG, vital_epochs=1, epochs=1, architecture_lr=1e-9))
+    p = [list(row.values()) for site, row in still.prunings[0].frequency.items() if site in vital_sites(still.space)]
+    share = sum(map(scipy.stats.entropy, p)) / (math.log(3) + math.log(2))  # of three options and of two
+    assert share > 0.98
+    (said,) = still.doubts
+    assert f"vital blocks has decided nothing: its probabilities ended at {share:.2%} of the entropy of equal ones" in said
+    assert found_by(tmp_path / "learned", few, replace(CONFIG, epochs=1, architecture_lr=0.1)).doubts == ()
+    sites = {"a": {"x": 0.6, "y": 0.4}, "b": {"x": 0.98, "y": 0.02}, "c": {"x": 1.0}}  # 0.971, 0.141 and no bits
+    assert undecided((Pruning(2, sites, 1, little()),)) == ()
+    assert "ended at 97.10%" in undecided((Pruning(2, {"a": sites["a"], "c": sites["c"]}, 1, little()),))[0]
 
 
 # -- limits ------------------------------------------------------------------------------------------------------

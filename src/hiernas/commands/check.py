@@ -31,6 +31,8 @@ from hiernas.run.search import rehearse
 from hiernas.run.settings import names_of
 from hiernas.train.evaluate import batch_for, evaluation_bytes
 
+IN_CELLS = 20  # more than what all images that are evaluated at a time come to, of all spaces (tests/latency/test_bounds.py)
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -110,12 +112,13 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> Estimate:
         genes = each.sample_encoded(numpy_generator(prepared.seed, "check"), 10_000)
         costs |= {m: (table.smallest, float(np.median(table.of(genes))), table.largest) for m, table in by_metric.items()}
     training = 4 * (3 * step.params) + step.saved  # weights, gradients, momentum in 32 bits
+    evaluating = 4 * step.params + _evaluating(prepared, step)
     return Estimate(
         space_size=max(space.size(), among.size()),
         costs=costs,
         feasible_share=feasible_share(among, tables, sums(prepared.limits), numpy_generator(prepared.seed, "share")),
         supernet_params=step.params,
-        memory_gib=(max(training, 4 * step.params + _evaluating(prepared), _measuring(prepared)) + _pictures(prepared)) / 2**30,
+        memory_gib=(max(training, evaluating, _measuring(prepared)) + _pictures(prepared)) / 2**30,
         seconds=pace.seconds(method.work(prepared.config, prepared.data)),
     )
 
@@ -129,11 +132,12 @@ def _pictures(prepared: Prepared) -> int:
     return (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
 
 
-def _evaluating(prepared: Prepared) -> int:
-    """Bytes of activations while candidates of a chain are evaluated; in cells a training step takes more."""
+def _evaluating(prepared: Prepared, step: LargestStep) -> int:
+    """Bytes of activations while candidates are evaluated; in cells as many as a training step saves of `IN_CELLS` images."""
     space, data = prepared.space, prepared.data
     if space.skeleton.searched != "blocks":
-        return 0
+        recipe = getattr(prepared.config, "search", prepared.config).train
+        return step.saved * IN_CELLS // min(recipe.batch_size, len(data.train))
     return min(batch_for(space), max(len(data.val), prepared.config.calibration_images)) * evaluation_bytes(space)
 
 

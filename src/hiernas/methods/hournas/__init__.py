@@ -6,14 +6,14 @@ Then search the other blocks inside space proposals, distributions whose archite
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split, shares
 from hiernas.errors import ConfigError, SpaceError, check_fields
 from hiernas.methods.hournas import proposals
@@ -23,6 +23,8 @@ from hiernas.randomness import numpy_generator
 from hiernas.search.ranking import Ledger, pareto_front
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import Phase, Recipe
+
+SEPARATED = 0.9  # share of the entropy of equal probabilities, above which a search of vital blocks has decided nothing
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def hournas(problem: Problem, config: HourNASConfig) -> Found:
     )  # fmt: skip
     phase = Phase(f"train{len(prunings) + 1}", joint_epochs(config), config.lr)
     problem.trainer.fit(supernet, images, phase, config.train, architect=architect)  # lines 15-22
-    return _found(space, supernet, architect, tuple(prunings), theta, problem, config)  # line 23
+    return _found(space, supernet, architect, tuple(prunings), theta, targets, problem, config)  # line 23
 
 
 def joint_epochs(config: HourNASConfig) -> int:
@@ -150,8 +152,6 @@ def fix_vital(space: SearchSpace, theta: np.ndarray, minimal: SearchSpace, probl
 
 def space_proposals(targets: proposals.Targets, problem: Problem, config: HourNASConfig) -> np.ndarray:
     """The m proposals, optimised once: a resumed run takes up the same ones."""
-    import torch
-
     saved = problem.run.load_tensors("proposals")
     if saved is not None:
         return saved[0]["theta"].numpy().copy()
@@ -165,37 +165,47 @@ def space_proposals(targets: proposals.Targets, problem: Problem, config: HourNA
 
 
 def _found(
-    space: SearchSpace, supernet: Any, architect: ProposalArchitect, prunings: tuple[Pruning, ...],
-    theta: np.ndarray, problem: Problem, config: HourNASConfig,
+    space: SearchSpace, supernet: Any, architect: ProposalArchitect, prunings: tuple[Pruning, ...], theta: np.ndarray,
+    targets: proposals.Targets, problem: Problem, config: HourNASConfig,
 ) -> Found:  # fmt: skip
-    """Every proposal's most probable architecture within the limits; the chosen one is the best proposal's."""
-    options = architect.options
+    """Every proposal's most probable architecture within the limits, or the most probable that is; the best one's is chosen."""
+    options, budget = architect.options, problem.budget
     free = [np.where(options, t, -np.inf).argmax(-1) for t in architect.theta]
-    genes = [_within(space, problem.budget, g, proposals.gains(t, options)) for g, t in zip(free, architect.theta, strict=True)]
+    genes = [
+        g if budget.met(space, g[None])[0] else budget.best(space, proposals.gains(t, options))
+        for g, t in zip(free, architect.theta, strict=True)
+    ]
     evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
     ledger = Ledger(space, evaluate, config.objective, "evolve2", problem)
     candidates = ledger.evaluate(np.array(genes))
-    weights = architect.summary()["proposals"]
     rows = [
         {"weight": w, "options": list(c.options), "val_accuracy": c.val_accuracy, "moved": int((a != b).sum())}
-        for w, c, a, b in zip(weights, candidates, genes, free, strict=True)
+        for w, c, a, b in zip(architect.summary()["proposals"], candidates, genes, free, strict=True)
     ]
-    targets, tables = architect.targets, problem.budget.tables(space)
-    assert targets is not None  # these proposals have targets
     details = {
         "vital": list(vital_sites(problem.space)),
         "aims": dict(zip(targets.metrics, targets.absolute.tolist(), strict=True)),
         "proposals": rows,
         "best": architect.best,
-        "spread": proposals.spread(space, tables, targets, theta, config.tau, config.tau_end, problem.seed),
+        "spread": proposals.spread(space, budget.tables(space), targets, theta, config.tau, config.tau_end, problem.seed),
     }
     front = tuple(pareto_front(candidates, config.objective))
-    return Found(problem.space, front, candidates[architect.best], prunings, details, candidates=tuple(ledger.candidates))
+    every, doubts = tuple(ledger.candidates), undecided(prunings)
+    return Found(problem.space, front, candidates[architect.best], prunings, details, candidates=every, doubts=doubts)
 
 
-def _within(space: SearchSpace, budget: Budget, genes: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """The most probable architecture where it meets the limits, else the most probable that does."""
-    return genes if budget.met(space, genes[None])[0] else budget.best(space, rows)
+def undecided(prunings: tuple[Pruning, ...]) -> tuple[str, ...]:
+    """A doubt where the vital blocks' probabilities ended near equal ones: the greatest is then that of the first draw."""
+    rows = [np.array([*row.values()]) for p in prunings for row in p.frequency.values()]
+    entropy = -sum(float((row * np.log(np.where(row > 0, row, 1.0))).sum()) for row in rows)
+    most = sum(math.log(len(row)) for row in rows)
+    if entropy <= SEPARATED * most:
+        return ()
+    return (
+        f"the search for vital blocks has decided nothing: its probabilities ended at {entropy / most:.2%} of the entropy of "
+        f"equal ones (decided: {SEPARATED:.0%} at the most), and what the blocks were fixed to is chance; search for longer "
+        "(--set vital_epochs=...) or let the architecture learn faster (--set architecture_lr=...)",
+    )
 
 
 def _frequency(space: SearchSpace, theta: np.ndarray, config: HourNASConfig) -> dict[str, dict[str, float]]:
