@@ -298,13 +298,13 @@ def predict(asked: options.PredictOptions) -> None:
 @_command
 def evaluate(asked: options.EvaluateOptions) -> None:
     """Accuracy of the trained network of a run: with its interval, by class, and what is taken for what."""
-    from hiernas.commands.evaluate import evaluate as run_evaluate
+    import hiernas.commands.evaluate as command
 
-    found = run_evaluate(asked)
+    found = command.evaluate(asked)
     if asked.json:
-        out.print(json.dumps(found.to_json()))
+        out.print(json.dumps(command.to_json(*found)))
         return
-    for table in found.tables():
+    for table in command.tables(*found):
         print_table(*table)
 
 
