@@ -226,6 +226,19 @@ def resume(
     print_summary(run)
 
 
+@app.command()
+def watch(run: Annotated[Path, typer.Argument(help="folder of a run, also of one that is about to begin")]) -> None:
+    """Follow a run that another process does, until it ends. Ctrl-C ends the watching alone."""
+    from hiernas.cli.progress import follow
+
+    try:
+        follow(run, out)
+    except KeyboardInterrupt:
+        _say(f"{run} was left alone; `hiernas watch {run}` shows it again")
+        raise typer.Exit(130) from None
+    print_summary(run)
+
+
 @_command
 def measure(asked: options.MeasureOptions) -> None:
     """Measure the latency table of a space on this device; what was measured before is kept."""

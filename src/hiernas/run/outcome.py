@@ -89,6 +89,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
 def train_only(run: RunFolder, data: ImageData) -> None:
     """The run of `hiernas train`: one architecture of the run's config, from scratch or from inherited weights."""
     asked, how = run.config["train"], retraining_of(run)
+    run.event("start", plan={"final": 1.0}, run=str(run.path), limits=["none"], timed=run.config.get("timed"))
     architecture = Architecture.from_json(asked["architecture"], source=f"{run.path}/config.yaml")
     run.write_json("best.json", architecture.to_json())
     weights, _ = run.load_tensors("inherited") or (None, {})
