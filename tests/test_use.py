@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
 import io
@@ -26,12 +27,16 @@ from typer.testing import CliRunner
 import hiernas
 from hiernas.api import SearchResult
 from hiernas.cli import app
-from hiernas.commands.evaluate import Evaluation
+from hiernas.commands.evaluate import tables
+from hiernas.data import ImageData
+from hiernas.data.images import small_png
 from hiernas.errors import ConfigError, DataError, ExportError, RunError
 from hiernas.export import export
 from hiernas.methods.hnas import QUICK
 from hiernas.report.page import write_report
+from hiernas.report.trust import Evaluation
 from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import _worst
 from hiernas.run.settings import with_settings
 
 SETTINGS = [
@@ -165,6 +170,39 @@ def test_evaluate_counts_what_the_exported_file_says(found: SearchResult, folder
     assert "21 test images" in shown
 
 
+def test_a_run_keeps_what_it_says_of_the_test_images(found: SearchResult, folder: Path) -> None:
+    paths = sorted((folder / "test").rglob("*.png"))
+    truth, chances = np.array([list(COLOURS).index(p.parent.name) for p in paths]), by_onnx(found.run_folder, paths)
+    named = chances.argmax(1)
+    kept = Evaluation.read(found.result)
+    assert kept is not None
+    assert kept.confusion.tolist() == confusion_matrix(truth, named, labels=[0, 1, 2]).tolist()
+    wrong = [i for i in range(len(paths)) if named[i] != truth[i]]
+    assert len(found.result["tested"]["worst"]) == min(8, len(wrong))
+
+
+def test_the_surest_mistakes_are_kept_with_their_pictures(digits: ImageData) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(len(digits.test), 10)).astype(np.float32)
+    labels, chances = digits.test.labels.numpy(), np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wrong = sorted(np.flatnonzero(logits.argmax(1) != labels), key=lambda i: -chances[i].max())[:8]
+    kept = _worst(digits, torch.from_numpy(logits))
+    assert [each["row"] for each in kept] == wrong
+    assert [each["probability"] for each in kept] == pytest.approx(chances.max(1)[wrong].tolist())
+    assert [(each["class"], each["named"]) for each in kept] == [(str(labels[i]), str(logits[i].argmax())) for i in wrong]
+    for each in kept:
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(each["png"]))))
+        assert (shown == digits.test.images.fetch(torch.tensor([each["row"]]))[0, 0].numpy()).all()
+    assert _worst(digits, torch.eye(10)[digits.test.labels]) == []
+
+
+def test_a_small_picture_has_the_pixels_and_their_order() -> None:
+    pixels = torch.randint(256, (3, 6, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    opened = Image.open(io.BytesIO(base64.b64decode(small_png(pixels))))
+    assert (np.asarray(opened) == pixels.permute(1, 2, 0).numpy()).all()
+    assert Image.open(io.BytesIO(base64.b64decode(small_png(torch.zeros(4, 200, 100, dtype=torch.uint8))))).size == (48, 96)
+
+
 def test_other_images_are_taken_by_the_names_of_their_classes(found: SearchResult, folder: Path, tmp_path: Path) -> None:
     """Fewer classes, so that their numbers differ from the network's; and no image that the run was trained on."""
     shutil.copytree(folder / "test" / "red", tmp_path / "d" / "red")
@@ -189,7 +227,7 @@ def test_the_runs_own_folder_without_a_test_split_counts_only_what_was_held_out(
 def test_many_classes_show_the_worst_confusions() -> None:
     matrix = np.eye(30, dtype=np.int64) * 5
     matrix[3, 7], matrix[2, 9] = 4, 2
-    first, second = Evaluation("x", tuple(f"c{i}" for i in range(30)), matrix).tables()
+    first, second = tables(Evaluation(tuple(f"c{i}" for i in range(30)), matrix), "x")
     assert first[1][3] == ["c3", "9", "55.56\N{NO-BREAK SPACE}%"]
     assert second[1] == [["c3", "c7", "4"], ["c2", "c9", "2"]]
 

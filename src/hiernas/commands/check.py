@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hiernas.commands.cost import cells_named
-from hiernas.commands.options import CheckOptions, split_settings
+from hiernas.commands.options import AskedOptions, split_settings
 from hiernas.costs import PEAKS, sums
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables, peak_tables
@@ -50,7 +51,7 @@ class Estimate:
         return sum(self.seconds.values())
 
 
-def request_of(asked: CheckOptions) -> Request:
+def request_of(asked: AskedOptions) -> Request:
     """The search that is asked for. A mistake is named before anything is read."""
     of_space, settings = split_settings(asked.settings)
     if asked.cells is not None:
@@ -64,14 +65,32 @@ def request_of(asked: CheckOptions) -> Request:
     return request
 
 
-def check(request: Request, listener: Listener, began: float) -> dict[str, str]:
-    """What a search would face, by name. `began`: see `hiernas.run.search.search`."""
+def check(request: Request, listener: Listener, began: float) -> tuple[Prepared, Estimate]:
+    """A search, and what it would face. `began`: see `hiernas.run.search.search`."""
     prepared = prepare(request, listener)
     step = largest_step(prepared)
     pace = rehearse(prepared, step.seconds, listener)
     if request.time is not None:
         prepared = within(prepared, pace, request.time, time.monotonic() - began, names_of(request.settings))
-    return shown(prepared, estimate(prepared, step, pace))
+    return prepared, estimate(prepared, step, pace)
+
+
+def to_json(prepared: Prepared, e: Estimate) -> dict[str, Any]:
+    """An estimate in numbers."""
+    data = prepared.data
+    return {
+        "method": prepared.method, "space": prepared.space.name, "architectures": e.space_size,
+        "costs": {metric: dict(zip(("smallest", "typical", "largest"), span, strict=True)) for metric, span in e.costs.items()},
+        "limits": [str(limit) for limit in prepared.limits], "automatic_limit": prepared.automatic_limit,
+        "share_within_limits": e.feasible_share,
+        "data": {
+            "name": data.name, "classes": data.num_classes, "input_size": list(data.input_size), "train": len(data.train),
+            "val": len(data.val), "test": len(data.test), "notes": list(data.notes),
+        },
+        "fitted": prepared.fitted, "timed": prepared.timed, "doubts": list(prepared.doubts),
+        "supernet_params": None if METHODS[prepared.method].control == "unsearched" else e.supernet_params,
+        "memory_gib": e.memory_gib, "seconds": e.seconds, "total_seconds": e.total_seconds,
+    }  # fmt: skip
 
 
 def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:

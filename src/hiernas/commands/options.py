@@ -26,6 +26,7 @@ SkipBad = Annotated[bool, Option("--skip-bad-images", help="leave out images tha
 TableFile = Annotated[Path | None, Option(help="a latency table file (ours or a phone's)")]
 Runtime = Annotated[str | None, Option(help="what measures latency; default: onnxruntime; see `hiernas list runtimes`")]
 Time = Annotated[str | None, Option(help="in which all is to be done, such as 90s, 30m or 2h; epochs are set for it")]
+Json = Annotated[bool, Option("--json", help="print one JSON document; progress goes to standard error")]
 Threads = Annotated[int | None, Option(help="threads of the measured runtime; default: 1", min=1)]
 
 
@@ -50,8 +51,8 @@ class SharedOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions(SharedOptions):
-    """A search that may be done."""
+class AskedOptions(SharedOptions):
+    """A search that is asked for or about."""
 
     method: Annotated[str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")] = "hnas"
     limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "peak_ram_int8<=256k"; repeatable')] = None
@@ -74,7 +75,14 @@ class CheckOptions(SharedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(CheckOptions):
+class CheckOptions(AskedOptions):
+    """A search that may be done."""
+
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(AskedOptions):
     out: Folder = None
     continue_: Annotated[bool, Option("--continue", help="go on where --out holds this search already (requeued jobs)")] = False
 
@@ -101,6 +109,7 @@ class CompareOptions(SharedOptions):
     out: Annotated[Path | None, Option(help="folder of the study; default: study. Of runs: where the page goes")] = None
     jobs: Annotated[int, Option(help="processes on this machine", min=1)] = 1
     backend: Annotated[str | None, Option(help="of joblib: loky, multiprocessing, ray or dask")] = None
+    json: Json = False
 
     def __post_init__(self) -> None:
         from hiernas.costs import parse_limits
@@ -110,7 +119,7 @@ class CompareOptions(SharedOptions):
         for text in self.limit or ():
             parse_limits(part.strip() for part in text.split(" and "))
         given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
-        strange = [flag for flag in given if flag not in ("--runs", "--out", "--jobs", "--backend")]
+        strange = [flag for flag in given if flag not in ("--runs", "--out", "--jobs", "--backend", "--json")]
         if self.runs and strange:
             raise ConfigError(f"{strange[0].replace('--settings', '--set')} is for a new study; with RUN... leave it out")
         if self.backend is not None:
@@ -200,6 +209,7 @@ class CostOptions(SizedOptions):
     latency_table: TableFile = None
     runtime: Runtime = None
     threads: Threads = None
+    json: Json = False
 
     def __post_init__(self) -> None:
         _check_names(None, self.runtime)
@@ -329,6 +339,7 @@ class RankOptions:
         int, Option(help="random ones to train; up to as many more of the last supernet's space and of the front", min=2)
     ] = 5
     epochs: Annotated[int | None, Option(help="of each training; default: the run's final_epochs", min=1)] = None
+    json: Json = False
 
     def __post_init__(self) -> None:
         if self.against != "random":
@@ -352,7 +363,7 @@ class EvaluateOptions:
     source: Annotated[Path, Argument(metavar="RUN", help="a run folder, or the best.safetensors of one")]
     data: Annotated[str | None, Option(help="other images of the same classes; default: the run's test images")] = None
     skip_bad_images: SkipBad = False
-    json: Annotated[bool, Option("--json", help="print JSON")] = False
+    json: Json = False
 
     def __post_init__(self) -> None:
         if self.data is None and self.skip_bad_images:

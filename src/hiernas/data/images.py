@@ -13,7 +13,9 @@ are refused, and those to which pictures would grow more than 16-fold.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +41,7 @@ MIN_SIZE, KEEP_UP_TO, MAX_SIZE = 4, 256, 224  # pixels of the short side
 DIGEST = 16  # bytes of the hash of a picture's pixels
 BATCH, SHARE = 64, 16  # so many images as a network's input may take this part of the memory
 ENLARGED = 16  # times that pictures may be enlarged
+SMALL = 96  # pixels a side of a picture that is only shown
 ORIENTATION = 0x0112  # EXIF tag
 FORMATS = ("BMP", "GIF", "JPEG", "PPM", "PNG", "AVIF", "JPEG2000", "TIFF", "WEBP", "TGA")  # another one, EPS, starts a program
 WORKERS = min(8, usable_cores())
@@ -293,6 +296,16 @@ def _damaged(reader: Reader, row: int, reason: str) -> DataError:
         f"{reader.name(row)} cannot be read ({reason}); replace it, or leave such images out with --skip-bad-images "
         "(skip_bad_images=True)"
     )
+
+
+def small_png(pixels: Tensor) -> str:
+    """Pixels, uint8 [C, H, W], as a PNG file of 96 pixels a side at most, in base64; of 2 or 4 channels and more the mean."""
+    grey = pixels[0] if len(pixels) == 1 else pixels.float().mean(0).byte()
+    picture = Image.fromarray((pixels.permute(1, 2, 0) if len(pixels) == 3 else grey).contiguous().numpy())
+    picture.thumbnail((SMALL, SMALL))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:

@@ -140,6 +140,16 @@ class RunFolder:
                 self.close()
                 raise TakenError(f"another process was working on {self.path}; try again")
 
+    def at_work(self) -> bool:
+        """Whether a process works on the folder."""
+        if not (self.path / ".lock").exists():
+            return False
+        try:
+            with self._lock:
+                return False
+        except (Timeout, OSError):  # somebody has it, or nobody may ask
+            return True
+
     def close(self) -> None:
         """Give the folder free for other processes."""
         if self._owned:
@@ -247,10 +257,10 @@ class RunFolder:
     def events(self) -> list[dict[str, Any]]:
         """All events so far; a line that was cut off is left out."""
         try:
-            lines = (self.path / "events.jsonl").read_text().splitlines()
+            whole, _, _ = (self.path / "events.jsonl").read_text().rpartition("\n")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return [json.loads(line) for line in whole.splitlines()]
 
     # -- candidates --------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from hiernas.latency.table import load_table
 from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.randomness import numpy_generator
-from hiernas.report.doubts import of_limits
+from hiernas.report.trust import of_limits
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.settings import differences, for_images, from_dict, from_file, names_of, plain, to_dict, with_settings
 from hiernas.space import SearchSpace
