@@ -167,6 +167,19 @@ def test_whatever_a_file_holds(name: str, tmp_path: Path) -> None:
     assert said > TRIES / 4
 
 
+def test_references_in_yaml_are_refused_at_once(tmp_path: Path) -> None:
+    """Twelve lines that stand for 10 ** 12 numbers."""
+    lines = ["x0: &x0 [1]", *(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 13))]
+    lines += ["seeds: *x12", "seed: *x12"]
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study(tmp_path)[0]) + "\n".join(lines))
+    assert "study.yaml is damaged (it has references" in one_sentence(lambda: read_study(path), lines)
+    run = RunFolder.create(tmp_path / "r", {**RUN, "limits": [bound := {"metric": "macs"}, bound]})  # written without any
+    assert RunFolder.open(run.path).config == run.config
+    (run.path / "config.yaml").write_text(_sealed(yaml.safe_dump(RUN) + "\n".join(lines)))
+    assert "config.yaml is damaged" in one_sentence(lambda: RunFolder.open(run.path), lines)
+
+
 @pytest.mark.parametrize(
     ("space", "arguments"),
     [

@@ -29,6 +29,7 @@ from hiernas.costs.tables import saved_by
 from hiernas.errors import UNREADABLE, LatencyError, validated
 from hiernas.latency.runner import write
 from hiernas.networks.ops import Classifier, Conv, MBConv
+from hiernas.run.disk import from_yaml
 from hiernas.space import Architecture
 from hiernas.subsets import as_subset
 
@@ -234,11 +235,9 @@ class PhoneTable:
     @classmethod
     def load(cls, path: str | Path) -> PhoneTable:
         """Read a YAML file; its name becomes the device's. Raises `LatencyError` where it is not such a table."""
-        import yaml
-
         try:
-            value = yaml.safe_load(read_text(path))
-        except (yaml.YAMLError, *UNREADABLE) as error:
+            value = from_yaml(read_text(path))
+        except UNREADABLE as error:
             line = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
             raise LatencyError(f"{path} is not a latency table: it is neither our JSON nor YAML ({line})") from error
         if not isinstance(value, Mapping) or not value:

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from hiernas.errors import RunError
 
@@ -41,6 +44,29 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def from_yaml(text: str) -> Any:
+    """YAML as plain values; raises `ValueError`. References are refused: ten lines of them can stand for gigabytes."""
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it has references, *NAME, which are not read")
+            return super().compose_node(parent, index)
+
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def to_yaml(values: Any) -> str:
+    """Plain values as YAML that `from_yaml` reads, in their order."""
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, _: Any) -> bool:
+            return True
+
+    return yaml.dump(values, None, Dumper, sort_keys=False)
 
 
 @contextmanager

@@ -19,11 +19,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from hiernas.errors import UNREADABLE, RunError, validated
-from hiernas.run.disk import SUMS, Checksums, full, on_disk, sync_folder, write_whole
+from hiernas.run.disk import SUMS, Checksums, from_yaml, full, on_disk, sync_folder, to_yaml, write_whole
 from hiernas.run.settings import Config
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class RunFolder:
         try:
             refuse_existing(path)
             try:
-                write_whole(path / "config.yaml", _sealed(yaml.safe_dump(dict(run.config), sort_keys=False)).encode())
+                write_whole(path / "config.yaml", _sealed(to_yaml(dict(run.config))).encode())
             except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
                 (path / "checkpoint").rmdir()
                 (path / ".lock").unlink(missing_ok=True)
@@ -89,11 +88,11 @@ class RunFolder:
         path = Path(path)
         try:
             text = (path / "config.yaml").read_text()
-            config = yaml.safe_load(text)
+            config = from_yaml(text)
         except (FileNotFoundError, NotADirectoryError) as error:
             what = "is not a run folder: it has no config.yaml" if path.exists() else "does not exist"
             raise RunError(f"{path} {what}; name the folder a search wrote (`hiernas list runs`)") from error
-        except (OSError, yaml.YAMLError, *UNREADABLE) as error:
+        except (OSError, *UNREADABLE) as error:
             raise RunError(f"{path}/config.yaml is damaged and cannot be read; start the search again") from error
         if not isinstance(config, dict) or "format" not in config:
             raise RunError(f"{path}/config.yaml is damaged: it does not say its format; start the search again")

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from filelock import FileLock, Timeout
 from pydantic import Field
 
@@ -25,7 +24,7 @@ from hiernas.errors import UNREADABLE, ConfigError, HiernasError, LimitError, Ru
 from hiernas.methods import METHODS, variants
 from hiernas.problem import Method
 from hiernas.randomness import numpy_generator
-from hiernas.run.disk import on_disk, write_whole
+from hiernas.run.disk import from_yaml, on_disk, to_yaml, write_whole
 from hiernas.run.folder import Listener
 from hiernas.run.request import ONE_LEFT, Prepared, Read, Request, prepare
 from hiernas.run.search import resume, search
@@ -102,16 +101,15 @@ class Study:
     def save(self) -> None:
         """Write study.yaml."""
         values = {"format": FORMAT, **{k: v for k, v in to_dict(self).items() if k != "path"}}
-        text = yaml.safe_dump(values, sort_keys=False)
         with on_disk(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / FILE, text.encode())
+        write_whole(self.path / FILE, to_yaml(values).encode())
 
     @classmethod
     def open(cls, path: Path) -> Study:
         """The study of a folder; raises `RunError` where there is none, or where its file is damaged."""
         try:
-            values = yaml.safe_load((path / FILE).read_text())
+            values = from_yaml((path / FILE).read_text())
             if values["format"] != FORMAT:
                 raise RunError(f"{path} is a study of format {values['format']}, and this version reads {FORMAT}")
             study: Study = from_dict(cls, {**values, "path": path})
@@ -119,7 +117,7 @@ class Study:
             return study
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunError(f"{path} is no study: it has no {FILE}; begin one with `hiernas compare --out {path}`") from error
-        except (OSError, yaml.YAMLError, ConfigError, *UNREADABLE) as error:
+        except (OSError, ConfigError, *UNREADABLE) as error:
             raise RunError(f"{path / FILE} is damaged ({error}); put it back, or begin another study") from error
 
 
