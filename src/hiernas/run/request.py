@@ -19,7 +19,7 @@ from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
-from hiernas.latency.table import load_table
+from hiernas.latency.table import bounded, load_table
 from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.randomness import numpy_generator
@@ -188,7 +188,7 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
     check_reachable(among, tables, summed)
     every = {**tables, **peak_tables(whole, method.several)}
     runtime = runtime or RUNTIME if latency is None else latency.runtime
-    in_int8 = [IN_INT8] if runtime == "onnxruntime-int8" else []
+    of_latency = [*bounded(latency, space), *([IN_INT8] if runtime == "onnxruntime-int8" else [])]
     return Prepared(
         method=request.method, preset=request.preset if request.config is None and not request.settings else "custom",
         seed=request.seed, space=space, data=data, data_source=source, limits=limits, automatic_limit=not metrics,
@@ -196,7 +196,7 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
         runtime=runtime,
         threads=threads or 1 if latency is None else latency.threads,
         latency=latency, config=config, final_recipe=None if recipe == config.train else recipe, fitted=fitted,
-        doubts=(*of_limits(every, limits, not metrics), *_one_left(among, tables, summed, request.seed), *in_int8),
+        doubts=(*of_limits(every, limits, not metrics), *_one_left(among, tables, summed, request.seed), *of_latency),
         asked=request.asked(),
     )  # fmt: skip
 
