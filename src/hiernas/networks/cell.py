@@ -97,10 +97,6 @@ class CellNetwork:
         channels = channels or self.channels
         return replace(self, channels=channels, kinds=kinds, search=True, auxiliary=False, stages=None)
 
-    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
-        """The same: every node is part of the output."""
-        return tuple(choices)
-
     def operation(self, name: str) -> Op:
         return operation(name, affine=not self.search, pool_bn=self.search or self.pool_bn)
 
