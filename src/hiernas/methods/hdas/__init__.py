@@ -13,11 +13,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
 from hiernas.errors import check_fields
-from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of
+from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of, sum_of_losses
 from hiernas.problem import CELLS, Found, Method, Problem, only, sized
 from hiernas.search.alphas import Extra, Softmax, by_strength, cost_penalty
 from hiernas.search.decided import NUMBER, Verdict
-from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, proxy, search_work, sum_of_losses
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, plan, proxy, search_work
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import DARTS, Recipe
 
@@ -131,11 +131,6 @@ def plan_whole(config: HDASConfig, data: ImageData) -> dict[str, float]:
     """Work of the whole hierarchy: one search for each level."""
     work = search_work(config.search, data)
     return {f"train{i}": work for i in ((1, 2, 3) if config.extra_cells else (1, 3))}
-
-
-def plan(config: HDASConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase."""
-    return {"train1": search_work(config.search, data)}
 
 
 PRESETS: dict[str, Any] = {
