@@ -18,7 +18,6 @@ from hiernas.problem import CELLS, Found, Method, Problem, only, sized
 from hiernas.search.alphas import AlphaArchitect, Softmax, by_strength, cost_penalty
 from hiernas.search.decided import NUMBER, Verdict
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, plan, proxy, search_work
-from hiernas.space import SearchSpace
 from hiernas.train.recipes import DARTS, Recipe
 
 
