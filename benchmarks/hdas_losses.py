@@ -26,13 +26,13 @@ from scipy.stats import spearmanr
 from common import write
 from hiernas.data import load_data
 from hiernas.data.batches import normalise
-from hiernas.methods.hdas.depth import StageSoftmax, computation_loss, depth_loss
+from hiernas.methods.hdas.depth import StageSoftmax, computation_loss, depth_loss, sum_of_losses
 from hiernas.networks.cell_ops import FREE
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
 from hiernas.search.alphas import by_strength
-from hiernas.search.differentiable import QUICK, SearchSettings, learn, sum_of_losses
+from hiernas.search.differentiable import QUICK, SearchSettings, learn
 from hiernas.space import SearchSpace
 from hiernas.spaces import hdas_stages
 from hiernas.train.loop import accuracy, fit

@@ -24,7 +24,8 @@ from hiernas.methods.hdas import HDASConfig, hdas_stages
 from hiernas.methods.hmnas import HMNASConfig, hmnas
 from hiernas.methods.hmnas.masks import MaskSettings
 from hiernas.networks.cell import CellNetwork
-from hiernas.networks.parts import Mixture, edge_name
+from hiernas.networks.genotype import edge_name
+from hiernas.networks.parts import Mixture
 from hiernas.networks.stage import StageNetwork
 from hiernas.problem import Found, Problem
 from hiernas.run.folder import RunFolder

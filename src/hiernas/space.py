@@ -52,9 +52,6 @@ class Skeleton(Protocol):
     def proxy(self, channels: int | None = None, cells: int | None = None) -> Skeleton:
         """The same in the size, and with the batch norms, of the network that is searched in."""
 
-    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
-        """The same network without choices that lead nowhere."""
-
     def build(self, choices: Sequence[Choice]) -> nn.Module: ...
     def supernet(self, decisions: Sequence[Decision]) -> nn.Module: ...
 

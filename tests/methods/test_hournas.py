@@ -26,7 +26,7 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, LimitError
-from hiernas.methods.hournas import fix_vital, minimal_space, undecided, vital_sites
+from hiernas.methods.hournas import HourNASConfig, fix_vital, minimal_space, undecided, vital_sites
 from hiernas.methods.hournas.proposals import aims_of, make_targets, optimise_proposals, option_mask
 from hiernas.networks.chain import ChainSupernet
 from hiernas.problem import Problem, Pruning
@@ -122,7 +122,7 @@ def test_every_chain_space_gets_its_proposals(name: str) -> None:
     assert satisfied(cost_tables(fixed, None), limits, nearest(fixed, cost_tables(fixed, None), limits)[0])[0]
     aims = aims_of(fixed, given.budget)
     targets = make_targets(fixed, cost_tables(fixed, None), aims)
-    proposals = optimise_proposals(targets, 8, 400, lr=0.01, beta=0.01, tau=(5.0, 0.01), rng=np.random.default_rng(0))
+    proposals = optimise_proposals(targets, HourNASConfig(proposal_iterations=400), np.random.default_rng(0))
     genes = np.where(targets.options, proposals, -np.inf).argmax(-1)
     away = np.max([np.abs(cost_tables(fixed, None)[m].of(genes) / a - 1) for m, a in aims.items()], axis=0)
     assert away.min() < (0.02 if len(changing) < 7 or fixed.size() > 1e6 else 0.1), away  # on 3 to 5 sites costs are coarse

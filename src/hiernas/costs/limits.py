@@ -287,11 +287,9 @@ def _walk(space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.r
         genes[better], outside[better] = proposed[better], then[better]
 
 
-def feasible_share(
-    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, n: int = 10_000
-) -> float:
-    """Share of the architectures that meets the limits: exact for small spaces, else over `n` uniform samples."""
-    genes = space.all_encoded() if space.size() <= ENUMERABLE else space.sample_encoded(rng, n)
+def feasible_share(space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator) -> float:
+    """Share of the architectures that meets the limits: exact for small spaces, else over 10,000 uniform samples."""
+    genes = space.all_encoded() if space.size() <= ENUMERABLE else space.sample_encoded(rng, 10_000)
     return float(satisfied(tables, limits, genes).mean())
 
 

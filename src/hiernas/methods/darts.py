@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from hiernas.data.split import ImageData
 from hiernas.errors import check_fields
 from hiernas.problem import CELLS, Found, Method, Problem, sized
 from hiernas.search.alphas import Softmax, cost_penalty
-from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, proxy, search_work
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, plan, proxy
 from hiernas.train.recipes import DARTS, Recipe
 
 
@@ -41,11 +40,6 @@ def darts(problem: Problem, config: DARTSConfig) -> Found:
     encoding = Softmax(proxy(problem.space, config))
     extra = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
     return found(learn(encoding, problem, config.search, "train1", extra), problem, config)
-
-
-def plan(config: DARTSConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase."""
-    return {"train1": search_work(config.search, data)}
 
 
 SMALL_SIZE = {"channels": 8, "cells": 5}

@@ -44,10 +44,8 @@ class HNASConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if len(self.epochs) < self.stages - 1 or len(self.lr) < self.stages - 1:
-            raise ConfigError(
-                f"stages={self.stages} needs {self.stages - 1} values of epochs and of lr, one for each supernet training; "
-                f"epochs has {len(self.epochs)} and lr has {len(self.lr)}"
-            )
+            given = f"epochs has {len(self.epochs)} and lr has {len(self.lr)}"
+            raise ConfigError(f"stages={self.stages} needs {self.stages - 1} values of epochs and of lr; {given}")
 
     def trainings(self) -> list[Phase]:
         """The supernet trainings. All M share one total of epochs, so that they can be compared."""

@@ -45,10 +45,6 @@ class Chain:
         """A chain is searched in its own supernet."""
         return self
 
-    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
-        """The same: no layer is dead."""
-        return tuple(choices)
-
     @property
     def site_names(self) -> tuple[str, ...]:
         return tuple(s.name for s in self.sites)

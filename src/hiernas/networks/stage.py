@@ -19,7 +19,7 @@ from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.networks.cell import CellNetwork, row_of_cells, stem_parts
 from hiernas.networks.cell_ops import FREE, AuxiliaryHead, Cell, Concat, ReLUConv, StageGraph, StageNet, Sum, operation
-from hiernas.networks.genotype import INPUTS, Genotype, check_concat, genotype, name_of, operations_by_edge, read_graph
+from hiernas.networks.genotype import INPUTS, Genotype, check_concat, edge_name, genotype, operations_by_edge, read_graph
 from hiernas.networks.ops import Classifier, Op
 from hiernas.networks.parts import (
     SEARCHED,
@@ -33,7 +33,6 @@ from hiernas.networks.parts import (
     build_parts,
     cell_options,
     chosen_edges,
-    edge_name,
     live_nodes,
     output_of,
 )
@@ -174,7 +173,7 @@ class StageNetwork:
         numbers = cells or self.cells
         given: dict[str, Any] = {
             "input_size": tuple(self.input_size), "num_classes": self.num_classes, "channels": self.channels, "cells": numbers,
-            "stem": self.stem, "auxiliary": self.auxiliary, "cell": name_of(genotype),
+            "stem": self.stem, "auxiliary": self.auxiliary, "cell": genotype.title,
             "window": self.window if self.window != WINDOW else 0, "least": least, "shared": self.shared,
         }  # fmt: skip
         arguments = tuple((key, value) for key, value in given.items() if value)

@@ -18,8 +18,8 @@ from hiernas.combinatorics import Decision
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.networks.cell_ops import FactorizedReduce, nothing, sum_of
-from hiernas.networks.genotype import INPUTS
-from hiernas.networks.parts import EdgeChoices, Mixture, Part, Place, build_parts, edges_of, live_nodes
+from hiernas.networks.genotype import INPUTS, edges_of
+from hiernas.networks.parts import EdgeChoices, Mixture, Part, Place, build_parts, live_nodes
 from hiernas.space import Architecture, SearchSpace
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, shares
@@ -60,6 +58,11 @@ def search_work(settings: SearchSettings, data: ImageData) -> float:
     return training_work(settings.warmup_epochs, images) + training_work(settings.epochs, round(images * (1 + 2 / 3)))
 
 
+def plan(config: Any, data: ImageData) -> dict[str, float]:
+    """Work per phase of a method that is one such search."""
+    return {"train1": search_work(config.search, data)}
+
+
 def proxy(space: SearchSpace, config: Any) -> SearchSpace:
     """The smaller network of the same choices that is searched in; where the cells are given, there are as many of them."""
     return space.proxy(config.channels, config.cells)
@@ -95,16 +98,6 @@ def learn(
     for doubt in verdict.doubts():
         problem.run.event("undecided", phase=phase, doubt=doubt)
     return supernet, architect, verdict
-
-
-def sum_of_losses(*losses: tuple[float, Extra]) -> Extra:
-    """The weighted sum of losses; those of weight 0 are not computed."""
-
-    def total(alphas: Any) -> Tensor:
-        terms = [weight * loss(alphas) for weight, loss in losses if weight]
-        return torch.stack(terms).sum() if terms else alphas[0].new_zeros(())
-
-    return total
 
 
 def counted(architecture: Architecture, budget: Budget) -> tuple[int, int]:

@@ -123,13 +123,7 @@ def _small_space(space: SearchSpace, budget: Budget, most: int) -> np.ndarray | 
 
 def start(space: SearchSpace, budget: Budget, config: Any, rng: np.random.Generator) -> Algorithm:
     """The named algorithm with its initial population of feasible architectures."""
-
-    def feasible(genes: np.ndarray) -> np.ndarray:
-        return budget.met(space, genes)
-
-    def sample(n: int, exclude: set[bytes]) -> np.ndarray:
-        return budget.sample(space, rng, n, exclude)
-
+    feasible, sample = partial(budget.met, space), partial(budget.sample, space, rng)
     sizes = np.array([len(d.options) for d in space.decisions])
     if config.evolution == "random":
         return RandomSearch(sample, config.population, rng)

@@ -74,13 +74,9 @@ def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapp
         raise SpaceError("no space was named")
     if isinstance(space, str):
         return space_function(space, arguments)(input_size=data.input_size, num_classes=data.num_classes, **arguments)
-    wanted = (space.skeleton.input_size, space.skeleton.num_classes)
-    if wanted != (data.input_size, data.num_classes):
-        raise SpaceError(
-            f"space '{space.name}' is for images of size {wanted[0]} in {wanted[1]} classes, but {data.name} has "
-            f"{data.input_size} in {data.num_classes}; make the space with input_size={data.input_size}, "
-            f"num_classes={data.num_classes}"
-        )
+    made_for, needed = (f"input_size={x.input_size}, num_classes={x.num_classes}" for x in (space.skeleton, data))
+    if made_for != needed:
+        raise SpaceError(f"space '{space.name}' is for {made_for}; make it for those of {data.name}: {needed}")
     return space
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hiernas.errors import SpaceError, one_of
 from hiernas.networks.cell import CellNetwork, row_of_cells
-from hiernas.networks.genotype import Genotype, name_of
+from hiernas.networks.genotype import Genotype
 from hiernas.networks.genotype import genotype as genotype_of
 from hiernas.networks.stage import CELLS, WINDOW, StageNetwork
 from hiernas.space import SearchSpace
@@ -94,7 +94,7 @@ def hdas_stages(
     if shared and len(set(per_stage)) > 1:
         raise SpaceError(f"stages that share one graph have as many cells each, not {', '.join(map(str, per_stage))}")
     given = {
-        "channels": channels, "cells": cells, "stem": stem, "auxiliary": auxiliary, "cell": name_of(genotype),
+        "channels": channels, "cells": cells, "stem": stem, "auxiliary": auxiliary, "cell": genotype.title,
         "window": window if window != WINDOW else 0, "least": least, "shared": shared,
     }  # fmt: skip
     skeleton = StageNetwork(

@@ -13,12 +13,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
 from hiernas.errors import check_fields
-from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of
+from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of, sum_of_losses
 from hiernas.problem import CELLS, Found, Method, Problem, only, sized
-from hiernas.search.alphas import Extra, Softmax, by_strength, cost_penalty
+from hiernas.search.alphas import AlphaArchitect, Softmax, by_strength, cost_penalty
 from hiernas.search.decided import NUMBER, Verdict
-from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, proxy, search_work, sum_of_losses
-from hiernas.space import SearchSpace
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, plan, proxy, search_work
 from hiernas.train.recipes import DARTS, Recipe
 
 
@@ -59,30 +58,25 @@ def hdas_stages(problem: Problem, config: HDASConfig, phase: str = "train1") -> 
 
     In a space where the number of cells of each stage is searched, H-DAS' search for that, too (Eqs. 3 to 6).
     """
-    encoding = _encoding(problem, config)
-    learned = learn(encoding, problem, config.search, phase, *_losses(problem, config, encoding.space))
-    result = found(learned, problem, config, phase)
+    result = found(_learned(problem, config, phase), problem, config, phase)
     shapes = graphs_of(result.space).shapes(result.architecture.choices)
     stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes]
     return replace(result, details={**result.details, "stages": stages})
 
 
-def _losses(problem: Problem, config: HDASConfig, proxy: SearchSpace) -> tuple[Extra, Extra | None]:
-    """Eq. 6 without the task's loss: depth, where it is searched the number of cells, and what exceeds the limits.
+def _learned(problem: Problem, config: HDASConfig, phase: str) -> tuple[Any, AlphaArchitect, Verdict]:
+    """The search by Eq. 6: beside the task depth, where it is searched the number of cells, and what exceeds the limits.
 
-    The second is what takes a step of its own, as in the authors' code.
+    In the form of the authors' code depth and number take a step of their own.
     """
-    losses = [(config.delta, depth_loss(proxy, config.depth_form))]
-    if graphs_of(proxy).least is not None:
-        losses.append((config.gamma, computation_loss(proxy)))
+    space, release = proxy(problem.space, config), config.depth_form == "release"
+    losses = [(config.delta, depth_loss(space, config.depth_form))]
+    if graphs_of(space).least is not None:
+        losses.append((config.gamma, computation_loss(space)))
     penalty = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
-    if config.depth_form == "release":
-        return penalty, sum_of_losses(*losses)
-    return sum_of_losses(*losses, (1.0, penalty)), None
-
-
-def _encoding(problem: Problem, config: HDASConfig) -> StageSoftmax:
-    return StageSoftmax(proxy(problem.space, config), raw=config.depth_form == "release")
+    extra = penalty if release else sum_of_losses(*losses, (1.0, penalty))
+    apart = sum_of_losses(*losses) if release else None
+    return learn(StageSoftmax(space, raw=release), problem, config.search, phase, extra, apart)
 
 
 def hdas(problem: Problem, config: HDASConfig) -> Found:
@@ -120,8 +114,7 @@ def _cells(problem: Problem, config: HDASConfig) -> tuple[Any, list[str] | None,
 
 def _numbers(problem: Problem, config: HDASConfig) -> tuple[tuple[int, ...], Verdict]:
     """The number of cells of each stage (Eqs. 3 to 6), within the limits, and whether it was decided."""
-    encoding, space = _encoding(problem, config), problem.space
-    _, architect, verdict = learn(encoding, problem, config.search, "train2", *_losses(problem, config, encoding.space))
+    space, (_, architect, verdict) = problem.space, _learned(problem, config, "train2")
     chosen = space.decode(problem.budget.best(space, architect.strengths())).options
     numbers = [int(option) for site, option in zip(space.skeleton.site_names, chosen, strict=True) if site.endswith(NUMBER)]
     return tuple(numbers * (len(graphs_of(space).cells) // len(numbers))), verdict  # one for all stages that share a graph
@@ -131,11 +124,6 @@ def plan_whole(config: HDASConfig, data: ImageData) -> dict[str, float]:
     """Work of the whole hierarchy: one search for each level."""
     work = search_work(config.search, data)
     return {f"train{i}": work for i in ((1, 2, 3) if config.extra_cells else (1, 3))}
-
-
-def plan(config: HDASConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase."""
-    return {"train1": search_work(config.search, data)}
 
 
 PRESETS: dict[str, Any] = {

@@ -48,7 +48,8 @@ def within_limits(
     alphas, betas = ([x.cpu() for x in part] for part in (operations.alphas, operations.betas))
     weights = encoding.shares(alphas, betas, None, binary)
     architecture = encoding.architecture(weights, space.skeleton)
-    architecture = replace(architecture, choices=space.skeleton.without_dead(architecture.choices))
+    without_dead = getattr(space.skeleton, "without_dead", tuple)  # only graphs between cells can have dead ones
+    architecture = replace(architecture, choices=without_dead(architecture.choices))
     return architecture, {pair: round(value, 6) for pair, value in values.items()}, sorted(kept ^ wanted)
 
 

@@ -82,10 +82,7 @@ def hournas(problem: Problem, config: HourNASConfig) -> Found:
     targets = proposals.make_targets(space, problem.budget.tables(space), aims)
     theta = space_proposals(targets, problem, config)  # line 13
     problem.run.event("proposals", aims=aims)
-    architect = ProposalArchitect(
-        theta, targets.options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end),
-        sampling=config.sampling, estimator=config.estimator, targets=targets, alpha=config.alpha,
-    )  # fmt: skip
+    architect = ProposalArchitect(theta, targets.options, validation, config, targets)
     phase = Phase(f"train{len(prunings) + 1}", joint_epochs(config), config.lr)
     problem.trainer.fit(supernet, images, phase, config.train, architect=architect)  # lines 15-22
     return _found(space, supernet, architect, tuple(prunings), theta, targets, problem, config)  # line 23
@@ -129,10 +126,7 @@ def search_vital(supernet: Any, images: Split, validation: Split, problem: Probl
     """The architecture parameters of the vital blocks, trained with the weights of the minimal supernet: [L, O]."""
     options = proposals.option_mask(supernet.space)
     theta = proposals.fresh_parameters(1, options, numpy_generator(problem.seed, "vital"))
-    architect = ProposalArchitect(
-        theta, options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end), sampling=config.sampling,
-        estimator=config.estimator,
-    )  # fmt: skip
+    architect = ProposalArchitect(theta, options, validation, config)
     phase = Phase("train1", config.vital_epochs, config.lr)
     problem.trainer.fit(supernet, images, phase, config.train, architect=architect)
     return architect.theta[0]
@@ -156,10 +150,7 @@ def space_proposals(targets: proposals.Targets, problem: Problem, config: HourNA
     if saved is not None:
         return saved[0]["theta"].numpy().copy()
     with problem.run.timed("proposals"):
-        theta = proposals.optimise_proposals(
-            targets, config.proposals, config.proposal_iterations, lr=config.architecture_lr, beta=config.beta,
-            tau=(config.tau, config.tau_end), rng=numpy_generator(problem.seed, "proposals"),
-        )  # fmt: skip
+        theta = proposals.optimise_proposals(targets, config, numpy_generator(problem.seed, "proposals"))
     problem.run.save_tensors("proposals", {"theta": torch.from_numpy(theta)}, {})
     return theta
 
