@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,23 +23,21 @@ from common import dated
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from hiernas.methods.baselines import random_search
+from hiernas.methods.hnas import hnas
 from planted import residual_chain
-from planted_cells import BY_HAND, TRUTHS, Measured, Planting, quick
+from planted_cells import BY_HAND, TRUTHS, Measured, quick
 from planted_hnas import of_hnas
 
-RESIDUAL = "options of four residual blocks"
-
-
-def _with(measure: Planting, config: Any) -> Callable[[int], Measured]:
-    return lambda seed: measure(seed, config)
-
-
+RESIDUAL = {"four residual blocks of four options": (4, 4), "eight residual blocks of two options": (8, 2)}  # 256 networks each
 EVERY: dict[str, Callable[[int], Measured]] = {
-    **{name: _with(measure, BY_HAND[method]) for name, (method, measure) in TRUTHS.items()},
+    **{name: partial(measure, config=BY_HAND[method]) for name, (method, measure) in TRUTHS.items()},
     "hnas: options of two vital blocks": of_hnas,
-    **{f"{name}, preset quick": _with(measure, quick(method)) for name, (method, measure) in TRUTHS.items()},
-    f"hnas: {RESIDUAL}": lambda seed: of_hnas(seed, residual_chain, 4),
-    f"random-search: {RESIDUAL}": lambda seed: of_hnas(seed, residual_chain, 4, method=random_search),
+    **{f"{name}, preset quick": partial(measure, config=quick(method)) for name, (method, measure) in TRUTHS.items()},
+    **{
+        f"{name}: {what}": partial(of_hnas, make=residual_chain, sites=sites, options=options, method=method)
+        for what, (sites, options) in RESIDUAL.items()
+        for name, method in (("hnas", hnas), ("random-search", random_search))
+    },
 }
 HEAD = """# Planted truths
 
