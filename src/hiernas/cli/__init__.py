@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+import webbrowser
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
@@ -41,7 +42,7 @@ class Terminal(Console):
 
 out, errors = (Terminal(stderr=stderr, highlight=False, soft_wrap=True, markup=False) for stderr in (False, True))
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find the best convolutional network for your own images under the limits of your own device.",
 )  # fmt: skip
@@ -145,7 +146,7 @@ def print_summary(run: Path) -> None:
         lines, rows = summary(result)
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}/result.json is damaged; delete it, and `hiernas resume {run}` writes it again") from error
-    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if rows else "")
+    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if (run / "report.html").exists() else "")
     lines += [*(f"doubtful: {doubt}" for doubt in result.get("doubts", ())), where]
     if rows:
         print_table(["", "asked", "predicted", "measured"], rows, lines)
@@ -361,7 +362,10 @@ def compare(asked: options.CompareOptions) -> None:
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="a finished run, or a study")],
+    open_: Annotated[bool, typer.Option("--open", help="in the browser")] = False,
+) -> None:
     """Write the HTML report of a run or a study again."""
     if (run / "study.yaml").exists():
         from hiernas.commands.compare import summarised
@@ -376,11 +380,13 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study"
                 folder.check(name)
             written = write_report(run)
     out.print(f"wrote {written}")
+    if open_ and not webbrowser.open(at := Path(str(written)).resolve().as_uri()):
+        _say(f"no browser could be started here; open {at}")
 
 
 @app.command("list")
 def list_command(
-    kind: Annotated[str, typer.Argument(help="methods, spaces, networks, recipes, data, runtimes, presets or runs")] = "",
+    kind: options.Kind = "",
     of: Annotated[str, typer.Argument(help="the folder of `list runs`, the method of `list presets`")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
