@@ -41,6 +41,7 @@ class Terminal(Console):
 
 
 out, errors = (Terminal(stderr=stderr, highlight=False, soft_wrap=True, markup=False) for stderr in (False, True))
+_say = errors.print
 app = typer.Typer(
     no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -71,15 +72,11 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _say(message: str) -> None:
-    errors.print(message)
-
-
 # -- what is printed ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def listening(again: str = "", quietly: bool = False) -> Iterator[Any]:
+def listening(again: str = "", quietly: bool = False, log: str | None = None) -> Iterator[Any]:
     """A listener that shows a run's events. A signal ends with one line, how to go on, and exit code 130, 143 or 129.
 
     `again`: the command that goes on, if not `hiernas resume` of the run that was begun; `quietly`: on standard error.
@@ -87,7 +84,7 @@ def listening(again: str = "", quietly: bool = False) -> Iterator[Any]:
     from hiernas import stop
     from hiernas.cli.progress import Display
 
-    with stop.heeded(), Display(errors if quietly else out) as listener:
+    with stop.heeded(), Display(errors if quietly else out, log=log) as listener:
         try:
             yield listener
         except KeyboardInterrupt as error:
@@ -199,7 +196,7 @@ def search(asked: options.SearchOptions) -> None:
     from hiernas.run.search import search as run_search
 
     request = request_of(asked)
-    with listening(f"hiernas resume {asked.out}" if going_on else "") as listener:
+    with listening(f"hiernas resume {asked.out}" if going_on else "", log=asked.log) as listener:
         go: Any = continued if going_on else partial(run_search, began=began)
         run = go(request, asked.out, listener)
     print_summary(run.path)
@@ -224,6 +221,7 @@ def check(asked: options.CheckOptions) -> None:
 def resume(
     run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")],
     data: Annotated[str | None, typer.Option(help="where its images were moved; they must be the same")] = None,
+    log: options.Log = None,
 ) -> None:
     """Go on with an interrupted run; it ends as if it had never been interrupted."""
     from hiernas.run.folder import RunFolder
@@ -233,7 +231,7 @@ def resume(
         out.print(f"{run} was finished; there is nothing to go on with")
     from hiernas.run.search import resume as run_resume
 
-    with listening(f"hiernas resume {run}") as listener:
+    with listening(f"hiernas resume {run}", log=options.checked_log(log)) as listener:
         run_resume(run, listener, data=data)
     print_summary(run)
 
@@ -298,7 +296,7 @@ def train(asked: options.TrainOptions) -> None:
     began = time.monotonic()
     from hiernas.commands.train import train as run_train
 
-    with listening() as listener:
+    with listening(log=asked.log) as listener:
         path = run_train(asked, listener, began)
     print_summary(path)
 

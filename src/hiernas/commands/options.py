@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from dataclasses import dataclass, fields
@@ -41,6 +42,7 @@ Runtime = Annotated[
     Option(help="what measures latency; default: onnxruntime; `hiernas list runtimes`", autocompletion=lambda: list(RUNTIMES)),
 ]
 Time = Annotated[str | None, Option(help="in which all is to be done, such as 90s, 30m or 2h; epochs are set for it")]
+Log = Annotated[str | None, Option(help="numbers by epoch as they come: csv (RUN/scalars.csv), tensorboard (RUN/tensorboard)")]
 Json = Annotated[bool, Option("--json", help="print one JSON document; progress goes to standard error")]
 Threads = Annotated[int | None, Option(help="threads of the measured runtime; default: 1", min=1)]
 
@@ -99,10 +101,12 @@ class CheckOptions(AskedOptions):
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(AskedOptions):
     out: Folder = None
+    log: Log = None
     continue_: Annotated[bool, Option("--continue", help="go on where --out holds this search already (requeued jobs)")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checked_log(self.log)
         if self.continue_ and self.out is None:
             raise ConfigError("--continue needs the run's folder: name it with --out")
 
@@ -146,6 +150,15 @@ def _check_names(space: str | None, runtime: str | None) -> None:
         one_of("space", space, SPACES, SpaceError)
     if runtime is not None:
         one_of("runtime", runtime, RUNTIMES, LatencyError)
+
+
+def checked_log(log: str | None) -> str | None:
+    """What --log says; raises `ConfigError` where it cannot be done."""
+    if log is not None:
+        one_of("log", log, ("csv", "tensorboard"))
+    if log == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("--log tensorboard needs hiernas[tensorboard], which is not installed; --log csv needs nothing")
+    return log
 
 
 def seconds_of(time: str | None) -> float | None:
@@ -304,10 +317,12 @@ class TrainOptions:
     time: Time = None
     seed: Seed = 0
     out: Folder = None
+    log: Log = None
     image_size: ImageSize = None
     skip_bad_images: SkipBad = False
 
     def __post_init__(self) -> None:
+        checked_log(self.log)
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
         if self.inherit and not self.source.is_dir():
