@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -17,7 +18,8 @@ from rich.console import Console
 
 from hiernas.cli import progress
 from hiernas.cli.progress import Display, follow
-from hiernas.errors import RunError
+from hiernas.commands.options import SearchOptions, TrainOptions
+from hiernas.errors import ConfigError, RunError
 from hiernas.run.folder import RunFolder
 from toy import RUN
 
@@ -119,6 +121,46 @@ def test_a_narrow_terminal_shows_all_of_it() -> None:
     assert all(len(line) <= 60 for line in lines)
     assert " ".join(" ".join(lines[:-1]).split()) == display.state[0]
     assert re.search(r"25% about 1 h 30 min left", lines[-1])
+
+
+LOGGED = [
+    {"event": "generation", "phase": "evolve2", "generation": 1, "generations": 9, "best": 0.5, "evaluated": 7},
+    {"event": "epoch", **EPOCH, "epoch": 3, "lr": 0.1, "alarm": "no number", "derived": {"a": "b"}},
+]
+NUMBERS = {("evolve2", 1): {"best": 0.5, "evaluated": 7}, ("final", 3): {"loss": 1.0, "train_accuracy": 0.5, "lr": 0.1}}
+
+
+def logged(to: str, folder: Path) -> None:
+    display = Display(Console(file=io.StringIO()), log=to)
+    for event in ({"event": "start", "plan": {}, "run": str(folder), "limits": []}, *LOGGED):
+        display(event)
+
+
+def test_numbers_go_to_a_csv_file_that_a_resumed_run_goes_on_in(tmp_path: Path) -> None:
+    for times in (1, 2):
+        logged("csv", tmp_path)
+        rows = list(csv.reader((tmp_path / "scalars.csv").read_text().splitlines()))
+        expected = [[p, str(step), name, str(x)] for (p, step), of in NUMBERS.items() for name, x in of.items()]
+        assert rows == [["phase", "step", "name", "value"], *times * expected]
+
+
+def test_numbers_go_to_tensorboard(tmp_path: Path) -> None:
+    read = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logged("tensorboard", tmp_path)
+    found = read.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    shown = {tag: [(x.step, x.value) for x in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    assert shown == {
+        f"{phase}/{name}": [(step, pytest.approx(x))] for (phase, step), of in NUMBERS.items() for name, x in of.items()
+    }
+
+
+def test_tensorboard_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"--log tensorboard needs hiernas\[tensorboard\], which is not installed"):
+        SearchOptions(log="tensorboard")
+    with pytest.raises(ConfigError, match="unknown log 'wandb'; known: csv, tensorboard"):
+        TrainOptions(source=Path("r"), log="wandb")
 
 
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:

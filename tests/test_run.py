@@ -170,6 +170,13 @@ def test_training_again_from_scratch_and_from_inherited_weights(whole: Path) -> 
     results = {n: json.loads(Path(n, "result.json").read_text()) for n in ("r", "again", "inherited")}
     assert results["again"]["chosen"]["sites"] == results["r"]["chosen"]["sites"]
     assert results["again"]["chosen"]["test_accuracy"] == results["r"]["chosen"]["test_accuracy"]  # same seed, same recipe
+    page, reached = Path("again/report.html").read_text(), results["again"]["chosen"]["test_accuracy"]
+    for said in (f"{100 * reached:.2f}\xa0% test accuracy", "The chosen network", "Training"):
+        assert said in page
+    assert results["again"]["chosen"]["macs"] == results["r"]["chosen"]["macs"]
+    Path("again/report.html").unlink()  # as of a kill between the two
+    assert "again was finished" in cli("resume", "again")
+    assert Path("again/report.html").read_text() == page
     # with a learning rate of nearly 0 the inherited network scores about what the search saw
     assert results["inherited"]["chosen"]["test_accuracy"] == pytest.approx(results["r"]["chosen"]["val_accuracy"], abs=0.12)
     cli("train", "again/best.json", "--data", "digits", "--epochs", "1", "--set", "train.batch_size=128", "--out", "third")

@@ -10,7 +10,9 @@ import json
 import re
 import shlex
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +203,42 @@ def test_a_small_picture_has_the_pixels_and_their_order() -> None:
     opened = Image.open(io.BytesIO(base64.b64decode(small_png(pixels))))
     assert (np.asarray(opened) == pixels.permute(1, 2, 0).numpy()).all()
     assert Image.open(io.BytesIO(base64.b64decode(small_png(torch.zeros(4, 200, 100, dtype=torch.uint8))))).size == (48, 96)
+
+
+def test_the_candidates_are_a_table(found: SearchResult) -> None:
+    rows = found.table()
+    with closing(sqlite3.connect(found.run_folder / "candidates.sqlite")) as db:
+        known = dict(db.execute("SELECT phase || options, val_accuracy FROM candidates").fetchall())
+    assert {row["phase"] + ",".join(row["options"]): row["val_accuracy"] for row in rows} == known
+    assert len(rows) == found.result["evaluated"] == len(known)
+    assert {tuple(row["options"]) for row in rows if row["chosen"]} == {found.chosen.options}
+    for row in rows[:3]:
+        network = found.architecture.skeleton.space().architecture(row["options"]).build()
+        assert row["params"] == sum(p.numel() for p in network.parameters())
+    (found.run_folder / "candidates.sqlite").rename(found.run_folder / "kept")  # as of a method that evaluates none
+    front = found.table()
+    (found.run_folder / "kept").replace(found.run_folder / "candidates.sqlite")
+    assert [(row["options"], row["params"]) for row in front] == [(list(c.options), c.params) for c in found.front]
+
+
+def test_a_report_is_opened(found: SearchResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda at: not opened.append(at))
+    assert run_command("report", found.run_folder, "--open") == f"wrote {found.run_folder / 'report.html'}\n"
+    assert opened == [(found.run_folder / "report.html").as_uri()]
+    monkeypatch.setattr("webbrowser.open", lambda _: False)
+    done = CliRunner().invoke(app, ["report", str(found.run_folder), "--open"], catch_exceptions=False)
+    assert f"no browser could be started here; open {opened[0]}" in done.stderr
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    ("hiernas wa", {"watch"}), ("hiernas search hdas-", {"hdas-cells", "hdas-distribution", "hdas-stages"}),
+    ("hiernas check --space mn", {"mnasnet"}), ("hiernas list ru", {"runtimes", "runs"}),
+])  # fmt: skip
+def test_a_shell_completes_names(words: str, expected: set[str]) -> None:
+    asked = {"_HIERNAS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = CliRunner().invoke(app, [], prog_name="hiernas", env=asked)
+    assert set(done.stdout.split()) == expected
 
 
 def test_other_images_are_taken_by_the_names_of_their_classes(found: SearchResult, folder: Path, tmp_path: Path) -> None:

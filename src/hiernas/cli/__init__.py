@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+import webbrowser
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
@@ -40,8 +41,9 @@ class Terminal(Console):
 
 
 out, errors = (Terminal(stderr=stderr, highlight=False, soft_wrap=True, markup=False) for stderr in (False, True))
+_say = errors.print
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find the best convolutional network for your own images under the limits of your own device.",
 )  # fmt: skip
@@ -70,15 +72,11 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _say(message: str) -> None:
-    errors.print(message)
-
-
 # -- what is printed ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def listening(again: str = "", quietly: bool = False) -> Iterator[Any]:
+def listening(again: str = "", quietly: bool = False, log: str | None = None) -> Iterator[Any]:
     """A listener that shows a run's events. A signal ends with one line, how to go on, and exit code 130, 143 or 129.
 
     `again`: the command that goes on, if not `hiernas resume` of the run that was begun; `quietly`: on standard error.
@@ -86,7 +84,7 @@ def listening(again: str = "", quietly: bool = False) -> Iterator[Any]:
     from hiernas import stop
     from hiernas.cli.progress import Display
 
-    with stop.heeded(), Display(errors if quietly else out) as listener:
+    with stop.heeded(), Display(errors if quietly else out, log=log) as listener:
         try:
             yield listener
         except KeyboardInterrupt as error:
@@ -145,7 +143,7 @@ def print_summary(run: Path) -> None:
         lines, rows = summary(result)
     except (KeyError, TypeError) as error:
         raise RunError(f"{run}/result.json is damaged; delete it, and `hiernas resume {run}` writes it again") from error
-    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if rows else "")
+    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if (run / "report.html").exists() else "")
     lines += [*(f"doubtful: {doubt}" for doubt in result.get("doubts", ())), where]
     if rows:
         print_table(["", "asked", "predicted", "measured"], rows, lines)
@@ -198,7 +196,7 @@ def search(asked: options.SearchOptions) -> None:
     from hiernas.run.search import search as run_search
 
     request = request_of(asked)
-    with listening(f"hiernas resume {asked.out}" if going_on else "") as listener:
+    with listening(f"hiernas resume {asked.out}" if going_on else "", log=asked.log) as listener:
         go: Any = continued if going_on else partial(run_search, began=began)
         run = go(request, asked.out, listener)
     print_summary(run.path)
@@ -223,6 +221,7 @@ def check(asked: options.CheckOptions) -> None:
 def resume(
     run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")],
     data: Annotated[str | None, typer.Option(help="where its images were moved; they must be the same")] = None,
+    log: options.Log = None,
 ) -> None:
     """Go on with an interrupted run; it ends as if it had never been interrupted."""
     from hiernas.run.folder import RunFolder
@@ -232,7 +231,7 @@ def resume(
         out.print(f"{run} was finished; there is nothing to go on with")
     from hiernas.run.search import resume as run_resume
 
-    with listening(f"hiernas resume {run}") as listener:
+    with listening(f"hiernas resume {run}", log=options.checked_log(log)) as listener:
         run_resume(run, listener, data=data)
     print_summary(run)
 
@@ -297,7 +296,7 @@ def train(asked: options.TrainOptions) -> None:
     began = time.monotonic()
     from hiernas.commands.train import train as run_train
 
-    with listening() as listener:
+    with listening(log=asked.log) as listener:
         path = run_train(asked, listener, began)
     print_summary(path)
 
@@ -361,7 +360,10 @@ def compare(asked: options.CompareOptions) -> None:
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="a finished run, or a study")],
+    open_: Annotated[bool, typer.Option("--open", help="in the browser")] = False,
+) -> None:
     """Write the HTML report of a run or a study again."""
     if (run / "study.yaml").exists():
         from hiernas.commands.compare import summarised
@@ -376,11 +378,13 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study"
                 folder.check(name)
             written = write_report(run)
     out.print(f"wrote {written}")
+    if open_ and not webbrowser.open(at := Path(str(written)).resolve().as_uri()):
+        _say(f"no browser could be started here; open {at}")
 
 
 @app.command("list")
 def list_command(
-    kind: Annotated[str, typer.Argument(help="methods, spaces, networks, recipes, data, runtimes, presets or runs")] = "",
+    kind: options.Kind = "",
     of: Annotated[str, typer.Argument(help="the folder of `list runs`, the method of `list presets`")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:

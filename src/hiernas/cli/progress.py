@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from rich.text import Text
 from hiernas.errors import RunError
 from hiernas.quiet import visible
 from hiernas.report import units
+from hiernas.run.disk import on_disk
 from hiernas.run.folder import RunFolder
 
 PHASES = {
@@ -54,10 +56,13 @@ COUNTED: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, float]]] = {  # a
 
 
 class Display:
-    """A listener for a run's events: stage, epoch, generation, best so far, time left. `clock`: seconds from anywhere."""
+    """A listener for a run's events: stage, epoch, generation, best so far, time left.
 
-    def __init__(self, console: Console, clock: Callable[[], float] | None = None) -> None:
-        self.console, self.clock = console, clock or time.monotonic
+    `clock`: seconds from anywhere; `log`: csv or tensorboard, see `Scalars`.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] | None = None, log: str | None = None) -> None:
+        self.console, self.clock, self.log = console, clock or time.monotonic, log and Scalars(log)
         self.plan: Mapping[str, float] = {}
         self.again = ""  # the command that goes on with what is being done
         self.of_study = False
@@ -80,6 +85,8 @@ class Display:
             self.live.stop()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
+        if self.log:
+            self.log(event)
         kind = event["event"]
         if kind in LINES:
             self.console.print(LINES[kind](event))
@@ -178,6 +185,40 @@ class Display:
 
     def _left_words(self) -> str:
         return "" if self.ends is None else f"about {units.seconds(max(0.0, self.ends - self.clock()))} left"
+
+
+class Scalars:
+    """A listener that writes the numbers of a run's epochs and generations: to RUN/scalars.csv or RUN/tensorboard.
+
+    Both are appended to, so that a resumed run goes on in them.
+    """
+
+    def __init__(self, to: str) -> None:
+        self.to, self.run = to, Path()
+        self.board: Any = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "start":
+            self.run, self.board = Path(event["run"]), None
+        elif kind in ("epoch", "generation"):
+            counters = (kind, f"{kind}s")  # 3 of 20
+            values = {k: v for k, v in event.items() if type(v) in (int, float) and k not in counters}
+            with on_disk(self.run):
+                getattr(self, f"_to_{self.to}")(event["phase"], event[kind], values)
+
+    def _to_csv(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        with open(self.run / "scalars.csv", "a", newline="") as f:
+            writer = csv.writer(f)
+            writer.writerows([("phase", "step", "name", "value")] if f.tell() == 0 else [])
+            writer.writerows((phase, step, name, value) for name, value in values.items())
+
+    def _to_tensorboard(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+        self.board = self.board or TensorBoardLogger(self.run, name="tensorboard", version="")
+        self.board.log_metrics({f"{phase}/{name}": value for name, value in values.items()}, step)
+        self.board.save()  # to the disk
 
 
 # -- a run of another process ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from hiernas.machine import usable_memory
 from hiernas.methods import FILES, variants
 from hiernas.names import FORMATS, PRESETS, RUNTIMES, SPACES
 
+LISTS = ("methods", "spaces", "networks", "recipes", "data", "runtimes", "presets", "runs")
 Settings = Annotated[
     list[str] | None, Option("--set", help="KEY=VALUE of the method's configuration, or space.KEY=VALUE; repeatable")
 ]
@@ -23,9 +25,24 @@ Seed = Annotated[int, Option(help="seed of everything random", min=0)]
 Folder = Annotated[Path | None, Option(help="folder to write; default: a new one under runs/")]
 ImageSize = Annotated[int | None, Option(help="resize images to this many pixels a side")]
 SkipBad = Annotated[bool, Option("--skip-bad-images", help="leave out images that cannot be read, and count them")]
+Kind = Annotated[str, Argument(help=", ".join(LISTS[:-1]) + f" or {LISTS[-1]}", autocompletion=lambda: list(LISTS))]
+Space = Annotated[
+    str | None,
+    Option(help="default: the (first) method's own; see `hiernas list spaces`", autocompletion=lambda: list(SPACES)),
+]
+Preset = Annotated[
+    str, Option(help="quick, small or paper; see `hiernas list presets`", autocompletion=lambda: list(PRESETS))
+]
+Method = Annotated[
+    str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`", autocompletion=lambda: list(FILES))
+]
 TableFile = Annotated[Path | None, Option(help="a latency table file (ours or a phone's)")]
-Runtime = Annotated[str | None, Option(help="what measures latency; default: onnxruntime; see `hiernas list runtimes`")]
+Runtime = Annotated[
+    str | None,
+    Option(help="what measures latency; default: onnxruntime; `hiernas list runtimes`", autocompletion=lambda: list(RUNTIMES)),
+]
 Time = Annotated[str | None, Option(help="in which all is to be done, such as 90s, 30m or 2h; epochs are set for it")]
+Log = Annotated[str | None, Option(help="numbers by epoch as they come: csv (RUN/scalars.csv), tensorboard (RUN/tensorboard)")]
 Json = Annotated[bool, Option("--json", help="print one JSON document; progress goes to standard error")]
 Threads = Annotated[int | None, Option(help="threads of the measured runtime; default: 1", min=1)]
 
@@ -34,10 +51,10 @@ Threads = Annotated[int | None, Option(help="threads of the measured runtime; de
 class SharedOptions:
     """What a search and a study are asked alike."""
 
-    space: Annotated[str | None, Option(help="default: the (first) method's own; see `hiernas list spaces`")] = None
+    space: Space = None
     data: Annotated[str, Option(help="'digits', a folder of class folders, of parquet or of IDX files, or hf:NAME")] = "digits"
     latency_table: TableFile = None
-    preset: Annotated[str, Option(help="quick, small or paper; see `hiernas list presets`")] = "quick"
+    preset: Preset = "quick"
     settings: Settings = None
     image_size: ImageSize = None
     val_per_class: Annotated[int | None, Option(help="validation images per class, cut from the training images")] = None
@@ -54,7 +71,7 @@ class SharedOptions:
 class AskedOptions(SharedOptions):
     """A search that is asked for or about."""
 
-    method: Annotated[str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")] = "hnas"
+    method: Method = "hnas"
     limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "peak_ram_int8<=256k"; repeatable')] = None
     cells: Annotated[str | None, Option(help="of a stage search: a genotype by name or text, or a run that found some")] = None
     time: Time = None
@@ -84,10 +101,12 @@ class CheckOptions(AskedOptions):
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(AskedOptions):
     out: Folder = None
+    log: Log = None
     continue_: Annotated[bool, Option("--continue", help="go on where --out holds this search already (requeued jobs)")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checked_log(self.log)
         if self.continue_ and self.out is None:
             raise ConfigError("--continue needs the run's folder: name it with --out")
 
@@ -131,6 +150,15 @@ def _check_names(space: str | None, runtime: str | None) -> None:
         one_of("space", space, SPACES, SpaceError)
     if runtime is not None:
         one_of("runtime", runtime, RUNTIMES, LatencyError)
+
+
+def checked_log(log: str | None) -> str | None:
+    """What --log says; raises `ConfigError` where it cannot be done."""
+    if log is not None:
+        one_of("log", log, ("csv", "tensorboard"))
+    if log == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("--log tensorboard needs hiernas[tensorboard], which is not installed; --log csv needs nothing")
+    return log
 
 
 def seconds_of(time: str | None) -> float | None:
@@ -295,10 +323,12 @@ class TrainOptions:
     time: Time = None
     seed: Seed = 0
     out: Folder = None
+    log: Log = None
     image_size: ImageSize = None
     skip_bad_images: SkipBad = False
 
     def __post_init__(self) -> None:
+        checked_log(self.log)
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
         if self.inherit and not self.source.is_dir():

@@ -123,7 +123,7 @@ def _result(run_folder: Path) -> dict[str, Any]:
     found = result.get("format") if isinstance(result, dict) else None
     if found != FORMAT:
         raise RunError(f"{path} has result format {found!r}, and this version reads {FORMAT}; use the one it is from")
-    for key in NEEDED:
+    for key in NEEDED if result.get("method") != "train" else ("chosen", "data", "space"):
         if result.get(key) is None:
             raise RunError(f"{path} has no '{key}', so it is no search's result; name a folder of `hiernas search`")
     return dict(result)
@@ -150,12 +150,13 @@ def _events(run_folder: Path) -> list[Values]:
 
 def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> str:
     """The whole page as text; `reset` is what `hiernas vital --reset` found, `int8` what the export to INT8 did."""
-    result, told = run.result, _teller(run.result).tell(run)
+    result, searched = run.result, "front" in run.result
+    told = _teller(result).tell(run) if searched else Told("It was given, and was trained by itself.", _drawn_cells(result))
     by_phase = result.get("seconds") or {}
     brief = sum(s for phase, s in by_phase.items() if phase.startswith("brief"))  # trainings of finalists, as one
     seconds = {k: s for k, s in by_phase.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})
     sections = [
-        SECTIONS.asked(result, partial(_asks, result), partial(_met, result)),
+        SECTIONS.asked(result, partial(_asks, result), partial(_met, result)) if searched else "",
         _tested(result),
         *told.found,
         SECTIONS.finalists(_finalists(result), _order_words(result)),
@@ -165,7 +166,7 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
         SECTIONS.int8(int8) if int8 else "",
         SECTIONS.now(shlex.quote(str(run.folder)), str(run.folder / "best.onnx"), result),
         SECTIONS.data(result["data"]),
-        SECTIONS.settings(result, _arguments(result["space"]["arguments"])),
+        SECTIONS.settings(result, _arguments(result["space"]["arguments"]), searched),
         SECTIONS.times(seconds, {**LAST_STEP, **told.phases}),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
@@ -175,6 +176,10 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
         verdict=verdict(result, _beside(run)), lead=_lead(result, told), tiles=SECTIONS.tiles(result["chosen"]), result=result,
         sections=sections, style=style(),
     )  # fmt: skip
+
+
+def _drawn_cells(result: Values) -> list[Markup]:
+    return cells.pictures(result) if is_cells(result) else []
 
 
 def _teller(result: Values) -> Teller:
@@ -190,11 +195,14 @@ def _lead(result: Values, told: Told) -> str:
     """What the page is about: where a search has decided nothing, what is handed over is no network that it found."""
     decided = [verdict["decided"] for verdict in (result.get("details") or {}).get("decided", {}).values()]
     what = controls.NAMES.get(str((result.get("details") or {}).get("control")), "The best network found")
+    if "front" not in result:
+        what = f"A network of the space {result['space']['name']}"
     if not all(decided):
         what = "A network of which a part was found" if any(decided) else "A regular network, which no search has found,"
-    data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result["limits"])
+    data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result.get("limits", ()))
     where = f"{data['name']} ({len(data['classes'])} classes, {units.image(data)} images)"
-    return f"{what} for {where} {f'with {limits}' if limits else 'without limits'}. {told.lead}"
+    asked = f" with {limits}" if limits else " without limits" if "front" in result else ""
+    return f"{what} for {where}{asked}. {told.lead}"
 
 
 def _asks(result: Values, metric: str) -> str:

@@ -297,6 +297,14 @@ class RunFolder:
                 raise sqlite3.DatabaseError("its rows are not what was written")
         return {options: accuracy for _, options, accuracy, *_ in rows}
 
+    def table(self) -> list[dict[str, Any]]:
+        """Every evaluation of every phase."""
+        columns = ("phase", "options", "val_accuracy", "params", "macs", "latency_ms")
+        with self._database() as db:
+            rows = db.execute(f"SELECT {', '.join(columns)} FROM candidates").fetchall()
+        found = (dict(zip(columns, row, strict=True)) for row in rows)
+        return [{**each, "options": each["options"].split(",")} for each in found]
+
     def count_candidates(self) -> int:
         """Number of evaluations over all phases."""
         with self._database() as db:

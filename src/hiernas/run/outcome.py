@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from hiernas.budget import Limit
+from hiernas.costs import MEMORY
 from hiernas.costs.memory import memory
+from hiernas.costs.tables import cost
 from hiernas.data import ImageData
 from hiernas.data.batches import at_once, normalise
 from hiernas.data.images import small_png
@@ -67,7 +69,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
     bounds = zip(run.config["limits"], limits, strict=True)
     result = {
         **own,
-        "space": {"name": found.space.name, "arguments": architecture.to_json()["arguments"], "size": found.space.size()},
+        "space": _in_short(found.space, architecture),
         "objective": prepared.config.objective,
         "limits": [{**values, "text": str(limit)} for values, limit in bounds],
         "automatic_limit": prepared.automatic_limit,
@@ -96,9 +98,17 @@ def train_only(run: RunFolder, data: ImageData) -> None:
     if asked["inherit"] and weights is None:
         raise RunError(f"{run.path} was stopped before its inherited weights were written; start the training again")
     network = train_network(architecture, data, Phase("final", how.epochs, how.lr), how.recipe, run, weights)
-    result = _taken_home(run, architecture, data, network, weights is not None)
-    run.event("finished", test_accuracy=result["chosen"]["test_accuracy"])
+    result, counted = _taken_home(run, architecture, data, network, weights is not None), cost(architecture)
+    chosen = {**{metric: getattr(counted, metric) for metric in ("params", "macs", *MEMORY)}, **result["chosen"]}
+    space: SearchSpace = architecture.skeleton.space()  # type: ignore[attr-defined] # all of ours have one
+    result |= {"space": _in_short(space, architecture), "chosen": chosen}
+    run.event("finished", test_accuracy=chosen["test_accuracy"])
     run.write_json("result.json", {**result, "seconds": run.seconds()})
+    write_report(run.path)
+
+
+def _in_short(space: SearchSpace, architecture: Architecture) -> dict[str, Any]:
+    return {"name": space.name, "arguments": architecture.to_json()["arguments"], "size": space.size()}
 
 
 # -- trained and tested ------------------------------------------------------------------------------------------------

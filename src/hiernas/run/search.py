@@ -57,7 +57,7 @@ def resume(path: str | Path, listener: Listener | None = None, space: SearchSpac
     if result is not None and not run.missing():
         for name in ("best.json", "best.safetensors", "best.onnx"):
             run.check(name)
-        if "front" in result and not (run.path / "report.html").exists():  # killed between the two
+        if "space" in result and not (run.path / "report.html").exists():  # killed between the two
             with owned(run):
                 write_report(run.path)
         return run
