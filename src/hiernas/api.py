@@ -10,6 +10,7 @@ from typing import Any
 
 from hiernas.errors import ConfigError, RunError
 from hiernas.problem import Candidate
+from hiernas.report.page import result_of
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.request import Request
 from hiernas.run.search import resume as _resume
@@ -92,7 +93,7 @@ def resume(run: str | Path, space: SearchSpace | None = None, data: Any = None) 
 
 
 def _result(run: RunFolder, space: SearchSpace | str | None) -> SearchResult:
-    result = run.read_json("result.json")
+    result = result_of(run)
     if result is None or "front" not in result:
         raise RunError(f"{run.path} holds no finished search")
     run.check("best.json")

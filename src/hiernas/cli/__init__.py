@@ -133,16 +133,14 @@ def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
 
 def print_summary(run: Path) -> None:
     """The result of a finished run; raises `RunError` for others."""
-    from hiernas.report.page import summary
+    from hiernas.report.page import result_of, summary, telling
     from hiernas.run.folder import RunFolder
 
-    result = RunFolder.open(run).read_json("result.json")
+    result = result_of(RunFolder.open(run))
     if result is None:
         raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
-    try:
+    with telling(run / "result.json"):
         lines, rows = summary(result)
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{run}/result.json is damaged; delete it, and `hiernas resume {run}` writes it again") from error
     where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if (run / "report.html").exists() else "")
     lines += [*(f"doubtful: {doubt}" for doubt in result.get("doubts", ())), where]
     if rows:

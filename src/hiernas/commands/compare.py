@@ -11,6 +11,7 @@ from hiernas.commands.options import CompareOptions, split_settings
 from hiernas.errors import HiernasError, RunError
 from hiernas.report import study as results
 from hiernas.report import units
+from hiernas.report.page import result_of
 from hiernas.report.study import Row
 from hiernas.run.disk import on_disk, write_whole
 from hiernas.run.folder import Listener, RunFolder
@@ -88,8 +89,8 @@ def summarised(path: Path, failed: dict[str, str] | None = None) -> Compared:
 
 
 def _row(path: Path, *words: str) -> Row:
-    result = RunFolder.open(path).read_json("result.json")
-    if result is None:
+    result = result_of(RunFolder.open(path))
+    if result is None or "front" not in result:
         raise RunError(f"{path} is no finished search; `hiernas resume {path}` finishes it")
     return Row.of(path, result, *words)
 
@@ -109,7 +110,7 @@ def runs_of(folder: Path) -> list[list[str]]:
     for path in sorted(folder.rglob("config.yaml")):
         try:
             run = RunFolder.open(path.parent)
-            result = run.read_json("result.json")
+            result = result_of(run)
         except HiernasError as error:
             found.append([str(path.parent), "?", "", "", str(error)])
             continue

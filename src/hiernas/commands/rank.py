@@ -21,6 +21,7 @@ from hiernas.costs.limits import sample_feasible
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError, RunError
 from hiernas.randomness import numpy_generator
+from hiernas.report.page import result_of
 from hiernas.run.folder import Listener, RunFolder, owned
 from hiernas.run.outcome import last_supernet, train_network
 from hiernas.run.request import Prepared, restore
@@ -82,7 +83,7 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
     Goes on where it was interrupted. Raises `RunError` for a run that is not a finished search.
     """
     with owned(RunFolder.open(path, listener)) as run:
-        result = run.read_json("result.json")
+        result = result_of(run)
         if result is None or "front" not in result:
             raise RunError(f"{run.path} is no finished search; `hiernas resume {run.path}` finishes one")
         run.check("best.json")
@@ -147,7 +148,7 @@ def _trained(
 ) -> list[float]:
     """Test accuracies after training, in the order given; each network is trained once, unless it was before."""
     wanted = {_key(a, epochs): a for a in networks}
-    reached = {k: v for k, v in ({**(run.read_json("rank.json") or {}), **known}).items() if k in wanted}
+    reached = {k: v for k, v in ({**(run.read_json("rank.json", dict[str, float]) or {}), **known}).items() if k in wanted}
     run.tell("start", plan={"final": 1.0}, run=str(run.path), limits=[str(m) for m in prepared.limits])
     run.tell("ranking", trained=len(reached), of=len(wanted), epochs=epochs)
     for key, architecture in wanted.items():

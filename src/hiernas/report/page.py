@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+from jinja2 import UndefinedError
 from markupsafe import Markup
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from hiernas.budget import METRICS
 from hiernas.costs import MEMORY
-from hiernas.errors import RunError
-from hiernas.quiet import visible
+from hiernas.errors import UNREADABLE, RunError, validated
+from hiernas.problem import Journal
+from hiernas.quiet import first_line, visible
 from hiernas.report import cells, controls, figures, hmnas, hournas, kit, units
 from hiernas.report.graphs import is_cells
 from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, macros, style
@@ -26,10 +31,100 @@ SECTIONS = macros("run.html")
 FORMAT = 1
 LAST_STEP = {"prior": "NASWOT of the candidates", "predicted": "judging what the predictor added"}  # phases of any method
 MISTAKES = ("Class", "Taken for", "Images")
-NEEDED = ("chosen", "data", "front", "limits", "method", "objective", "space", "stages")
 TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's details; the first that is there tells
     "control": controls, "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
 }  # fmt: skip
+
+
+
+
+# -- what the files hold, as far as the page and other commands read them ------------------------------------------
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Data(TypedDict):
+    """The images."""
+
+    name: str
+    classes: list[str]
+    train: Count
+    val: Count
+    test: Count
+    input_size: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    notes: list[str]
+
+
+class Tested(TypedDict):
+    """A trained network."""
+
+    test_accuracy: Number
+    sites: dict[str, Any]
+
+
+class Member(TypedDict):
+    """A network of the front."""
+
+    options: list[str]
+    val_accuracy: Number | None
+    params: Count
+    macs: Count
+    latency_ms: dict[str, Number | None]
+
+
+class Chosen(Member, Tested):
+    """The network that was chosen."""
+
+
+class Bound(TypedDict):
+    """A limit."""
+
+    metric: str
+    low: Number | None
+    high: Number | None
+    text: str
+
+
+class Stage(TypedDict):
+    """A pruning."""
+
+    sites: dict[str, dict[str, Number]]
+    kept: dict[str, list[str]]
+    size_before: int
+    size_after: int
+
+
+class Trained(TypedDict):
+    """result.json of `hiernas train`."""
+
+    method: str
+    seed: int
+    data: Data
+    chosen: Tested
+    space: dict[str, str | int | dict[str, Any]]
+
+
+class Searched(TypedDict):
+    """result.json of a search, but for what its method says in `details`."""
+
+    method: str
+    seed: int
+    data: Data
+    chosen: Chosen
+    space: dict[str, str | int | dict[str, Any]]
+    objective: str
+    limits: list[Bound]
+    device: dict[str, str | int] | None
+    front: list[Member]
+    latency_error: dict[str, Number] | None
+    evaluated: Count
+    stages: list[Stage]
+    doubts: NotRequired[list[str]]
+    seconds: dict[str, Number]
+
+
+# -- in words ------------------------------------------------------------------------------------------------------
 
 
 def words(result: Values) -> list[str]:
@@ -86,7 +181,9 @@ def write_report(run_folder: Path) -> Path:
     run_folder = Path(run_folder)
     result, path = _result(run_folder), run_folder / "report.html"
     extras = (_json(file) if file.exists() else None for file in (run_folder / "vital.json", run_folder / "int8.json"))
-    text = page(Run(run_folder, result, _events(run_folder)), *extras)
+    run = Run(run_folder, result, _events(run_folder))
+    with telling(run_folder / "result.json"):
+        text = page(run, *extras)
     write_whole(path, "\n".join(map(visible, text.split("\n"))).encode())
     return path
 
@@ -107,36 +204,63 @@ def _read(path: Path) -> str:
         raise RunError(f"{path} cannot be read: {error.strerror}; name a run folder you may read") from error
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
+    with telling(path):
+        value = json.loads(_read(path))
+        return dict(**value)  # no list and no number
+
+
+def _damaged(path: Path, why: str) -> RunError:
     run = path.parent
     others = {"vital.json": f"hiernas vital {run} --reset", "int8.json": f"hiernas export {run} --to onnx-int8"}
-    again = others.get(path.name, f"hiernas resume {run}")
-    try:
-        return json.loads(_read(path))
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); delete it, and `{again}` writes it again") from error
+    again = f"`{others.get(path.name, f'hiernas resume {run}')}` writes it again"
+    then = "only the curves of the report are lost" if path.name == "events.jsonl" else again
+    return RunError(f"{path} is damaged ({why}); delete it, and {then}")
 
 
 def _result(run_folder: Path) -> dict[str, Any]:
     path = run_folder / "result.json"
-    result = _json(path)
-    found = result.get("format") if isinstance(result, dict) else None
-    if found != FORMAT:
-        raise RunError(f"{path} has result format {found!r}, and this version reads {FORMAT}; use the one it is from")
-    for key in NEEDED if result.get("method") != "train" else ("chosen", "data", "space"):
-        if result.get(key) is None:
-            raise RunError(f"{path} has no '{key}', so it is no search's result; name a folder of `hiernas search`")
-    return dict(result)
+    return checked(_json(path), path)
+
+
+def result_of(run: Journal) -> dict[str, Any] | None:
+    """A run's result, of a search or of one network's training, None where it has not finished; damage is a `RunError`."""
+    result = run.read_json("result.json")
+    return result and checked(result, run.path / "result.json")
+
+
+def checked(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a result.json holds, as it is; raises `RunError` with the first key that is wrong."""
+    if result.get("format") != FORMAT:
+        raise RunError(
+            f"{path} has result format {result.get('format')!r}, and this version reads {FORMAT}; use the one it is from"
+        )
+    try:
+        validated(Trained if result.get("method") == "train" else Searched, result, "content", RunError)
+    except RunError as error:
+        raise _damaged(path, str(error).removeprefix("content: ")) from error
+    return result
+
+
+@contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Inside, what a file of a run holds is told; `RunError` where it cannot be."""
+    try:
+        yield
+    except (UndefinedError, ArithmeticError, StopIteration, *UNREADABLE) as error:
+        raise _damaged(path, f"{error} is missing" if isinstance(error, KeyError) else first_line(error)) from error
 
 
 def _events(run_folder: Path) -> list[Values]:
     path = run_folder / "events.jsonl"
+    if not path.exists():  # without it there are no curves
+        return []
     lines = _read(path).rstrip("\n").split("\n")
     events: list[Values] = []
     for i, line in enumerate(lines, 1):
         try:
             event = json.loads(line or "{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if i == len(lines):  # cut off when the run was stopped
                 break
             raise RunError(f"line {i} of {path} is damaged; delete that line and ask for the report again") from error
@@ -154,6 +278,12 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
     told = _teller(result).tell(run) if searched else Told("It was given, and was trained by itself.", _drawn_cells(result))
     by_phase = result.get("seconds") or {}
     brief = sum(s for phase, s in by_phase.items() if phase.startswith("brief"))  # trainings of finalists, as one
+    with telling(run.folder / "events.jsonl"):
+        curves = figures.training(run.events, told)
+    with telling(run.folder / "vital.json"):
+        blocks = hournas.SECTIONS.reset(kit.both(partial(hournas.reset, reset)), reset) if reset else ""
+    with telling(run.folder / "int8.json"):
+        eighth = SECTIONS.int8(int8) if int8 else ""
     seconds = {k: s for k, s in by_phase.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})
     sections = [
         SECTIONS.asked(result, partial(_asks, result), partial(_met, result)) if searched else "",
@@ -161,9 +291,9 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
         *told.found,
         SECTIONS.finalists(_finalists(result), _order_words(result)),
         "" if is_cells(result) else figures.network(result),
-        hournas.SECTIONS.reset(kit.both(partial(hournas.reset, reset)), reset) if reset else "",
-        figures.training(run.events, told),
-        SECTIONS.int8(int8) if int8 else "",
+        blocks,
+        curves,
+        eighth,
         SECTIONS.now(shlex.quote(str(run.folder)), str(run.folder / "best.onnx"), result),
         SECTIONS.data(result["data"]),
         SECTIONS.settings(result, _arguments(result["space"]["arguments"]), searched),

@@ -20,7 +20,6 @@ import numpy as np
 from markupsafe import Markup
 
 from hiernas.costs import parse_limits
-from hiernas.errors import RunError
 from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.report import kit, units
@@ -58,17 +57,14 @@ class Row:
     @classmethod
     def of(cls, folder: Path, result: kit.Values, label: str | None = None, limit: str | None = None) -> Row:
         """Of a search's result.json. `label`, `limit`: in words, where they are not those of the run."""
-        try:
-            chosen, seconds = result["chosen"], result["seconds"]
-            final = sum(s for phase, s in seconds.items() if phase.startswith(FINAL))
-            return cls(
-                label or result["method"], result["method"], limit or " and ".join(x["text"] for x in result["limits"]),
-                result["seed"], result["data"]["name"], result["space"]["name"], chosen["test_accuracy"],
-                chosen["val_accuracy"], chosen["params"], chosen["macs"], units.latency(chosen, "predicted"),
-                units.latency(chosen, "measured"), sum(seconds.values()) - final, final, len(result["doubts"]), str(folder),
-            )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{folder} is no search: its result has no {error}; name folders of `hiernas search`") from error
+        chosen, seconds = result["chosen"], result["seconds"]
+        final = sum(s for phase, s in seconds.items() if phase.startswith(FINAL))
+        return cls(
+            label or result["method"], result["method"], limit or " and ".join(x["text"] for x in result["limits"]),
+            result["seed"], result["data"]["name"], result["space"]["name"], chosen["test_accuracy"],
+            chosen["val_accuracy"], chosen["params"], chosen["macs"], units.latency(chosen, "predicted"),
+            units.latency(chosen, "measured"), sum(seconds.values()) - final, final, len(result.get("doubts", ())), str(folder),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

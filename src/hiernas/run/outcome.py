@@ -29,7 +29,7 @@ from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.problem import CALIBRATION_IMAGES, Candidate, Found, Start
 from hiernas.randomness import seeded, torch_generator
-from hiernas.report.page import write_report
+from hiernas.report.page import result_of, write_report
 from hiernas.report.trust import WORST, Evaluation, of_latency, of_ranking, of_test
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Prepared, retraining_of
@@ -335,7 +335,7 @@ def last_supernet(run: RunFolder, space: SearchSpace) -> Any | None:
     """
     names = sorted((p.stem for p in (run.path / "checkpoint").glob("train*.safetensors")), key=lambda n: int(n[5:]))
     loaded = run.load_tensors(names[-1]) if names and _inherits(run) else None
-    result = run.read_json("result.json") or {}
+    result = result_of(run) or {}
     if loaded is None or "stages" not in result:
         return None
     kept = result["stages"][-1]["kept"] if result["stages"] else run.config["space"]["options"]

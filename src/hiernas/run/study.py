@@ -111,7 +111,7 @@ class Study:
         try:
             values = from_yaml((path / FILE).read_text())
             if values["format"] != FORMAT:
-                raise RunError(f"{path} is a study of format {values['format']}, and this version reads {FORMAT}")
+                raise RunError(f"{path / FILE} is of format {values['format']}, and this version reads {FORMAT}")
             study: Study = from_dict(cls, {**values, "path": path})
             list(replace(study, seeds=1).jobs())  # what is no request is refused here
             return study

@@ -166,9 +166,12 @@ def architecture_of(value: Any, space: SearchSpace | None, source: str) -> Archi
     space = space or known_space(value["space"], value.get("arguments", {}), source)
     if space.skeleton.name != value["space"]:
         raise SpaceError(f"{source} belongs to space '{value['space']}', not to '{space.skeleton.name}'")
-    found = space.architecture(value["sites"])
-    if "filters" in value:
-        found = replace(found, filters=tuple((path, tuple(kept)) for path, kept in value["filters"].items()))
-        with torch.device("meta"):  # refused here where the network does not have them; without memory
-            found.build()
+    try:
+        found = space.architecture(value["sites"])
+        if "filters" in value:
+            found = replace(found, filters=tuple((path, tuple(kept)) for path, kept in value["filters"].items()))
+            with torch.device("meta"):  # refused here where the network does not have them; without memory
+                found.build()
+    except SpaceError as error:
+        raise SpaceError(f"{source}: {error}") from error
     return found
