@@ -7,13 +7,22 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(VENV)/ready
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 demo: $(VENV)/ready
 	$(VENV)/bin/hiernas search
 
-test: $(VENV)/ready lint
+test: $(VENV)/ready lint docs
 	$(VENV)/bin/python -m pytest -n 2
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+# The documents as a site, in build/site; a link that leads nowhere is an error.
+docs: $(VENV)/ready
+	rm -rf build/pages
+	mkdir -p build/pages/benchmarks
+	cp -r docs CONTRIBUTING.md SECURITY.md CHANGELOG.md build/pages
+	cp -r benchmarks/results build/pages/benchmarks
+	cp README.md build/pages/index.md
+	$(VENV)/bin/zensical build --strict --clean

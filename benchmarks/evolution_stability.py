@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
-from hiernas.search.evolution import Effort, evolve
+from hiernas.search.evolution import evolve
 from hiernas.search.ranking import operation_frequency
 from hiernas.space import Architecture
 
@@ -50,7 +51,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 run = RunFolder.create(Path(folder) / "r", {})
                 problem = make_problem(SPACE, None, LIMITS, None, run, seed)  # type: ignore[arg-type] # without data
-                found = evolve(SPACE, accuracy, problem, Effort(name, **EFFORT), metric="macs", phase="p")
+                found = evolve(SPACE, accuracy, problem, "p", SimpleNamespace(evolution=name, objective="macs", **EFFORT))
             p = operation_frequency(found, SPACE, "macs", 10)
             flat = np.array([v for site in p.values() for v in site.values()])
             shares.append(flat)

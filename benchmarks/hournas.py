@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,7 @@ def proposals(name: str, m: int = PAPER.proposals, beta: float = PAPER.beta) -> 
     seconds, within, different = [], [], []
     for seed in range(REPEATS):
         start = time.perf_counter()
-        theta = optimise_proposals(
-            targets, m, PAPER.proposal_iterations, lr=PAPER.architecture_lr, beta=beta, tau=TAU,
-            rng=np.random.default_rng(seed),
-        )  # fmt: skip
+        theta = optimise_proposals(targets, replace(PAPER, proposals=m, beta=beta), np.random.default_rng(seed))
         seconds.append(time.perf_counter() - start)
         within.append(100 * spread(space, tables, targets, theta, *TAU, seed)[-1]["within"])
         different.append(differing_sites(theta, targets))
@@ -99,13 +97,10 @@ class Search:
         data = images()
         self.x, self.y = normalise(data.train.images.fetch(torch.arange(BATCH)), data, "cpu"), data.train.labels[:BATCH]
         targets = middle(space)
-        theta = optimise_proposals(
-            targets, PAPER.proposals, PAPER.proposal_iterations, lr=PAPER.architecture_lr, beta=PAPER.beta, tau=TAU,
-            rng=self.rng,
-        )  # fmt: skip
-        self.architect = ProposalArchitect(
-            theta, targets.options, data.train, lr=1e-9, tau=TAU, sampling=sampling, targets=targets, alpha=PAPER.alpha,
-        )  # fmt: skip  # a rate that leaves the proposals where they are, so that all rounds sample from the same
+        theta = optimise_proposals(targets, PAPER, self.rng)
+        # a rate that leaves the proposals where they are, so that all rounds sample from the same
+        config = replace(PAPER, architecture_lr=1e-9, sampling=sampling)
+        self.architect = ProposalArchitect(theta, targets.options, data.train, config, targets)
 
     def weights_step(self, rng: np.random.Generator) -> None:
         train(self.supernet, self.optimizer, self.x, self.y, self.architect.draw(rng, self.progress))

@@ -1,9 +1,12 @@
 """Estimators of HourNAS' gradient in planted spaces: at how many sites the right option is taken, what of a step is signal,
 and what a step costs.
 
-    python benchmarks/hournas_planted.py [SEEDS [OPTIONS]]
+    python benchmarks/hournas_planted.py [SEEDS [OPTIONS [SPACE ...]]]
 
 Two spaces (`tests/planted.py`), one of vital blocks only and one without any; each candidate searches both with each seed.
+In a third one, `priced`, options differ in their costs, and the limit is what the truth costs: there proposals have a target
+that some wrong networks miss and others meet, and `score` is measured beside what targets alone find. With SPACE, only what
+is found in these spaces is measured.
 Every row is written as its search ends, and what the result file has already is not done again. Three candidates are
 options of the method, the others are written down here only.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from common import dated, side_by_side
 from hiernas import spaces
 from hiernas.costs import parse_limits
+from hiernas.costs.tables import cost_tables
 from hiernas.data.batches import normalise
 from hiernas.data.split import shares
 from hiernas.gates import Gates, frozen, single_path, uniform_path
@@ -43,7 +47,11 @@ from hiernas.train.loop import fit
 from hiernas.train.recipes import Phase, Recipe
 from planted import RIGHT, residual_chain, right_sites, textures, vital_chain
 
-SPACES = {"vital": vital_chain, "residual": residual_chain}
+SPACES: dict[str, Callable[..., SearchSpace]] = {
+    "vital": vital_chain, "residual": residual_chain, "priced": partial(residual_chain, priced=True)
+}  # fmt: skip
+FREE = ("vital", "residual")  # all networks cost the same, within this limit
+WIDE = "macs<=10M"
 RECIPE = Recipe(batch_size=32, schedule="cosine", augment="none", accelerator="cpu", grad_clip=5.0)
 CONFIG = HourNASConfig(
     vital_epochs=20, epochs=20, train=RECIPE, share=0.4, architecture_lr=0.03, proposal_iterations=300, objective="macs",
@@ -141,12 +149,19 @@ CANDIDATES: dict[str, tuple[type[ProposalArchitect], dict[str, Any]]] = {
 # -- sites that are right --------------------------------------------------------------------------------------------
 
 
+def cost_of_truth(space: SearchSpace) -> float:
+    """Multiply-adds of the network whose options all see the image."""
+    genes = np.array([[d.options.index(RIGHT) for d in space.decisions]])
+    return float(cost_tables(space, None)["macs"].of(genes)[0])
+
+
 def searched(kind: str, candidate: str, options: int, seed: int) -> tuple[int, int]:
     """How many sites of a search's network are right, and how many there are."""
     space, (architect, more) = SPACES[kind](options=options, seed=seed), CANDIDATES[candidate]
     with tempfile.TemporaryDirectory() as folder, patch.object(module, "ProposalArchitect", architect):
         run = RunFolder.create(Path(folder) / "run", {"method": "hournas", "seed": seed, "data": {}})
-        problem = make_problem(space, textures(seed=seed), parse_limits(["macs<=10M"]), None, run, seed)
+        limit = WIDE if kind in FREE else f"macs<={cost_of_truth(space):.0f}"
+        problem = make_problem(space, textures(seed=seed), parse_limits([limit]), None, run, seed)
         found = hournas(problem, replace(CONFIG, **more))
     return right_sites(found.chosen.options), len(space.decisions)
 
@@ -257,32 +272,33 @@ def slope_rows(rows: Rows, options: int) -> None:
         return f"{said(list(slope))} | {np.mean(right):.2f}"
 
     rows.section(SLOPES)
-    for kind in SPACES:
+    for kind in FREE:
         for name in CANDIDATES:
             if name != "nothing learned":
                 rows.add(f"| slope | {options} | {kind} | {name} |", partial(row, kind, name))
 
 
-def site_rows(rows: Rows, options: int, seeds: int) -> None:
+def site_rows(rows: Rows, options: int, seeds: int, kinds: Sequence[str]) -> None:
     def row(kind: str, name: str, seed: int) -> str:
         right, sites = searched(kind, name, options, seed)
         return f"{right} | {sites}"
 
     rows.section(SITES)
     for seed in range(seeds):
-        for kind in SPACES:
-            for name in CANDIDATES:
+        for kind in kinds:
+            for name in CANDIDATES if kind in FREE else ("score", "nothing learned"):
                 rows.add(f"| sites | {options} | {kind} | {name} | {seed} |", partial(row, kind, name, seed))
 
 
-def main(seeds: int, options: int) -> None:
+def main(words: Sequence[str]) -> None:
+    seeds, options = int(words[0]) if words else 10, int(words[1]) if len(words) > 1 else 2
     rows = Rows("hournas_planted", HEAD)
-    cost_rows(rows)
-    slope_rows(rows, options)
-    site_rows(rows, options, seeds)
+    if not words[2:]:
+        cost_rows(rows)
+        slope_rows(rows, options)
+    site_rows(rows, options, seeds, words[2:] or tuple(SPACES))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    given = dict(enumerate(map(int, sys.argv[1:])))
-    main(given.get(0, 10), given.get(1, 2))
+    main(sys.argv[1:])

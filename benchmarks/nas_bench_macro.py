@@ -25,12 +25,13 @@ from hiernas.budget import Limit
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.data.batches import normalise
-from hiernas.methods.hnas import SMALL, hnas, train
+from hiernas.methods.hnas import SMALL, hnas
 from hiernas.problem import Problem
 from hiernas.randomness import seeded
 from hiernas.run.finalists import effects, naswot
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
+from hiernas.search.evolution import train_supernet
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import nasbench_macro
 
@@ -128,7 +129,7 @@ def trained_once(bench: Benchmark, folder: Path, data: ImageData, stages: int, s
     run = opened(folder, seed)
     problem = problem_in(run, bench.space, data, None, seed)
     supernet = problem.supernet(bench.space)
-    train(supernet, problem, config.trainings()[0], config)
+    train_supernet(supernet, problem, config.trainings()[0], config)
     run.close()
     return problem, supernet
 

@@ -40,7 +40,7 @@ def content(path: Path) -> bytes:
         return json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "seconds"}).encode()
     if path.name == "events.jsonl":
         events = [json.loads(line) for line in path.read_text().splitlines()]
-        return repr(sorted({json.dumps({k: v for k, v in e.items() if k != "time"}) for e in events})).encode()
+        return repr(sorted({json.dumps({k: v for k, v in e.items() if k not in ("time", "run")}) for e in events})).encode()
     return path.read_bytes()
 
 

@@ -9,24 +9,28 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hiernas.data import ImageData, load_data
+from hiernas.methods import METHODS
 from hiernas.methods.darts import DARTSConfig, darts
 from hiernas.methods.hdas import HDASConfig, hdas_stages
 from hiernas.methods.hmnas import HMNASConfig, hmnas
 from hiernas.methods.hmnas.masks import MaskSettings
 from hiernas.networks.cell import CellNetwork
-from hiernas.networks.parts import Mixture, edge_name
+from hiernas.networks.genotype import edge_name
+from hiernas.networks.parts import Mixture
 from hiernas.networks.stage import StageNetwork
 from hiernas.problem import Found, Problem
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
+from hiernas.run.settings import for_images
 from hiernas.search.alphas import AlphaSettings
 from hiernas.search.differentiable import SearchSettings
 from hiernas.space import SearchSpace
@@ -184,37 +188,68 @@ def kept_by(found: Found) -> dict[str, list[str]]:
     return {n: [o for o, _ in choice] for n, choice in zip(names, found.architecture.choices, strict=True)}
 
 
-def of_darts(seed: int, settings: SearchSettings = SETTINGS) -> tuple[float, float]:
+class Measured(NamedTuple):
+    """What a search found of a truth."""
+
+    found: float  # share of the truth in the network that was handed over
+    chance: float  # the same by chance
+    decided: bool = True  # False: the search says that it has decided nothing, and what was handed over is the control
+
+
+def measured(found: Found, kept: Mapping[str, Sequence[str]], truth: Truth, chance: float) -> Measured:
+    return Measured(share(kept, truth), chance, all(v["decided"] for v in found.details["decided"].values()))
+
+
+LITTLE: dict[str, Any] = {"calibration_images": 64, "final_epochs": 1}
+BY_HAND: dict[str, Any] = {  # settings that were chosen for these truths
+    "darts": DARTSConfig(search=SETTINGS, cells=3, channels=4, **LITTLE),
+    "hdas-stages": HDASConfig(search=SETTINGS, channels=4, delta=0.0, **LITTLE),
+    "hmnas": HMNASConfig(search=SETTINGS, mask=MaskSettings(edges_epochs=4, operations_epochs=4), **LITTLE),
+}
+
+
+def quick(method: str) -> Any:
+    """The preset `quick` as `hiernas search` fits it to so few images, in networks of the planted size."""
+    config = for_images(METHODS[method].presets["quick"], "quick", len(images(0).train))
+    return replace(config, **LITTLE, **({"cells": 3} if method == "darts" else {}))
+
+
+def of_darts(seed: int, config: Any = BY_HAND["darts"]) -> Measured:
     """Operations and edges of cells, by DARTS."""
     space, truth = cells(seed)
-    config = DARTSConfig(search=settings, cells=3, channels=4, calibration_images=64, final_epochs=1)
-    return share(kept_by(searched(darts, config, space, seed)), truth), by_chance(space, truth)
+    found = searched(darts, config, space, seed)
+    return measured(found, kept_by(found), truth, by_chance(space, truth))
 
 
-def of_hdas(seed: int, edges: int, settings: SearchSettings = SETTINGS) -> tuple[float, float]:
+def of_hdas(seed: int, edges: int, config: Any = BY_HAND["hdas-stages"]) -> Measured:
     """Operations and edges between cells, by H-DAS."""
     space, truth = graphs(seed, edges)
-    config = HDASConfig(search=settings, channels=4, delta=0.0, calibration_images=64, final_epochs=1)
-    return share(kept_by(searched(hdas_stages, config, space, seed)), truth), by_chance(space, truth)
+    found = searched(hdas_stages, config, space, seed)
+    return measured(found, kept_by(found), truth, by_chance(space, truth))
 
 
-def of_hmnas(seed: int, rule: bool = False, settings: SearchSettings = SETTINGS) -> tuple[float, float]:
+def of_hmnas(seed: int, rule: bool = False, config: Any = BY_HAND["hmnas"]) -> Measured:
     """Operations of cells, by HM-NAS' masks; chance: the share of all operations that they keep. Or by `rule`, its control."""
     space, truth = cells(seed)
-    mask = MaskSettings(edges_epochs=4, operations_epochs=4)
-    config = HMNASConfig(search=settings, mask=mask, calibration_images=64, final_epochs=1)
-    found = searched(hmnas, config, space, seed)
-    if rule:
-        options = dict(zip(space.skeleton.site_names, found.rivals[1].architecture.options, strict=True))
-        return share({site: [o] for site, o in options.items()}, truth), by_chance(space, truth)
+    found = _by_hmnas(seed, config)
+    if rule:  # what is handed over where nothing was decided
+        options = found.rivals[1].architecture.options if found.rivals else found.architecture.options
+        kept = {site: [o] for site, o in zip(space.skeleton.site_names, options, strict=True)}
+        return measured(found, kept, truth, by_chance(space, truth))
     every = tuple((d.name, o) for d in space.decisions for o in d.options if o != "none")
-    return share(kept_by(found), truth), share(kept_by(found), every)
+    return measured(found, kept_by(found), truth, share(kept_by(found), every))
 
 
-PLANTED: Mapping[str, Callable[[int], tuple[float, float]]] = {
-    "darts: operations and edges of cells": of_darts,
-    "hdas-stages: a chain of cells": lambda seed: of_hdas(seed, 1),
-    "hdas-stages: two edges into each cell": lambda seed: of_hdas(seed, 2),
-    "hmnas: operations of cells, by masks": of_hmnas,
-    "hmnas: operations and edges of cells, by rule": lambda seed: of_hmnas(seed, rule=True),
-}  # by name: (share of the truth that was found, share by chance) of a seed
+@lru_cache(1)
+def _by_hmnas(seed: int, config: Any) -> Found:
+    return searched(hmnas, config, cells(seed)[0], seed)
+
+
+Planting = Callable[[int, Any], Measured]  # of a seed and a configuration
+TRUTHS: Mapping[str, tuple[str, Planting]] = {  # by name: the method, and how to measure it
+    "darts: operations and edges of cells": ("darts", of_darts),
+    "hdas-stages: a chain of cells": ("hdas-stages", lambda seed, config: of_hdas(seed, 1, config)),
+    "hdas-stages: two edges into each cell": ("hdas-stages", lambda seed, config: of_hdas(seed, 2, config)),
+    "hmnas: operations of cells, by masks": ("hmnas", lambda seed, config: of_hmnas(seed, False, config)),
+    "hmnas: operations and edges of cells, by rule": ("hmnas", lambda seed, config: of_hmnas(seed, True, config)),
+}

@@ -1,18 +1,24 @@
 """`hiernas cost`: files, run folders and published networks by name."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from hiernas import cli
 from hiernas.cli import app
+from hiernas.cli.progress import Display
+from hiernas.commands import compare
 from hiernas.commands import cost as command
+from hiernas.commands import rank as trust
 from hiernas.commands.cost import architecture_of
 from hiernas.commands.lists import listing
 from hiernas.commands.options import CostOptions
 from hiernas.costs.tables import cost
 from hiernas.errors import ConfigError, RunError, SpaceError
+from hiernas.report import study
 from hiernas.space import Architecture
 from hiernas.spaces import KNOWN, darts, known, tiny
 
@@ -29,7 +35,7 @@ def test_published_sizes_of_cell_networks(name: str) -> None:
 
 
 def cost_of(source: str, **options: Any) -> dict[str, str]:
-    return command.cost(CostOptions(source=source, **options), lambda _: None)
+    return command.in_words(command.cost(CostOptions(source=source, **options), lambda _: None))
 
 
 def loaded(source: str, **options: Any) -> Architecture:
@@ -83,6 +89,54 @@ def test_what_is_no_network_is_named(tmp_path: Path) -> None:
         loaded(str(tmp_path / "a.json"), num_classes=3)
     with pytest.raises(SpaceError, match=r"space 'fbnet' has no setting 'space\.width'; known: stem, head"):
         loaded("fbnet-c", settings=["space.width=3"])
+
+
+def by_command(*words: str) -> Any:
+    """What a command prints on standard output: one JSON document and nothing else."""
+    done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+    return json.loads(done.stdout)
+
+
+def test_costs_as_json_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIERNAS_CACHE", str(tmp_path))
+    next(iter(tiny())).save(tmp_path / "a.json")
+    found = by_command("cost", str(tmp_path / "a.json"))
+    assert found["params"] == sum(p.numel() for p in next(iter(tiny())).build().parameters())
+    assert found["latency_ms"]["predicted"] > 0
+    assert found["latency_ms"]["measured"] <= found["latency_ms"]["median"] <= found["latency_ms"]["p90"]
+    assert "published" not in found
+    rows = {row[0]: row for row in by_command("list", "networks")["rows"]}
+    assert set(rows) == set(KNOWN)
+    assert (rows["fbnet-c"][2], rows["fbnet-c"][3]) == (cost(known("fbnet-c")).params, "5.5 M")
+
+
+def test_json_is_alone_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of commands that tell what they do meanwhile."""
+    order = trust.Order(0.5, 0.1, 0.9, 0.01, 7)
+
+    def told(found: Any) -> Any:
+        def do(*given: Any) -> Any:
+            next(x for x in given if isinstance(x, Display))({"event": "rehearsal"})
+            return found
+
+        return do
+
+    monkeypatch.setattr(trust, "rank", told(trust.Trust(0.9, (0.5, 0.7), 50.0, {"front": order, "own": "too few"}, 3)))
+    value = by_command("rank", "r")
+    assert (value["random"], value["orders"]["front"]["tau"], value["orders"]["own"]) == ([0.5, 0.7], 0.5, "too few")
+    rows = [study.Row(x, x, "l", 0, "d", "s", accuracy, None, 9, 9, None, 1.0, 6.0, 6.0, 0, x)
+            for x, accuracy in (("hnas", 0.75), ("plain", 0.5))]  # fmt: skip
+    monkeypatch.setattr(compare, "compare", told(compare.Compared(rows, ["one is left"], None)))
+    value = by_command("compare", "r", "s")
+    assert (value["differences"][0]["mean"], value["differences"][0]["low"], value["missing"]) == (25, None, ["one is left"])
+
+
+def test_networks_are_listed_in_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "out", cli.Terminal(width=80, highlight=False, soft_wrap=True, markup=False))
+    cli.print_table(*listing("networks"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1 : len(KNOWN) + 1]] == [[name, n.space] for name, n in KNOWN.items()]
+    assert all(len(line) <= 80 for line in lines[: len(KNOWN) + 1])
 
 
 def test_every_space_is_listed_with_its_paper() -> None:

@@ -17,9 +17,8 @@ from hiernas.costs.tables import cost
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, RunError
 from hiernas.methods import METHODS
-from hiernas.methods.controls import RandomKConfig, random_k
+from hiernas.methods.controls import NaswotConfig, RandomKConfig, naswot, random_k
 from hiernas.methods.hnas import HNASConfig
-from hiernas.methods.naswot import NaswotConfig, naswot
 from hiernas.problem import Candidate, Found, Problem, brief_work
 from hiernas.run.finalists import best_of, effects
 from hiernas.run.folder import RunFolder
@@ -95,7 +94,7 @@ def test_one_finalist_is_no_step(tmp_path: Path, digits: ImageData) -> None:
     for config, what in ((HNASConfig(), found()), (HNASConfig(finalists=5), replace(found(), candidates=()))):
         assert best_of(problem(tmp_path / "r", digits, judge), what, config, FINAL) is what
     assert judge.trained == []
-    with pytest.raises(ConfigError, match="finalists is 0"):
+    with pytest.raises(ConfigError, match="finalists: input should be greater than 0"):
         HNASConfig(finalists=0)
 
 

@@ -40,7 +40,7 @@ from hiernas.costs import MEMORY
 GOLDEN = Path(__file__).with_name("golden.json")
 LIBRARIES = ("torch", "numpy", "scipy", "pymoo", "scikit-learn", "Pillow")
 MEASURED = {"latency_ms", "latency_error", "device", "seconds", "outputs", "hiernas", "environment"}  # left out of result.json
-MEASURED |= set(MEMORY)  # follows from the architecture
+MEASURED |= {*MEMORY, "tested"}  # follow from the architecture, and from the weights
 
 # -- runs --------------------------------------------------------------------------------------------------------------
 

@@ -1,15 +1,27 @@
-"""What a terminal that is no terminal shows of a run, line by line."""
+"""What is shown of a run, line by line where there is no terminal; of one's own, and of one of another process."""
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import re
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from hiernas.cli.progress import Display
+from hiernas.cli import progress
+from hiernas.cli.progress import Display, follow
+from hiernas.commands.options import SearchOptions, TrainOptions
+from hiernas.errors import ConfigError, RunError
+from hiernas.run.folder import RunFolder
+from toy import RUN
 
 
 def shown(events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -38,3 +50,120 @@ def test_the_bar_is_full_when_nothing_is_left_to_do(monkeypatch: pytest.MonkeyPa
     assert all(share < 100 for share in shares[:-1])
     assert lines[-1] == "100% measuring whole network 3 of 3"
     assert "training the chosen network · epoch 2/2" in lines[3]
+
+
+EPOCH = {"phase": "final", "epochs": 4, "loss": 1.0, "train_accuracy": 0.5, "val_accuracy": None}
+
+
+def followed(do: Callable[[], None], path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is printed of a run that is done meanwhile, in a console of 60 columns."""
+    monkeypatch.setattr(progress, "POLL", 0.01)
+    file, other = io.StringIO(), threading.Thread(target=do)
+    other.start()
+    try:
+        follow(path, Console(file=file, width=60, soft_wrap=True))
+    finally:
+        other.join()
+    return file.getvalue().splitlines()
+
+
+def test_a_run_of_another_process_is_followed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "r"
+
+    def do() -> None:
+        time.sleep(0.1)  # it is waited for
+        run = RunFolder.create(path, {**RUN, "method": "hnas"})
+        time.sleep(0.2)  # nobody may say that it was killed
+        run.event("start", plan={"final": 1.0}, run=str(path), limits=["none"])
+        for epoch in (1, 2, 3, 4):
+            run.event("epoch", **EPOCH, epoch=epoch)
+            time.sleep(0.05)
+        run.write_json("result.json", {})
+        run.close()
+
+    lines = followed(do, path, monkeypatch)
+    assert lines[:2] == [f"{path} holds no run yet; waiting for one to begin there (Ctrl-C ends)",
+                         f"{path}: hnas, nothing is written yet"]  # fmt: skip
+    assert any(line.startswith(" 98% training the chosen network · epoch 4/4 · loss 1.000 · train 50.0%") for line in lines)
+
+
+def test_what_has_been_says_where_a_run_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first half of its epochs took 20 seconds and ended 10 seconds ago, and now its process is gone."""
+    run, began = RunFolder.create(tmp_path / "r", {**RUN, "method": "train"}), time.time() - 30
+    events = [
+        (0, {"event": "start", "plan": {"final": 1.0}, "run": "r", "limits": ["none"]}),
+        (0, {"event": "generation", "phase": "evolve2", "best": 0.75, "evaluated": 9, "generation": 1, "generations": 2}),
+        (10, {"event": "epoch", **EPOCH, "epoch": 1}),
+        (20, {"event": "epoch", **EPOCH, "epoch": 2}),
+    ]
+    times = (datetime.fromtimestamp(began + after).isoformat(timespec="seconds") for after, _ in events)
+    lines = (json.dumps({"time": at, **event}) for at, (_, event) in zip(times, events, strict=True))
+    (tmp_path / "r" / "events.jsonl").write_text("\n".join(lines) + '\n{"time": "2026-')
+    run.close()
+    monkeypatch.setattr(progress, "POLL", 0.01)
+    file = io.StringIO()
+    with pytest.raises(RunError, match=r"no process is at it any more.*go on with `hiernas resume .*r`"):
+        follow(tmp_path / "r", Console(file=file, soft_wrap=True))
+    first, second = file.getvalue().splitlines()
+    assert re.fullmatch(r".*r: train, begun \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", first)
+    found = re.fullmatch(r" 49% training the chosen network · epoch 2/4 · loss .* · best 75\.0% about ([\d.]+)\ss left", second)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(20 * 0.51 / 0.49 - 10, abs=2.5)  # 2 % are no epochs; times are in whole seconds
+
+
+def test_a_narrow_terminal_shows_all_of_it() -> None:
+    display = Display(Console(file=io.StringIO()))
+    display.state = ("stage 2/4 · training supernet · epoch 3/60 · loss 2.100 · best 50.0%", 0.25)
+    display.ends = display.clock() + 5400
+    file = io.StringIO()
+    Console(file=file, width=60).print(display.picture())
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    assert " ".join(" ".join(lines[:-1]).split()) == display.state[0]
+    assert re.search(r"25% about 1 h 30 min left", lines[-1])
+
+
+LOGGED = [
+    {"event": "generation", "phase": "evolve2", "generation": 1, "generations": 9, "best": 0.5, "evaluated": 7},
+    {"event": "epoch", **EPOCH, "epoch": 3, "lr": 0.1, "alarm": "no number", "derived": {"a": "b"}},
+]
+NUMBERS = {("evolve2", 1): {"best": 0.5, "evaluated": 7}, ("final", 3): {"loss": 1.0, "train_accuracy": 0.5, "lr": 0.1}}
+
+
+def logged(to: str, folder: Path) -> None:
+    display = Display(Console(file=io.StringIO()), log=to)
+    for event in ({"event": "start", "plan": {}, "run": str(folder), "limits": []}, *LOGGED):
+        display(event)
+
+
+def test_numbers_go_to_a_csv_file_that_a_resumed_run_goes_on_in(tmp_path: Path) -> None:
+    for times in (1, 2):
+        logged("csv", tmp_path)
+        rows = list(csv.reader((tmp_path / "scalars.csv").read_text().splitlines()))
+        expected = [[p, str(step), name, str(x)] for (p, step), of in NUMBERS.items() for name, x in of.items()]
+        assert rows == [["phase", "step", "name", "value"], *times * expected]
+
+
+def test_numbers_go_to_tensorboard(tmp_path: Path) -> None:
+    read = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logged("tensorboard", tmp_path)
+    found = read.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    shown = {tag: [(x.step, x.value) for x in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    assert shown == {
+        f"{phase}/{name}": [(step, pytest.approx(x))] for (phase, step), of in NUMBERS.items() for name, x in of.items()
+    }
+
+
+def test_tensorboard_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"--log tensorboard needs hiernas\[tensorboard\], which is not installed"):
+        SearchOptions(log="tensorboard")
+    with pytest.raises(ConfigError, match="unknown log 'wandb'; known: csv, tensorboard"):
+        TrainOptions(source=Path("r"), log="wandb")
+
+
+def test_what_is_no_run_is_said(tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_text("")
+    with pytest.raises(RunError, match=r"is not a run folder: it has no config\.yaml"):
+        follow(tmp_path, Console(file=io.StringIO()))

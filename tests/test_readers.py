@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from hiernas.run.request import Request, prepare, restore
 from hiernas.run.search import make_problem
 from hiernas.run.study import Study, begin, entries_of
 from hiernas.run.trained import load_network
-from hiernas.search.evolution import Effort, evolve
+from hiernas.search.evolution import evolve
 from hiernas.space import Architecture
 from hiernas.spaces import darts, hdas_stages, tiny
 from hiernas.train.loop import _optimizer, _restore
@@ -276,7 +277,8 @@ def test_whatever_the_checkpoint_of_an_evolution_holds(algorithm: str, tmp_path:
 
     def go() -> None:
         problem = make_problem(space, None, (), None, run, 0)  # type: ignore[arg-type] # without data
-        evolve(space, lambda found: [0.5] * len(found), problem, Effort(algorithm, 6, 2), metric="macs", phase="evolve1")
+        config = SimpleNamespace(evolution=algorithm, population=6, generations=2, objective="macs")
+        evolve(space, lambda found: [0.5] * len(found), problem, "evolve1", config)
 
     go()
     whole, said = json.loads((run.path / name).read_text()), 0

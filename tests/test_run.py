@@ -173,6 +173,13 @@ def test_training_again_from_scratch_and_from_inherited_weights(whole: Path) -> 
     results = {n: json.loads(Path(n, "result.json").read_text()) for n in ("r", "again", "inherited")}
     assert results["again"]["chosen"]["sites"] == results["r"]["chosen"]["sites"]
     assert results["again"]["chosen"]["test_accuracy"] == results["r"]["chosen"]["test_accuracy"]  # same seed, same recipe
+    page, reached = Path("again/report.html").read_text(), results["again"]["chosen"]["test_accuracy"]
+    for said in (f"{100 * reached:.2f}\xa0% test accuracy", "The chosen network", "Training"):
+        assert said in page
+    assert results["again"]["chosen"]["macs"] == results["r"]["chosen"]["macs"]
+    Path("again/report.html").unlink()  # as of a kill between the two
+    assert "again was finished" in cli("resume", "again")
+    assert Path("again/report.html").read_text() == page
     # with a learning rate of nearly 0 the inherited network scores about what the search saw
     assert results["inherited"]["chosen"]["test_accuracy"] == pytest.approx(results["r"]["chosen"]["val_accuracy"], abs=0.12)
     cli("train", "again/best.json", "--data", "digits", "--epochs", "1", "--set", "train.batch_size=128", "--out", "third")
@@ -333,11 +340,12 @@ def test_asked_to_stop_while_it_trains(number: int, code: int, said: str, tmp_pa
     """The weights are saved at the next step, within seconds, and one line says how to go on."""
     command = [sys.executable, "-m", "hiernas", "search", *settings("epochs=500,1,1"), "--limit", "params<=200k"]
     command += ["--set", "objective=params", "--out", "r"]
+    log = Path("r/events.jsonl")
     heard = partial(signal.signal, number, signal.SIG_DFL)  # what started the tests may ignore it, as `nohup` and `&` do
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
     ) as process:
-        while not Path("r/events.jsonl").exists() and process.poll() is None:
+        while "epoch" not in (log.read_text() if log.exists() else "") and process.poll() is None:
             time.sleep(0.05)
         time.sleep(0.5)
         process.send_signal(number)
@@ -359,11 +367,13 @@ def test_one_line_for_a_job_that_is_queued_again(few: str) -> None:
     while not Path("r/events.jsonl").exists() and process.running:
         time.sleep(0.02)
     process.kill()
+    gone = "r is not finished, and no process is at it any more: it was stopped or killed, or it failed; go on with"
+    assert f"{gone} `hiernas resume r`" in cli("watch", "r", check=2)
     other = "r was asked for seed as always, and now it is 3; go on with `hiernas resume r`"
     assert other in cli(*asked, "--seed", "3", check=2)
     assert "everything is in r" in cli(*asked)
     result = Path("r/result.json").read_bytes()
-    assert "everything is in r" in cli(*asked)  # it had finished
+    assert cli("watch", "r").splitlines() == cli(*asked).splitlines()  # it had finished
     assert Path("r/result.json").read_bytes() == result
     assert "already holds a run" in cli(*asked[:-1], check=2)
     assert "--continue needs the run's folder" in cli("search", "--continue", check=2)

@@ -9,6 +9,7 @@ import pytest
 import shapes
 import torch
 
+from hiernas.commands.check import Estimate, shown
 from hiernas.data import ImageData, load_data
 from hiernas.data.load import joined
 from hiernas.run.folder import RunFolder
@@ -64,6 +65,7 @@ def test_presets_have_steps_for_small_folders(method: str, images: ImageData) ->
     assert final >= 500
     assert f"final_epochs {Request(method, preset='small').resolved().final_epochs} -> " in prepared.fitted
     assert any("rules nothing out" in doubt for doubt in prepared.doubts)
+    assert shown(prepared, Estimate(1, {}, 1.0, 1, 0.1, {}))["for so few images"] == prepared.fitted
 
 
 @pytest.mark.slow

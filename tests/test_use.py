@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
 import io
@@ -9,7 +10,9 @@ import json
 import re
 import shlex
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +29,16 @@ from typer.testing import CliRunner
 import hiernas
 from hiernas.api import SearchResult
 from hiernas.cli import app
-from hiernas.commands.evaluate import Evaluation
+from hiernas.commands.evaluate import tables
+from hiernas.data import ImageData
+from hiernas.data.images import small_png
 from hiernas.errors import ConfigError, DataError, ExportError, RunError
 from hiernas.export import export
 from hiernas.methods.hnas import QUICK
 from hiernas.report.page import write_report
+from hiernas.report.trust import Evaluation
 from hiernas.run.folder import RunFolder
+from hiernas.run.outcome import _worst
 from hiernas.run.settings import with_settings
 
 SETTINGS = [
@@ -165,6 +172,75 @@ def test_evaluate_counts_what_the_exported_file_says(found: SearchResult, folder
     assert "21 test images" in shown
 
 
+def test_a_run_keeps_what_it_says_of_the_test_images(found: SearchResult, folder: Path) -> None:
+    paths = sorted((folder / "test").rglob("*.png"))
+    truth, chances = np.array([list(COLOURS).index(p.parent.name) for p in paths]), by_onnx(found.run_folder, paths)
+    named = chances.argmax(1)
+    kept = Evaluation.read(found.result)
+    assert kept is not None
+    assert kept.confusion.tolist() == confusion_matrix(truth, named, labels=[0, 1, 2]).tolist()
+    wrong = [i for i in range(len(paths)) if named[i] != truth[i]]
+    assert len(found.result["tested"]["worst"]) == min(8, len(wrong))
+
+
+def test_the_surest_mistakes_are_kept_with_their_pictures(digits: ImageData) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(len(digits.test), 10)).astype(np.float32)
+    labels, chances = digits.test.labels.numpy(), np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wrong = sorted(np.flatnonzero(logits.argmax(1) != labels), key=lambda i: -chances[i].max())[:8]
+    kept = _worst(digits, torch.from_numpy(logits))
+    assert [each["row"] for each in kept] == wrong
+    assert [each["probability"] for each in kept] == pytest.approx(chances.max(1)[wrong].tolist())
+    assert [(each["class"], each["named"]) for each in kept] == [(str(labels[i]), str(logits[i].argmax())) for i in wrong]
+    for each in kept:
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(each["png"]))))
+        assert (shown == digits.test.images.fetch(torch.tensor([each["row"]]))[0, 0].numpy()).all()
+    assert _worst(digits, torch.eye(10)[digits.test.labels]) == []
+
+
+def test_a_small_picture_has_the_pixels_and_their_order() -> None:
+    pixels = torch.randint(256, (3, 6, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    opened = Image.open(io.BytesIO(base64.b64decode(small_png(pixels))))
+    assert (np.asarray(opened) == pixels.permute(1, 2, 0).numpy()).all()
+    assert Image.open(io.BytesIO(base64.b64decode(small_png(torch.zeros(4, 200, 100, dtype=torch.uint8))))).size == (48, 96)
+
+
+def test_the_candidates_are_a_table(found: SearchResult) -> None:
+    rows = found.table()
+    with closing(sqlite3.connect(found.run_folder / "candidates.sqlite")) as db:
+        known = dict(db.execute("SELECT phase || options, val_accuracy FROM candidates").fetchall())
+    assert {row["phase"] + ",".join(row["options"]): row["val_accuracy"] for row in rows} == known
+    assert len(rows) == found.result["evaluated"] == len(known)
+    assert {tuple(row["options"]) for row in rows if row["chosen"]} == {found.chosen.options}
+    for row in rows[:3]:
+        network = found.architecture.skeleton.space().architecture(row["options"]).build()
+        assert row["params"] == sum(p.numel() for p in network.parameters())
+    (found.run_folder / "candidates.sqlite").rename(found.run_folder / "kept")  # as of a method that evaluates none
+    front = found.table()
+    (found.run_folder / "kept").replace(found.run_folder / "candidates.sqlite")
+    assert [(row["options"], row["params"]) for row in front] == [(list(c.options), c.params) for c in found.front]
+
+
+def test_a_report_is_opened(found: SearchResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda at: not opened.append(at))
+    assert run_command("report", found.run_folder, "--open") == f"wrote {found.run_folder / 'report.html'}\n"
+    assert opened == [(found.run_folder / "report.html").as_uri()]
+    monkeypatch.setattr("webbrowser.open", lambda _: False)
+    done = CliRunner().invoke(app, ["report", str(found.run_folder), "--open"], catch_exceptions=False)
+    assert f"no browser could be started here; open {opened[0]}" in done.stderr
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    ("hiernas wa", {"watch"}), ("hiernas search hdas-", {"hdas-cells", "hdas-distribution", "hdas-stages"}),
+    ("hiernas check --space mn", {"mnasnet"}), ("hiernas list ru", {"runtimes", "runs"}),
+])  # fmt: skip
+def test_a_shell_completes_names(words: str, expected: set[str]) -> None:
+    asked = {"_HIERNAS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = CliRunner().invoke(app, [], prog_name="hiernas", env=asked)
+    assert set(done.stdout.split()) == expected
+
+
 def test_other_images_are_taken_by_the_names_of_their_classes(found: SearchResult, folder: Path, tmp_path: Path) -> None:
     """Fewer classes, so that their numbers differ from the network's; and no image that the run was trained on."""
     shutil.copytree(folder / "test" / "red", tmp_path / "d" / "red")
@@ -189,7 +265,7 @@ def test_the_runs_own_folder_without_a_test_split_counts_only_what_was_held_out(
 def test_many_classes_show_the_worst_confusions() -> None:
     matrix = np.eye(30, dtype=np.int64) * 5
     matrix[3, 7], matrix[2, 9] = 4, 2
-    first, second = Evaluation("x", tuple(f"c{i}" for i in range(30)), matrix).tables()
+    first, second = tables(Evaluation(tuple(f"c{i}" for i in range(30)), matrix), "x")
     assert first[1][3] == ["c3", "9", "55.56\N{NO-BREAK SPACE}%"]
     assert second[1] == [["c3", "c7", "4"], ["c2", "c9", "2"]]
 

@@ -27,7 +27,7 @@ _NAMES = {  # by the module that each comes from
     "networks.ops": ("MBConv", "Skip"),
     "run.trained": ("load",),
     "space": ("Architecture", "SearchSpace"),
-    "spaces": ("Stage", "chain_space", "known", "spaces"),
+    "spaces": ("Stage", "backbone_space", "chain_space", "known", "spaces"),
     "train.recipes": ("Recipe",),
 }  # fmt: skip
 _HOMES = {name: f"hiernas.{home}" for home, names in _NAMES.items() for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,16 @@ class SearchResult:
     def load(self) -> TrainedNetwork:
         """The trained network, with its classes and its `predict`; see `hiernas.load`."""
         return load(self.run_folder, self.architecture.skeleton.space())  # type: ignore[attr-defined] # all of ours have one
+
+    def table(self) -> list[dict[str, Any]]:
+        """Every architecture that was evaluated, a row each, as `pandas.DataFrame(found.table())` takes them.
+
+        Keys: "phase", "options", "val_accuracy", "params", "macs", "latency_ms" (predicted, or None) and "chosen". Of a method
+        that evaluates none one by one, the front's.
+        """
+        front = [{"phase": "front", **asdict(c), "options": list(c.options)} for c in self.front]
+        rows = RunFolder.open(self.run_folder).table() or front
+        return [{**row, "chosen": tuple(row["options"]) == self.chosen.options} for row in rows]
 
 
 @dataclass(frozen=True)

@@ -58,92 +58,85 @@ class Block:
     decisions: tuple[Decision, ...]
     keep: int | None
 
+    @property
+    def rule(self) -> str:
+        """What holds for all members, in words."""
+        return f"{_named(self.decisions)}: exactly {self.keep} must be other than 'none'"
+
+    def allows(self, options: Sequence[str]) -> bool:
+        """Whether these options are a member."""
+        return self.keep is None or sum(option != "none" for option in options) == self.keep
+
     def size(self) -> int:
         """Number of members."""
-        return sum(self.ways(kept) for kept in self.subsets())
-
-    def subsets(self) -> Iterator[tuple[int, ...]]:
-        """The sets of positions that can be other than 'none'."""
-        if self.keep is None:
-            return iter([(0,)])
-        return itertools.combinations(range(len(self.decisions)), self.keep)
-
-    def ways(self, kept: tuple[int, ...]) -> int:
-        """Number of members of which exactly these positions are other than 'none'."""
-        return math.prod(len(options) for options in self._choices(kept))
+        return sum(math.prod(map(len, choices)) for choices in self._choices())
 
     def members(self) -> list[tuple[int, ...]]:
         """All allowed option indices, in lexicographic order."""
-        return sorted(genes for kept in self.subsets() for genes in itertools.product(*self._choices(kept)))
+        return sorted(genes for choices in self._choices() for genes in itertools.product(*choices))
 
     def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> float:
         """The least or greatest sum of one number of each row over the members."""
         pick = max if largest else min
-        sums = []
-        for kept in self.subsets():
-            choices = self._choices(kept)
-            if all(choices):
-                sums.append(sum(pick(float(row[i]) for i in options) for row, options in zip(rows, choices, strict=True)))
-        return pick(sums)
+        return pick(
+            sum(pick(float(row[i]) for i in options) for row, options in zip(rows, choices, strict=True))
+            for choices in self._choices()
+            if all(choices)
+        )
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Uniform members: int64 [n, decisions]."""
         if self.keep is None:
             return rng.integers(len(self.decisions[0].options), size=(n, 1))
-        subsets = list(self.subsets())
-        ways = np.array([self.ways(kept) for kept in subsets], dtype=np.float64)
-        drawn = rng.choice(len(subsets), size=n, p=ways / ways.sum())
+        every = list(self._choices())
+        ways = np.array([math.prod(map(len, choices)) for choices in every], dtype=np.float64)
+        drawn = rng.choice(len(every), size=n, p=ways / ways.sum())
         genes = np.zeros((n, len(self.decisions)), dtype=np.int64)
-        for i, kept in enumerate(subsets):
-            for column, options in enumerate(self._choices(kept)):
+        for i, choices in enumerate(every):
+            for column, options in enumerate(choices):
                 if options:
                     genes[drawn == i, column] = rng.choice(options, size=int((drawn == i).sum()))
         return genes
 
-    def check(self, options: Sequence[str]) -> None:
-        """Refuse options of which too many or too few are 'none'."""
-        kept = sum(option != "none" for option in options)
-        if self.keep is not None and kept != self.keep:
-            raise SpaceError(f"{_named(self.decisions)}: {kept} are other than 'none', and exactly {self.keep} must be")
-
-    def check_not_empty(self) -> None:
-        """Refuse a restriction that leaves no member."""
-        if not self.size():
-            raise SpaceError(f"{_named(self.decisions)}: these options leave no way to keep exactly {self.keep} of the edges")
-
-    def _choices(self, kept: tuple[int, ...]) -> list[list[int]]:
-        """Per decision the option indices that are allowed where exactly these positions are other than 'none'."""
+    def _choices(self) -> Iterator[list[list[int]]]:
+        """For each set of decisions that can be other than 'none', the option indices that each decision then has."""
         if self.keep is None:
-            return [list(range(len(self.decisions[0].options)))]
-        return [
-            [i for i, option in enumerate(decision.options) if (option != "none") == (position in kept)]
-            for position, decision in enumerate(self.decisions)
-        ]
+            yield [list(range(len(self.decisions[0].options)))]
+            return
+        for kept in itertools.combinations(range(len(self.decisions)), self.keep):
+            yield [
+                [i for i, option in enumerate(decision.options) if (option != "none") == (position in kept)]
+                for position, decision in enumerate(self.decisions)
+            ]
 
 
 @dataclass(frozen=True)
 class AnyOf:
-    """Decisions of which any number are not 'none', but for no one."""
+    """Decisions of which any number are not 'none', but for no one; otherwise as `Block`."""
 
     decisions: tuple[Decision, ...]
 
+    @property
+    def rule(self) -> str:
+        return f"{_named(self.decisions)}: at least one must be other than 'none'"
+
+    def allows(self, options: Sequence[str]) -> bool:
+        return any(option != "none" for option in options)
+
     def size(self) -> int:
-        """Number of members."""
         return math.prod(len(d.options) for d in self.decisions) - self._excluded()
 
     def _excluded(self) -> int:
         return int(all("none" in d.options for d in self.decisions))
 
     def members(self) -> list[tuple[int, ...]]:
-        """All allowed option indices, in lexicographic order."""
         everything = itertools.product(*(range(len(d.options)) for d in self.decisions))
         return [genes for genes in everything if self._kept(genes)]
 
-    def _kept(self, genes: Sequence[int]) -> int:
-        return sum(d.options[gene] != "none" for d, gene in zip(self.decisions, genes, strict=True))
+    def _kept(self, genes: Sequence[int]) -> bool:
+        return self.allows([d.options[gene] for d, gene in zip(self.decisions, genes, strict=True)])
 
     def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> float:
-        """The least or greatest sum of one number of each row over the members."""
         pick = max if largest else min
         best = [pick(map(float, row)) for row in rows]
         if not self._excluded():
@@ -156,23 +149,12 @@ class AnyOf:
         return sum(best) + (-min(regrets) if largest else min(regrets))
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Uniform members: int64 [n, decisions]."""
         sizes = np.array([len(d.options) for d in self.decisions])
         genes = rng.integers(sizes, size=(n, len(sizes)))
         for row in range(n):
             while not self._kept(genes[row]):
                 genes[row] = rng.integers(sizes)
         return genes
-
-    def check(self, options: Sequence[str]) -> None:
-        """Refuse options that are all 'none'."""
-        if all(option == "none" for option in options):
-            raise SpaceError(f"{_named(self.decisions)}: all are 'none', and at least one must be kept")
-
-    def check_not_empty(self) -> None:
-        """Refuse a restriction that leaves no member."""
-        if not self.size():
-            raise SpaceError(f"{_named(self.decisions)}: these options leave nothing but 'none'")
 
 
 def _named(decisions: Sequence[Decision]) -> str:

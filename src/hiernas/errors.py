@@ -7,7 +7,10 @@ after "error:" and exits with `exit_code`; a traceback is never shown for these.
 from __future__ import annotations
 
 import difflib
+import typing
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError)  # by a parser
@@ -69,12 +72,29 @@ def validated(kind: Any, value: Any, source: object, error: type[HiernasError]) 
     """A value, or a JSON text, as a type, strictly; raises an error that names the source and the first key that is wrong."""
     from pydantic import TypeAdapter, ValidationError
 
-    adapter: Any = TypeAdapter(kind)
+    adapter: Any = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
         of = adapter.validate_json if isinstance(value, str) else adapter.validate_python
         return of(value, strict=True)
     except ValidationError as wrong:
         raise error(f"{source}: {problem(wrong.errors()[0])}") from wrong
+
+
+def check_fields(config: Any) -> None:
+    """Raise `ConfigError` where a field of a dataclass has a value that its annotation does not allow, or no finite number."""
+    kind: Any = type(config)
+    validated(_allowed(kind), vars(config), f"settings of {kind.__name__}", ConfigError)
+
+
+@cache
+def _allowed(kind: type[Any]) -> Any:
+    from pydantic import ConfigDict, TypeAdapter, with_config
+    from typing_extensions import TypedDict
+
+    hints = typing.get_type_hints(kind, include_extras=True)
+    own = {f.name: hints[f.name] for f in fields(kind) if not is_dataclass(hints[f.name])}  # those check themselves
+    values = TypedDict(kind.__name__, own)  # type: ignore[misc] # types that are known only now
+    return TypeAdapter(with_config(ConfigDict(allow_inf_nan=False))(values))
 
 
 def problem(wrong: Any) -> str:

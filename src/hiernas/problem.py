@@ -274,3 +274,4 @@ def sized(space: str, arguments: Mapping[str, Arguments]) -> Spaces:
 
 
 CHAINS = only("blocks", reason="it searches chains of layers, and this is a space of cells")
+CELLS = only("cells", reason="it searches cells (darts, hdas_cells)")

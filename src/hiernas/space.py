@@ -52,9 +52,6 @@ class Skeleton(Protocol):
     def proxy(self, channels: int | None = None, cells: int | None = None) -> Skeleton:
         """The same in the size, and with the batch norms, of the network that is searched in."""
 
-    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
-        """The same network without choices that lead nowhere."""
-
     def build(self, choices: Sequence[Choice]) -> nn.Module: ...
     def supernet(self, decisions: Sequence[Decision]) -> nn.Module: ...
 
@@ -122,7 +119,8 @@ class SearchSpace:
                 decisions[at] = replace(d, options=tuple(d.options[i] for i in sorted(indices)))
         smaller = replace(self, decisions=tuple(decisions))
         for block in smaller._blocks():
-            block.check_not_empty()
+            if not block.size():
+                raise SpaceError(f"{block.rule}, and these options leave no way to do so")
         return smaller
 
     def architecture(self, choices: Choices) -> Architecture:
@@ -172,7 +170,9 @@ class SearchSpace:
     def _check_groups(self, genes: Sequence[int] | np.ndarray) -> None:
         chosen = iter(genes)
         for block in self._blocks():
-            block.check([d.options[next(chosen)] for d in block.decisions])
+            options = [d.options[next(chosen)] for d in block.decisions]
+            if not block.allows(options):
+                raise SpaceError(f"{block.rule}, and the options are {', '.join(options)}")
 
     def proxy(self, channels: int | None = None, cells: int | None = None) -> SearchSpace:
         """The same choices in the smaller network that is searched in."""

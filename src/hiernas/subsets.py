@@ -67,9 +67,6 @@ class Subsets:
     def proxy(self, channels: int | None = None, cells: int | None = None) -> Subsets:
         return Subsets.of(self.space.proxy(channels, cells))
 
-    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
-        return tuple(choices)
-
     def _parts(self) -> Any:
         """Those of the space itself, but for its nodes' sums: here a weighted sum follows each operation."""
         fixed, options = self.space.skeleton.parts()

@@ -223,11 +223,8 @@ def test_excluded_ones_do_not_come_back(way: str) -> None:
     rng = np.random.default_rng(0)
     first = sample_feasible(SPACE, TABLES, [], rng, 7)
     rest = sample_feasible(SPACE, TABLES, [], rng, 12, {g.tobytes() for g in first})
-    again = sample_feasible(SPACE, TABLES, [], rng, 12, [tuple(g) for g in first.tolist()])
-    assert len(first) == 7
-    assert len(rest) == len(again) == 5
+    assert (len(first), len(rest)) == (7, 5)
     assert {tuple(g) for g in (*first.tolist(), *rest.tolist())} == {tuple(g) for g in GENES.tolist()}
-    assert sorted(rest.tolist()) == sorted(again.tolist())
 
 
 def test_small_spaces_are_sampled_uniformly() -> None:

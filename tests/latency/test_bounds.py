@@ -14,12 +14,16 @@ from known import Known
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hiernas.commands import check
 from hiernas.costs.tables import footprint
 from hiernas.data import ImageData
 from hiernas.latency import runner
 from hiernas.latency.measure import measure_table, plan_of
 from hiernas.latency.runner import IN_TURN, together
+from hiernas.methods import METHODS
 from hiernas.networks.ops import MBConv
+from hiernas.run.pace import largest_step
+from hiernas.run.request import Request, prepare
 from hiernas.spaces import hnas_basic, tiny
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import accuracy, make_fabric
@@ -133,6 +137,19 @@ def test_an_evaluation_keeps_no_more_than_is_foretold(digits: ImageData) -> None
     foretold = batch * evaluation_bytes(space)
     assert live.most <= foretold + statistics
     assert live.most > foretold / 8  # and it is not many times more that is foretold
+
+
+@pytest.mark.parametrize("method", ["darts", "hdas-stages"])
+def test_an_evaluation_in_cells_keeps_no_more_than_is_foretold_either(method: str, digits: ImageData) -> None:
+    """250 images at a time without gradients, against a step of 16 images with them, the fewest that a preset takes."""
+    few = ["search.train.batch_size=16"]
+    prepared = prepare(Request(method, data=digits, limits=["params<=500k"], preset="quick", settings=few))
+    step, space = largest_step(prepared), METHODS[method].proxy(prepared.space, prepared.config)
+    evaluator = Evaluator(space.supernet(), digits, make_fabric(Recipe(accelerator="cpu")), seed=0, calibration_images=250)
+    with Live() as live:
+        evaluator([space.sample(np.random.default_rng(0))])
+    foretold = check._evaluating(prepared, step)
+    assert foretold / 4 < live.most <= foretold
 
 
 def test_large_images_are_evaluated_fewer_at_a_time() -> None:

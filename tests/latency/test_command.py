@@ -119,7 +119,7 @@ def test_merging_takes_the_entry_of_more_runs(tmp_path: Path, monkeypatch: pytes
     assert (found.added, found.replaced, found.kept) == (1, 1, 1)
     for name, value in (("device", "e"), ("runtime", "torch"), ("version", "2"), ("threads", 2), ("batch", 8)):
         changed = LatencyTable(**{**identity(other), name: value}, raw_overhead_ms=0.2)
-        with pytest.raises(LatencyError, match=rf"one was measured with {name} '.*', the other with '{value}'; keep a file"):
+        with pytest.raises(LatencyError, match=rf"to be merged was measured with {name} '{value}', but '.*' is asked for"):
             merge(mine, changed)
 
     monkeypatch.setenv("HIERNAS_CACHE", str(tmp_path / "cache"))

@@ -6,8 +6,11 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from known import Known
 
 from hiernas.errors import LatencyError
 from hiernas.latency.measure import Plan, doubts, fingerprint, identity, measure_table, plan_of
-from hiernas.latency.pack import import_measurement, write_pack
+from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack
 from hiernas.latency.runner import RESULT_KIND, by_turns
 from hiernas.latency.runtimes import example
 from hiernas.latency.table import Entry
@@ -274,3 +277,67 @@ def test_where_a_pack_may_be_written(tmp_path: Path) -> None:
         write_pack(toy_space(), tmp_path / "full")
     with pytest.raises(LatencyError, match=r"cannot write the pack .*: Not a directory"):
         write_pack(toy_space(), tmp_path / "full" / "notes.txt" / "pack")
+
+
+# -- over ssh ----------------------------------------------------------------------------------------------------
+
+
+def stand_in(folder: Path) -> str:
+    """A program in the place of ssh that runs the command here, in a home of its own; of hosts it reaches all but one."""
+    home = folder / "home"
+    home.mkdir()
+    return f'''#!/bin/sh
+[ "$2" = nowhere ] && echo "Could not resolve hostname" >&2 && exit 255
+cd {home} && exec sh -c "$3"
+'''
+
+
+def real(folder: Path) -> str:
+    """The real one, to a server of this machine that was started for it."""
+    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if sshd is None or not shutil.which("ssh"):
+        pytest.skip("no ssh server (Debian: openssh-server) is installed here")
+    for name in ("host", "key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = (
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/key.pub\nStrictModes no\n"
+        f"UsePAM no\nPidFile {folder}/pid\nPermitRootLogin yes\n"
+    )
+    (folder / "config").write_text(settings)
+    started = subprocess.run([sshd, "-f", folder / "config"], capture_output=True, text=True, check=False)
+    if started.returncode:
+        pytest.skip(f"the ssh server does not start here: {started.stderr.strip()}")
+    others = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o BatchMode=yes"
+    return f'#!/bin/sh\nexec {shutil.which("ssh")} -p {port} -i {folder}/key {others} "$@"\n'
+
+
+@pytest.mark.parametrize("ssh", [stand_in, real])
+def test_a_host_measures_over_ssh(ssh: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text(ssh(tmp_path))
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    space, file, told = toy_space(), tmp_path / "measured.json", []
+
+    def measured_on(host: str, python: str) -> None:
+        measure_by_ssh(space, host, python, 1, file, lambda done, total, key: told.append((done, total)))
+
+    try:
+        with pytest.raises(LatencyError, match=r"127.0.0.1 did not measure: .*no_python.*goes on"):
+            measured_on("127.0.0.1", "/no_python")
+        assert told == []
+        measured_on("127.0.0.1", sys.executable)
+        if ssh is stand_in:
+            assert list((tmp_path / "home").iterdir()) == []  # nothing is left there
+            with pytest.raises(LatencyError, match="nowhere cannot be reached: Could not resolve hostname"):
+                measured_on("nowhere", sys.executable)
+            measured_on("127.0.0.1", sys.executable)
+    finally:
+        if (tmp_path / "pid").exists():
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    plan = plan_of(space, with_edges=True)
+    assert told[-1] == (len(plan.probes()),) * 2
+    assert set(import_measurement(space, file).table.entries) >= {operation.key for operation in plan.operations}

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from hiernas.costs.tables import cost_tables
+from hiernas.data import ImageData
 from hiernas.errors import LatencyError
 from hiernas.latency.table import PhoneTable, load_table
 from hiernas.networks.ops import Classifier, Conv, MBConv, Skip
 from hiernas.networks.parts import Part
-from hiernas.spaces import proxyless
+from hiernas.run.request import Request, prepare
+from hiernas.spaces import Stage, chain_space, proxyless
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "latency"
 PIXEL, NOTE = FOLDER / "pixel1-proxylessnas.yaml", FOLDER / "note10-mobilenetv3-224.yaml"
@@ -55,6 +57,13 @@ def test_pixel_1_sum_equals_the_sum_by_hand() -> None:
     smallest = ["k3_e1", *("skip" if (cin, stride) == (cout, 1) else "k3_e3" for _, cin, cout, stride in BLOCKS[1:])]
     assert cost_tables(space, table)["latency_ms"].smallest == pytest.approx(pixel_sum(smallest), rel=1e-12)
     assert (table.device, table.threads, table.batch, table.overhead_ms) == ("pixel1-proxylessnas", 1, 1, 0.0)
+
+
+def test_other_numbers_of_classes_take_no_less_than_the_table_s_own() -> None:
+    table, others = load_table(PIXEL), pixel_sum(CHOICES.split()) - means(PIXEL)["Logits-input:7x7x1280-output:1000"]
+    for classes, times in ((10, 1.0), (1000, 1.0), (2500, 2.5)):
+        predicted = table.predict(proxyless(num_classes=classes, widths="search").architecture(CHOICES.split()))
+        assert predicted == pytest.approx(others + times * 0.3096415478615071, rel=1e-9)
 
 
 def test_released_widths_are_not_in_the_table() -> None:
@@ -129,3 +138,21 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     message = r"'mine' has no entry 'Conv_1-input:8x8x8-output:8x8x16'; it covers feature maps of 7x7 with 8, 16 channels"
     with pytest.raises(LatencyError, match=message):
         table.part_ms(part(Conv(1), 8, 16, 1, 8))
+
+
+def test_a_search_says_which_classifier_it_goes_by(digits: ImageData, tmp_path: Path) -> None:
+    ops = (MBConv(3, 3), MBConv(3, 6))
+    space = chain_space("phone", (1, 8, 8), 10, stem=8, stem_stride=1, stages=[Stage(8, 2, 1, ops)], head=16)
+    block = "expanded_conv-input:8x8x8-output:8x8x8-expand:{}-kernel:3-stride:1-idskip:1"
+    rows = {"Conv-input:8x8x1-output:8x8x8": 1, block.format(3): 2, block.format(6): 3, "Conv_1-input:8x8x8-output:8x8x16": 4}
+
+    def doubts(classes: int) -> tuple[str, ...]:
+        last = {f"Logits-input:8x8x16-output:{classes}": 0.5}
+        (tmp_path / "table.yaml").write_text("".join(f"{k}:\n  mean: {ms}\n" for k, ms in {**rows, **last}.items()))
+        prepared = prepare(Request("random", space, {}, digits, ["latency_ms<=10.6"], tmp_path / "table.yaml"))
+        assert prepared.latency.predict(space.architecture(["k3_e3", "k3_e6"])) == pytest.approx(1 + 2 + 3 + 4 + 0.5)
+        return prepared.doubts
+
+    assert doubts(10) == ()
+    (doubt,) = doubts(1000)
+    assert "'table' has no classifier of 10 classes; 0.5 ms are taken" in doubt

@@ -14,8 +14,9 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data.split import Split, Subset, shares
 from hiernas.errors import TrainingError
 from hiernas.gates import Gates
+from hiernas.methods.hournas import HourNASConfig
 from hiernas.methods.hournas.architect import NETWORKS, Estimator, ProposalArchitect, Sampling
-from hiernas.methods.hournas.proposals import make_targets, option_mask
+from hiernas.methods.hournas.proposals import Targets, make_targets, option_mask
 from toy import toy_space
 
 SPACE = toy_space()
@@ -24,8 +25,12 @@ NONE = Split(Subset(torch.zeros(0), torch.zeros(0, dtype=torch.int64)), torch.ze
 X, Y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 1, 0])
 
 
-def architect(theta: np.ndarray, sampling: Sampling = "gumbel_max", **more: object) -> ProposalArchitect:
-    return ProposalArchitect(theta * OPTIONS, OPTIONS, NONE, **{"lr": 0.01, "tau": (2.0, 0.5), "sampling": sampling, **more})
+def architect(
+    theta: np.ndarray, sampling: Sampling = "gumbel_max", estimator: Estimator = "score", targets: Targets | None = None, *,
+    lr: float = 0.01, tau: tuple[float, float] = (2.0, 0.5), alpha: float = 0.0,
+) -> ProposalArchitect:  # fmt: skip
+    config = HourNASConfig(architecture_lr=lr, tau=tau[0], tau_end=tau[1], sampling=sampling, estimator=estimator, alpha=alpha)
+    return ProposalArchitect(theta * OPTIONS, OPTIONS, NONE, config, targets)
 
 
 def random_theta(m: int = 3, seed: int = 0) -> np.ndarray:

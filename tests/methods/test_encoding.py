@@ -174,12 +174,12 @@ def test_strengths_and_gates_name_the_same_options() -> None:
         np.testing.assert_allclose(row[real], share, rtol=1e-12)
         assert row.sum() == pytest.approx(share.sum())  # `none` has nothing
     shares = encoding.shares(tensors(alphas), tensors(betas))
-    assert encoding.gates_of(shares).indices == tuple(map(tuple, options_of(space)))
-    computed = [[j % 2 == 1 for j in range(len(real))] for real in options_of(space)]
-    some = encoding.kept_gates(shares, computed)
-    for real, share, indices, weights in zip(options_of(space), shares, some.indices, some.weights, strict=True):
-        assert indices == tuple(real[1::2])
-        assert torch.equal(weights, share[1::2])
+    assert encoding.gates(tensors(alphas), tensors(betas)).indices == tuple(map(tuple, options_of(space)))
+    present = [i % 2 == 1 for i in range(len(shares))]
+    some = encoding.gates_of(shares, present)
+    for real, share, there, indices, weights in zip(options_of(space), shares, present, *some, strict=True):
+        assert indices == tuple(real if there else ())
+        assert torch.equal(weights, share if there else share[:0])
 
 
 def test_what_must_remain_of_a_restricted_space() -> None:

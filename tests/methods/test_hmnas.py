@@ -38,6 +38,7 @@ from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import train_network
 from hiernas.run.request import Request
 from hiernas.run.search import make_problem, resume, search
+from hiernas.run.settings import with_settings
 from hiernas.search.alphas import AlphaSettings, Pressure
 from hiernas.search.differentiable import SearchSettings
 from hiernas.space import Architecture, SearchSpace
@@ -149,7 +150,7 @@ def supernet_of(space: SearchSpace, x: Tensor) -> nn.Module:
                 p.data.uniform_(0.5, 1.5)
     encoding = Encoding(space)
     alphas, betas = random_logits(space, np.random.default_rng(0))
-    gates = encoding.gates_of(encoding.shares(tensors(alphas, torch.float32), tensors(betas, torch.float32)))
+    gates = encoding.gates(tensors(alphas, torch.float32), tensors(betas, torch.float32))
     with torch.no_grad():
         for _ in range(3):
             supernet.train()(x, gates)
@@ -312,7 +313,7 @@ def test_edges_into_dead_cells_go_and_do_not_help_to_meet_a_lower_limit(dead_end
     assert (candidate.params, candidate.macs) == (cost.params, cost.macs)
     assert candidate.latency_ms == pytest.approx(cost.latency_ms)
     higher = replace(asked, budget=asked.budget.within([Limit("params", low=candidate.params + 1)]))
-    with pytest.raises(LimitError, match=r"leave cells dead, and without them params is .*, below the limit params >="):
+    with pytest.raises(LimitError, match=r"^without its dead cells .* has params .*, and params >= .* was asked"):
         candidate_of(chosen(operations, edges, higher)[0], 0.5, higher, "evolve2")
 
 
@@ -497,17 +498,20 @@ def test_stopped_in_every_phase_it_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("setting", "message"),
     [
-        ({"inherited_lr": 0.0}, "^inherited_lr=0.0 must be positive$"),
-        ({"mask": MaskSettings(operations_epochs=0)}, "mask.operations_epochs=0 must be at least 1"),
-        ({"search": SearchSettings(lr=-1.0)}, "lr=-1.0 and alpha.lr=0.0003 positive"),
-        ({"final_epochs": 0}, "final_epochs=0 must be at least 1"),
+        ("inherited_lr=0.0", "^inherited_lr: input should be greater than 0 "),
+        ("mask.operations_epochs=0", "^mask.operations_epochs: input should be greater than 0 "),
+        ("search.lr=-1", "^search.lr: input should be greater than 0 "),
+        ("search.alpha.lr=0", "^search.alpha.lr: input should be greater than 0 "),
+        ("final_epochs=0", "^final_epochs: input should be greater than 0 "),
     ],
 )
-def test_settings_that_make_no_sense_are_named(values: dict[str, Any], message: str) -> None:
+def test_settings_that_make_no_sense_are_named(setting: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        HMNASConfig(**values)
+        with_settings(HMNASConfig(), [setting])
+    with pytest.raises(ConfigError, match=r"^settings of HMNASConfig: inherited_lr: .* greater than 0 \(got 0\.0\)$"):
+        HMNASConfig(inherited_lr=0.0)
 
 
 def test_the_plan_counts_a_step_of_masks_as_two_thirds_of_one_of_the_weights(few: ImageData) -> None:

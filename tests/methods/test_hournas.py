@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from little import CONFIG, LIMITS, OPS, few_of, found_by, latency_file, little
 from safetensors.torch import load_file
@@ -25,10 +26,10 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, LimitError
-from hiernas.methods.hournas import fix_vital, minimal_space, vital_sites
+from hiernas.methods.hournas import HourNASConfig, fix_vital, minimal_space, undecided, vital_sites
 from hiernas.methods.hournas.proposals import aims_of, make_targets, optimise_proposals, option_mask
 from hiernas.networks.chain import ChainSupernet
-from hiernas.problem import Problem
+from hiernas.problem import Problem, Pruning
 from hiernas.run.request import Request, prepare
 from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace
@@ -121,7 +122,7 @@ def test_every_chain_space_gets_its_proposals(name: str) -> None:
     assert satisfied(cost_tables(fixed, None), limits, nearest(fixed, cost_tables(fixed, None), limits)[0])[0]
     aims = aims_of(fixed, given.budget)
     targets = make_targets(fixed, cost_tables(fixed, None), aims)
-    proposals = optimise_proposals(targets, 8, 400, lr=0.01, beta=0.01, tau=(5.0, 0.01), rng=np.random.default_rng(0))
+    proposals = optimise_proposals(targets, HourNASConfig(proposal_iterations=400), np.random.default_rng(0))
     genes = np.where(targets.options, proposals, -np.inf).argmax(-1)
     away = np.max([np.abs(cost_tables(fixed, None)[m].of(genes) / a - 1) for m, a in aims.items()], axis=0)
     assert away.min() < (0.02 if len(changing) < 7 or fixed.size() > 1e6 else 0.1), away  # on 3 to 5 sites costs are coarse
@@ -151,6 +152,19 @@ def test_the_second_search_goes_on_with_what_the_first_one_learned(
     changed = [not torch.equal(first[n], second[n]) for n in kept if n.endswith(".weight")]
     assert sum(changed) > 0.8 * len(changed)  # it did learn
     assert sizes == [(72, 24)] * 2  # a quarter of the training images is the architecture's
+
+
+def test_a_search_of_vital_blocks_that_went_nowhere_says_so(tmp_path: Path, few: ImageData) -> None:
+    still = found_by(tmp_path / "still", few, replace(CONFIG, vital_epochs=1, epochs=1, architecture_lr=1e-9))
+    p = [list(row.values()) for site, row in still.prunings[0].frequency.items() if site in vital_sites(still.space)]
+    share = sum(map(scipy.stats.entropy, p)) / (math.log(3) + math.log(2))  # of three options and of two
+    assert share > 0.98
+    (said,) = still.doubts
+    assert f"vital blocks has decided nothing: its probabilities ended at {share:.2%} of the entropy of equal ones" in said
+    assert found_by(tmp_path / "learned", few, replace(CONFIG, epochs=1, architecture_lr=0.1)).doubts == ()
+    sites = {"a": {"x": 0.6, "y": 0.4}, "b": {"x": 0.98, "y": 0.02}, "c": {"x": 1.0}}  # 0.971, 0.141 and no bits
+    assert undecided((Pruning(2, sites, 1, little()),)) == ()
+    assert "ended at 97.10%" in undecided((Pruning(2, {"a": sites["a"], "c": sites["c"]}, 1, little()),))[0]
 
 
 # -- limits ------------------------------------------------------------------------------------------------------
@@ -227,16 +241,16 @@ def test_the_command_line_refuses_them_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"vital_epochs": 0}, "vital_epochs is 0; it must be at least 1"),
-        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
-        ({"proposals": 0}, "proposals is 0; it must be at least 1"),
-        ({"proposal_iterations": 0}, "proposal_iterations is 0"),
-        ({"share": 1.0}, r"share is 1\.0; it is a share of the training images"),
+        ({"vital_epochs": 0}, "vital_epochs: input should be greater than 0"),
+        ({"epochs": 0}, " epochs: input should be greater than 0"),
+        ({"proposals": 0}, "proposals: input should be greater than 0"),
+        ({"proposal_iterations": 0}, "proposal_iterations: input should be greater than 0"),
+        ({"share": 1.0}, r"share: input should be less than 1 \(got 1\.0\)"),
         ({"tau": 0.001}, r"tau_end=0\.01 is above tau=0\.001; the temperature falls"),
-        ({"tau_end": 0.0}, r"tau_end is 0\.0; it must be positive"),
-        ({"alpha": -1.0}, r"alpha is -1\.0; it must be at least 0"),
-        ({"beta": math.nan}, "beta is nan; it must be at least 0"),
-        ({"architecture_lr": math.inf}, "architecture_lr is inf; it must be positive and finite"),
+        ({"tau_end": 0.0}, "tau_end: input should be greater than 0"),
+        ({"alpha": -1.0}, "alpha: input should be greater than or equal to 0"),
+        ({"beta": math.nan}, "beta: input should be a finite number"),
+        ({"architecture_lr": math.inf}, "architecture_lr: input should be a finite number"),
         ({"sampling": "gumbel_softmax", "estimator": "straight_through"}, "with sampling=gumbel_softmax leave it out"),
         (
             {"train": Recipe(precision="16-mixed"), "estimator": "straight_through"},

@@ -21,7 +21,7 @@ from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.recipes import Recipe
-from planted import residual_chain, right_sites, textures, vital_chain
+from planted import RIGHT, residual_chain, right_sites, textures, vital_chain
 from toy import RUN
 
 CONFIG = HourNASConfig(
@@ -53,6 +53,23 @@ def test_what_is_planted_is_found(tmp_path: Path, make: Callable[..., SearchSpac
         found += right_sites(hournas(given, CONFIG).chosen.options)
         sites += len(given.space.decisions)
     assert found >= sites - 1  # the literal gradient finds about half of them
+
+
+def test_what_is_planted_is_found_where_options_cost_differently(tmp_path: Path) -> None:
+    """The limit is what the truth costs, and the proposals aim at it: some wrong networks meet it as well, others do not."""
+    space = residual_chain(priced=True)
+    costs, truth = cost_tables(space, None)["macs"], [[d.options.index(RIGHT) for d in space.decisions]]
+    bound = float(costs.of(np.array(truth))[0])
+    every = costs.of(space.all_encoded())
+    assert ((every < bound).sum(), (every == bound).sum(), len(every)) == (5, 6, 16)
+    given = make_problem(
+        space, textures(), limits=parse_limits([f"macs<={bound:.0f}"]), latency=None, run=RunFolder.create(tmp_path / "r", RUN),
+        seed=0,
+    )  # fmt: skip
+    found = hournas(given, CONFIG)
+    assert found.details["aims"] == {"macs": pytest.approx(0.985 * bound)}
+    assert found.chosen.macs <= bound
+    assert right_sites(found.chosen.options) == 4
 
 
 # -- a gate of value 1 -------------------------------------------------------------------------------------------

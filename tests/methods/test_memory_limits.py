@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiernas.commands.check import estimate, shown
+from hiernas.commands.check import estimate, shown, to_json
 from hiernas.commands.rank import _draw
 from hiernas.costs import MEMORY, parse_limits
 from hiernas.costs.memory import memory
@@ -101,7 +101,12 @@ def test_what_is_said_before_a_search(few: ImageData) -> None:
     prepared = prepare(asked("hnas", few, ("peak_ram_int8<=5200",)))
     assert prepared.config.objective == "macs"
     assert prepared.doubts == ()
-    found = shown(prepared, estimate(prepared, largest_step(prepared), Pace({}, 0.0)))
+    estimated = estimate(prepared, largest_step(prepared), Pace({"train1": 2.0}, 1.0))
+    found, value = shown(prepared, estimated), json.loads(json.dumps(to_json(prepared, estimated)))
+    peaks = [n for a in SPACE if (n := traced(a)["peak_ram_int8"]) <= 5200]
+    assert {**value["costs"]["peak_ram_int8"], "typical": 0} == {"smallest": min(peaks), "typical": 0, "largest": max(peaks)}
+    assert (value["limits"], value["architectures"]) == (["peak_ram_int8 <= 5.2k"], 27)
+    assert value["total_seconds"] == pytest.approx(sum(value["seconds"].values()))
     assert found["space"] == "little, 27 architectures, those of peak_ram_int8 <= 5.2k"
     assert found["peak_ram_int8"].replace("\N{NO-BREAK SPACE}", " ") == "smallest 1.28 kB, typical 4.61 kB, largest 4.61 kB"
     loose = prepare(asked("hnas", few, ("flash_int8<=1M", "peak_ram<=1M")))

@@ -14,6 +14,7 @@ from hiernas.budget import CostTable, Limit
 from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError
+from hiernas.methods.hournas import HourNASConfig
 from hiernas.methods.hournas.proposals import (
     NEAR,
     Adam,
@@ -180,7 +181,7 @@ def test_final_samples_are_the_best_architecture_there_is(reachable: bool) -> No
     for _ in range(15):
         aims = random_aims(rng, reachable)
         targets = make_targets(SPACE, TABLES, aims)
-        theta = optimise_proposals(targets, 8, 1000, lr=0.01, beta=0.01, tau=TAU, rng=rng)
+        theta = optimise_proposals(targets, HourNASConfig(), rng)
         least = distances(GENES, aims).min()
         hits = [(distances(sample(t, targets.options, 0.01, rng, 200), aims) <= least + 1e-12).mean() for t in theta]
         assert max(hits) > 0.9, aims  # of eight proposals that must differ, on two sites
@@ -190,7 +191,7 @@ def test_proposals_meet_the_papers_targets_and_sharpen_as_the_temperature_falls(
     space = spaces.fbnet()
     tables = cost_tables(space, None)
     targets = make_targets(space, tables, {"params": 4.8e6, "macs": 300e6})  # Fig. 3
-    theta = optimise_proposals(targets, 8, 1000, lr=0.01, beta=0.01, tau=TAU, rng=np.random.default_rng(0))
+    theta = optimise_proposals(targets, HourNASConfig(), np.random.default_rng(0))
     shown = spread(space, tables, targets, theta, *TAU, seed=0)
     assert [round(s["tau"], 3) for s in shown] == [5.0, 0.63, 0.079, 0.01]
     assert {s["samples"] for s in shown} == {10_000}
@@ -209,7 +210,8 @@ def test_the_orthogonality_term_makes_proposals_differ() -> None:
     targets = make_targets(space, tables, {m: (tables[m].smallest + tables[m].largest) / 2 for m in ("params", "macs")})
     away = []
     for beta in (0.01, 0.0):
-        theta = optimise_proposals(targets, 8, 500, lr=0.01, beta=beta, tau=TAU, rng=np.random.default_rng(0)).reshape(8, -1)
+        config = HourNASConfig(proposal_iterations=500, beta=beta)
+        theta = optimise_proposals(targets, config, np.random.default_rng(0)).reshape(8, -1)
         away.append(np.abs(theta @ theta.T - np.eye(8)).mean())
     assert away[0] < 0.05 < away[1]
 

@@ -254,7 +254,7 @@ def test_a_restricted_space_of_subsets_holds_what_is_left() -> None:
         ({"normal.0->2 skip_connect": ("dil_conv_3x3",)}, "site 'normal.0->2 skip_connect' has no option 'dil_conv_3x3'"),
         (
             {f"normal.{s}->2 {o}": ("none",) for s in (0, 1) for o in ("skip_connect", "dil_conv_3x3")},
-            r"^sites normal.0->2 skip_connect, .*normal.1->2 dil_conv_3x3: these options leave nothing but 'none'$",
+            r"^sites normal.0->2 skip_connect, .*1->2 dil_conv_3x3: at least one must be .*, and these options leave no way",
         ),
     ],
 )
@@ -265,7 +265,7 @@ def test_restrictions_that_leave_nothing_are_refused(options: dict[str, tuple[st
 
 def test_a_node_without_a_pair_is_refused_and_a_supernet_is_not_made() -> None:
     every = subsets(two_nodes())
-    with pytest.raises(SpaceError, match=r"^sites normal.0->3 skip_connect, .*: all are 'none', and at least one must be"):
+    with pytest.raises(SpaceError, match=r"^sites normal.0->3 skip_connect, .*: at least one must be other than 'none'"):
         every.decode([1, 0, 0, 0, *[0] * 6])
     with pytest.raises(TypeError, match=r"^the supernet is that of the space itself$"):
         every.supernet()

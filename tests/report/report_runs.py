@@ -15,7 +15,7 @@ from hiernas.space import SearchSpace
 from hiernas.spaces import tiny
 
 Entry = dict[str, Any]
-VOID = {"meta", "br", "path", "use", "rect"}
+VOID = {"meta", "img", "br", "path", "use", "rect"}
 
 
 class Page(HTMLParser):

@@ -76,6 +76,43 @@ def test_front_table_holds_every_network(page: Page, value: dict[str, Any]) -> N
         assert [option for n, option in runs_of for _ in range(int(n))] == member["options"]
 
 
+def test_what_the_network_says_of_the_test_images(tmp_path: Path, value: dict[str, Any]) -> None:
+    mistake = {"row": 7, "class": "<3>", "named": "5", "probability": 0.9, "png": "iVBORw0KGgo="}
+    tested = {"images": [30, 40, 20, *[38] * 7, 4], "confused": [[0, 2, 6], [2, 1, 5], [1, 0, 1]], "worst": [mistake]}
+    value = {**value, "data": {**value["data"], "classes": ["<ant>", *map(str, range(1, 11))]}, "tested": tested}
+    page = made(tmp_path, value)
+    said = "Better than guessing and within the limit. Right on 98.89 % of 360 test images (95 % interval 97.2 to 99.6), where"
+    assert f"{said} naming the largest class every time would be right on 11.11 %; latency" in page.text
+    assert page.rows["classes"][1:5] == [  # the worst first
+        ["2", "20", "75.00 %", ""], ["<ant>", "30", "80.00 %", ""], ["1", "40", "97.50 %", ""], ["3", "38", "100.00 %", ""],
+    ]  # fmt: skip
+    head, *matrix = page.rows["heat"]
+    assert head[1:] == [row[0] for row in matrix] == value["data"]["classes"]
+    assert [row[1:4] for row in matrix[:3]] == [["24", "", "6"], ["1", "39", ""], ["", "5", "15"]]
+    (picture,) = (a for tag, a in page.attributes if tag == "img")
+    assert (picture["src"], picture["alt"]) == ("data:image/png;base64,iVBORw0KGgo=", "Test image 7")
+    assert "5 90.00 % is <3>" in page.text
+
+    many = [f"c{i}" for i in range(30)]
+    tested = {"images": [12] * 30, "confused": [[3, 7, 4], [2, 9, 2]], "worst": []}
+    page = made(tmp_path, {**value, "data": {**value["data"], "classes": many}, "tested": tested})
+    assert [row[0] for row in page.rows["classes"][1:4]] == ["c3", "c2", "c0"]
+    assert len(page.rows["classes"]) == 10 + 20 + 2  # the others are folded
+    assert page.rows["mistakes"][1:] == [["c3", "c7", "4"], ["c2", "c9", "2"]]
+    assert "img" not in {tag for tag, _ in page.attributes}
+
+
+def test_a_run_of_a_study_is_held_against_its_controls(tmp_path: Path, value: dict[str, Any]) -> None:
+    for name, seed, accuracy in (("plain", 0, 0.97), ("random", 0, 0.96), ("plain", 1, 0.1)):
+        control = {**value, "method": name, "seed": seed, "details": {"control": name}}
+        control["chosen"] = {**value["chosen"], "test_accuracy": accuracy}
+        runs.write(tmp_path / "params-60k" / f"{name}-{seed}", control, [])
+    folder = tmp_path / "params-60k" / "hnas-0"
+    assert "in its study" not in made(folder, value).text  # beside others, but in no study
+    (tmp_path / "study.yaml").write_text("")
+    assert "in its study, with the same seed: plain 97.00 %, random 96.00 %." in made(folder, value).text
+
+
 def test_settings_data_and_times(page: Page, value: dict[str, Any]) -> None:
     pairs = dict(page.rows["pairs"])
     assert pairs["Images"] == "1,150 for training, 287 for validation, 360 for the test"
@@ -218,6 +255,6 @@ def test_damaged_runs_are_refused(tmp_path: Path, value: dict[str, Any]) -> None
     broken = copy.deepcopy(value)
     del broken["front"]
     (folder / "result.json").write_text(json.dumps(broken))
-    with pytest.raises(RunError, match="has no 'front', so it is no search's result; name a folder"):
+    with pytest.raises(RunError, match=r"result\.json is damaged \(.*front"):
         write_report(folder)
     assert not (folder / "report.html").exists()

@@ -24,6 +24,7 @@ from hiernas.gates import softmax
 from hiernas.methods.hdas.depth import StageSoftmax
 from hiernas.run.folder import RunFolder
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Softmax, by_strength, cost_penalty, strengths
+from hiernas.search.differentiable import sum_of_losses
 from hiernas.space import SearchSpace
 from hiernas.spaces import darts, hdas_stages
 from networks.plain_cells import plain_cells
@@ -256,10 +257,10 @@ def test_a_released_loss_takes_a_step_of_its_own() -> None:
         assert learn(a, model) == pytest.approx(task.item() + further.item(), rel=1e-6)
     for alpha, b in zip(a.alphas, plain, strict=True):
         torch.testing.assert_close(alpha, b)
-    a.released = lambda alphas: alphas[0].new_zeros(())  # all weights 0: no step
-    steps = a.optimizer.state[a.alphas[0]]["step"].item()
+    a.apart = sum_of_losses((0.0, released))  # no step
+    steps = a.optimizer.state[a.alphas[3]]["step"].item()
     learn(a, model)
-    assert a.optimizer.state[a.alphas[0]]["step"].item() == steps + 1
+    assert a.optimizer.state[a.alphas[3]]["step"].item() == steps + 1
 
 
 def test_a_released_search_compares_edges_by_their_logits_as_they_are() -> None:

@@ -16,6 +16,7 @@ import torch
 
 import hiernas
 from hiernas import export as formats
+from hiernas.cli import print_summary
 from hiernas.costs import parse_limits
 from hiernas.costs.limits import best_within
 from hiernas.costs.tables import cost_tables
@@ -142,18 +143,24 @@ def test_logits_that_stay_where_they_began_hand_over_the_control(method: str, di
     assert found.start is None
 
 
-def test_doubt_and_control_reach_result_and_report(
-    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_doubt_and_control_reach_terminal_result_and_report(
+    few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(formats, "_by_dynamo", _refuses)  # the older exporter is quicker
-    few = ["search.epochs=1", "search.warmup_epochs=0", "search.images=96", "final_epochs=1", "search.alpha.lr=1e-6"]
-    asked = Request("darts", space_arguments={"channels": 2}, data=digits, limits=LIMITS, settings=[*few, "channels=2"])
+    short = ["search.epochs=1", "search.warmup_epochs=0", "search.images=96", "final_epochs=1", "search.alpha.lr=1e-6"]
+    asked = Request("darts", space_arguments={"channels": 2}, data=few, limits=LIMITS, settings=[*short, "channels=2"])
     run = search(asked, tmp_path / "r")
     result = json.loads((run.path / "result.json").read_text())
     (said,) = (doubt for doubt in result["doubts"] if SAID in doubt)
     assert set(result["chosen"]["sites"].values()) <= {"none", "sep_conv_3x3", "skip_connect"}
     assert not any("hardly above chance" in doubt for doubt in result["doubts"])  # which would say the same
-    assert said in html.unescape((run.path / "report.html").read_text())
+    page = html.unescape((run.path / "report.html").read_text())
+    assert said in page
+    assert f'>For so few images</th><td>{result["fitted"]}</td>' in page
+    assert "search.train.batch_size 32 -> 16" in result["fitted"]
+    print_summary(run.path)
+    told = " ".join(capsys.readouterr().out.split())  # folded at the terminal's width
+    assert all(f"doubtful: {' '.join(doubt.split())}" in told for doubt in result["doubts"])
 
 
 def test_a_search_that_has_decided_has_no_doubt(tmp_path: Path) -> None:
@@ -192,7 +199,6 @@ def test_the_warm_up_is_counted_and_fitted(digits: ImageData) -> None:
     fitted = for_images(of_darts.PRESETS["quick"], "quick", 250)
     assert (fitted.search.warmup_epochs, fitted.search.epochs) == (math.ceil(QUICK.warmup_epochs * 2), QUICK.epochs * 2)
     assert keys(of_darts.PRESETS["paper"])["search.warmup_epochs"] == 0
-    for wrong, message in ((-1, "warmup_epochs=-1 at least 0"), (0, "decided=1.5 is a share")):
-        values = {"warmup_epochs": wrong} if wrong else {"decided": 1.5}
-        with pytest.raises(ConfigError, match=message):
-            replace(settings, **values).check()
+    for name, wrong in (("warmup_epochs", -1), ("decided", 1.5)):
+        with pytest.raises(ConfigError, match=f"{name}: input should be "):
+            replace(settings, **{name: wrong})

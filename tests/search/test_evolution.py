@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from hiernas.budget import Limit
 from hiernas.costs.limits import satisfied
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LimitError
+from hiernas.methods.hnas import HNASConfig
 from hiernas.problem import Candidate, Problem
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
-from hiernas.search.evolution import ConstrainedNSGA2, Effort, evolve, start
+from hiernas.search.evolution import ConstrainedNSGA2, evolve, start
 from hiernas.space import Architecture
 from toy import RUN, budget
 
@@ -50,8 +52,11 @@ def run(
     except Exception:
         opened = RunFolder.create(folder, RUN)
         opened.close()
-    effort = Effort(algorithm, 16, generations)
-    return evolve(SPACE, oracle, problem(opened, limits), effort, metric="macs", phase="evolve2")
+    return evolve(SPACE, oracle, problem(opened, limits), "evolve2", effort(algorithm, 16, generations))
+
+
+def effort(evolution: Any, population: int, generations: int) -> HNASConfig:
+    return HNASConfig(evolution=evolution, population=population, generations=generations, objective="macs")
 
 
 def problem(folder: RunFolder, limits: Sequence[Limit] = ()) -> Problem:
@@ -107,23 +112,23 @@ def test_a_space_that_the_effort_covers_is_evaluated_completely(tmp_path: Path) 
     small = SPACE.restrict(dict.fromkeys(names[:4], "k3_e3"))  # 81 left
     oracle = Oracle()
     folder = RunFolder.create(tmp_path / "r", RUN)
-    effort = Effort("ces", 16, 6)
-    found = evolve(small, oracle, problem(folder), effort, metric="macs", phase="p")
+    config = effort("ces", 16, 6)
+    found = evolve(small, oracle, problem(folder), "p", config)
     assert sorted(c.options for c in found) == sorted(a.options for a in small)
     impossible = (Limit("macs", high=1.0),)
     with pytest.raises(LimitError, match="none of the 81 architectures"):
-        evolve(small, oracle, problem(folder, impossible), effort, metric="macs", phase="q")
+        evolve(small, oracle, problem(folder, impossible), "q", config)
 
 
 def test_state_is_json_and_restores_the_next_children() -> None:
-    effort = Effort("ces", 16, 5)
+    config = effort("ces", 16, 5)
     rng = np.random.default_rng(0)
-    a = start(SPACE, budget(LIMITS), effort, rng)
+    a = start(SPACE, budget(LIMITS), config, rng)
     assert isinstance(a, ConstrainedNSGA2)
     for _ in range(3):
         genes = a.ask()
         a.tell(genes, np.c_[genes.sum(1), -genes[:, 0]].astype(float))
-    b = start(SPACE, budget(LIMITS), effort, np.random.default_rng(7))
+    b = start(SPACE, budget(LIMITS), config, np.random.default_rng(7))
     b.restore(json.loads(json.dumps(a.state)))
     for _ in range(3):
         ours, theirs = a.ask(), b.ask()
@@ -136,6 +141,6 @@ def test_fixed_sites_are_no_variables(tmp_path: Path) -> None:
     names = SPACE.skeleton.site_names
     small = SPACE.restrict({names[0]: ["k5_e6"], names[5]: ["skip"]})
     folder = RunFolder.create(tmp_path / "r", RUN)
-    found = evolve(small, Oracle(), problem(folder), Effort("ces", 16, 3), metric="macs", phase="p")
+    found = evolve(small, Oracle(), problem(folder), "p", effort("ces", 16, 3))
     assert {(c.options[0], c.options[5]) for c in found} == {("k5_e6", "skip")}
     assert len(found) > 40

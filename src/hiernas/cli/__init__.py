@@ -8,9 +8,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import webbrowser
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -39,9 +40,10 @@ class Terminal(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
-out = Terminal(highlight=False, soft_wrap=True, markup=False)
+out, errors = (Terminal(stderr=stderr, highlight=False, soft_wrap=True, markup=False) for stderr in (False, True))
+_say = errors.print
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find the best convolutional network for your own images under the limits of your own device.",
 )  # fmt: skip
@@ -72,23 +74,19 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _say(message: str) -> None:
-    Terminal(stderr=True, highlight=False, soft_wrap=True, markup=False).print(message)
-
-
 # -- what is printed ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def listening(again: str = "") -> Iterator[Any]:
+def listening(again: str = "", quietly: bool = False, log: str | None = None) -> Iterator[Any]:
     """A listener that shows a run's events. A signal ends with one line, how to go on, and exit code 130, 143 or 129.
 
-    `again`: the command that goes on, if not `hiernas resume` of the run that was begun.
+    `again`: the command that goes on, if not `hiernas resume` of the run that was begun; `quietly`: on standard error.
     """
     from hiernas import stop
     from hiernas.cli.progress import Display
 
-    with stop.heeded(), Display(out) as listener:
+    with stop.heeded(), Display(errors if quietly else out, log=log) as listener:
         try:
             yield listener
         except KeyboardInterrupt as error:
@@ -116,6 +114,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: 
         out.print(remark)
 
 
+def print_tables(tables: Iterable[Any]) -> None:
+    for table in tables:
+        print_table(*table)
+
+
+def print_json(value: Any) -> None:
+    out.print(json.dumps(value))
+
+
 def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
     """Names and values below a title."""
     table = Table(box=None, show_header=False, pad_edge=False, title=visible(title), title_justify="left", title_style="bold")
@@ -136,7 +143,7 @@ def print_summary(run: Path) -> None:
         raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
     with telling(run / "result.json"):
         lines, rows = summary(result)
-    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if rows else "")
+    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if (run / "report.html").exists() else "")
     lines += [*(f"doubtful: {doubt}" for doubt in result.get("doubts", ())), where]
     if rows:
         print_table(["", "asked", "predicted", "measured"], rows, lines)
@@ -189,7 +196,7 @@ def search(asked: options.SearchOptions) -> None:
     from hiernas.run.search import search as run_search
 
     request = request_of(asked)
-    with listening(f"hiernas resume {asked.out}" if going_on else "") as listener:
+    with listening(f"hiernas resume {asked.out}" if going_on else "", log=asked.log) as listener:
         go: Any = continued if going_on else partial(run_search, began=began)
         run = go(request, asked.out, listener)
     print_summary(run.path)
@@ -199,19 +206,22 @@ def search(asked: options.SearchOptions) -> None:
 def check(asked: options.CheckOptions) -> None:
     """Say what a search would face: size, costs, share within the limits, memory and time. Trains nothing."""
     began = time.monotonic()
-    from hiernas.commands.check import check as run_check
-    from hiernas.commands.check import request_of
+    import hiernas.commands.check as command
 
-    request = request_of(asked)
-    with listening() as listener:
-        shown = run_check(request, listener, began)
-    print_pairs("Check: nothing was trained", shown)
+    request = command.request_of(asked)
+    with listening(quietly=asked.json) as listener:
+        found = command.check(request, listener, began)
+    if asked.json:
+        print_json(command.to_json(*found))
+    else:
+        print_pairs("Check: nothing was trained", command.shown(*found))
 
 
 @app.command()
 def resume(
     run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")],
     data: Annotated[str | None, typer.Option(help="where its images were moved; they must be the same")] = None,
+    log: options.Log = None,
 ) -> None:
     """Go on with an interrupted run; it ends as if it had never been interrupted."""
     from hiernas.run.folder import RunFolder
@@ -221,8 +231,21 @@ def resume(
         out.print(f"{run} was finished; there is nothing to go on with")
     from hiernas.run.search import resume as run_resume
 
-    with listening(f"hiernas resume {run}") as listener:
+    with listening(f"hiernas resume {run}", log=options.checked_log(log)) as listener:
         run_resume(run, listener, data=data)
+    print_summary(run)
+
+
+@app.command()
+def watch(run: Annotated[Path, typer.Argument(help="folder of a run, also of one that is about to begin")]) -> None:
+    """Follow a run that another process does, until it ends. Ctrl-C ends the watching alone."""
+    from hiernas.cli.progress import follow
+
+    try:
+        follow(run, out)
+    except KeyboardInterrupt:
+        _say(f"{run} was left alone; `hiernas watch {run}` shows it again")
+        raise typer.Exit(130) from None
     print_summary(run)
 
 
@@ -239,11 +262,14 @@ def measure(asked: options.MeasureOptions) -> None:
 @_command
 def cost(asked: options.CostOptions) -> None:
     """Parameters, MACs and latency of a network: counted, published, predicted from the table and measured here."""
-    from hiernas.commands.cost import cost as run_cost
+    import hiernas.commands.cost as command
 
-    with listening() as listener:
-        shown = run_cost(asked, listener)
-    print_pairs(asked.source, shown)
+    with listening(quietly=asked.json) as listener:
+        found = command.cost(asked, listener)
+    if asked.json:
+        print_json(found)
+    else:
+        print_pairs(asked.source, command.in_words(found))
 
 
 @_command
@@ -270,7 +296,7 @@ def train(asked: options.TrainOptions) -> None:
     began = time.monotonic()
     from hiernas.commands.train import train as run_train
 
-    with listening() as listener:
+    with listening(log=asked.log) as listener:
         path = run_train(asked, listener, began)
     print_summary(path)
 
@@ -298,14 +324,13 @@ def predict(asked: options.PredictOptions) -> None:
 @_command
 def evaluate(asked: options.EvaluateOptions) -> None:
     """Accuracy of the trained network of a run: with its interval, by class, and what is taken for what."""
-    from hiernas.commands.evaluate import evaluate as run_evaluate
+    import hiernas.commands.evaluate as command
 
-    found = run_evaluate(asked)
+    found = command.evaluate(asked)
     if asked.json:
-        out.print(json.dumps(found.to_json()))
-        return
-    for table in found.tables():
-        print_table(*table)
+        print_json(command.to_json(*found))
+    else:
+        print_tables(command.tables(*found))
 
 
 @_command
@@ -313,9 +338,12 @@ def rank(asked: options.RankOptions) -> None:
     """Say how far a search can be trusted: its network against random ones that are trained alike."""
     from hiernas.commands.rank import rank as run_rank
 
-    with listening(f"hiernas rank {asked.run}") as listener:
+    with listening(f"hiernas rank {asked.run}", asked.json) as listener:
         found = run_rank(asked.run, asked.networks, asked.epochs, listener)
-    print_pairs(str(asked.run), found.rows())
+    if asked.json:
+        print_json(asdict(found))
+    else:
+        print_pairs(str(asked.run), found.rows())
 
 
 @_command
@@ -323,14 +351,19 @@ def compare(asked: options.CompareOptions) -> None:
     """Methods against their controls under the same limits, with seeds and intervals; or finished runs side by side."""
     from hiernas.commands.compare import compare as run_compare
 
-    with listening() as listener:
+    with listening(quietly=asked.json) as listener:
         found = run_compare(asked, listener)
-    for table in found.tables():
-        print_table(*table)
+    if asked.json:
+        print_json(found.to_json())
+    else:
+        print_tables(found.tables())
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="a finished run, or a study")],
+    open_: Annotated[bool, typer.Option("--open", help="in the browser")] = False,
+) -> None:
     """Write the HTML report of a run or a study again."""
     if (run / "study.yaml").exists():
         from hiernas.commands.compare import summarised
@@ -345,14 +378,21 @@ def report(run: Annotated[Path, typer.Argument(help="a finished run, or a study"
                 folder.check(name)
             written = write_report(run)
     out.print(f"wrote {written}")
+    if open_ and not webbrowser.open(at := Path(str(written)).resolve().as_uri()):
+        _say(f"no browser could be started here; open {at}")
 
 
 @app.command("list")
 def list_command(
-    kind: Annotated[str, typer.Argument(help="methods, spaces, networks, recipes, data, runtimes, presets or runs")] = "",
+    kind: options.Kind = "",
     of: Annotated[str, typer.Argument(help="the folder of `list runs`, the method of `list presets`")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Show what there is."""
-    from hiernas.commands.lists import listing
+    import hiernas.commands.lists as command
 
-    print_table(*listing(kind, of))
+    found = command.listing(kind, of)
+    if as_json:
+        print_json(command.to_json(*found))
+    else:
+        print_table(*found)

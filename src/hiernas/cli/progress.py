@@ -1,17 +1,26 @@
-"""Live progress of a run in a terminal, and plain lines where there is none."""
+"""Live progress of a run in a terminal, and plain lines where there is none; also of a run of another process."""
 
 from __future__ import annotations
 
+import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
+from hiernas.errors import RunError
 from hiernas.quiet import visible
 from hiernas.report import units
+from hiernas.run.disk import on_disk
+from hiernas.run.folder import RunFolder
 
 PHASES = {
     "train": "training supernet", "evolve": "searching", "final": "training the chosen network",
@@ -47,39 +56,42 @@ COUNTED: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, float]]] = {  # a
 
 
 class Display:
-    """A listener for a run's events: stage, epoch, generation, best so far, time left."""
+    """A listener for a run's events: stage, epoch, generation, best so far, time left.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    `clock`: seconds from anywhere; `log`: csv or tensorboard, see `Scalars`.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] | None = None, log: str | None = None) -> None:
+        self.console, self.clock, self.log = console, clock or time.monotonic, log and Scalars(log)
         self.plan: Mapping[str, float] = {}
         self.again = ""  # the command that goes on with what is being done
         self.of_study = False
         self.best = 0.0
-        self.started = time.monotonic()
+        self.started = self.clock()
         self.first_done: float | None = None
         self.last_line = 0.0
         self.alarms: set[str] = set()
-        self.bar = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
-            TextColumn("{task.fields[left]}"), console=console, transient=True,
-        )  # fmt: skip
-        self.task = self.bar.add_task("starting", total=1.0, left="")
+        self.state = ("starting", 0.0)  # what is shown
+        self.ends: float | None = None  # when it will, by the clock
+        self.live = Live(console=console, transient=True, get_renderable=self.picture)
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
-            self.bar.start()
+            self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.console.is_terminal:
-            self.bar.stop()
+            self.live.stop()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
+        if self.log:
+            self.log(event)
         kind = event["event"]
         if kind in LINES:
             self.console.print(LINES[kind](event))
         elif kind in COUNTED:
-            self._show(*COUNTED[kind](event), "")
+            self._show(*COUNTED[kind](event))
         elif handler := getattr(self, f"_on_{kind}", None):
             handler(event)
 
@@ -147,17 +159,110 @@ class Display:
         where = f"stage {number}/{stages} · " if number else ""
         return where + PHASES.get(kind, phase)
 
-    def _left(self, done: float) -> str:
+    def _left(self, done: float) -> float | None:
+        """Seconds, where enough is done to tell."""
         if self.first_done is None:
-            self.first_done, self.started = done, time.monotonic()
+            self.first_done, self.started = done, self.clock()
         if done - self.first_done < 0.005:
-            return ""
-        seconds = (time.monotonic() - self.started) * (1.0 - done) / (done - self.first_done)
-        return f"about {units.seconds(seconds)} left"
+            return None
+        return (self.clock() - self.started) * (1.0 - done) / (done - self.first_done)
 
-    def _show(self, text: str, done: float, left: str, final: bool = False) -> None:
-        if self.console.is_terminal:
-            self.bar.update(self.task, description=visible(text), completed=done, left=left)
-        elif final or time.monotonic() - self.last_line > 10.0:
-            self.last_line = time.monotonic()
-            self.console.print(f"{done:4.0%} {text} {left}".rstrip())
+    def _show(self, text: str, done: float, left: float | None = None, final: bool = False) -> None:
+        self.state, self.ends = (text, done), None if left is None else self.clock() + left
+        if not self.console.is_terminal and (final or time.monotonic() - self.last_line > 10.0):
+            self.print_line()
+
+    def print_line(self) -> None:
+        """Where it stands, in a line."""
+        self.last_line = time.monotonic()
+        self.console.print(f"{self.state[1]:4.0%} {self.state[0]} {self._left_words()}".rstrip())
+
+    def picture(self) -> Group:
+        """The same in a terminal, however narrow it is: in words, and below them a bar and the time that is left by now."""
+        below, (text, done) = Table.grid(padding=(0, 1)), self.state
+        below.add_row(ProgressBar(total=1.0, completed=done, width=30), f"{done:4.0%}", self._left_words())
+        return Group(Text(visible(text)), below)
+
+    def _left_words(self) -> str:
+        return "" if self.ends is None else f"about {units.seconds(max(0.0, self.ends - self.clock()))} left"
+
+
+class Scalars:
+    """A listener that writes the numbers of a run's epochs and generations: to RUN/scalars.csv or RUN/tensorboard.
+
+    Both are appended to, so that a resumed run goes on in them.
+    """
+
+    def __init__(self, to: str) -> None:
+        self.to, self.run = to, Path()
+        self.board: Any = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "start":
+            self.run, self.board = Path(event["run"]), None
+        elif kind in ("epoch", "generation"):
+            counters = (kind, f"{kind}s")  # 3 of 20
+            values = {k: v for k, v in event.items() if type(v) in (int, float) and k not in counters}
+            with on_disk(self.run):
+                getattr(self, f"_to_{self.to}")(event["phase"], event[kind], values)
+
+    def _to_csv(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        with open(self.run / "scalars.csv", "a", newline="") as f:
+            writer = csv.writer(f)
+            writer.writerows([("phase", "step", "name", "value")] if f.tell() == 0 else [])
+            writer.writerows((phase, step, name, value) for name, value in values.items())
+
+    def _to_tensorboard(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+        self.board = self.board or TensorBoardLogger(self.run, name="tensorboard", version="")
+        self.board.log_metrics({f"{phase}/{name}": value for name, value in values.items()}, step)
+        self.board.save()  # to the disk
+
+
+# -- a run of another process ------------------------------------------------------------------------------------------
+
+POLL, QUIET = 1.0, 3  # seconds from look to look; looks without news after which it is asked whether anybody is at it
+PATIENCE = 600  # looks for a run that has not begun
+
+
+def follow(path: Path, console: Console) -> None:
+    """Show a run from where it stands until it has its result; it is only read.
+
+    Raises `RunError` where there is no run, or where it is not finished and no process is at it.
+    """
+    run, of_event, read, quiet = _begun(path, console), list[float](), 0, -1
+    with Display(console, lambda: of_event[-1] if of_event else time.time()) as display:
+        while not (path / "result.json").exists():
+            events, first = run.events()[read:], quiet < 0
+            console.quiet = first  # what has been is not told again; it says where the run stands
+            for event in events:
+                of_event.append(datetime.fromisoformat(event["time"]).timestamp())
+                display(event)
+            of_event.clear()
+            console.quiet = False
+            if first:
+                since = f"begun {events[0]['time'].replace('T', ' ')}" if events else "nothing is written yet"
+                console.print(f"{path}: {run.config['method']}, {since}")
+                if not console.is_terminal:
+                    display.print_line()
+            read, quiet = read + len(events), 0 if events or first else quiet + 1
+            if quiet >= QUIET and not run.at_work() and not (path / "result.json").exists():
+                raise RunError(
+                    f"{path} is not finished, and no process is at it any more: it was stopped or killed, or it failed; go on "
+                    f"with `hiernas resume {path}`: what was saved is not done again"
+                )
+            time.sleep(POLL)
+
+
+def _begun(path: Path, console: Console) -> RunFolder:
+    """The run of a folder, which may be about to be made: a search measures latencies first."""
+    for look in range(PATIENCE):
+        there = {p.name for p in path.iterdir()} if path.is_dir() else set()
+        if "config.yaml" in there or there - {".lock", "checkpoint", "config.yaml.partial"}:
+            break
+        if look == 0:
+            console.print(f"{path} holds no run yet; waiting for one to begin there (Ctrl-C ends)")
+        time.sleep(POLL)
+    return RunFolder.open(path)  # says so where it is none

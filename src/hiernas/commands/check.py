@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hiernas.commands.cost import cells_named
-from hiernas.commands.options import CheckOptions, split_settings
+from hiernas.commands.options import AskedOptions, split_settings
 from hiernas.costs import PEAKS, sums
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables, peak_tables
@@ -30,6 +31,8 @@ from hiernas.run.request import Prepared, Request, prepare
 from hiernas.run.search import rehearse
 from hiernas.run.settings import names_of
 from hiernas.train.evaluate import batch_for, evaluation_bytes
+
+IN_CELLS = 20  # more than what all images that are evaluated at a time come to, of all spaces (tests/latency/test_bounds.py)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Estimate:
         return sum(self.seconds.values())
 
 
-def request_of(asked: CheckOptions) -> Request:
+def request_of(asked: AskedOptions) -> Request:
     """The search that is asked for. A mistake is named before anything is read."""
     of_space, settings = split_settings(asked.settings)
     if asked.cells is not None:
@@ -62,14 +65,32 @@ def request_of(asked: CheckOptions) -> Request:
     return request
 
 
-def check(request: Request, listener: Listener, began: float) -> dict[str, str]:
-    """What a search would face, by name. `began`: see `hiernas.run.search.search`."""
+def check(request: Request, listener: Listener, began: float) -> tuple[Prepared, Estimate]:
+    """A search, and what it would face. `began`: see `hiernas.run.search.search`."""
     prepared = prepare(request, listener)
     step = largest_step(prepared)
     pace = rehearse(prepared, step.seconds, listener)
     if request.time is not None:
         prepared = within(prepared, pace, request.time, time.monotonic() - began, names_of(request.settings))
-    return shown(prepared, estimate(prepared, step, pace))
+    return prepared, estimate(prepared, step, pace)
+
+
+def to_json(prepared: Prepared, e: Estimate) -> dict[str, Any]:
+    """An estimate in numbers."""
+    data = prepared.data
+    return {
+        "method": prepared.method, "space": prepared.space.name, "architectures": e.space_size,
+        "costs": {metric: dict(zip(("smallest", "typical", "largest"), span, strict=True)) for metric, span in e.costs.items()},
+        "limits": [str(limit) for limit in prepared.limits], "automatic_limit": prepared.automatic_limit,
+        "share_within_limits": e.feasible_share,
+        "data": {
+            "name": data.name, "classes": data.num_classes, "input_size": list(data.input_size), "train": len(data.train),
+            "val": len(data.val), "test": len(data.test), "notes": list(data.notes),
+        },
+        "fitted": prepared.fitted, "timed": prepared.timed, "doubts": list(prepared.doubts),
+        "supernet_params": None if METHODS[prepared.method].control == "unsearched" else e.supernet_params,
+        "memory_gib": e.memory_gib, "seconds": e.seconds, "total_seconds": e.total_seconds,
+    }  # fmt: skip
 
 
 def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
@@ -110,12 +131,13 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> Estimate:
         genes = each.sample_encoded(numpy_generator(prepared.seed, "check"), 10_000)
         costs |= {m: (table.smallest, float(np.median(table.of(genes))), table.largest) for m, table in by_metric.items()}
     training = 4 * (3 * step.params) + step.saved  # weights, gradients, momentum in 32 bits
+    evaluating = 4 * step.params + _evaluating(prepared, step)
     return Estimate(
         space_size=max(space.size(), among.size()),
         costs=costs,
         feasible_share=feasible_share(among, tables, sums(prepared.limits), numpy_generator(prepared.seed, "share")),
         supernet_params=step.params,
-        memory_gib=(max(training, 4 * step.params + _evaluating(prepared), _measuring(prepared)) + _pictures(prepared)) / 2**30,
+        memory_gib=(max(training, evaluating, _measuring(prepared)) + _pictures(prepared)) / 2**30,
         seconds=pace.seconds(method.work(prepared.config, prepared.data)),
     )
 
@@ -129,11 +151,12 @@ def _pictures(prepared: Prepared) -> int:
     return (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
 
 
-def _evaluating(prepared: Prepared) -> int:
-    """Bytes of activations while candidates of a chain are evaluated; in cells a training step takes more."""
+def _evaluating(prepared: Prepared, step: LargestStep) -> int:
+    """Bytes of activations while candidates are evaluated; in cells as many as a training step saves of `IN_CELLS` images."""
     space, data = prepared.space, prepared.data
     if space.skeleton.searched != "blocks":
-        return 0
+        recipe = getattr(prepared.config, "search", prepared.config).train
+        return step.saved * IN_CELLS // min(recipe.batch_size, len(data.train))
     return min(batch_for(space), max(len(data.val), prepared.config.calibration_images)) * evaluation_bytes(space)
 
 

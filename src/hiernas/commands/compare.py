@@ -45,6 +45,11 @@ class Compared:
         return found
 
 
+    def to_json(self) -> dict[str, Any]:
+        """Runs, differences, verdicts, and what is missing."""
+        return {**results.as_json(self.rows), "missing": list(self.missing)}
+
+
 def compare(asked: CompareOptions, listener: Listener) -> Compared:
     """Begin or go on with a study, or put finished runs side by side."""
     runs = asked.runs or []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +22,50 @@ from hiernas.spaces import KNOWN, Known, known
 from hiernas.subsets import subsets
 
 
-def cost(asked: CostOptions, listener: Listener) -> dict[str, str]:
-    """Costs of a network by name of the cost: counted, as published, predicted and measured."""
+def cost(asked: CostOptions, listener: Listener) -> dict[str, Any]:
+    """Costs of a network as numbers: counted, as published, predicted and measured."""
     architecture, network = architecture_of(asked), published(asked.source)
     skeleton, counted = architecture.skeleton, count_cost(architecture)
-    shown = {
+    return {
         "space": skeleton.name,
-        "for images of": f"{skeleton.input_size} in {skeleton.num_classes} classes",
-        "params": f"{counted.params:,}",
-        "macs": f"{counted.macs:,}",
-        **{metric: units.value(metric, getattr(counted, metric)) for metric in MEMORY},
+        "input_size": list(skeleton.input_size),
+        "num_classes": skeleton.num_classes,
+        **{metric: getattr(counted, metric) for metric in ("params", "macs", *MEMORY)},
+        **({"published": _printed(network)} if network else {}),
+        **_latencies(architecture, asked, listener),
     }
-    return shown | (_printed(network) if network else {}) | _latencies(architecture, asked, listener)
 
 
-def _printed(network: Known) -> dict[str, str]:
+def _printed(network: Known) -> dict[str, Any]:
+    millions = {"params": network.published_params, "macs": network.published_macs}
+    texts = {"latency": network.published_latency, "source": network.source, "note": network.note}
+    return {**{k: v and round(1e6 * v) for k, v in millions.items()}, **texts}
+
+
+def in_words(found: Mapping[str, Any]) -> dict[str, str]:
+    """The same for the terminal, by name of the cost."""
+    printed, ms = found.get("published", {}), found["latency_ms"]
+    device = f"{found['device']}, {found['runtime']}"
     rows = {
-        "published params": network.published_params and f"{network.published_params:g} M",
-        "published macs": network.published_macs and f"{network.published_macs:g} M",
-        "published latency": network.published_latency,
-        "source": network.source,
-        "note": network.note,
+        "space": found["space"],
+        "for images of": f"{tuple(found['input_size'])} in {found['num_classes']} classes",
+        **{metric: f"{found[metric]:,}" for metric in ("params", "macs")},
+        **{metric: units.value(metric, found[metric]) for metric in MEMORY},
+        **{f"published {k}": printed.get(k) and f"{printed[k] / 1e6:g} M" for k in ("params", "macs")},
+        "published latency": printed.get("latency"),
+        **{k: printed.get(k) for k in ("source", "note")},
+        "latency predicted": f"{units.milliseconds(ms['predicted'])} ({device}"
+        + (f", {found['threads']} thread(s))" if "threads" in found else ")"),
     }
+    if "measured" in ms:
+        rows["latency measured"] = f"{units.milliseconds(ms['measured'])} (median {ms['median']:.3g}, 90 % {ms['p90']:.3g})"
     return {name: str(text) for name, text in rows.items() if text}
 
 
-def _latencies(architecture: Architecture, asked: CostOptions, listener: Listener) -> dict[str, str]:
+def _latencies(architecture: Architecture, asked: CostOptions, listener: Listener) -> dict[str, Any]:
     if asked.latency_table is not None:
         table = load_table(asked.latency_table, asked.runtime, asked.threads)
-        return {"latency predicted": f"{units.milliseconds(table.predict(architecture))} ({table.device}, {table.runtime})"}
+        return {"latency_ms": {"predicted": table.predict(architecture)}, "device": table.device, "runtime": table.runtime}
     engine = make_runtime(asked.runtime or RUNTIME, asked.threads or 1)
     kept = tuple(
         Decision(name, tuple(option for option, _ in choice))
@@ -59,10 +75,10 @@ def _latencies(architecture: Architecture, asked: CostOptions, listener: Listene
     only = only if architecture.is_single else subsets(only)
     measured = measure_table(only, engine, cached_table_path(engine), teller(listener))
     whole = engine.measure(architecture.build(), architecture.skeleton.input_size, runs=100, warmup=10)
-    where = f"{measured.device}, {measured.runtime}, {measured.threads} thread(s)"
+    predicted = measured.predict(architecture)
     return {
-        "latency predicted": f"{units.milliseconds(measured.predict(architecture))} ({where})",
-        "latency measured": f"{units.milliseconds(whole.p10_ms)} (median {whole.median_ms:.3g}, 90 % {whole.p90_ms:.3g})",
+        "latency_ms": {"predicted": predicted, "measured": whole.p10_ms, "median": whole.median_ms, "p90": whole.p90_ms},
+        **{key: getattr(measured, key) for key in ("device", "runtime", "threads")},
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,59 +16,44 @@ from hiernas.data.sources import find
 from hiernas.data.split import Split, Subset
 from hiernas.errors import DataError, HiernasError, RunError
 from hiernas.report import units
+from hiernas.report.trust import MOST, SHOWN, Evaluation
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import reload_data
 from hiernas.run.trained import TrainedNetwork, load
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]
-SHOWN = 20  # classes up to which the whole confusion matrix is shown
-WORST = 10  # confusions shown of more classes
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Images of each class (rows) by the class that the network named (columns): int64 [classes, classes]."""
-
-    images: str  # which they are
-    classes: tuple[str, ...]
-    confusion: np.ndarray
-
-    def to_json(self) -> dict[str, Any]:
-        """Accuracy with its 95 % interval (Wilson's), accuracy by class (null where there is no image), the matrix."""
-        right, of = self.confusion.diagonal(), self.confusion.sum(1)
-        accuracy = float(right.sum() / of.sum())
-        by_class = {c: {"images": int(n), "accuracy": float(r / n) if n else None}
-                    for c, r, n in zip(self.classes, right, of, strict=True)}  # fmt: skip
-        return {
-            "data": self.images, "images": int(of.sum()), "accuracy": accuracy,
-            "interval": list(units.wilson(accuracy, int(of.sum()))), "classes": by_class, "confusion": self.confusion.tolist(),
-        }  # fmt: skip
-
-    def tables(self) -> list[Table]:
-        """For the terminal: accuracy by class, then what was taken for what."""
-        found = self.to_json()
-        low, high = found["interval"]
-        said = f"accuracy {found['accuracy']:.2%}, 95 % interval {low:.2%} to {high:.2%} ({self.images})"
-        rows = [[name, str(each["images"]), units.percent(each["accuracy"])] for name, each in found["classes"].items()]
-        if len(self.classes) <= SHOWN:
-            matrix = [[name, *map(str, row)] for name, row in zip(self.classes, found["confusion"], strict=True)]
-            return [(["class", "images", "accuracy"], rows, [said]), (["class \\ named", *self.classes], matrix, [])]
-        wrong = self.confusion * (1 - np.eye(len(self.classes), dtype=np.int64))
-        order = [np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:WORST]]
-        confused = [[self.classes[a], self.classes[b], str(wrong[a, b])] for a, b in order if wrong[a, b]]
-        return [(["class", "images", "accuracy"], rows, [said]), (["class", "taken for", "images"], confused, [])]
+def to_json(found: Evaluation, images: str) -> dict[str, Any]:
+    """Accuracy with its 95 % interval (Wilson's), accuracy by class (null where there is no image), the matrix."""
+    n = int(found.images.sum())
+    return {
+        "data": images, "images": n, "accuracy": found.accuracy, "interval": list(units.wilson(found.accuracy, n)),
+        "classes": {name: {"images": of, "accuracy": right} for name, of, right in found.by_class},
+        "confusion": found.confusion.tolist(),
+    }  # fmt: skip
 
 
-def evaluate(asked: EvaluateOptions) -> Evaluation:
-    """Of a run on its test images, or on others with the same class names."""
+def tables(found: Evaluation, images: str) -> list[Table]:
+    """For the terminal: accuracy by class, then what was taken for what. `images`: which they are."""
+    low, high = units.wilson(found.accuracy, int(found.images.sum()))
+    said = f"accuracy {found.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%} ({images})"
+    rows = [[name, str(of), units.percent(right)] for name, of, right in found.by_class]
+    if len(found.classes) <= SHOWN:
+        matrix = [[name, *map(str, row)] for name, row in zip(found.classes, found.confusion.tolist(), strict=True)]
+        return [(["class", "images", "accuracy"], rows, [said]), (["class \\ named", *found.classes], matrix, [])]
+    confused = [[found.classes[a], found.classes[b], str(n)] for a, b, n in found.confused[:MOST]]
+    return [(["class", "images", "accuracy"], rows, [said]), (["class", "taken for", "images"], confused, [])]
+
+
+def evaluate(asked: EvaluateOptions) -> tuple[Evaluation, str]:
+    """Of a run on its test images, or on others with the same class names; and which they are."""
     network = load(asked.source)
     split, images = _labelled(asked, network)
     with torch.no_grad():
         batches = in_order(len(split), at_once(network.input_size))
         named = torch.cat([network(split.images.fetch(b)).argmax(1).cpu() for b in batches])
-    n = len(network.classes)
-    counts = torch.bincount(split.labels * n + named, minlength=n * n).view(n, n)
-    return Evaluation(images, network.classes, counts.numpy())
+    return Evaluation.of(network.classes, split.labels.numpy(), named.numpy()), images
 
 
 def _labelled(asked: EvaluateOptions, network: TrainedNetwork) -> tuple[Split, str]:

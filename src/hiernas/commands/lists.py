@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hiernas.errors import one_of
 from hiernas.methods import FILES, METHODS
@@ -43,6 +45,12 @@ def listing(kind: str, of: str = "") -> Listing:
     return lists[kind][0]()
 
 
+def to_json(columns: list[str], rows: list[list[str]], remarks: list[str]) -> dict[str, Any]:
+    """A list as it is shown; what is a whole number is one."""
+    whole = [[int(cell.replace(",", "")) if re.fullmatch(r"[\d,]*\d", cell) else cell for cell in row] for row in rows]
+    return {"columns": columns, "rows": whole, "remarks": [line for line in remarks if line]}
+
+
 def _spaces() -> Listing:
     import hiernas.spaces
     from hiernas.costs.tables import cost_tables
@@ -69,10 +77,10 @@ def _networks() -> Listing:
     rows = []
     for name, network in KNOWN.items():
         counted = cost(known(name))
-        printed = [f"{v:g} M" if v is not None else "-" for v in (network.published_params, network.published_macs)]
+        printed = [f"{v:.4g} M" if v is not None else "-" for v in (network.published_params, network.published_macs)]
         rows.append([name, network.space, f"{counted.params:,}", printed[0], f"{counted.macs:,}", printed[1]])
-    columns = ["network", "space", "params", "published", "MACs", "published"]
-    return columns, rows, ["", "`hiernas cost NAME` says where the published numbers are from and why some of them differ"]
+    columns = ["network", "space", "params", "printed", "MACs", "printed"]
+    return columns, rows, ["", "`hiernas cost NAME` says where the printed numbers are from and why some of them differ"]
 
 
 def _recipes() -> Listing:

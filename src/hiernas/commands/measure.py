@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
 from hiernas.latency.measure import Progress, cached_table_path, doubts, locked, measure_table, plan_of, title
-from hiernas.latency.pack import import_measurement, write_pack
+from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack
 from hiernas.latency.runtimes import RUNTIME, RUNTIMES, make_runtime
 from hiernas.latency.table import LatencyTable, merge
 from hiernas.randomness import numpy_generator
@@ -44,6 +45,12 @@ def measure(asked: MeasureOptions, listener: Listener) -> dict[str, str]:
             "on the device": "python measure.py --out measured.json (needs onnxruntime and numpy; interrupted, it goes on)",
             "then here": "the same `hiernas measure` command with --import measured.json instead of --pack",
         }
+    if asked.device is not None:
+        host = asked.device.removeprefix("ssh:")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "measured.json")
+            measure_by_ssh(space, host, asked.python or "python3", asked.threads or 1, file, teller(listener))
+            return _import(space, file, asked.out or Path(f"{host.split('@')[-1]}.json"), allow_missing=False)
     if asked.import_file is not None:
         return _import(space, asked.import_file, asked.out, asked.allow_missing)
     if asked.merge is not None:

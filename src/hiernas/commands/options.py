@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from hiernas.machine import usable_memory
 from hiernas.methods import FILES, variants
 from hiernas.names import FORMATS, PRESETS, RUNTIMES, SPACES
 
+LISTS = ("methods", "spaces", "networks", "recipes", "data", "runtimes", "presets", "runs")
 Settings = Annotated[
     list[str] | None, Option("--set", help="KEY=VALUE of the method's configuration, or space.KEY=VALUE; repeatable")
 ]
@@ -23,9 +25,25 @@ Seed = Annotated[int, Option(help="seed of everything random", min=0)]
 Folder = Annotated[Path | None, Option(help="folder to write; default: a new one under runs/")]
 ImageSize = Annotated[int | None, Option(help="resize images to this many pixels a side")]
 SkipBad = Annotated[bool, Option("--skip-bad-images", help="leave out images that cannot be read, and count them")]
+Kind = Annotated[str, Argument(help=", ".join(LISTS[:-1]) + f" or {LISTS[-1]}", autocompletion=lambda: list(LISTS))]
+Space = Annotated[
+    str | None,
+    Option(help="default: the (first) method's own; see `hiernas list spaces`", autocompletion=lambda: list(SPACES)),
+]
+Preset = Annotated[
+    str, Option(help="quick, small or paper; see `hiernas list presets`", autocompletion=lambda: list(PRESETS))
+]
+Method = Annotated[
+    str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`", autocompletion=lambda: list(FILES))
+]
 TableFile = Annotated[Path | None, Option(help="a latency table file (ours or a phone's)")]
-Runtime = Annotated[str | None, Option(help="what measures latency; default: onnxruntime; see `hiernas list runtimes`")]
+Runtime = Annotated[
+    str | None,
+    Option(help="what measures latency; default: onnxruntime; `hiernas list runtimes`", autocompletion=lambda: list(RUNTIMES)),
+]
 Time = Annotated[str | None, Option(help="in which all is to be done, such as 90s, 30m or 2h; epochs are set for it")]
+Log = Annotated[str | None, Option(help="numbers by epoch as they come: csv (RUN/scalars.csv), tensorboard (RUN/tensorboard)")]
+Json = Annotated[bool, Option("--json", help="print one JSON document; progress goes to standard error")]
 Threads = Annotated[int | None, Option(help="threads of the measured runtime; default: 1", min=1)]
 
 
@@ -33,10 +51,10 @@ Threads = Annotated[int | None, Option(help="threads of the measured runtime; de
 class SharedOptions:
     """What a search and a study are asked alike."""
 
-    space: Annotated[str | None, Option(help="default: the (first) method's own; see `hiernas list spaces`")] = None
+    space: Space = None
     data: Annotated[str, Option(help="'digits', a folder of class folders, of parquet or of IDX files, or hf:NAME")] = "digits"
     latency_table: TableFile = None
-    preset: Annotated[str, Option(help="quick, small or paper; see `hiernas list presets`")] = "quick"
+    preset: Preset = "quick"
     settings: Settings = None
     image_size: ImageSize = None
     val_per_class: Annotated[int | None, Option(help="validation images per class, cut from the training images")] = None
@@ -50,10 +68,10 @@ class SharedOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions(SharedOptions):
-    """A search that may be done."""
+class AskedOptions(SharedOptions):
+    """A search that is asked for or about."""
 
-    method: Annotated[str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`")] = "hnas"
+    method: Method = "hnas"
     limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "peak_ram_int8<=256k"; repeatable')] = None
     cells: Annotated[str | None, Option(help="of a stage search: a genotype by name or text, or a run that found some")] = None
     time: Time = None
@@ -74,12 +92,21 @@ class CheckOptions(SharedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(CheckOptions):
+class CheckOptions(AskedOptions):
+    """A search that may be done."""
+
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(AskedOptions):
     out: Folder = None
+    log: Log = None
     continue_: Annotated[bool, Option("--continue", help="go on where --out holds this search already (requeued jobs)")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checked_log(self.log)
         if self.continue_ and self.out is None:
             raise ConfigError("--continue needs the run's folder: name it with --out")
 
@@ -101,6 +128,7 @@ class CompareOptions(SharedOptions):
     out: Annotated[Path | None, Option(help="folder of the study; default: study. Of runs: where the page goes")] = None
     jobs: Annotated[int, Option(help="processes on this machine", min=1)] = 1
     backend: Annotated[str | None, Option(help="of joblib: loky, multiprocessing, ray or dask")] = None
+    json: Json = False
 
     def __post_init__(self) -> None:
         from hiernas.costs import parse_limits
@@ -110,7 +138,7 @@ class CompareOptions(SharedOptions):
         for text in self.limit or ():
             parse_limits(part.strip() for part in text.split(" and "))
         given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
-        strange = [flag for flag in given if flag not in ("--runs", "--out", "--jobs", "--backend")]
+        strange = [flag for flag in given if flag not in ("--runs", "--out", "--jobs", "--backend", "--json")]
         if self.runs and strange:
             raise ConfigError(f"{strange[0].replace('--settings', '--set')} is for a new study; with RUN... leave it out")
         if self.backend is not None:
@@ -122,6 +150,15 @@ def _check_names(space: str | None, runtime: str | None) -> None:
         one_of("space", space, SPACES, SpaceError)
     if runtime is not None:
         one_of("runtime", runtime, RUNTIMES, LatencyError)
+
+
+def checked_log(log: str | None) -> str | None:
+    """What --log says; raises `ConfigError` where it cannot be done."""
+    if log is not None:
+        one_of("log", log, ("csv", "tensorboard"))
+    if log == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("--log tensorboard needs hiernas[tensorboard], which is not installed; --log csv needs nothing")
+    return log
 
 
 def seconds_of(time: str | None) -> float | None:
@@ -200,6 +237,7 @@ class CostOptions(SizedOptions):
     latency_table: TableFile = None
     runtime: Runtime = None
     threads: Threads = None
+    json: Json = False
 
     def __post_init__(self) -> None:
         _check_names(None, self.runtime)
@@ -225,8 +263,10 @@ class MeasureOptions(SizedOptions):
     num_classes: Annotated[int | None, Option(help="classes of the classifier", min=2)] = 1000
     runtime: Runtime = None
     threads: Threads = None
-    out: Annotated[Path | None, Option(help="table file; default: the user's cache")] = None
+    out: Annotated[Path | None, Option(help="table file; default: the user's cache, with --device HOST.json")] = None
     pack: Annotated[Path | None, Option(help="folder to write, for a device without HierNAS")] = None
+    device: Annotated[str | None, Option(help="ssh:[USER@]HOST: measure there, with ONNX Runtime")] = None
+    python: Annotated[str | None, Option(help="of --device: its Python with onnxruntime; default: python3")] = None
     import_file: Annotated[Path | None, Option("--import", help="what a pack measured; becomes a table")] = None
     allow_missing: Annotated[bool, Option("--allow-missing", help="import what was measured so far")] = False
     merge: Annotated[Path | None, Option(help="another table of the same device, to be put into this one")] = None
@@ -237,12 +277,14 @@ class MeasureOptions(SizedOptions):
 
     def __post_init__(self) -> None:
         _check_names(self.source, self.runtime)
-        modes = {"--pack": self.pack, "--import": self.import_file, "--merge": self.merge, "--calibrate": self.calibrate}
+        modes: dict[str, object] = {"--pack": self.pack, "--import": self.import_file, "--merge": self.merge}
+        modes |= {"--calibrate": self.calibrate, "--device": self.device}
         given = [flag for flag, value in modes.items() if value is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} do not go together; give one of them at a time")
         rules = [
             (self.allow_missing, "--allow-missing", "--import", self.import_file),
+            (self.python is not None, "--python", "--device", self.device),
             (self.even, "--even", "--calibrate", self.calibrate),
             (self.seed is not None, "--seed", "--calibrate", self.calibrate),
             (self.store_correction, "--store-correction", "--calibrate", self.calibrate),
@@ -250,11 +292,13 @@ class MeasureOptions(SizedOptions):
         for is_given, flag, needed, value in rules:
             if is_given and value is None:
                 raise ConfigError(f"{flag} is for {needed}; give both, or neither")
+        if self.device is not None and not re.fullmatch(r"ssh:(\w[\w.-]*@)?[\w\[][\w.:\]-]*", self.device):
+            raise ConfigError(f"--device '{self.device}' is not ssh:HOST or ssh:USER@HOST; others take --pack and --import")
         elsewhere = given and given != ["--calibrate"]
-        if elsewhere and (self.runtime is not None or self.threads is not None):
+        if elsewhere and (self.runtime is not None or (self.threads is not None and self.device is None)):
             raise ConfigError(
                 f"--runtime and --threads do not go with {given[0]}: nothing is measured here (a pack runs on onnxruntime, "
-                "with `measure.py --threads N` on the device)"
+                "with `measure.py --threads N` on the device; --device takes --threads)"
             )
         if self.pack is not None and self.out is not None:
             raise ConfigError("--out does not go with --pack: name the pack's folder with --pack DIR")
@@ -279,10 +323,12 @@ class TrainOptions:
     time: Time = None
     seed: Seed = 0
     out: Folder = None
+    log: Log = None
     image_size: ImageSize = None
     skip_bad_images: SkipBad = False
 
     def __post_init__(self) -> None:
+        checked_log(self.log)
         if self.preset is not None:
             one_of("preset", self.preset, PRESETS)
         if self.inherit and not self.source.is_dir():
@@ -323,6 +369,7 @@ class RankOptions:
         int, Option(help="random ones to train; up to as many more of the last supernet's space and of the front", min=2)
     ] = 5
     epochs: Annotated[int | None, Option(help="of each training; default: the run's final_epochs", min=1)] = None
+    json: Json = False
 
     def __post_init__(self) -> None:
         if self.against != "random":
@@ -346,7 +393,7 @@ class EvaluateOptions:
     source: Annotated[Path, Argument(metavar="RUN", help="a run folder, or the best.safetensors of one")]
     data: Annotated[str | None, Option(help="other images of the same classes; default: the run's test images")] = None
     skip_bad_images: SkipBad = False
-    json: Annotated[bool, Option("--json", help="print JSON")] = False
+    json: Json = False
 
     def __post_init__(self) -> None:
         if self.data is None and self.skip_bad_images:

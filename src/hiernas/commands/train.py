@@ -60,7 +60,6 @@ def train(asked: TrainOptions, listener: Listener, began: float | None = None) -
     with closing(run):
         if weights is not None:
             run.save_tensors("inherited", weights, {})
-        run.tell("start", plan={"final": 1.0}, run=str(run.path), limits=["none"], timed=header.get("timed"))
         train_only(run, images)
     return run.path
 

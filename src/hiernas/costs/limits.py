@@ -226,17 +226,16 @@ def _groups(space: SearchSpace, variables: int) -> list[Any]:
 
 
 def sample_feasible(
-    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, n: int,
-    exclude: Iterable[bytes | Sequence[int]] = (),
-) -> np.ndarray:  # fmt: skip
+    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, n: int, exclude: Iterable[bytes] = ()
+) -> np.ndarray:
     """Up to `n` distinct architectures that meet the limits, as option indices: int64 [m, sites], m <= n.
 
-    `exclude`: architectures not wanted, as int64 bytes (`genes.tobytes()`) or as indices. Uniform where the space
-    is small (it is listed) or the limits are met often (samples are rejected); rare regions are entered by random
-    walks that never raise `violation`, half of them from the solver's architecture, and are sampled as the walks
-    find them. Fewer than `n` are returned where no more are found with bounded effort.
+    `exclude`: architectures not wanted, as int64 bytes (`genes.tobytes()`). Uniform where the space is small (it is
+    listed) or the limits are met often (samples are rejected); rare regions are entered by random walks that never raise
+    `violation`, half of them from the solver's architecture, and are sampled as the walks find them. Fewer than `n` are
+    returned where no more are found with bounded effort.
     """
-    found = _Found(n, {e if isinstance(e, bytes) else np.asarray(e, dtype=np.int64).tobytes() for e in exclude})
+    found = _Found(n, set(exclude))
     if space.size() <= ENUMERABLE:
         genes = space.all_encoded()
         found.add(rng.permutation(genes[satisfied(tables, limits, genes)]))
@@ -288,11 +287,9 @@ def _walk(space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.r
         genes[better], outside[better] = proposed[better], then[better]
 
 
-def feasible_share(
-    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, n: int = 10_000
-) -> float:
-    """Share of the architectures that meets the limits: exact for small spaces, else over `n` uniform samples."""
-    genes = space.all_encoded() if space.size() <= ENUMERABLE else space.sample_encoded(rng, n)
+def feasible_share(space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator) -> float:
+    """Share of the architectures that meets the limits: exact for small spaces, else over 10,000 uniform samples."""
+    genes = space.all_encoded() if space.size() <= ENUMERABLE else space.sample_encoded(rng, 10_000)
     return float(satisfied(tables, limits, genes).mean())
 
 
@@ -315,30 +312,23 @@ class TableBudget:
         return self._made[id(space)][1]
 
     def count(self, architecture: Architecture) -> tuple[int, int]:
-        """Parameters and multiply-adds of a whole network."""
         found = count(architecture.build, architecture.skeleton.input_size)
         return found.params, found.macs
 
     def met(self, space: SearchSpace, genes: np.ndarray) -> np.ndarray:
-        """Which architectures meet all limits: [N, sites] -> bool [N]."""
         return satisfied(self.tables(space), self.limits, genes)
 
     def sample(self, space: SearchSpace, rng: np.random.Generator, n: int, exclude: Iterable[bytes] = ()) -> np.ndarray:
-        """See `sample_feasible`."""
         return sample_feasible(space, self.tables(space), self.limits, rng, n, exclude)
 
     def best(self, space: SearchSpace, gains: Sequence[np.ndarray]) -> np.ndarray:
-        """See `best_within`."""
         return best_within(space, self.tables(space), self.limits, gains)
 
     def nearest(self, space: SearchSpace) -> np.ndarray:
-        """See `nearest`."""
         return nearest(space, self.tables(space), self.limits)[0]
 
     def by(self, tables: Callable[[SearchSpace], Tables]) -> TableBudget:
-        """The same limits by other tables."""
         return replace(self, own=tables)
 
     def within(self, wanted: Sequence[Limit]) -> TableBudget:
-        """Other limits by the same tables."""
         return replace(self, limits=tuple(wanted))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 # modules without multiply-adds that keep the shape
 FREE: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, *ACTIVATIONS.values())
-_counts: dict[str, Count] = {}  # by Part.key, which is equal where the count is
-_footprints: dict[str, Footprint] = {}
-_needs: dict[str, Memory] = {}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def count(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> C
     """
     with torch.device("meta"), torch.no_grad():
         module = build().eval()
-        _drop_train_only(module)
+        drop_train_only(module)
         params = sum(p.numel() for p in module.parameters())
         _drop_free(module)
         with FlopCounterMode(display=False) as counter:
@@ -94,7 +92,7 @@ def footprint(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) 
     sizes = [math.prod(input_size)]
     with torch.device("meta"), torch.no_grad():
         module = build().eval()
-        _drop_train_only(module)
+        drop_train_only(module)
         for layer in module.modules():
             if not any(layer.children()):
                 layer.register_forward_hook(lambda _, inputs, output: sizes.append(output.numel()))
@@ -102,8 +100,8 @@ def footprint(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) 
         return Footprint(4 * sum(p.numel() for p in module.parameters()), 4 * sum(sizes))
 
 
-def _drop_train_only(module: nn.Module) -> None:
-    # an auxiliary classifier is no part of the network that is used
+def drop_train_only(module: nn.Module) -> None:
+    """Take out, in place, an auxiliary classifier, which is no part of the network that is used."""
     for name, child in list(module.named_children()):
         if getattr(child, "train_only", False):
             setattr(module, name, None)
@@ -151,39 +149,33 @@ def cost_tables(space: SearchSpace, latency: LatencyTable | None) -> dict[str, C
 
     Raises `LatencyError` where the latency table misses an operation of the space.
     """
-    tables = {
-        "params": _table("params", space, lambda part: counted(part).params, 0.0),
-        "macs": _table("macs", space, lambda part: counted(part).macs, 0.0),
-        "flash": _table("flash", space, lambda part: needed(part).bytes["flash"], 0.0),
-        "flash_int8": _table("flash_int8", space, lambda part: needed(part).bytes["flash_int8"], 0.0),
-    }
+    tables = [
+        _table("params", space, lambda part: counted(part).params),
+        _table("macs", space, lambda part: counted(part).macs),
+        _table("flash", space, lambda part: needed(part).bytes["flash"]),
+        _table("flash_int8", space, lambda part: needed(part).bytes["flash_int8"]),
+    ]
     if latency is not None:
-        tables["latency_ms"] = _table("latency_ms", space, latency.part_ms, latency.overhead_ms)
-    return tables
+        tables.append(_table("latency_ms", space, latency.part_ms, latency.overhead_ms))
+    return {table.metric: table for table in tables}
 
 
-def counted(part: Part) -> Count:
-    """The count of one operation, remembered for the life of the process."""
-    if part.key not in _counts:
-        _counts[part.key] = count(part.build, part.input_size)
-    return _counts[part.key]
+def _remembered(of_module: Callable[[Callable[[], nn.Module], tuple[int, int, int]], T]) -> Callable[[Part], T]:
+    """The same of one operation, for the life of the process: `Part.key` is equal where the result is."""
+    known: dict[str, T] = {}
+
+    def of_part(part: Part) -> T:
+        if part.key not in known:
+            known[part.key] = of_module(part.build, part.input_size)
+        return known[part.key]
+
+    return of_part
 
 
-def needed(part: Part) -> Memory:
-    """What one operation needs, remembered for the life of the process."""
-    if part.key not in _needs:
-        _needs[part.key] = memory(part.build, part.input_size)
-    return _needs[part.key]
+counted, needed, taken_by = _remembered(count), _remembered(memory), _remembered(footprint)
 
 
-def taken_by(part: Part) -> Footprint:
-    """The footprint of one operation, remembered for the life of the process."""
-    if part.key not in _footprints:
-        _footprints[part.key] = footprint(part.build, part.input_size)
-    return _footprints[part.key]
-
-
-def _table(metric: str, space: SearchSpace, cost_of: Callable[[Part], float], constant: float) -> CostTable:
+def _table(metric: str, space: SearchSpace, cost_of: Callable[[Part], float], constant: float = 0.0) -> CostTable:
     fixed, options = parts_of_space(space)
     for part in fixed:
         constant += cost_of(part)
@@ -213,10 +205,13 @@ def peak_tables(space: SearchSpace, several: bool = False) -> dict[str, PeakTabl
     if space.skeleton.searched != "blocks":
         return {}
     fixed, options = parts_of_space(space)
-    one = {metric: max(needed(part).bytes[metric] for part in fixed) for metric in PEAKS}
     sites = [[_three(part) if several else needed(part) for (part,) in site] for site in options]
-    rows = {m: tuple(np.array([n.bytes[m] for n in site], dtype=np.float64) for site in sites) for m in PEAKS}
-    return {metric: PeakTable(metric, one[metric], rows[metric], space) for metric in PEAKS}
+    found = {}
+    for metric in PEAKS:
+        constant = max(needed(part).bytes[metric] for part in fixed)
+        rows = tuple(np.array([need.bytes[metric] for need in site], dtype=np.float64) for site in sites)
+        found[metric] = PeakTable(metric, constant, rows, space)
+    return found
 
 
 def _three(part: Part) -> Memory:

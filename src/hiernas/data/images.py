@@ -13,14 +13,15 @@ are refused, and those to which pictures would grow more than 16-fold.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import chain
+from multiprocessing.pool import ThreadPool
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -40,6 +41,7 @@ MIN_SIZE, KEEP_UP_TO, MAX_SIZE = 4, 256, 224  # pixels of the short side
 DIGEST = 16  # bytes of the hash of a picture's pixels
 BATCH, SHARE = 64, 16  # so many images as a network's input may take this part of the memory
 ENLARGED = 16  # times that pictures may be enlarged
+SMALL = 96  # pixels a side of a picture that is only shown
 ORIENTATION = 0x0112  # EXIF tag
 FORMATS = ("BMP", "GIF", "JPEG", "PPM", "PNG", "AVIF", "JPEG2000", "TIFF", "WEBP", "TGA")  # another one, EPS, starts a program
 WORKERS = min(8, usable_cores())
@@ -296,6 +298,16 @@ def _damaged(reader: Reader, row: int, reason: str) -> DataError:
     )
 
 
+def small_png(pixels: Tensor) -> str:
+    """Pixels, uint8 [C, H, W], as a PNG file of 96 pixels a side at most, in base64; of 2 or 4 channels and more the mean."""
+    grey = pixels[0] if len(pixels) == 1 else pixels.float().mean(0).byte()
+    picture = Image.fromarray((pixels.permute(1, 2, 0) if len(pixels) == 3 else grey).contiguous().numpy())
+    picture.thumbnail((SMALL, SMALL))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
 def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:
     kinds = Counter(h.kind for h in headers)
     notes = [text.format(kinds[kind]) for kind, text in CONVERTED.items() if kinds[kind]]
@@ -345,8 +357,5 @@ def _each(work: Callable[[int], T], n: int, workers: int) -> Iterator[T | str]:
     if workers == 1:
         yield from map(attempt, range(n))
         return
-    piece = max(1, min(256, n // (4 * workers)))  # pictures that a thread takes at a time
-    with ThreadPoolExecutor(workers) as pool:
-        yield from chain.from_iterable(
-            pool.map(lambda at: [attempt(i) for i in range(at, min(at + piece, n))], range(0, n, piece))
-        )
+    with ThreadPool(workers) as pool:
+        yield from pool.imap(attempt, range(n), max(1, min(256, n // (4 * workers))))  # pictures that a thread takes at a time

@@ -21,7 +21,6 @@ from hiernas.errors import DataError
 STATISTICS_IMAGES = 10_000  # training images that mean and std are taken from, at most
 MEMORY_GIB = 4.0  # of pixels kept in memory at most
 PIECE = 256  # images fetched at a time
-TEST_SHARE = 5  # one image in five is held out for testing where the source has no test images
 
 
 def load_data(
@@ -74,7 +73,7 @@ def _check(image_size: int | None, val_per_class: int | None, seed: int, memory_
 
 def default_val_per_class(images: int, classes: int) -> int:
     """Validation images cut from a class with so many training images: 20 %, at most max(50, 2000 // classes)."""
-    return max(1, min(_fifth(images), max(50, 2000 // classes)))
+    return max(1, min((images + 2) // 5, max(50, 2000 // classes)))
 
 
 def divide(
@@ -91,7 +90,7 @@ def divide(
     _check_counts(labels, parts, classes)
     rows, notes = dict(parts), []
     if "test" not in parts:
-        shares = [max(1, _fifth(n)) for n in _counts(labels, rows["train"], classes)]
+        shares = [max(1, (n + 2) // 5) for n in _counts(labels, rows["train"], classes)]
         rows["test"], rows["train"] = _cut(labels, rows["train"], shares, [seed, 0])
         notes.append(f"no test split given: {len(rows['test'])} images (20 % of each class) are held out for testing")
     if "val" not in parts:
@@ -99,17 +98,11 @@ def divide(
         shares = [val_per_class or default_val_per_class(n, len(classes)) for n in counts]
         for name, n, share in zip(classes, counts, shares, strict=True):
             if share >= n:
-                raise DataError(
-                    f"val_per_class={share} would leave none of the {n} training images of class '{name}'; "
-                    f"give at most {min(counts) - 1}"
-                )
+                of_class = f"the {n} training images of class '{name}'"
+                raise DataError(f"val_per_class={share} would leave none of {of_class}; give at most {min(counts) - 1}")
         rows["val"], rows["train"] = _cut(labels, rows["train"], shares, [seed, 1])
         notes.append(f"no validation split given: {len(rows['val'])} training images are held out for validation")
     return rows, notes
-
-
-def _fifth(n: int) -> int:
-    return (2 * n + TEST_SHARE) // (2 * TEST_SHARE)  # n / 5, rounded half up
 
 
 def _counts(labels: np.ndarray, rows: np.ndarray, classes: Sequence[str]) -> list[int]:
@@ -122,10 +115,8 @@ def _check_counts(labels: np.ndarray, parts: Mapping[str, np.ndarray], classes: 
         least = needed if part == "train" else 1
         for name, n in zip(classes, _counts(labels, rows, classes), strict=True):
             if n < least:
-                raise DataError(
-                    f"class '{name}' has {n} usable images in the {part} split, but at least {least} must be there; "
-                    "add images or leave the class out"
-                )
+                has = f"class '{name}' has {n} usable images in the {part} split"
+                raise DataError(f"{has}, but at least {least} must be there; add images or leave the class out")
 
 
 def _cut(labels: np.ndarray, rows: np.ndarray, shares: Sequence[int], seed: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -39,10 +39,8 @@ def find(source: object, memory_gib: float) -> Found:
         return from_folder(Path(source).expanduser(), memory_gib)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return from_dataset(source)
-    raise DataError(
-        f"a {type(source).__name__} is not a data source; give 'digits', a folder, 'hf:NAME', or a data set that has "
-        "a length and (image, label) items"
-    )
+    kind = type(source).__name__
+    raise DataError(f"a {kind} is not a data source; give 'digits', a folder, 'hf:NAME', or a data set of (image, label)")
 
 
 def from_digits() -> Found:

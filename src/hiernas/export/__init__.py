@@ -68,10 +68,8 @@ def export(
     if to == "onnx-int8":
         raise ConfigError("an INT8 file needs images to find its scales on; write it by hiernas.export.int8.export_int8")
     if to in WEIGHTS and path.suffix != FORMATS[to]:
-        raise ConfigError(
-            f"a file for {to} is named NAME{FORMATS[to]}, and its weights beside it NAME{WEIGHTS[to]}, so it cannot be named "
-            f"{path}"
-        )
+        named = f"NAME{FORMATS[to]}, and its weights beside it NAME{WEIGHTS[to]}"
+        raise ConfigError(f"a file for {to} is named {named}, so it cannot be named {path}")
     if images.ndim != 4 or not len(images) or images.dtype != torch.float32:
         found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
         raise ExportError(f"export needs float32 images [B, C, H, W] to check the file on, not {found}")
@@ -98,11 +96,12 @@ def _written(
         if to == "openvino":
             source, weights = _to_openvino(network, images, metadata)
             return {path.with_suffix(".bin"): weights, path: source}, _load_openvino(source, weights)
-        write, load = {
-            "onnx": (_to_onnx, onnx_runner), "pt2": (_to_pt2, _load_pt2), "litert": (_to_litert, _load_litert),
-            "executorch": (_to_executorch, _load_executorch),
-        }[to]  # fmt: skip
-        data = write(network, images, metadata)
+        if to in ("onnx", "pt2"):
+            write, load = (_to_onnx, onnx_runner) if to == "onnx" else (_to_pt2, _load_pt2)
+            data = write(network, images, metadata)
+        else:
+            convert, load = (to_litert, _load_litert) if to == "litert" else (to_executorch, _load_executorch)
+            data = convert(network, images[:1])
         return {path: data}, load(data)
     except HiernasError as error:
         raise ExportError(str(error)) from error
@@ -234,17 +233,9 @@ def _load_openvino(source: bytes, weights: bytes) -> Runner:
     return lambda x: torch.from_numpy(model(x.numpy())[0].copy())
 
 
-def _to_litert(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
-    return to_litert(network, images[:1])
-
-
 def _load_litert(data: bytes) -> Runner:
     _, run = load_litert(data)
     return lambda x: torch.cat([run(image) for image in torch.split(x, 1)])
-
-
-def _to_executorch(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
-    return to_executorch(network, images[:1])
 
 
 def _load_executorch(data: bytes) -> Runner:

@@ -6,7 +6,7 @@ Such a file computes only about what the network does: instead of their outputs,
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ def export_int8(
         plain = Path(place, "fp32.onnx")
         export(network, _read(data.train, data, indices[0]), plain, "onnx", metadata)
         files = {"fp32": plain.read_bytes()}
-    files["int8"] = _quantised(files["fp32"], (_read(data.train, data, batch) for batch in indices))
+    try:
+        files["int8"] = quantised(files["fp32"], (_read(data.train, data, batch) for batch in indices), "image")
+    except Exception as error:  # it raises almost anything
+        raise ExportError(f"ONNX Runtime cannot quantise this network: {first_line(error)}") from error
     image = np.ascontiguousarray(_read(data.test, data, torch.tensor([0])).numpy())
     rows = by_turns([load_onnx(file, image, threads)[0] for file in files.values()], RUNS, WARMUP)
     found = {
@@ -62,13 +65,6 @@ def export_int8(
 def _read(split: Split, data: ImageData, indices: Tensor) -> Tensor:
     """Images as the network takes them: float32 [B, C, H, W]."""
     return normalise(split.images.fetch(indices), data, "cpu")
-
-
-def _quantised(plain: bytes, batches: Iterable[Tensor]) -> bytes:
-    try:
-        return quantised(plain, batches, "image")
-    except Exception as error:  # it raises almost anything
-        raise ExportError(f"ONNX Runtime cannot quantise this network: {first_line(error)}") from error
 
 
 def _accuracy(file: bytes, data: ImageData) -> float:

@@ -25,7 +25,7 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from torch import Tensor, nn
 
-from hiernas.costs.tables import count
+from hiernas.costs.tables import count, drop_train_only
 from hiernas.errors import ExportError
 from hiernas.export.source import WIDTH, Sources, Writer, layers_of, literal
 from hiernas.names import VERSION
@@ -44,10 +44,7 @@ def python_files(
     Raises `ExportError` where a module's source is not at hand or needs more than torch.
     """
     deployed = copy.deepcopy(network)
-    for module in list(deployed.modules()):
-        for name, child in list(module.named_children()):
-            if getattr(child, "train_only", False):  # auxiliary heads
-                setattr(module, name, None)
+    drop_train_only(deployed)
     state = {name: value.contiguous() for name, value in deployed.state_dict().items()}
     values = {name: _read(value) for name, value in metadata.items()}
     size = tuple(images.shape[1:])

@@ -111,14 +111,11 @@ def calibrate(
     limits far from the typical network. A correction that the table has is put aside. Raises `LatencyError` for fewer
     than 8 networks.
     """
-    if n < FEWEST:
-        raise LatencyError(f"{n} networks tell too little; calibrate with at least {FEWEST}")
     table = replace(table, correction=None)
     architectures = sample(space, table, n, rng, even)
     if len(architectures) < FEWEST:
-        raise LatencyError(
-            f"space '{space.name}' has only {len(architectures)} different networks; a calibration needs at least {FEWEST}"
-        )
+        different = f"{len(architectures)} different networks of '{space.name}'"
+        raise LatencyError(f"{different} tell too little; calibrate with at least {FEWEST}")
     probes = [Probe(str(i), a.skeleton.input_size, partial(_as_trained, a)) for i, a in enumerate(architectures)]
     entries: list[Entry] = []
     for held in together([share(p.taken(runtime.batch), runtime.threads) for p in probes], AT_ONCE):

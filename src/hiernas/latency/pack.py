@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
+import subprocess
+import tarfile
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +22,7 @@ import torch
 
 from hiernas.errors import UNREADABLE, LatencyError, validated
 from hiernas.latency import runner
-from hiernas.latency.measure import OVERHEAD, Plan, Probe, doubts, entry_doubt, fingerprint, plan_of, title
+from hiernas.latency.measure import OVERHEAD, Plan, Probe, Progress, doubts, entry_doubt, fingerprint, plan_of, title
 from hiernas.latency.runtimes import example, to_onnx
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, read_text
 from hiernas.names import VERSION
@@ -61,6 +66,45 @@ def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> list
     except OSError as error:
         raise LatencyError(f"cannot write the pack {folder}: {error.strerror}") from error
     return sizes
+
+
+def measure_by_ssh(space: SearchSpace, host: str, python: str, threads: int, file: Path, progress: Progress) -> None:
+    """Send a pack to a host, measure there, and write what comes back to `file`, for `import_measurement`.
+
+    One connection, by the `ssh` of this machine with its settings and keys. The host needs tar, and a Python with onnxruntime
+    and numpy. The pack stays in its home until it is done, so that an interrupted measurement goes on. Raises `LatencyError`.
+    """
+    there = f".hiernas-pack-{fingerprint(plan_of(space, with_edges=True))[:16]}"
+    run = f"{shlex.quote(python)} {there}/measure.py --threads {threads}"
+    command = f"mkdir -p {there} && tar -xf - -C {there} && {run} && rm -rf {there}"
+    with tempfile.TemporaryDirectory() as folder:
+        pack, archive = Path(folder, "pack"), Path(folder, "pack.tar")
+        write_pack(space, pack)
+        with tarfile.open(archive, "w") as tar:
+            tar.add(pack, ".")
+        try:
+            with archive.open("rb") as sent, file.open("wb") as returned:
+                call = ["ssh", "--", host, command]
+                with subprocess.Popen(call, stdin=sent, stdout=returned, stderr=subprocess.PIPE, text=True) as process:
+                    last = _follow(process, progress)
+        except FileNotFoundError as error:
+            raise LatencyError(f"cannot run ssh ({error}); install it, or take --pack and --import") from error
+    if process.returncode:
+        reason = "cannot be reached" if process.returncode == 255 else "did not measure"
+        last = last or f"exit code {process.returncode}"
+        raise LatencyError(f"{host} {reason}: {last}; once that is mended, the same command goes on")
+
+
+def _follow(process: subprocess.Popen[str], progress: Progress) -> str:
+    """Tell what a measurement elsewhere says of its progress; returns the last of its other lines."""
+    last = ""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.match(r"measured (\d+) of (\d+)", line):
+            progress(int(found[1]), int(found[2]), "")
+        elif line.strip():
+            last = line.strip().removeprefix("error: ")
+    return last
 
 
 @dataclass(frozen=True)

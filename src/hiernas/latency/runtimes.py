@@ -149,25 +149,21 @@ def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
 
 def to_onnx(module: nn.Module, example: Tensor) -> bytes:
     """A module as an ONNX file with one input `x`, by the tracing exporter (it is 40 times as fast) or the new one."""
-    module, buffer = copy.deepcopy(module).eval().cpu(), io.BytesIO()
+    module = copy.deepcopy(module).eval().cpu()
+    traced: Any = io.BytesIO()  # the annotation of `export` leaves buffers out
     try:
         with quiet():
-            return _traced(module, example)
+            torch.onnx.export(module, (example,), traced, dynamo=False, input_names=["x"])
+            return traced.getvalue()
     except Exception:  # the tracing exporter is gone from this torch, or does not know an operation
         pass
     try:
         with quiet():
             program: Any = torch.onnx.export(module, (example,), dynamo=True, input_names=["x"], verbose=False)
-            program.save(buffer)
+            program.save(buffer := io.BytesIO())
+            return buffer.getvalue()
     except Exception as error:
         raise LatencyError(f"a {type(module).__name__} cannot be exported to ONNX: {first_line(error)}") from error
-    return buffer.getvalue()
-
-
-def _traced(module: nn.Module, example: Tensor) -> bytes:
-    buffer: Any = io.BytesIO()  # the annotation of `export` leaves buffers out
-    torch.onnx.export(module, (example,), buffer, dynamo=False, input_names=["x"])
-    return buffer.getvalue()
 
 
 def quantised(file: bytes, batches: Iterable[Tensor], name: str) -> bytes:
@@ -354,9 +350,9 @@ RUNTIMES: dict[str, Kind] = {
 def make_runtime(name: str, threads: int) -> Runtime:
     """A runtime by name."""
     one_of("runtime", name, RUNTIMES, LatencyError)
-    if not 1 <= threads <= usable_cores():
+    cores = usable_cores()
+    if not 1 <= threads <= cores:
         raise LatencyError(
-            f"threads is {threads}, and this process may use {usable_cores()} cores: more threads than cores wait for each "
-            f"other, and such a latency says nothing; give 1 to {usable_cores()}"
+            f"threads is {threads}, and this process may use {cores} cores: more wait for each other; give 1 to {cores}"
         )
     return Runtime(name, threads)

@@ -30,7 +30,7 @@ from hiernas.errors import UNREADABLE, LatencyError, validated
 from hiernas.latency.runner import write
 from hiernas.networks.ops import Classifier, Conv, MBConv
 from hiernas.run.disk import from_yaml
-from hiernas.space import Architecture
+from hiernas.space import Architecture, SearchSpace
 from hiernas.subsets import as_subset
 
 if TYPE_CHECKING:
@@ -164,10 +164,8 @@ def check_asked(path: str | Path, table: object, asked: Mapping[str, Any]) -> No
     for name, value in asked.items():
         found = getattr(table, name)
         if found != value:
-            raise LatencyError(
-                f"the latency table {path} was measured with {name} '{found}', but '{value}' is asked for; name another "
-                "table, or ask for what this one was measured with"
-            )
+            measured = f"the latency table {path} was measured with {name} '{found}'"
+            raise LatencyError(f"{measured}, but '{value}' is asked for; name another table, or ask for what it has")
 
 
 def read_text(path: str | Path) -> str:
@@ -199,13 +197,7 @@ def merge(mine: LatencyTable, other: LatencyTable) -> Merged:
 
     Overhead and correction stay ours. Raises `LatencyError` where device, runtime, version, threads or batch differ.
     """
-    for name in BELONGS_TO:
-        ours, theirs = getattr(mine, name), getattr(other, name)
-        if ours != theirs:
-            raise LatencyError(
-                f"these tables cannot be merged: one was measured with {name} '{ours}', the other with '{theirs}'; keep a "
-                "file for each"
-            )
+    check_asked("to be merged", other, {name: getattr(mine, name) for name in BELONGS_TO})
     added = {k: e for k, e in other.entries.items() if k not in mine.entries}
     better = {k: e for k, e in other.entries.items() if k in mine.entries and e.runs > mine.entries[k].runs}
     entries = {**mine.entries, **added, **better}
@@ -257,11 +249,7 @@ class PhoneTable:
         if key in self.entries:
             return self.entries[key]
         if key.startswith("Logits"):
-            known = ", ".join(k for k in self.entries if k.startswith("Logits"))
-            raise LatencyError(
-                f"the latency table '{self.device}' has no entry '{key}' (it has {known}); for another number of classes put "
-                "your own value in a copy of the file: the key, and under it 'mean' in ms"
-            )
+            return self._bound(*key.rsplit(":", 1))
         sizes = {tuple(map(int, size)) for k in self.entries for size in re.findall(r":(\d+)x(\d+)x(\d+)", k)}
         maps = ", ".join(f"{h}x{w}" for h, w in sorted({(h, w) for h, w, _ in sizes}, key=lambda side: -side[0]))
         widths = ", ".join(map(str, sorted({c for _, _, c in sizes})))
@@ -270,6 +258,17 @@ class PhoneTable:
             "channels; choose a space of these sizes (the Pixel 1 table is for proxyless with widths='search' at 224x224), "
             "or measure a device"
         )
+
+    def _bound(self, layer: str, classes: str) -> float:
+        """At least what a classifier takes: as one of more classes, or in proportion more than one of fewer."""
+        known = {int(k.rsplit(":", 1)[1]): ms for k, ms in self.entries.items() if k.startswith(layer + ":")}
+        if not known:
+            others = ", ".join(k for k in self.entries if k.startswith("Logits"))
+            raise LatencyError(
+                f"the latency table '{self.device}' has no entry '{layer}:{classes}' (it has {others}); put your own value in "
+                "a copy of the file: the key, and under it 'mean' in ms"
+            )
+        return min(ms * max(1.0, int(classes) / n) for n, ms in known.items())
 
     def _keys(self, part: Part) -> tuple[str, ...]:
         """The entries that an operation is made of."""
@@ -300,6 +299,17 @@ class PhoneTable:
     @property
     def _by_channels(self) -> bool:  # Once-for-All's keys
         return any("-se:" in key for key in self.entries)
+
+
+def bounded(table: LatencyTable | PhoneTable | None, space: SearchSpace) -> list[str]:
+    """A doubt where a phone's table has no entry for the number of classes."""
+    parts = [part for part in space.skeleton.parts()[0] if isinstance(part.op, Classifier)]
+    return [
+        f"the latency table '{table.device}' has no classifier of {part.cout} classes; {table.part_ms(part):.3g} ms are taken, "
+        "no less than it takes to go by the others: for an exact value put an entry into a copy of the file (docs/latency.md)"
+        for part in parts
+        if isinstance(table, PhoneTable) and table._keys(part)[-1] not in table.entries
+    ]
 
 
 def load_table(path: str | Path, runtime: str | None = None, threads: int | None = None) -> LatencyTable | PhoneTable:

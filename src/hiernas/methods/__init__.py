@@ -25,7 +25,7 @@ FILES = {  # where each one is, and what it is, for people
     "random-search": ("baselines", "random networks within the limits, judged by the same supernet, by HNAS' configuration"),
     "random": ("controls", "no search: one network drawn within the limits"),
     "random-k": ("controls", "no search: networks drawn within the limits and trained briefly, the best of them taken"),
-    "naswot": ("naswot", "no search: networks drawn within the limits, put in order untrained, by NASWOT, arXiv 2006.04647"),
+    "naswot": ("controls", "no search: networks drawn within the limits, put in order untrained, by NASWOT, arXiv 2006.04647"),
     "plain": ("controls", "no search: the largest regular network within the limits"),
 }
 

@@ -1,21 +1,23 @@
 """Controls without a search: what one would take if there were none. They share limits, tables and final training with it.
 
-One network drawn within the limits; as many of them, trained briefly, as a search costs, of which the best is taken; and
-the largest regular network. They take every kind of space.
+One network drawn within the limits; as many of them, trained briefly, as a search costs, of which the best is taken; many of
+them, put in order untrained by NASWOT (arXiv 2006.04647); and the largest regular network. All but NASWOT take every kind of
+space.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
-from hiernas.errors import ConfigError, LimitError
+from hiernas.errors import LimitError, check_fields
 from hiernas.methods.hnas import PRESETS as HNAS
-from hiernas.problem import TINY, Found, Method, Problem, brief_work
+from hiernas.problem import CHAINS, TINY, Found, Method, Problem, brief_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.decided import regular
 from hiernas.search.ranking import candidate_of
@@ -28,28 +30,33 @@ class ControlConfig:
     """Settings of a control: those of the final training, which is all that it does."""
 
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the limit that is chosen where none is given
-    final_epochs: int = 240  # of the training from scratch
-    final_lr: float = 0.5  # initial learning rate of it
+    final_epochs: PositiveInt = 240  # of the training from scratch
+    final_lr: PositiveFloat = 0.5  # initial learning rate of it
     train: Recipe = field(default_factory=lambda: HNAS["paper"].train)
 
     def __post_init__(self) -> None:
-        if self.final_epochs < 1 or not 0 < self.final_lr < math.inf:
-            raise ConfigError(f"final_epochs is {self.final_epochs} and final_lr {self.final_lr}; both must be positive")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class RandomKConfig(ControlConfig):
     """Settings of `random-k`."""
 
-    finalists: int = 20  # k: drawn and trained, the better half for twice as long, until one is left
-    finalist_epochs: int = 4  # of the first trainings, on the training images alone; their learning rate is `final_lr`
-    calibration_images: int = 1000  # for batch-norm statistics after a brief training, or all if there are fewer
+    finalists: Annotated[int, Field(ge=2)] = 20  # k: drawn and trained, the better half for twice as long, until one is left
+    finalist_epochs: PositiveInt = 4  # of the first trainings, on the training images alone; their learning rate is `final_lr`
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics after a brief training, or all
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in {"finalists": 2, "finalist_epochs": 1, "calibration_images": 2}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+@dataclass(frozen=True)
+class NaswotConfig(ControlConfig):
+    """Settings of `naswot`."""
+
+    drawn: Annotated[int, Field(ge=2)] = 200  # networks that NASWOT is computed of
+    prior: ClassVar[str] = "naswot"
+    predictor: Literal["none", "linear"] = "linear"  # what learns from their values, and adds networks of its own
+    finalists: PositiveInt = 5  # the first in order, of which brief trainings leave one; 1: the first is taken
+    finalist_epochs: PositiveInt = 4  # of the first of them; of each half that is left twice as many
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics after a brief training, or all
 
 
 def random_network(problem: Problem, config: ControlConfig) -> Found:
@@ -60,6 +67,15 @@ def random_network(problem: Problem, config: ControlConfig) -> Found:
 def random_k(problem: Problem, config: RandomKConfig) -> Found:
     """`finalists` of them, of which the program trains each briefly, and the better ones for longer, until one is left."""
     return drawn(problem, config.finalists, "random-k")
+
+
+def naswot(problem: Problem, config: NaswotConfig) -> Found:
+    """`drawn` networks that nothing is known of. The program (`hiernas.run.finalists`) puts them in order by NASWOT.
+
+    What the values say of each layer's operations, a linear predictor learns, and it adds the networks that it puts first.
+    The first few are trained briefly before one is taken.
+    """
+    return drawn(problem, config.drawn, "naswot")
 
 
 def plain(problem: Problem, config: ControlConfig) -> Found:
@@ -118,6 +134,13 @@ K_PRESETS = {
 }
 
 
+NASWOT = {
+    "quick": NaswotConfig(**final_training("quick"), finalist_epochs=5, calibration_images=300),
+    "small": NaswotConfig(**final_training("small"), finalist_epochs=1, calibration_images=500),
+    "paper": NaswotConfig(**final_training("paper")),
+}
+
+
 def as_much(config: RandomKConfig, data: ImageData, work: float) -> list[str]:
     """As many networks as can be trained briefly in the work of a search, in forward passes of an image; 2 at least."""
     most = 2
@@ -129,5 +152,6 @@ def as_much(config: RandomKConfig, data: ImageData, work: float) -> list[str]:
 METHODS = {
     "random": Method(random_network, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
     "random-k": Method(random_k, K_PRESETS, brief_work, TINY, lambda space: None, control="unsearched", matching=as_much),
+    "naswot": Method(naswot, NASWOT, lambda c, data: brief_work(c, data, c.drawn), TINY, CHAINS, control="unsearched"),
     "plain": Method(plain, PRESETS, lambda config, data: {}, TINY, lambda space: None, control="unsearched"),
 }

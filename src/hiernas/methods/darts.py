@@ -7,13 +7,14 @@ Each node keeps the two edges whose best operation weighs most.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from hiernas.data.split import ImageData
-from hiernas.problem import Found, Method, Problem, only, sized
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from hiernas.errors import check_fields
+from hiernas.problem import CELLS, Found, Method, Problem, sized
 from hiernas.search.alphas import Softmax, cost_penalty
-from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check, found, learn, search_work
-from hiernas.space import SearchSpace
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, plan, proxy
 from hiernas.train.recipes import DARTS, Recipe
 
 
@@ -22,16 +23,16 @@ class DARTSConfig:
     """Settings of DARTS; the defaults are the paper's on its own scale."""
 
     search: SearchSettings = field(default_factory=SearchSettings)
-    cells: int = 8  # of the network that is searched in
-    channels: int = 16  # of its first cells
+    cells: Annotated[int, Field(ge=3)] = 8  # of the network that is searched in
+    channels: Annotated[int, Field(ge=2, multiple_of=2)] = 16  # of its first cells
     objective: str = "params"  # the metric of the automatic limit
-    calibration_images: int = 1000  # training images for batch-norm statistics of what is found
-    final_epochs: int = 600  # training of the chosen network from scratch
-    final_lr: float = 0.025
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics of what is found
+    final_epochs: PositiveInt = 600  # training of the chosen network from scratch
+    final_lr: PositiveFloat = 0.025
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
-        check(self)
+        check_fields(self)
 
 
 def darts(problem: Problem, config: DARTSConfig) -> Found:
@@ -39,11 +40,6 @@ def darts(problem: Problem, config: DARTSConfig) -> Found:
     encoding = Softmax(proxy(problem.space, config))
     extra = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
     return found(learn(encoding, problem, config.search, "train1", extra), problem, config)
-
-
-def plan(config: DARTSConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase."""
-    return {"train1": search_work(config.search, data)}
 
 
 SMALL_SIZE = {"channels": 8, "cells": 5}
@@ -58,14 +54,4 @@ PRESETS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def proxy(space: SearchSpace, config: Any) -> SearchSpace:
-    """The smaller network of the same cells that is searched in."""
-    return space.proxy(config.channels, config.cells)
-
-
-METHODS = {
-    "darts": Method(
-        darts, PRESETS, plan, sized("darts", SIZES), only("cells", reason="it searches cells (darts, hdas_cells)"), proxy,
-        control="search",
-    )
-}
+METHODS = {"darts": Method(darts, PRESETS, plan, sized("darts", SIZES), CELLS, proxy, control="search")}

@@ -6,14 +6,15 @@ best ranks do not use; fine-tune what is left; repeat. M = 2 is the paper's I-Su
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
-from hiernas.errors import ConfigError
-from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, brief_work, training_work
-from hiernas.search.evolution import LOOKS, MONITORED, Effort, search_supernet, train_supernet
+from hiernas.errors import ConfigError, check_fields
+from hiernas.problem import CHAINS, TINY, Found, Method, Problem, Pruning, brief_work, training_work
+from hiernas.search.evolution import LOOKS, MONITORED, search_supernet, train_supernet
 from hiernas.search.ranking import at_least, most_accurate, operation_frequency, pareto_front
 from hiernas.train.recipes import Phase, Recipe
 
@@ -22,43 +23,29 @@ from hiernas.train.recipes import Phase, Recipe
 class HNASConfig:
     """Settings of HNAS; the defaults are the paper's (section 4.1) on its own scale."""
 
-    stages: int = 4  # M: initial training, M - 2 prunings with fine-tuning, final search; from 2
-    epochs: tuple[int, ...] = (120, 80, 40)  # of each supernet training; with a smaller M the last one takes the rest
-    lr: tuple[float, ...] = (0.5, 0.1, 0.1)  # initial learning rate of each
+    stages: Annotated[int, Field(ge=2)] = 4  # M: initial training, M - 2 prunings with fine-tuning, final search
+    epochs: tuple[PositiveInt, ...] = (120, 80, 40)  # of each supernet training; with a smaller M the last one takes the rest
+    lr: tuple[PositiveFloat, ...] = (0.5, 0.1, 0.1)  # initial learning rate of each
     train: Recipe = field(default_factory=lambda: Recipe(batch_size=1024, label_smoothing=0.1))
-    population: int = 64
-    generations: int = 40  # after the initial population
-    p_th: float = 0.01  # P_th: operations used less often are dropped, per layer
-    rank_below: int = 10  # the ranks that count, 1-based
+    population: Annotated[int, Field(ge=4)] = 64
+    generations: NonNegativeInt = 40  # after the initial population
+    p_th: Annotated[float, Field(ge=0, le=1)] = 0.01  # P_th: operations used less often are dropped, per layer
+    rank_below: Annotated[int, Field(ge=2)] = 10  # the ranks that count, 1-based
     evolution: Literal["ces", "spos", "random"] = "ces"  # the paper's; SPOS' (its Fig. 7); random feasible architectures
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # minimised beside the error; auto: what is limited
-    calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # training images for a candidate's batch-norm statistics, or all
     prior: Literal["none", "naswot"] = "none"  # what orders the candidates in the end beside their accuracies
     predictor: Literal["none", "linear"] = "none"  # what learns from both, and adds networks of its own
-    finalists: int = 1  # the most accurate candidates, of which brief trainings leave one; 1: no such step, as in the paper
-    finalist_epochs: int = 1  # of the first of them; of each half that is left twice as many
-    final_epochs: int = 240  # training of the chosen network from scratch
-    final_lr: float = 0.5  # initial learning rate of it
+    finalists: PositiveInt = 1  # the most accurate candidates, of which brief trainings leave one; 1: no such step
+    finalist_epochs: PositiveInt = 1  # of the first of them; of each half that is left twice as many
+    final_epochs: PositiveInt = 240  # training of the chosen network from scratch
+    final_lr: PositiveFloat = 0.5  # initial learning rate of it
 
     def __post_init__(self) -> None:
-        smallest = {"stages": 2, "population": 4, "generations": 0, "rank_below": 2, "calibration_images": 2,
-                    "finalists": 1, "finalist_epochs": 1}  # fmt: skip
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 <= self.p_th <= 1:
-            raise ConfigError(f"p_th is {self.p_th}; it is a share between 0 and 1")
+        check_fields(self)
         if len(self.epochs) < self.stages - 1 or len(self.lr) < self.stages - 1:
-            raise ConfigError(
-                f"stages={self.stages} needs {self.stages - 1} values of epochs and of lr, one for each supernet training; "
-                f"epochs has {len(self.epochs)} and lr has {len(self.lr)}"
-            )
-        positive = (*self.lr, self.final_lr, *self.epochs, self.final_epochs)
-        if not all(0 < value < math.inf for value in positive):
-            raise ConfigError(
-                f"epochs {self.epochs}, final_epochs {self.final_epochs}, lr {self.lr} and final_lr {self.final_lr} must all "
-                "be positive and finite"
-            )
+            given = f"epochs has {len(self.epochs)} and lr has {len(self.lr)}"
+            raise ConfigError(f"stages={self.stages} needs {self.stages - 1} values of epochs and of lr; {given}")
 
     def trainings(self) -> list[Phase]:
         """The supernet trainings. All M share one total of epochs, so that they can be compared."""
@@ -71,54 +58,31 @@ def hnas(problem: Problem, config: HNASConfig) -> Found:
     """HNAS (arXiv 2005.07564v1), Algorithm 1: the Pareto front of the last search, and its most accurate member."""
     space, prunings, trainings = problem.space, [], config.trainings()
     supernet = problem.supernet(space)
-    train(supernet, problem, trainings[0], config)  # line 1
+    train_supernet(supernet, problem, trainings[0], config)  # line 1
     for k in range(2, config.stages):  # line 2
-        found = search(supernet, problem, f"evolve{k}", config)  # line 3
+        found = search_supernet(supernet, problem, f"evolve{k}", config)  # line 3
         p = operation_frequency(found, space, config.objective, config.rank_below)  # lines 4-6
         smaller = space.restrict(at_least(p, config.p_th))  # line 7
         prunings.append(Pruning(k, p, space.size(), smaller))
         problem.run.event("pruned", **prunings[-1].summary())
         space, supernet = smaller, supernet.restrict(smaller)
-        train(supernet, problem, trainings[k - 1], config)  # line 8
-    found = search(supernet, problem, f"evolve{config.stages}", config)  # line 10
+        train_supernet(supernet, problem, trainings[k - 1], config)  # line 8
+    found = search_supernet(supernet, problem, f"evolve{config.stages}", config)  # line 10
     front, chosen = pareto_front(found, config.objective), most_accurate(found, config.objective)
     judge = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
     return Found(problem.space, tuple(front), chosen, tuple(prunings), candidates=tuple(found), judge=judge)  # line 11
 
 
-def train(supernet: Any, problem: Problem, phase: Phase, config: HNASConfig) -> None:
-    train_supernet(supernet, problem, phase, config.train, config.calibration_images)
-
-
-def search(supernet: Any, problem: Problem, phase: str, config: HNASConfig) -> list[Candidate]:
-    effort = Effort(config.evolution, config.population, config.generations)
-    return search_supernet(supernet, problem, phase, effort, config.objective, config.train, config.calibration_images)
-
-
-QUICK = HNASConfig(
-    # digits: 3.5 minutes on 2 idle cores, 99.2 % test accuracy with seed 0 (docs/log.md)
-    epochs=(30, 15, 10),
-    lr=(0.2, 0.1, 0.1),
+QUICK = HNASConfig(  # digits: 3.5 minutes on 2 idle cores, 99.2 % test accuracy with seed 0 (docs/log.md)
+    epochs=(30, 15, 10), lr=(0.2, 0.1, 0.1), population=24, generations=8, calibration_images=300,
+    final_epochs=60, final_lr=0.1,
     train=Recipe(batch_size=64, weight_decay=5e-4, schedule="cosine", warmup_epochs=2, label_smoothing=0.1, grad_clip=5.0),
-    population=24,
-    generations=8,
-    calibration_images=300,
-    final_epochs=60,
-    final_lr=0.1,
-)
-
-SMALL = HNASConfig(
-    # for 10,000 to 100,000 small images on 2 cores; CIFAR-10: 33 minutes beside other work (docs/log.md)
-    epochs=(4, 2, 2),
-    lr=(0.2, 0.1, 0.1),
+)  # fmt: skip
+SMALL = HNASConfig(  # 10,000 to 100,000 small images on 2 cores; CIFAR-10: 33 minutes beside other work (docs/log.md)
+    epochs=(4, 2, 2), lr=(0.2, 0.1, 0.1), population=24, generations=6, calibration_images=500,
+    final_epochs=7, final_lr=0.3,
     train=Recipe(batch_size=128, weight_decay=1e-4, schedule="cosine", warmup_epochs=0.5, label_smoothing=0.1, grad_clip=5.0),
-    population=24,
-    generations=6,
-    calibration_images=500,
-    final_epochs=7,
-    final_lr=0.3,
-)
-
+)  # fmt: skip
 PAPER = HNASConfig()  # ImageNet on a large GPU: 240 epochs of supernet training and 240 of final training; days
 
 PRESETS = {"quick": QUICK, "small": SMALL, "paper": PAPER}

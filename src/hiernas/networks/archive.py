@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from hiernas.errors import UNREADABLE, SpaceError, problem
 from hiernas.networks.graph import Graph, Reader
@@ -37,23 +37,11 @@ class _Node(BaseModel):
     metadata: dict[str, Any] = {}
 
 
-class _Graph(BaseModel):
-    nodes: list[_Node]
-    tensor_values: dict[str, dict[str, Any]]
-
-
-class _Signature(BaseModel):
-    input_specs: list[dict[str, Any]]
-    output_specs: list[dict[str, Any]]
-
-
-class _Module(BaseModel):
-    graph: _Graph
-    signature: _Signature
-
-
 class _Program(BaseModel):
-    graph_module: _Module
+    nodes: list[_Node] = Field(validation_alias=AliasPath("graph_module", "graph", "nodes"))
+    tensor_values: dict[str, dict[str, Any]] = Field(validation_alias=AliasPath("graph_module", "graph", "tensor_values"))
+    input_specs: list[dict[str, Any]] = Field(validation_alias=AliasPath("graph_module", "signature", "input_specs"))
+    output_specs: list[dict[str, Any]] = Field(validation_alias=AliasPath("graph_module", "signature", "output_specs"))
 
 
 def graph_of_file(path: Path) -> Graph:
@@ -62,18 +50,15 @@ def graph_of_file(path: Path) -> Graph:
     Raises `SpaceError` for any other file, and where no layers lead from one to the other.
     """
     try:
-        module = _Program.model_validate(_description(path)).graph_module
-        return _read(module.graph, module.signature)
+        return _read(_Program.model_validate(_description(path)))
     except SpaceError:
         raise
     except ValidationError as error:
         reason = problem(error.errors()[0])
     except (OSError, EOFError, zipfile.BadZipFile, RuntimeError, *UNREADABLE) as error:  # torch's, of sizes that do not fit
         reason = first_line(error)
-    raise SpaceError(
-        f"{path} cannot be read as a program of torch.export: {reason}; write one with `hiernas export RUN --to pt2` or "
-        "torch.export.save"
-    )
+    made_by = "`hiernas export RUN --to pt2` or torch.export.save"
+    raise SpaceError(f"{path} cannot be read as a program of torch.export: {reason}; write one with {made_by}")
 
 
 def _description(path: Path) -> Any:
@@ -88,13 +73,13 @@ def _description(path: Path) -> Any:
     raise ValueError("it holds no model.json")
 
 
-def _read(graph: _Graph, signature: _Signature) -> Graph:
-    given = [each["parameter"] for each in signature.input_specs if each.get("parameter")]
+def _read(program: _Program) -> Graph:
+    given = [each["parameter"] for each in program.input_specs if each.get("parameter")]
     parameters = {str(each["arg"]["name"]): str(each["parameter_name"]) for each in given}
-    start, end = _first(signature.input_specs, "user_input"), _first(signature.output_specs, "user_output")
-    reader, values = Reader(start, parameters), graph.tensor_values
+    start, end = _first(program.input_specs, "user_input"), _first(program.output_specs, "user_output")
+    reader, values = Reader(start, parameters), program.tensor_values
     reader.batch = max(1, _sizes(values[start])[0])
-    for node in graph.nodes:
+    for node in program.nodes:
         taken = list(dict.fromkeys(name for each in node.inputs for name in _tensors(each["arg"])))
         outputs = [name for each in node.outputs for name in _tensors(each)]
         words = node.target.split(".")

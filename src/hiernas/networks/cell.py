@@ -15,22 +15,9 @@ from torch import nn
 from hiernas.combinatorics import Decision, Group
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.networks.cell_ops import OPERATIONS, AuxiliaryHead, CellNet, ReLUConv, operation
-from hiernas.networks.genotype import INPUTS, Edge, Genotype, operations_by_edge, read_genotype
+from hiernas.networks.genotype import INPUTS, Edge, Genotype, edge_name, edges_of, operations_by_edge, read_genotype
 from hiernas.networks.ops import Classifier, Conv, Op
-from hiernas.networks.parts import (
-    SEARCHED,
-    EdgeChoices,
-    Part,
-    Parts,
-    Place,
-    build_parts,
-    cell_options,
-    chosen_edges,
-    edge_name,
-    edges_of,
-    output_of,
-    strided,
-)
+from hiernas.networks.parts import EdgeChoices, Part, Parts, Place, build_parts, cell_options, chosen_edges, output_of, strided
 from hiernas.networks.supernets import CellSupernet
 from hiernas.space import Architecture, Choice, SearchSpace
 
@@ -97,10 +84,6 @@ class CellNetwork:
         channels = channels or self.channels
         return replace(self, channels=channels, kinds=kinds, search=True, auxiliary=False, stages=None)
 
-    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
-        """The same: every node is part of the output."""
-        return tuple(choices)
-
     def operation(self, name: str) -> Op:
         return operation(name, affine=not self.search, pool_bn=self.search or self.pool_bn)
 
@@ -132,8 +115,7 @@ class CellNetwork:
         chosen = dict(zip(self.site_names, architecture.options, strict=True))
         cells = []
         for kind in self.cell_kinds:
-            edges = [(n, (chosen[edge_name(kind, s, n)], s)) for s, n in edges_of(self.nodes)]
-            nodes = [[edge for node, edge in edges if node == n] for n in range(INPUTS, INPUTS + self.nodes)]
+            nodes = [[(chosen[edge_name(kind, s, n)], s) for s in range(n)] for n in range(INPUTS, INPUTS + self.nodes)]
             cells.append((kind, tuple(map(_two_or_more, nodes))))
         return Genotype(tuple(cells))
 
@@ -157,12 +139,11 @@ class CellNetwork:
         return found
 
     def parts(self) -> Parts:
-        """All operations with their input sizes: those of every network, and per site those of each option."""
         if self.stages is not None:
             return self.stages.parts_by_cells(self)
         places = self.places()
         fixed = [part for stem in self.stems() for part in stem]
-        fixed += [part for p in places for part in (*p.preprocess, *p.joins(self.nodes, SEARCHED))]
+        fixed += [part for p in places for part in (*p.preprocess, *p.joins(self.nodes))]
         return [*fixed, self._classifier(places)], cell_options(places, self.cell_kinds, self.nodes, self.operation)
 
     def _classifier(self, places: Sequence[Place]) -> Part:

@@ -256,10 +256,7 @@ class Cell(nn.Module):
 
 def sum_of(terms: Sequence[Tensor]) -> Tensor:
     """The sum of one or more tensors of one shape."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+    return sum(terms[1:], start=terms[0])
 
 
 def nothing(x: Tensor, halved: bool) -> Tensor:

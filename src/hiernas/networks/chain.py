@@ -45,10 +45,6 @@ class Chain:
         """A chain is searched in its own supernet."""
         return self
 
-    def without_dead(self, choices: Sequence[Choice]) -> tuple[Choice, ...]:
-        """The same: no layer is dead."""
-        return tuple(choices)
-
     @property
     def site_names(self) -> tuple[str, ...]:
         return tuple(s.name for s in self.sites)
@@ -71,7 +67,6 @@ class Chain:
         return read
 
     def parts(self) -> Parts:
-        """All operations with their input sizes: those of every network, and per site those of each option."""
         fixed: list[Part] = []
         options: list[Options] = []
         size = self.input_size[1:]
@@ -113,7 +108,7 @@ class Chain:
     def _finish(self, module: nn.Module) -> None:
         initialise(module)
         for m in module.modules():
-            if isinstance(m, nn.BatchNorm2d):
+            if isinstance(m, nn.BatchNorm2d) and not getattr(m, "keeps_weights", False):
                 m.eps = self.bn_eps
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -25,6 +25,16 @@ Graph = tuple[tuple[Edge, ...], ...]  # the edges into each node, in the order o
 
 INPUTS = 2  # states that a graph starts from
 MOST_NODES = 100  # that `range` lists
+
+
+def edges_of(nodes: int) -> Iterator[tuple[int, int]]:
+    """All (source, node) pairs of a cell, in the order of DARTS' alphas."""
+    return ((source, node) for node in range(INPUTS, INPUTS + nodes) for source in range(node))
+
+
+def edge_name(kind: str, source: int, node: int) -> str:
+    """The site's name of an edge."""
+    return f"{kind}.{source}->{node}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,11 @@ class Genotype:
         if kind not in graphs and general not in graphs:
             raise SpaceError(f"the genotype has no cell '{kind}'; it has {', '.join(graphs)}")
         return graphs[kind] if kind in graphs else graphs[general]
+
+    @property
+    def title(self) -> str:
+        """Its published name, else its text: what `genotype` reads."""
+        return next((name for name, known in GENOTYPES.items() if known == self), self.to_text())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values in DARTS' form: per kind the pairs of all nodes in one list, and the concatenated nodes."""
@@ -130,8 +145,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return f"'{text}'" if len(text) <= 60 else f"'{text[:57]}...'"
+    return f"'{' '.join(str(value).split()):.60}'"
 
 
 # -- published cells -------------------------------------------------------------------------------------------------
@@ -157,11 +171,6 @@ def genotype(value: str | Mapping[str, Any] | Genotype) -> Genotype:
     if _plain(value) not in by_name:
         raise SpaceError(f"there is no genotype '{value}'; {did_you_mean(value, GENOTYPES)}")
     return by_name[_plain(value)]
-
-
-def name_of(value: Genotype) -> str:
-    """The published name of a genotype, else its text: what `genotype` reads."""
-    return next((name for name, known in GENOTYPES.items() if known == value), value.to_text())
 
 
 def _plain(name: str) -> str:

@@ -133,10 +133,8 @@ class MBConv:
 
     def build(self, cin: int, cout: int, stride: int) -> nn.Module:
         if cin % self.groups or cout % self.groups:
-            raise SpaceError(
-                f"'{self.name}' splits channels into {self.groups} groups, so it cannot lead from {cin} channels to {cout}; "
-                f"choose widths that are multiples of {self.groups}"
-            )
+            splits = f"'{self.name}' splits channels into {self.groups} groups"
+            raise SpaceError(f"{splits}, not from {cin} channels to {cout}; choose widths that are multiples of {self.groups}")
         mid = cin * self.expand
         layers: list[nn.Module] = []
         if self.expand != 1 or self.keep_1x1:
@@ -218,8 +216,11 @@ def initialise(module: nn.Module) -> None:
 
     The last batch norm of a residual branch starts at scale 0, so that every block starts as the identity (Goyal et
     al. 2017). Single-path training gains much by it: untrained branches do not disturb the paths through others.
+    Modules that a user gave with their weights (`keeps_weights`) are left alone.
     """
     for m in module.modules():
+        if getattr(m, "keeps_weights", False):
+            continue
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out")
             if m.bias is not None:

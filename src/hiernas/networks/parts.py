@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hiernas.errors import SpaceError
 from hiernas.networks.cell_ops import OPERATIONS, Cell, Concat, ReLUConv, Sum
-from hiernas.networks.genotype import INPUTS
+from hiernas.networks.genotype import INPUTS, edges_of
 from hiernas.networks.ops import Op, built
 from hiernas.space import Choice
 
@@ -162,7 +162,7 @@ class Place:
         stride = 2 if self.reduction and not inner else 1
         return Part(self.kind, op, self.channels, self.channels, stride, self.out_size if inner else self.size)
 
-    def joins(self, nodes: int, name: str) -> list[Part]:
+    def joins(self, nodes: int, name: str = SEARCHED) -> list[Part]:
         """What it does beside its operations: the sum of each node's two edges, and the nodes one behind the other."""
         c, size = self.channels, self.out_size
         return [*[Part(name, Sum(), c, c, 1, size)] * nodes, Part(self.kind, Concat(nodes), c, nodes * c, 1, size)]
@@ -173,16 +173,6 @@ class Place:
             raise SpaceError(f"cell '{self.kind}' has no edge; one of its nodes needs one, the others may be without")
         edges = build_edges(choices, lambda source, option: self.part(source, make(option)))
         return Cell(self.preprocess[0].build(), self.preprocess[1].build(), edges, nodes, self.reduction)
-
-
-def edges_of(nodes: int) -> Iterator[tuple[int, int]]:
-    """All (source, node) pairs of a cell, in the order of DARTS' alphas."""
-    return ((source, node) for node in range(INPUTS, INPUTS + nodes) for source in range(node))
-
-
-def edge_name(kind: str, source: int, node: int) -> str:
-    """The site's name of an edge."""
-    return f"{kind}.{source}->{node}"
 
 
 def cell_options(places: Sequence[Place], kinds: Sequence[str], nodes: int, make: Callable[[str], Op]) -> list[Options]:

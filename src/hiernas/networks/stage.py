@@ -19,7 +19,7 @@ from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.networks.cell import CellNetwork, row_of_cells, stem_parts
 from hiernas.networks.cell_ops import FREE, AuxiliaryHead, Cell, Concat, ReLUConv, StageGraph, StageNet, Sum, operation
-from hiernas.networks.genotype import INPUTS, Genotype, check_concat, genotype, name_of, operations_by_edge, read_graph
+from hiernas.networks.genotype import INPUTS, Genotype, check_concat, edge_name, genotype, operations_by_edge, read_graph
 from hiernas.networks.ops import Classifier, Op
 from hiernas.networks.parts import (
     SEARCHED,
@@ -33,7 +33,6 @@ from hiernas.networks.parts import (
     build_parts,
     cell_options,
     chosen_edges,
-    edge_name,
     live_nodes,
     output_of,
 )
@@ -174,7 +173,7 @@ class StageNetwork:
         numbers = cells or self.cells
         given: dict[str, Any] = {
             "input_size": tuple(self.input_size), "num_classes": self.num_classes, "channels": self.channels, "cells": numbers,
-            "stem": self.stem, "auxiliary": self.auxiliary, "cell": name_of(genotype),
+            "stem": self.stem, "auxiliary": self.auxiliary, "cell": genotype.title,
             "window": self.window if self.window != WINDOW else 0, "least": least, "shared": self.shared,
         }  # fmt: skip
         arguments = tuple((key, value) for key, value in given.items() if value)
@@ -196,10 +195,8 @@ class StageNetwork:
         if not isinstance(choices, Mapping) or "stage" not in choices or self.least is not None:
             return choices
         if "cell" in choices and genotype(choices["cell"]) != self.genotype:
-            raise SpaceError(
-                f"these stage graphs are over the cell '{choices['cell']}', and the space is over another; make it with "
-                f"hdas_stages(cell={choices['cell']!r})"
-            )
+            cell = choices["cell"]
+            raise SpaceError(f"these stage graphs are over the cell '{cell}'; make their space with hdas_stages(cell={cell!r})")
         read = [dict(self._read_stage(k, choices["stage"])) for k in range(STAGES)]
         if self.shared and any(graph != read[0] for graph in read):
             raise SpaceError("the stages of this space share one graph, and DAG1, DAG2 and DAG3 differ; leave shared out")
@@ -216,10 +213,8 @@ class StageNetwork:
             raise SpaceError(f"'{key}' has {len(graph)} cells; stage {stage + 1} of this space has {self.cells[stage]}")
         stray = sorted(kept.keys() - set(self.edges(stage)))
         if stray:
-            raise SpaceError(
-                f"cell {stray[0][1]} of '{key}' reads state {stray[0][0]}; with window {self.window} it reads one of the "
-                f"last {self.window}"
-            )
+            read = f"cell {stray[0][1]} of '{key}' reads state {stray[0][0]}"
+            raise SpaceError(f"{read}; with window {self.window} it reads one of the last {self.window}")
         return ((self.site(stage, s, n), kept.get((s, n), "none")) for s, n in self.edges(stage))
 
     # -- structure -----------------------------------------------------------------------------------------------
@@ -240,9 +235,7 @@ class StageNetwork:
         return found
 
     def parts(self) -> Parts:
-        """All operations with their input sizes: those of every network, and per site those of each option.
-
-        All cells are counted, those of a searched number with that number: costs by table are upper bounds for graphs
+        """All cells are counted, those of a searched number with that number: costs by table are upper bounds for graphs
         with dead cells.
         """
         places = self.places()

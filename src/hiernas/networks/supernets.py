@@ -18,8 +18,8 @@ from hiernas.combinatorics import Decision
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.networks.cell_ops import FactorizedReduce, nothing, sum_of
-from hiernas.networks.genotype import INPUTS
-from hiernas.networks.parts import EdgeChoices, Mixture, Part, Place, build_parts, edges_of, live_nodes
+from hiernas.networks.genotype import INPUTS, edges_of
+from hiernas.networks.parts import EdgeChoices, Mixture, Part, Place, build_parts, live_nodes
 from hiernas.space import Architecture, SearchSpace
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
@@ -250,7 +250,6 @@ class CellSupernet(nn.Module):
     restrict = partialmethod(restricted, parts="cells")
 
     def subnet(self, architecture: Architecture) -> nn.Module:
-        """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
         network: Any = architecture.build()
         inherit(self, network, "stem0", "stem1", "classifier")
         for p, mine, theirs in zip(self.skeleton.places(), self.cells, network.cells, strict=True):
@@ -330,7 +329,6 @@ class StageSupernet(nn.Module):
     restrict = partialmethod(restricted, parts="stages")
 
     def subnet(self, architecture: Architecture) -> nn.Module:
-        """The stand-alone network with inherited weights (copied). Its batch-norm statistics need re-estimation."""
         network: Any = architecture.build()
         stages: Any = self.stages
         inherit(self, network, "stem", "reductions", "classifier")

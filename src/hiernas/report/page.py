@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
+import numpy as np
 from jinja2 import UndefinedError
 from markupsafe import Markup
 from pydantic import Field
@@ -23,11 +24,13 @@ from hiernas.quiet import first_line, visible
 from hiernas.report import cells, controls, figures, hmnas, hournas, kit, units
 from hiernas.report.graphs import is_cells
 from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, macros, style
+from hiernas.report.trust import MOST, SHOWN, Evaluation, miss, verdict
 from hiernas.run.disk import write_whole
 
 SECTIONS = macros("run.html")
 FORMAT = 1
 LAST_STEP = {"prior": "NASWOT of the candidates", "predicted": "judging what the predictor added"}  # phases of any method
+MISTAKES = ("Class", "Taken for", "Images")
 TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's details; the first that is there tells
     "control": controls, "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
 }  # fmt: skip
@@ -99,6 +102,7 @@ class Trained(TypedDict):
     seed: int
     data: Data
     chosen: Tested
+    space: dict[str, str | int | dict[str, Any]]
 
 
 class Searched(TypedDict):
@@ -136,7 +140,7 @@ def words(result: Values) -> list[str]:
 def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Lines and the asked / predicted / measured rows of a result."""
     chosen = result["chosen"]
-    lines = [f"test accuracy {chosen['test_accuracy']:.2%} ({result['data']['name']}, {result['data']['test']} test images)"]
+    lines = [f"test accuracy {chosen['test_accuracy']:.2%} ({result['data']['name']}, {_test_words(result)})"]
     if "front" not in result:
         return lines, []
     asked = dict.fromkeys(METRICS, units.NONE) | {x["metric"]: x["text"] for x in result["limits"]}
@@ -158,6 +162,14 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     elif result["device"] and latency["measured"] is None:
         lines.append(f"latency is of {result['device']['device']}; it cannot be measured on this machine")
     return [*lines, *words(result)], rows
+
+
+def _test_words(result: Values) -> str:
+    """On how many images an accuracy was tested, how sure it is, and what guessing gives, where that is known."""
+    images, found = result["data"]["test"], Evaluation.read(result)
+    low, high = units.wilson(result["chosen"]["test_accuracy"], images)
+    guessed = "" if found is None else f"; the largest class alone: {found.largest:.2%}"
+    return f"{images} test images; 95 % interval {low:.1%} to {high:.1%}{guessed}"
 
 
 def write_report(run_folder: Path) -> Path:
@@ -208,10 +220,7 @@ def _damaged(path: Path, why: str) -> RunError:
 
 def _result(run_folder: Path) -> dict[str, Any]:
     path = run_folder / "result.json"
-    result = checked(_json(path), path)
-    if "front" not in result:
-        raise RunError(f"{path} has no 'front', so it is no search's result; name a folder of `hiernas search`")
-    return result
+    return checked(_json(path), path)
 
 
 def result_of(run: Journal) -> dict[str, Any] | None:
@@ -227,7 +236,7 @@ def checked(result: dict[str, Any], path: Path) -> dict[str, Any]:
             f"{path} has result format {result.get('format')!r}, and this version reads {FORMAT}; use the one it is from"
         )
     try:
-        validated(Searched if "front" in result else Trained, result, "content", RunError)
+        validated(Trained if result.get("method") == "train" else Searched, result, "content", RunError)
     except RunError as error:
         raise _damaged(path, str(error).removeprefix("content: ")) from error
     return result
@@ -265,7 +274,8 @@ def _events(run_folder: Path) -> list[Values]:
 
 def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> str:
     """The whole page as text; `reset` is what `hiernas vital --reset` found, `int8` what the export to INT8 did."""
-    result, told = run.result, _teller(run.result).tell(run)
+    result, searched = run.result, "front" in run.result
+    told = _teller(result).tell(run) if searched else Told("It was given, and was trained by itself.", _drawn_cells(result))
     by_phase = result.get("seconds") or {}
     brief = sum(s for phase, s in by_phase.items() if phase.startswith("brief"))  # trainings of finalists, as one
     with telling(run.folder / "events.jsonl"):
@@ -276,7 +286,8 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
         eighth = SECTIONS.int8(int8) if int8 else ""
     seconds = {k: s for k, s in by_phase.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})
     sections = [
-        SECTIONS.asked(result, partial(_asks, result), partial(_verdict, result)),
+        SECTIONS.asked(result, partial(_asks, result), partial(_met, result)) if searched else "",
+        _tested(result),
         *told.found,
         SECTIONS.finalists(_finalists(result), _order_words(result)),
         "" if is_cells(result) else figures.network(result),
@@ -285,15 +296,20 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
         eighth,
         SECTIONS.now(shlex.quote(str(run.folder)), str(run.folder / "best.onnx"), result),
         SECTIONS.data(result["data"]),
-        SECTIONS.settings(result, _arguments(result["space"]["arguments"])),
+        SECTIONS.settings(result, _arguments(result["space"]["arguments"]), searched),
         SECTIONS.times(seconds, {**LAST_STEP, **told.phases}),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
     return TEMPLATES.get_template("page.html").render(
         over=["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")],
         title=f"{units.percent(result['chosen']['test_accuracy'])} test accuracy on {result['data']['name']}",
-        lead=_lead(result, told), tiles=SECTIONS.tiles(result["chosen"]), result=result, sections=sections, style=style(),
+        verdict=verdict(result, _beside(run)), lead=_lead(result, told), tiles=SECTIONS.tiles(result["chosen"]), result=result,
+        sections=sections, style=style(),
     )  # fmt: skip
+
+
+def _drawn_cells(result: Values) -> list[Markup]:
+    return cells.pictures(result) if is_cells(result) else []
 
 
 def _teller(result: Values) -> Teller:
@@ -309,11 +325,14 @@ def _lead(result: Values, told: Told) -> str:
     """What the page is about: where a search has decided nothing, what is handed over is no network that it found."""
     decided = [verdict["decided"] for verdict in (result.get("details") or {}).get("decided", {}).values()]
     what = controls.NAMES.get(str((result.get("details") or {}).get("control")), "The best network found")
+    if "front" not in result:
+        what = f"A network of the space {result['space']['name']}"
     if not all(decided):
         what = "A network of which a part was found" if any(decided) else "A regular network, which no search has found,"
-    data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result["limits"])
+    data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result.get("limits", ()))
     where = f"{data['name']} ({len(data['classes'])} classes, {units.image(data)} images)"
-    return f"{what} for {where} {f'with {limits}' if limits else 'without limits'}. {told.lead}"
+    asked = f" with {limits}" if limits else " without limits" if "front" in result else ""
+    return f"{what} for {where}{asked}. {told.lead}"
 
 
 def _asks(result: Values, metric: str) -> str:
@@ -321,17 +340,43 @@ def _asks(result: Values, metric: str) -> str:
     return limits or ("as low as possible" if metric == result["objective"] else units.NONE)
 
 
-def _verdict(result: Values, metric: str, found: float | None, predicted: float | None = None) -> Markup | str:
+def _met(result: Values, metric: str, found: float | None, predicted: float | None = None) -> Markup | str:
     """Whether the limits on a metric are met by its final value, or by the predicted one where there is no other."""
-    limits = [limit for limit in result["limits"] if limit["metric"] == metric]
-    by = " (predicted)" if found is None and predicted is not None else ""
-    final = predicted if found is None else found
-    if not limits or final is None:
-        return "not measured" if limits else ""
-    above = [(final - limit["high"]) / limit["high"] for limit in limits if limit["high"]]
-    below = [(limit["low"] - final) / limit["low"] for limit in limits if limit["low"]]
-    miss = max(0.0, *above, *below)  # as a fraction of the limit
-    return PARTS.verdict(miss <= 0, f"met{by}" if miss <= 0 else f"missed by {100 * miss:.1f} %{by}")
+    missed = miss(result, metric, predicted if found is None else found)
+    if missed is None:
+        return "not measured" if any(limit["metric"] == metric for limit in result["limits"]) else ""
+    by = " (predicted)" if found is None else ""
+    return PARTS.verdict(missed <= 0, f"met{by}" if missed <= 0 else f"missed by {100 * missed:.1f} %{by}")
+
+
+def _beside(run: Run) -> dict[str, float]:
+    """Test accuracies, by method, of the networks without a search in the same study, under its limit and with its seed."""
+    folder = run.folder.resolve()
+    if not (folder.parent.parent / "study.yaml").exists():
+        return {}
+    others = [_json(path) for path in sorted(folder.parent.glob("*/result.json")) if path.parent != folder]
+    return {
+        other["method"]: other["chosen"]["test_accuracy"]
+        for other in others if "control" in other["details"] and other["seed"] == run.result["seed"]
+    }  # fmt: skip
+
+
+def _tested(result: Values) -> Markup | str:
+    """What the network says of the test images: by class, what it takes for what, and its surest mistakes."""
+    found = Evaluation.read(result)
+    if found is None:
+        return ""
+    ordered = sorted(found.by_class, key=lambda each: 1.0 if each[2] is None else each[2])
+    by_class = [[name, n, units.percent(right), PARTS.bar(100 * (right or 0.0))] for name, n, right in ordered]
+    if len(found.classes) > SHOWN:
+        mistakes = [[found.classes[a], found.classes[b], n] for a, b, n in found.confused[:MOST]]
+        return SECTIONS.tested(by_class[:MOST], by_class[MOST:], kit.table(MISTAKES, mistakes, "mistakes", (2,)), "", result)
+    shares = found.confusion / np.maximum(found.images, 1)[:, None]
+    rows = {
+        name: [kit.Cell(share, str(n) if n else "", kept=False) for share, n in zip(of, counts, strict=True)]
+        for name, of, counts in zip(found.classes, shares.tolist(), found.confusion.tolist(), strict=True)
+    }
+    return SECTIONS.tested(by_class, [], "", PARTS.heat_map(found.classes, rows, True), result)
 
 
 def _order_words(result: Values) -> list[str]:

@@ -252,8 +252,8 @@ def page(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> str:
     sections.append(SECTIONS.runs(runs))
     return kit.TEMPLATES.get_template("page.html").render(
         over=["HierNAS study", f"{len(rows)} runs"], title=f"{units.number(len(labels_of(rows)), 'method')} on {data}",
-        lead=f"Under {'; '.join(limits)}. " + " ".join(remarks), tiles="", result={"hiernas": VERSION}, sections=sections,
-        style=kit.style(),
+        lead=f"Under {'; '.join(limits)}. " + " ".join(remarks), tiles="", verdict=("", ""), result={"hiernas": VERSION},
+        sections=sections, style=kit.style(),
     )  # fmt: skip
 
 

@@ -22,6 +22,11 @@ def name(metric: str) -> str:
     return NAMES.get(metric, metric)
 
 
+def lower(metric: str) -> str:
+    """The name within a sentence: 'Peak RAM, INT8' -> 'peak RAM in INT8'."""
+    return f"{name(metric)[0].lower()}{name(metric)[1:]}".replace(", ", " in ")
+
+
 def percent(fraction: float | None) -> str:
     """0.98886 -> '98.89 %'."""
     return NONE if fraction is None else f"{100 * fraction:.2f}{SPACE}%"
@@ -97,7 +102,7 @@ def asked(metric: str, bound: float) -> str:
 def limit_text(limit: Mapping[str, Any], named: bool = True) -> str:
     """A limit with its unit: 'latency ≤ 0.12 ms', or without the name '≤ 0.12 ms'."""
     metric, low, high = limit["metric"], limit["low"], limit["high"]
-    said = f"{name(metric)[0].lower()}{name(metric)[1:].replace(', ', ' in ')} " if named else ""
+    said = f"{lower(metric)} " if named else ""
     if low is not None and high is not None:
         return f"{said}{asked(metric, low)} to {asked(metric, high)}"
     return f"{said}≤{SPACE}{asked(metric, high)}" if low is None else f"{said}≥{SPACE}{asked(metric, low)}"

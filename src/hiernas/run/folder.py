@@ -141,6 +141,16 @@ class RunFolder:
                 self.close()
                 raise TakenError(f"another process was working on {self.path}; try again")
 
+    def at_work(self) -> bool:
+        """Whether a process works on the folder."""
+        if not (self.path / ".lock").exists():
+            return False
+        try:
+            with self._lock:
+                return False
+        except (Timeout, OSError):  # somebody has it, or nobody may ask
+            return True
+
     def close(self) -> None:
         """Give the folder free for other processes."""
         if self._owned:
@@ -248,10 +258,10 @@ class RunFolder:
     def events(self) -> list[dict[str, Any]]:
         """All events so far; a line that was cut off is left out."""
         try:
-            lines = (self.path / "events.jsonl").read_text().splitlines()
+            whole, _, _ = (self.path / "events.jsonl").read_text().rpartition("\n")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return [json.loads(line) for line in whole.splitlines()]
 
     # -- candidates --------------------------------------------------------------------------------------------
 
@@ -288,6 +298,14 @@ class RunFolder:
             if whole != ("ok",) or any(_seal(values) != seal for *values, seal in rows):
                 raise sqlite3.DatabaseError("its rows are not what was written")
         return {options: accuracy for _, options, accuracy, *_ in rows}
+
+    def table(self) -> list[dict[str, Any]]:
+        """Every evaluation of every phase."""
+        columns = ("phase", "options", "val_accuracy", "params", "macs", "latency_ms")
+        with self._database() as db:
+            rows = db.execute(f"SELECT {', '.join(columns)} FROM candidates").fetchall()
+        found = (dict(zip(columns, row, strict=True)) for row in rows)
+        return [{**each, "options": each["options"].split(",")} for each in found]
 
     def count_candidates(self) -> int:
         """Number of evaluations over all phases."""

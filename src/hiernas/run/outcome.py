@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from hiernas.budget import Limit
+from hiernas.costs import MEMORY
 from hiernas.costs.memory import memory
+from hiernas.costs.tables import cost
 from hiernas.data import ImageData
 from hiernas.data.batches import at_once, normalise
+from hiernas.data.images import small_png
 from hiernas.data.load import joined
 from hiernas.errors import LatencyError, LimitError, RunError
 from hiernas.export import export
@@ -26,13 +29,13 @@ from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.problem import CALIBRATION_IMAGES, Candidate, Found, Start
 from hiernas.randomness import seeded, torch_generator
-from hiernas.report.doubts import of_latency, of_predictions, of_ranking
 from hiernas.report.page import result_of, write_report
+from hiernas.report.trust import WORST, Evaluation, of_latency, of_ranking, of_test
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Prepared, retraining_of
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.evaluate import batch_for, calibrate, calibration_indices
-from hiernas.train.loop import accuracy, fit, predictions
+from hiernas.train.loop import accuracy, fit, logits
 from hiernas.train.recipes import Phase, Recipe
 
 PARITY_IMAGES = 16  # real test images that exported files are compared on
@@ -66,7 +69,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
     bounds = zip(run.config["limits"], limits, strict=True)
     result = {
         **own,
-        "space": {"name": found.space.name, "arguments": architecture.to_json()["arguments"], "size": found.space.size()},
+        "space": _in_short(found.space, architecture),
         "objective": prepared.config.objective,
         "limits": [{**values, "text": str(limit)} for values, limit in bounds],
         "automatic_limit": prepared.automatic_limit,
@@ -88,15 +91,24 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
 def train_only(run: RunFolder, data: ImageData) -> None:
     """The run of `hiernas train`: one architecture of the run's config, from scratch or from inherited weights."""
     asked, how = run.config["train"], retraining_of(run)
+    run.event("start", plan={"final": 1.0}, run=str(run.path), limits=["none"], timed=run.config.get("timed"))
     architecture = Architecture.from_json(asked["architecture"], source=f"{run.path}/config.yaml")
     run.write_json("best.json", architecture.to_json())
     weights, _ = run.load_tensors("inherited") or (None, {})
     if asked["inherit"] and weights is None:
         raise RunError(f"{run.path} was stopped before its inherited weights were written; start the training again")
     network = train_network(architecture, data, Phase("final", how.epochs, how.lr), how.recipe, run, weights)
-    result = _taken_home(run, architecture, data, network, weights is not None)
-    run.event("finished", test_accuracy=result["chosen"]["test_accuracy"])
+    result, counted = _taken_home(run, architecture, data, network, weights is not None), cost(architecture)
+    chosen = {**{metric: getattr(counted, metric) for metric in ("params", "macs", *MEMORY)}, **result["chosen"]}
+    space: SearchSpace = architecture.skeleton.space()  # type: ignore[attr-defined] # all of ours have one
+    result |= {"space": _in_short(space, architecture), "chosen": chosen}
+    run.event("finished", test_accuracy=chosen["test_accuracy"])
     run.write_json("result.json", {**result, "seconds": run.seconds()})
+    write_report(run.path)
+
+
+def _in_short(space: SearchSpace, architecture: Architecture) -> dict[str, Any]:
+    return {"name": space.name, "arguments": architecture.to_json()["arguments"], "size": space.size()}
 
 
 # -- trained and tested ------------------------------------------------------------------------------------------------
@@ -143,7 +155,8 @@ def _taken_home(
     .build()`, and best.onnx. Returns what every result.json has."""
     from safetensors.torch import save
 
-    named, labels = predictions(network, data.test, data).numpy(), data.test.labels.numpy()
+    said = torch.cat(list(logits(network, data.test, data)))
+    tested = Evaluation.of(data.classes, data.test.labels.numpy(), said.argmax(1).numpy())
     shown = {"classes": data.classes, "mean": data.mean, "std": data.std, "input_size": data.input_size}
     values = {"architecture": architecture.to_json(), **shown}  # enough for a file to be used alone
     metadata = {"hiernas": VERSION, **{k: json.dumps(v) for k, v in values.items()}}
@@ -160,14 +173,28 @@ def _taken_home(
             "name": data.name, "classes": list(data.classes), "train": len(data.train), "val": len(data.val),
             "test": len(data.test), "input_size": list(data.input_size), "notes": list(data.notes),
         },
-        "chosen": {"test_accuracy": float((named == labels).mean()), "sites": architecture.to_json()["sites"]},
+        "chosen": {"test_accuracy": tested.accuracy, "sites": architecture.to_json()["sites"]},
+        "tested": {**tested.kept(), "worst": _worst(data, said)},
         "inherited": inherited,
         "environment": both_ends(run),
-        "doubts": of_predictions(named, labels, data.classes),
+        "doubts": of_test(tested),
         "fitted": run.config.get("fitted", ""),
         **({"timed": run.config["timed"]} if run.config.get("timed") else {}),
         "outputs": {"onnx": {"file": "best.onnx", "largest_difference": written.largest_difference}},
     }  # fmt: skip
+
+
+def _worst(data: ImageData, logits: Tensor) -> list[dict[str, Any]]:
+    """The test images that a network is wrong about and most sure of, each as a small PNG file in base64."""
+    named, labels = logits.argmax(1), data.test.labels
+    sure = logits.softmax(1).nan_to_num().gather(1, named[:, None])[:, 0]
+    wrong = (named != labels).nonzero()[:, 0]
+    found = []
+    for row in wrong[sure[wrong].argsort(descending=True, stable=True)[:WORST]].tolist():
+        pixels = data.test.images.fetch(torch.tensor([row]))[0]  # [C, H, W]
+        true, taken = (data.classes[int(x[row])] for x in (labels, named))
+        found.append({"row": row, "class": true, "named": taken, "probability": float(sure[row]), "png": small_png(pixels)})
+    return found
 
 
 # -- measured and compared ---------------------------------------------------------------------------------------------

@@ -19,11 +19,11 @@ from hiernas.data import Augment, ImageData, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
-from hiernas.latency.table import load_table
+from hiernas.latency.table import bounded, load_table
 from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.randomness import numpy_generator
-from hiernas.report.doubts import of_limits
+from hiernas.report.trust import of_limits
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.settings import differences, for_images, from_dict, from_file, names_of, plain, to_dict, with_settings
 from hiernas.space import SearchSpace
@@ -143,6 +143,9 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
         told |= {"doubts": tuple(config.get("doubts", ())), "asked": config.get("asked", {})}
     if space is None and name not in hiernas.spaces.NAMES:
         raise RunError(f"{run.path} searches a space of your own, '{name}'; resume it with space=...")
+    if space is not None and (given := plain(dict(space.skeleton.arguments))) != config["space"]["arguments"]:
+        was = config["space"]["arguments"]
+        raise RunError(f"{run.path} searches '{name}' with {was}, and the space given has {given}; give the one it began with")
     images = reload_data(run, data)
     space = make_space(space or name, images, arguments).restrict(kept)
     file = _kept_latency(run) or same["latency_table"]
@@ -185,7 +188,7 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
     check_reachable(among, tables, summed)
     every = {**tables, **peak_tables(whole, method.several)}
     runtime = runtime or RUNTIME if latency is None else latency.runtime
-    in_int8 = [IN_INT8] if runtime == "onnxruntime-int8" else []
+    of_latency = [*bounded(latency, space), *([IN_INT8] if runtime == "onnxruntime-int8" else [])]
     return Prepared(
         method=request.method, preset=request.preset if request.config is None and not request.settings else "custom",
         seed=request.seed, space=space, data=data, data_source=source, limits=limits, automatic_limit=not metrics,
@@ -193,7 +196,7 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
         runtime=runtime,
         threads=threads or 1 if latency is None else latency.threads,
         latency=latency, config=config, final_recipe=None if recipe == config.train else recipe, fitted=fitted,
-        doubts=(*of_limits(every, limits, not metrics), *_one_left(among, tables, summed, request.seed), *in_int8),
+        doubts=(*of_limits(every, limits, not metrics), *_one_left(among, tables, summed, request.seed), *of_latency),
         asked=request.asked(),
     )  # fmt: skip
 

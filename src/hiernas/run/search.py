@@ -57,7 +57,7 @@ def resume(path: str | Path, listener: Listener | None = None, space: SearchSpac
     if result is not None and not run.missing():
         for name in ("best.json", "best.safetensors", "best.onnx"):
             run.check(name)
-        if "front" in result and not (run.path / "report.html").exists():  # killed between the two
+        if "space" in result and not (run.path / "report.html").exists():  # killed between the two
             with owned(run):
                 write_report(run.path)
         return run
@@ -105,7 +105,7 @@ def _finish(prepared: Prepared, run: RunFolder) -> None:
     phases = method.work(prepared.config, data).items()
     work = {phase: x * (share if phase.startswith(("final", "compare", "brief")) else 1.0) for phase, x in phases}
     told = {"fitted": prepared.fitted, "timed": prepared.timed}
-    run.tell("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], **told)
+    run.event("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], **told)
     problem = make_problem(prepared.space, data, prepared.limits, prepared.latency, run, seed)
     found = method.search(problem, prepared.config)
     complete(prepared, run, best_of(problem, found, prepared.config, prepared.final))

@@ -50,6 +50,21 @@ class TrainedNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.network(normalise(x, self, next(self.network.parameters()).device))
 
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What a detector or a segmentation head builds upon: the last feature map of each resolution, from fine to coarse.
+
+        uint8 [B, C, H, W] -> [B, c, h, w] each. Gradients flow, so that it can be trained further.
+        """
+        maps: dict[torch.Size, Tensor] = {}
+        parts = [part for child in self.network.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]
+        hooks = [part.register_forward_hook(lambda _, __, out: maps.update({out.shape[2:]: out})) for part in parts]
+        try:
+            self(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [found for size, found in maps.items() if len(size) == 2]
+
     def predict(self, images: Any) -> list[Prediction]:
         """The most probable class of each picture.
 

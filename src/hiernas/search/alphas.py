@@ -14,10 +14,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from hiernas.budget import Budget, Limit, Tables
 from hiernas.data.split import Split
+from hiernas.errors import check_fields
 from hiernas.gates import Gates, frozen, softmax
 from hiernas.space import SearchSpace
 
@@ -31,9 +33,12 @@ Extra = Callable[[Sequence[Tensor]], Tensor]  # a further loss of the logits, a 
 class AlphaSettings:
     """Adam for the logits; the defaults are DARTS'."""
 
-    lr: float = 3e-4
+    lr: PositiveFloat = 3e-4
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Encoding(Protocol):
@@ -60,19 +65,15 @@ class Softmax:
         self.space = space
 
     def fresh_betas(self, scale: float, generator: torch.Generator) -> list[Tensor]:
-        """None: edges are compared by their operations."""
-        return []
+        return []  # edges are compared by their operations
 
     def gates(self, alphas: Logits, betas: Logits) -> Gates:
-        """All options by their weights."""
         return softmax(alphas)
 
     def strengths(self, alphas: Logits, betas: Logits) -> list[np.ndarray]:
-        """The options' softmax weights, and 0 for `none`."""
         return strengths(self.space, alphas)
 
     def decided(self, alphas: Logits, betas: Logits) -> list[Tensor]:
-        """The sites' logits."""
         return list(alphas)
 
     def summary(self, alphas: Logits, betas: Logits, chosen: dict[str, str]) -> dict[str, Any]:
@@ -116,7 +117,6 @@ class AlphaArchitect:
             a.data = self._marked.get(key, a.detach()).to(a.device)
 
     def to(self, device: torch.device) -> None:
-        """Move the logits, in place."""
         for a in self._named.values():
             a.data = a.data.to(device)
             for name, value in self.optimizer.state.get(a, {}).items():
@@ -124,7 +124,6 @@ class AlphaArchitect:
                     self.optimizer.state[a][name] = value.to(device)
 
     def draw(self, rng: np.random.Generator, progress: float) -> Gates:
-        """All options by their weights, without gradients."""
         with torch.no_grad():
             return self.gates()
 
@@ -137,7 +136,7 @@ class AlphaArchitect:
         return self.encoding.decided(self.alphas, self.betas)
 
     def strengths(self) -> list[np.ndarray]:
-        """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`; or the control's."""
+        """Those of the encoding, or the control's."""
         return self.control if self.control is not None else self.encoding.strengths(self.alphas, self.betas)
 
     def learn(
@@ -173,7 +172,6 @@ class AlphaArchitect:
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave."""
         marked = {k.removeprefix("best."): v.clone() for k, v in tensors.items() if k.startswith("best.")}
         self._marked = marked | {k: v.reshape(()) for k, v in marked.items() if k == "accuracy"}
         for key, a in self._named.items():

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import torch
-from torch import Tensor
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, shares
-from hiernas.errors import ConfigError, LimitError
+from hiernas.errors import ConfigError, LimitError, check_fields
 from hiernas.problem import Found, Problem, training_work
 from hiernas.randomness import torch_generator
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, Extra, by_strength, rounded
 from hiernas.search.decided import Verdict, regular
 from hiernas.search.ranking import Ledger
-from hiernas.space import Architecture
+from hiernas.space import Architecture, SearchSpace
 from hiernas.train.recipes import Phase, Recipe
 
 
@@ -24,34 +23,23 @@ from hiernas.train.recipes import Phase, Recipe
 class SearchSettings:
     """A differentiable search; the defaults are DARTS' (arXiv 1806.09055, appendix A.1) on its own scale."""
 
-    epochs: int = 50  # in which weights and logits learn by turns
-    warmup_epochs: int = 0  # before them, in which the weights learn alone, under equal logits
-    lr: float = 0.025  # initial learning rate of the weights
+    epochs: PositiveInt = 50  # in which weights and logits learn by turns
+    warmup_epochs: NonNegativeInt = 0  # before them, in which the weights learn alone, under equal logits
+    lr: PositiveFloat = 0.025  # initial learning rate of the weights
     train: Recipe = field(
         default_factory=lambda: Recipe(weight_decay=3e-4, schedule="cosine", lr_min=1e-3, grad_clip=5.0)  # 0.001: the code's
     )
-    share: float = 0.5  # of the training images: those that the logits learn from
-    images: int = 0  # training images that are used, drawn once; 0: all
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the training images: those that the logits learn from
+    images: NonNegativeInt = 0  # training images that are used, drawn once; 0: all
     alpha: AlphaSettings = field(default_factory=AlphaSettings)
-    cost_weight: float = 1.0  # of the expected costs' relative excess over the limits
-    decided: float = 0.01  # share of the logits' entropy that must be gone, else the control is handed over; 0: never
+    cost_weight: NonNegativeFloat = 1.0  # of the expected costs' relative excess over the limits
+    decided: Annotated[float, Field(ge=0, lt=1)] = 0.01  # share of the logits' entropy to be gone, or else the control
     keep: Literal["last", "best"] = "last"  # epoch whose logits are kept; best: of the supernet's accuracy on their images
 
-    def check(self) -> None:
-        """Raise `ConfigError` for values out of range."""
-        if self.epochs < 1 or self.warmup_epochs < 0:
-            raise ConfigError(f"epochs={self.epochs} must be at least 1, and warmup_epochs={self.warmup_epochs} at least 0")
-        if not 0 <= self.decided < 1:
-            raise ConfigError(f"decided={self.decided} is a share of the entropy, from 0 to below 1")
-        if self.images < 0 or self.images == 1:
-            raise ConfigError(f"images={self.images} must be 0, for all, or at least 2")
-        if not 0 < self.share < 1 or not self.lr > 0 or not self.alpha.lr > 0 or self.cost_weight < 0:
-            raise ConfigError(
-                f"share={self.share} must be between 0 and 1, lr={self.lr} and alpha.lr={self.alpha.lr} positive, and "
-                f"cost_weight={self.cost_weight} not negative"
-            )
-        if self.keep not in ("last", "best"):
-            raise ConfigError(f"keep is '{self.keep}'; it is one of last, best")
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.images == 1:
+            raise ConfigError("images is 1; it must be 0, for all, or at least 2")
         if self.train.lr_min > self.lr:
             raise ConfigError(f"train.lr_min={self.train.lr_min} is above lr={self.lr}, which it ends; make it smaller")
         if self.train.precision == "16-mixed":
@@ -64,23 +52,20 @@ QUICK = SearchSettings(epochs=10, warmup_epochs=5, lr=0.03, train=replace(SEARCH
 SMALL = SearchSettings(epochs=2, warmup_epochs=1, lr=0.03, train=replace(SEARCH, batch_size=32), alpha=LOGITS, images=6000)
 
 
-def check(config: Any) -> None:
-    """Raise `ConfigError` for what a configuration says of its search, where it has a smaller network for that of this, and of
-    the networks after the search."""
-    config.search.check()
-    if hasattr(config, "cells") and (config.cells < 3 or config.channels < 2 or config.channels % 2):
-        raise ConfigError(f"cells={config.cells} must be at least 3, and channels={config.channels} even and at least 2")
-    if config.final_epochs < 1 or config.calibration_images < 2 or not config.final_lr > 0:
-        raise ConfigError(
-            f"final_epochs={config.final_epochs} must be at least 1, calibration_images={config.calibration_images} at least "
-            f"2, and final_lr={config.final_lr} positive"
-        )
-
-
 def search_work(settings: SearchSettings, data: ImageData) -> float:
     """The work of one search: the logits' half of a step needs no gradients of weights, and is not done in the warm-up."""
     images = round((1 - settings.share) * min(settings.images or len(data.train), len(data.train)))
     return training_work(settings.warmup_epochs, images) + training_work(settings.epochs, round(images * (1 + 2 / 3)))
+
+
+def plan(config: Any, data: ImageData) -> dict[str, float]:
+    """Work per phase of a method that is one such search."""
+    return {"train1": search_work(config.search, data)}
+
+
+def proxy(space: SearchSpace, config: Any) -> SearchSpace:
+    """The smaller network of the same choices that is searched in; where the cells are given, there are as many of them."""
+    return space.proxy(config.channels, config.cells)
 
 
 def learn(
@@ -115,28 +100,18 @@ def learn(
     return supernet, architect, verdict
 
 
-def sum_of_losses(*losses: tuple[float, Extra]) -> Extra:
-    """The weighted sum of losses; those of weight 0 are not computed."""
-
-    def total(alphas: Any) -> Tensor:
-        terms = [weight * loss(alphas) for weight, loss in losses if weight]
-        return torch.stack(terms).sum() if terms else alphas[0].new_zeros(())
-
-    return total
-
-
 def counted(architecture: Architecture, budget: Budget) -> tuple[int, int]:
-    """The parameters and multiply-adds of a network, which has no dead cells; tables count them all.
+    """The parameters and multiply-adds of a network as it is built; tables count its dead cells, too, and dropped filters.
 
-    Raises `LimitError` where it lies below a lower limit without them.
+    Raises `LimitError` where it does not meet the limits on them without these.
     """
     params, macs = budget.count(architecture)
     for limit in budget.limits:
         value = {"params": params, "macs": macs}.get(limit.metric)
-        if value is not None and value < limit.low:
+        if value is not None and not limit.low <= value <= limit.high:
             raise LimitError(
-                f"the graphs found leave cells dead, and without them {limit.metric} is {value:,}, below the limit "
-                f"{limit}; search again with another --seed, or lower the limit"
+                f"without its dead cells and dropped filters the network found has {limit.metric} {value:,}, and {limit} was "
+                "asked; search again with another --seed, or widen the limits"
             )
     return params, macs
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,7 +31,7 @@ from hiernas.problem import Candidate, Problem
 from hiernas.randomness import numpy_generator
 from hiernas.search.ranking import Evaluate, Ledger, objectives
 from hiernas.space import SearchSpace
-from hiernas.train.recipes import Phase, Recipe
+from hiernas.train.recipes import Phase
 
 LOOKS = 10  # at the validation accuracy during a training
 MONITORED = 4  # architectures whose mean accuracy is that of the supernet
@@ -52,19 +52,13 @@ class Algorithm(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How an evolution is run: "ces" (NSGA-II, HNAS), "spos" or "random"; the same number of evaluations each."""
+def train_supernet(supernet: Any, problem: Problem, phase: Phase, config: Any) -> None:
+    """One training by uniform single paths (SPOS), in place; the accuracy of a few fixed paths is watched.
 
-    algorithm: str = "ces"
-    population: int = 64
-    generations: int = 40
-
-
-def train_supernet(supernet: Any, problem: Problem, phase: Phase, recipe: Recipe, calibration_images: int) -> None:
-    """One training by uniform single paths (SPOS), in place; the accuracy of a few fixed paths is watched."""
+    `config`, here and below: HNAS', or another with the same names.
+    """
     space, rng = supernet.space, numpy_generator(problem.seed, "monitor")
-    evaluate = problem.trainer.evaluator(supernet, recipe, calibration_images)
+    evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
     watched = [space.sample(rng) for _ in range(MONITORED)]
     every = math.ceil(phase.epochs / LOOKS)
 
@@ -72,35 +66,31 @@ def train_supernet(supernet: Any, problem: Problem, phase: Phase, recipe: Recipe
         looks = epoch % every == 0 or epoch == phase.epochs
         return float(np.mean(evaluate(watched))) if looks else None
 
-    problem.trainer.fit(
-        supernet, problem.data.train, phase, recipe, draw_gates=lambda rng: uniform_path(space, rng), validate=validate
-    )
+    gates = partial(uniform_path, space)
+    problem.trainer.fit(supernet, problem.data.train, phase, config.train, draw_gates=gates, validate=validate)
 
 
-def search_supernet(
-    supernet: Any, problem: Problem, phase: str, effort: Effort, metric: str, recipe: Recipe, calibration_images: int
-) -> list[Candidate]:
+def search_supernet(supernet: Any, problem: Problem, phase: str, config: Any) -> list[Candidate]:
     """All candidates that a search of this supernet under the limits evaluated."""
-    evaluate = problem.trainer.evaluator(supernet, recipe, calibration_images)
-    return evolve(supernet.space, evaluate, problem, effort, metric=metric, phase=phase)
+    evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
+    return evolve(supernet.space, evaluate, problem, phase, config)
 
 
-def evolve(
-    space: SearchSpace, evaluate: Evaluate, problem: Problem, effort: Effort, *, metric: str, phase: str
-) -> list[Candidate]:
-    """All feasible candidates evaluated, in the order found; `metric` is the cost minimised beside the error.
+def evolve(space: SearchSpace, evaluate: Evaluate, problem: Problem, phase: str, config: Any) -> list[Candidate]:
+    """All feasible candidates evaluated, in the order found, by an evolution "ces" (NSGA-II, HNAS), "spos" or "random".
 
     Raises `LimitError` where no architecture of the space is found that meets the limits.
     """
-    ledger, run = Ledger(space, evaluate, metric, phase, problem), problem.run
-    everything = _small_space(space, problem.budget, effort)
+    metric, generations, run = config.objective, config.generations, problem.run
+    ledger = Ledger(space, evaluate, metric, phase, problem)
+    everything = _small_space(space, problem.budget, config.population * (generations + 1))
     if everything is not None:
         pieces = np.array_split(everything, -(-len(everything) // PIECE))
         for i, piece in enumerate(pieces, 1):
             ledger.evaluate(piece)
             ledger.report(i, len(pieces))
         return ledger.candidates
-    algorithm = start(space, problem.budget, effort, numpy_generator(problem.seed, phase))
+    algorithm = start(space, problem.budget, config, numpy_generator(problem.seed, phase))
     file = f"checkpoint/{phase}.json"
     saved, begun = run.read_json(file), 0
     if saved is not None:
@@ -110,45 +100,39 @@ def evolve(
             algorithm.restore(saved["state"])
             begun, seen = int(saved["generation"]), [space.encode(space.architecture(k.split(","))) for k in saved["seen"]]
         ledger.evaluate(np.array(seen, dtype=np.int64).reshape(len(seen), -1))  # in their order
-    for generation in range(begun + 1, effort.generations + 2):  # 1 is the initial population
+    for generation in range(begun + 1, generations + 2):  # 1 is the initial population
         genes = algorithm.ask()
         if len(genes) == 0:
             break
         algorithm.tell(genes, objectives(ledger.evaluate(genes), metric))
-        ledger.report(generation, effort.generations + 1)  # before it is saved: a kill between the two loses none
+        ledger.report(generation, generations + 1)  # before it is saved: a kill between the two loses none
         run.write_json(file, {"generation": generation, "seen": list(ledger.found), "state": algorithm.state})
     return ledger.candidates
 
 
-def _small_space(space: SearchSpace, budget: Budget, effort: Effort) -> np.ndarray | None:
-    """All feasible genes of a space that the same effort can evaluate completely, otherwise None."""
+def _small_space(space: SearchSpace, budget: Budget, most: int) -> np.ndarray | None:
+    """All feasible genes of a space where they are so many at most, otherwise None."""
     if space.size() > EXHAUSTIVE:
         return None
     genes = space.all_encoded()
     feasible = genes[budget.met(space, genes)]
     if len(feasible) == 0:
         raise LimitError(f"none of the {space.size()} architectures left in '{space.name}' meets the limits")
-    return feasible if len(feasible) <= effort.population * (effort.generations + 1) else None
+    return feasible if len(feasible) <= most else None
 
 
-def start(space: SearchSpace, budget: Budget, effort: Effort, rng: np.random.Generator) -> Algorithm:
+def start(space: SearchSpace, budget: Budget, config: Any, rng: np.random.Generator) -> Algorithm:
     """The named algorithm with its initial population of feasible architectures."""
-
-    def feasible(genes: np.ndarray) -> np.ndarray:
-        return budget.met(space, genes)
-
-    def sample(n: int, exclude: set[bytes]) -> np.ndarray:
-        return budget.sample(space, rng, n, exclude)
-
+    feasible, sample = partial(budget.met, space), partial(budget.sample, space, rng)
     sizes = np.array([len(d.options) for d in space.decisions])
-    if effort.algorithm == "random":
-        return RandomSearch(sample, effort.population, rng)
-    initial = sample(effort.population, set())
+    if config.evolution == "random":
+        return RandomSearch(sample, config.population, rng)
+    initial = sample(config.population, set())
     if len(initial) == 0:
         raise LimitError(f"no architecture of '{space.name}' that meets the limits was found; widen them")
-    if effort.algorithm == "spos":
-        return SposEvolution(sizes, feasible, sample, initial, effort.population, rng)
-    return ConstrainedNSGA2(sizes, feasible, initial, effort.population, rng)
+    if config.evolution == "spos":
+        return SposEvolution(sizes, feasible, sample, initial, config.population, rng)
+    return ConstrainedNSGA2(sizes, feasible, initial, config.population, rng)
 
 
 class RandomSearch:

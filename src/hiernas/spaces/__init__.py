@@ -21,6 +21,7 @@ from hiernas.errors import SpaceError, did_you_mean, one_of, problem, validated
 from hiernas.names import SPACES
 from hiernas.networks.genotype import GENOTYPES, nodes_of
 from hiernas.space import FORMAT, Architecture, SearchSpace
+from hiernas.spaces.backbone import backbone_space
 from hiernas.spaces.cells import darts, hdas_cells, hdas_stages
 from hiernas.spaces.chains import (
     Stage,
@@ -42,9 +43,9 @@ NAMES = tuple(SPACES)
 SIZES = ("input_size", "num_classes")  # arguments that the images give
 
 __all__ = [  # a space is found by its name among these
-    "KNOWN", "NAMES", "Known", "Stage", "chain_space", "darts", "efficientnet", "fbnet", "fbnet_enlarged", "fit_strides",
-    "hdas_cells", "hdas_stages", "hnas_basic", "hnas_large", "known", "make_space", "mnasnet", "mobilenetv2", "nasbench_macro",
-    "proxyless", "space_function", "tiny",
+    "KNOWN", "NAMES", "Known", "Stage", "backbone_space", "chain_space", "darts", "efficientnet", "fbnet", "fbnet_enlarged",
+    "fit_strides", "hdas_cells", "hdas_stages", "hnas_basic", "hnas_large", "known", "make_space", "mnasnet", "mobilenetv2",
+    "nasbench_macro", "proxyless", "space_function", "tiny",
 ]  # fmt: skip
 
 
@@ -73,13 +74,9 @@ def make_space(space: str | SearchSpace | None, data: ImageData, arguments: Mapp
         raise SpaceError("no space was named")
     if isinstance(space, str):
         return space_function(space, arguments)(input_size=data.input_size, num_classes=data.num_classes, **arguments)
-    wanted = (space.skeleton.input_size, space.skeleton.num_classes)
-    if wanted != (data.input_size, data.num_classes):
-        raise SpaceError(
-            f"space '{space.name}' is for images of size {wanted[0]} in {wanted[1]} classes, but {data.name} has "
-            f"{data.input_size} in {data.num_classes}; make the space with input_size={data.input_size}, "
-            f"num_classes={data.num_classes}"
-        )
+    made_for, needed = (f"input_size={x.input_size}, num_classes={x.num_classes}" for x in (space.skeleton, data))
+    if made_for != needed:
+        raise SpaceError(f"space '{space.name}' is for {made_for}; make it for those of {data.name}: {needed}")
     return space
 
 
@@ -163,9 +160,7 @@ class _File(TypedDict):
 
 def architecture_of(value: Any, space: SearchSpace | None, source: str) -> Architecture:
     """See `Architecture.from_json`."""
-    if not isinstance(value, Mapping) or not isinstance(value.get("sites"), Mapping) or "space" not in value:
-        raise SpaceError(f"{source} is not an architecture: an object with 'space' and 'sites' is expected")
-    value = validated(_File, dict(value), f"{source} is not an architecture", SpaceError)
+    value = validated(_File, value, f"{source} is not an architecture, an object with 'space' and 'sites'", SpaceError)
     if value.get("format") != FORMAT:
         raise SpaceError(f"{source} has architecture format {value.get('format')!r}; this version reads {FORMAT}")
     space = space or known_space(value["space"], value.get("arguments", {}), source)

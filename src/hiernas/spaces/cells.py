@@ -7,7 +7,7 @@ from typing import Any
 
 from hiernas.errors import SpaceError, one_of
 from hiernas.networks.cell import CellNetwork, row_of_cells
-from hiernas.networks.genotype import Genotype, name_of
+from hiernas.networks.genotype import Genotype
 from hiernas.networks.genotype import genotype as genotype_of
 from hiernas.networks.stage import CELLS, WINDOW, StageNetwork
 from hiernas.space import SearchSpace
@@ -53,10 +53,8 @@ def _cells(
     channels = given["channels"] or (16 if search else 36 if stem == "cifar" else 48)
     cells = given["cells"] or (8 if search else 20 if stem == "cifar" else 14)
     if not 3 <= cells <= MOST_CELLS or not 2 <= channels <= MOST or channels % 2:
-        raise SpaceError(
-            f"a cell network has at least 3 cells and an even number of channels, not {cells} and {channels} (at most "
-            f"{MOST_CELLS} and {MOST})"
-        )
+        allowed = f"3 to {MOST_CELLS} cells and an even number of channels up to {MOST}"
+        raise SpaceError(f"a cell network has {allowed}, not {cells} and {channels}")
     skeleton = CellNetwork(
         name=name, arguments=_arguments(input_size, num_classes, given), input_size=input_size, num_classes=num_classes,
         channels=channels, kinds=row_of_cells(kinds, cells), stem=stem, auxiliary=given["auxiliary"], search=search,
@@ -96,7 +94,7 @@ def hdas_stages(
     if shared and len(set(per_stage)) > 1:
         raise SpaceError(f"stages that share one graph have as many cells each, not {', '.join(map(str, per_stage))}")
     given = {
-        "channels": channels, "cells": cells, "stem": stem, "auxiliary": auxiliary, "cell": name_of(genotype),
+        "channels": channels, "cells": cells, "stem": stem, "auxiliary": auxiliary, "cell": genotype.title,
         "window": window if window != WINDOW else 0, "least": least, "shared": shared,
     }  # fmt: skip
     skeleton = StageNetwork(

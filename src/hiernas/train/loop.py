@@ -321,16 +321,22 @@ def accuracy(
     return int((predictions(network, split, data, batch_size, gates) == split.labels).sum()) / len(split)
 
 
-@torch.no_grad()
 def predictions(
     network: nn.Module, split: Split, data: ImageData, batch_size: int | None = None, gates: Gates | None = None
 ) -> Tensor:
     """The class that a network, or a supernet with gates, names for each of the split's images: int64 [N]."""
+    return torch.cat([x.argmax(1) for x in logits(network, split, data, batch_size, gates)])
+
+
+@torch.no_grad()
+def logits(
+    network: nn.Module, split: Split, data: ImageData, batch_size: int | None = None, gates: Gates | None = None
+) -> Iterator[Tensor]:
+    """Of the split's images, batch after batch: float32 [B, classes], on the CPU."""
     device, given = next(network.parameters()).device, () if gates is None else (gates,)
-    indices = in_order(len(split), batch_size or at_once(data.input_size))
-    batches = (normalise(split.images.fetch(b), data, device) for b in indices)
     with evaluating(network):
-        return torch.cat([network(x, *given).argmax(1).cpu() for x in batches])
+        for batch in in_order(len(split), batch_size or at_once(data.input_size)):
+            yield network(normalise(split.images.fetch(batch), data, device), *given).cpu()
 
 
 class Average:

@@ -6,18 +6,18 @@ the graph between the cells of each stage (H^s), under three rules and with a lo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
-from hiernas.errors import ConfigError
-from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of
-from hiernas.problem import Found, Method, Problem, only, sized
-from hiernas.search.alphas import Extra, Softmax, by_strength, cost_penalty
+from hiernas.errors import check_fields
+from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of, sum_of_losses
+from hiernas.problem import CELLS, Found, Method, Problem, only, sized
+from hiernas.search.alphas import AlphaArchitect, Softmax, by_strength, cost_penalty
 from hiernas.search.decided import NUMBER, Verdict
-from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check, found, learn, search_work, sum_of_losses
-from hiernas.space import SearchSpace
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, plan, proxy, search_work
 from hiernas.train.recipes import DARTS, Recipe
 
 
@@ -29,30 +29,26 @@ class HDASConfig:
     """
 
     search: SearchSettings = field(default_factory=SearchSettings)
-    cells: int = 8  # of the network that cells are searched in
-    channels: int = 16  # of the networks that are searched in
+    cells: Annotated[int, Field(ge=3)] = 8  # of the network that cells are searched in
+    channels: Annotated[int, Field(ge=2, multiple_of=2)] = 16  # of the networks that are searched in
     depth_form: Form = "paper"  # of the depth loss and its step: as printed, or as in the authors' code
-    delta: float = 0.1  # weight of the depth loss (Eqs. 2, 4)
-    gamma: float = 0.04  # weight of the number of cells (Eq. 5), where it is searched
+    delta: NonNegativeFloat = 0.1  # weight of the depth loss (Eqs. 2, 4)
+    gamma: NonNegativeFloat = 0.04  # weight of the number of cells (Eq. 5), where it is searched
     extra_cells: int = 2  # in the whole hierarchy: cells of a stage among which those given are found; 0: none
     least: int = 4  # N_min in the whole hierarchy
     objective: str = "params"  # the metric of the automatic limit
-    calibration_images: int = 1000  # training images for batch-norm statistics of what is found
-    final_epochs: int = 600  # training of the chosen network from scratch
-    final_lr: float = 0.025
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics of what is found
+    final_epochs: PositiveInt = 600  # training of the chosen network from scratch
+    final_lr: PositiveFloat = 0.025
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
-        check(self)
-        if self.depth_form not in get_args(Form):
-            raise ConfigError(f"depth_form is '{self.depth_form}'; it is one of {', '.join(get_args(Form))}")
-        if not (0 <= self.delta < math.inf and 0 <= self.gamma < math.inf):
-            raise ConfigError(f"delta={self.delta} and gamma={self.gamma} must be at least 0 and finite")
+        check_fields(self)
 
 
 def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
     """H^c-DAS (arXiv 2101.04028v2): three normal and two reduction cells, each stage's own, searched as DARTS does."""
-    encoding = Softmax(_cells_proxy(problem.space, config))
+    encoding = Softmax(proxy(problem.space, config))
     extra = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
     return found(learn(encoding, problem, config.search, "train1", extra), problem, config)
 
@@ -62,30 +58,25 @@ def hdas_stages(problem: Problem, config: HDASConfig, phase: str = "train1") -> 
 
     In a space where the number of cells of each stage is searched, H-DAS' search for that, too (Eqs. 3 to 6).
     """
-    encoding = _encoding(problem, config)
-    learned = learn(encoding, problem, config.search, phase, *_losses(problem, config, encoding.space))
-    result = found(learned, problem, config, phase)
+    result = found(_learned(problem, config, phase), problem, config, phase)
     shapes = graphs_of(result.space).shapes(result.architecture.choices)
     stages = [{"cells": s.cells, "depth": s.depth, "dead": s.dead} for s in shapes]
     return replace(result, details={**result.details, "stages": stages})
 
 
-def _losses(problem: Problem, config: HDASConfig, proxy: SearchSpace) -> tuple[Extra, Extra | None]:
-    """Eq. 6 without the task's loss: depth, where it is searched the number of cells, and what exceeds the limits.
+def _learned(problem: Problem, config: HDASConfig, phase: str) -> tuple[Any, AlphaArchitect, Verdict]:
+    """The search by Eq. 6: beside the task depth, where it is searched the number of cells, and what exceeds the limits.
 
-    The second is what takes a step of its own, as in the authors' code.
+    In the form of the authors' code depth and number take a step of their own.
     """
-    losses = [(config.delta, depth_loss(proxy, config.depth_form))]
-    if graphs_of(proxy).least is not None:
-        losses.append((config.gamma, computation_loss(proxy)))
+    space, release = proxy(problem.space, config), config.depth_form == "release"
+    losses = [(config.delta, depth_loss(space, config.depth_form))]
+    if graphs_of(space).least is not None:
+        losses.append((config.gamma, computation_loss(space)))
     penalty = cost_penalty(problem.space, problem.budget, config.search.cost_weight)
-    if config.depth_form == "release":
-        return penalty, sum_of_losses(*losses)
-    return sum_of_losses(*losses, (1.0, penalty)), None
-
-
-def _encoding(problem: Problem, config: HDASConfig) -> StageSoftmax:
-    return StageSoftmax(problem.space.proxy(config.channels), raw=config.depth_form == "release")
+    extra = penalty if release else sum_of_losses(*losses, (1.0, penalty))
+    apart = sum_of_losses(*losses) if release else None
+    return learn(StageSoftmax(space, raw=release), problem, config.search, phase, extra, apart)
 
 
 def hdas(problem: Problem, config: HDASConfig) -> Found:
@@ -109,7 +100,7 @@ def hdas(problem: Problem, config: HDASConfig) -> Found:
 def _cells(problem: Problem, config: HDASConfig) -> tuple[Any, list[str] | None, Verdict]:
     """The first level: five cells, with the costs they will have in the stages, and the edges that the limits moved."""
     cells = graphs_of(problem.space).cell_space()
-    encoding = Softmax(cells.proxy(config.channels, config.cells))
+    encoding = Softmax(proxy(cells, config))
     penalty = cost_penalty(cells, problem.budget, config.search.cost_weight)
     _, architect, verdict = learn(encoding, problem, config.search, "train1", penalty)
     chosen = cells.decode(problem.budget.best(cells, architect.strengths()))
@@ -123,8 +114,7 @@ def _cells(problem: Problem, config: HDASConfig) -> tuple[Any, list[str] | None,
 
 def _numbers(problem: Problem, config: HDASConfig) -> tuple[tuple[int, ...], Verdict]:
     """The number of cells of each stage (Eqs. 3 to 6), within the limits, and whether it was decided."""
-    encoding, space = _encoding(problem, config), problem.space
-    _, architect, verdict = learn(encoding, problem, config.search, "train2", *_losses(problem, config, encoding.space))
+    space, (_, architect, verdict) = problem.space, _learned(problem, config, "train2")
     chosen = space.decode(problem.budget.best(space, architect.strengths())).options
     numbers = [int(option) for site, option in zip(space.skeleton.site_names, chosen, strict=True) if site.endswith(NUMBER)]
     return tuple(numbers * (len(graphs_of(space).cells) // len(numbers))), verdict  # one for all stages that share a graph
@@ -134,11 +124,6 @@ def plan_whole(config: HDASConfig, data: ImageData) -> dict[str, float]:
     """Work of the whole hierarchy: one search for each level."""
     work = search_work(config.search, data)
     return {f"train{i}": work for i in ((1, 2, 3) if config.extra_cells else (1, 3))}
-
-
-def plan(config: HDASConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase."""
-    return {"train1": search_work(config.search, data)}
 
 
 PRESETS: dict[str, Any] = {
@@ -151,31 +136,21 @@ PRESETS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _cells_proxy(space: SearchSpace, config: HDASConfig) -> SearchSpace:
-    return space.proxy(config.channels, config.cells)
-
-
-def _stages_proxy(space: SearchSpace, config: HDASConfig) -> SearchSpace:
-    return space.proxy(config.channels)
-
-
 STAGES: dict[str, Any] = {  # sizes of the networks that are trained for good, by preset
     "quick": {"channels": 4, "cells": 14}, "small": {"channels": 8, "cells": 14}, "paper": {"auxiliary": True},
 }  # fmt: skip
 NUMBERS = {preset: {**size, "cells": 26, "least": 4} for preset, size in STAGES.items()}
-CELLS: dict[str, Any] = {preset: {"channels": 8, "cells": 5} for preset in ("quick", "small")} | {"paper": {"auxiliary": True}}
+LITTLE = {"channels": 8, "cells": 5}
+OF_CELLS: dict[str, Any] = {"quick": LITTLE, "small": LITTLE, "paper": {"auxiliary": True}}
 GRAPHS_ONLY = only("graphs", reason="it searches the graphs between given cells (hdas_stages)")
 NUMBERS_ONLY = only("numbers", reason="it searches the number of cells (hdas_stages with space.cells=26 and space.least=4)")
 
 METHODS = {
     "hdas": Method(
-        hdas, PRESETS, plan_whole, sized("hdas_stages", STAGES), GRAPHS_ONLY, _stages_proxy, finds=("cell", "least"),
+        hdas, PRESETS, plan_whole, sized("hdas_stages", STAGES), GRAPHS_ONLY, proxy, finds=("cell", "least"),
         among=lambda space: graphs_of(space).cell_space(),
     ),
-    "hdas-cells": Method(
-        hdas_cells, PRESETS, plan, sized("hdas_cells", CELLS),
-        only("cells", reason="it searches cells (darts, hdas_cells)"), _cells_proxy,
-    ),
-    "hdas-distribution": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", NUMBERS), NUMBERS_ONLY, _stages_proxy),
-    "hdas-stages": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", STAGES), GRAPHS_ONLY, _stages_proxy),
+    "hdas-cells": Method(hdas_cells, PRESETS, plan, sized("hdas_cells", OF_CELLS), CELLS, proxy),
+    "hdas-distribution": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", NUMBERS), NUMBERS_ONLY, proxy),
+    "hdas-stages": Method(hdas_stages, PRESETS, plan, sized("hdas_stages", STAGES), GRAPHS_ONLY, proxy),
 }  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiernas.search.alphas import Logits, Softmax, mean_entropy, strengths
+from hiernas.search.alphas import Extra, Logits, Softmax, mean_entropy, strengths
 from hiernas.search.decided import NUMBER
 from hiernas.space import Choice, SearchSpace
 
@@ -47,7 +47,6 @@ class StageSoftmax(Softmax):
         self.raw = raw
 
     def strengths(self, alphas: Logits, betas: Logits) -> list[np.ndarray]:
-        """Of each option, 0 for `none`."""
         return strengths(self.space, alphas, self.raw)
 
     def summary(self, alphas: Logits, betas: Logits, chosen: dict[str, str]) -> dict[str, Any]:
@@ -62,7 +61,7 @@ class StageSoftmax(Softmax):
         return {**found, "depth": float(np.mean([s.depth for s in stages])), "dead": sum(s.dead for s in stages)}
 
 
-def depth_loss(space: SearchSpace, form: Form = "paper") -> Callable[[Sequence[Tensor]], Tensor]:
+def depth_loss(space: SearchSpace, form: Form = "paper") -> Extra:
     """L_depth of the logits: Eq. 2, or Eq. 4 where the number of cells is searched; or what the authors' code has instead.
 
     alpha_ij is the softmax over the edges into a cell of each edge's strongest operation; depths of inputs are 0. The
@@ -121,7 +120,7 @@ def _numbers(space: SearchSpace, stage: int, alphas: Sequence[Tensor]) -> dict[i
     return {int(n): p for n, p in zip(decision.options, beta.softmax(0), strict=True)}
 
 
-def computation_loss(space: SearchSpace) -> Callable[[Sequence[Tensor]], Tensor]:
+def computation_loss(space: SearchSpace) -> Extra:
     """L_comp (Eq. 5) with theta = 1: the expected number of cells, summed over the stages."""
 
     def loss(alphas: Sequence[Tensor]) -> Tensor:
@@ -129,3 +128,13 @@ def computation_loss(space: SearchSpace) -> Callable[[Sequence[Tensor]], Tensor]
         return torch.stack(terms).sum()
 
     return loss
+
+
+def sum_of_losses(*losses: tuple[float, Extra]) -> Extra:
+    """The weighted sum of losses; those of weight 0 are not computed."""
+
+    def total(alphas: Sequence[Tensor]) -> Tensor:
+        terms = [weight * loss(alphas) for weight, loss in losses if weight]
+        return torch.stack(terms).sum() if terms else alphas[0].new_zeros(())
+
+    return total

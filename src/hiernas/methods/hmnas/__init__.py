@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split, shares
-from hiernas.errors import ConfigError, LimitError
+from hiernas.errors import LimitError, check_fields
 from hiernas.methods.hmnas.encoding import NONE, Encoding
-from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, check_counted, filters_within, with_fewer_filters
+from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, filters_within, with_fewer_filters
 from hiernas.methods.hmnas.kept import candidate_of, narrowed, restored, start_of, within_limits
 from hiernas.methods.hmnas.masks import Level, MaskArchitect, MaskSettings
 from hiernas.networks.filters import outputs_of
 from hiernas.problem import Evaluator, Found, Method, Problem, Rival, Spaces, Start, final_work, training_work
 from hiernas.search.alphas import AlphaArchitect, Pressure, rounded
 from hiernas.search.decided import Verdict
-from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, check, learn, search_work
+from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, learn, search_work
 from hiernas.space import Architecture, SearchSpace
 from hiernas.subsets import subsets
 from hiernas.train.recipes import DARTS, Phase, Recipe
@@ -39,17 +41,14 @@ class HMNASConfig:
     compare: bool = True  # train what DARTS' rule finds in the same supernet, too, and each network both ways
     inherit: bool = True  # the final training starts from the supernet's weights; otherwise from scratch
     objective: str = "params"  # the metric of the automatic limit
-    calibration_images: int = 1000  # training images for batch-norm statistics of what is found
-    final_epochs: int = 600  # training of the chosen network
-    final_lr: float = 0.025  # from scratch
-    inherited_lr: float = 0.01  # from the supernet's weights
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics of what is found
+    final_epochs: PositiveInt = 600  # training of the chosen network
+    final_lr: PositiveFloat = 0.025  # from scratch
+    inherited_lr: PositiveFloat = 0.01  # from the supernet's weights
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
     def __post_init__(self) -> None:
-        check(self)
-        self.mask.check()
-        if not self.inherited_lr > 0:
-            raise ConfigError(f"inherited_lr={self.inherited_lr} must be positive")
+        check_fields(self)
 
 
 def hmnas(problem: Problem, config: HMNASConfig) -> Found:
@@ -141,7 +140,6 @@ def _filtered(
     masks = FilterArchitect(network, outputs, full, images, config.mask, problem.budget.limits, steps)
     problem.trainer.fit(network, images, Phase("mask3", epochs, config.search.lr), config.search.train, architect=masks)
     smaller = filters_within(masks, whole, problem.budget)
-    check_counted(smaller, problem.budget)
     narrow = narrowed(smaller, start, evaluate, problem.seed)
     reached = evaluate.accuracy(narrow)
     told = {"masks": {"filters": masks.record()}, **masks.told(smaller), "accuracy_before": accuracy}

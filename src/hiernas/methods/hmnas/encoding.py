@@ -22,11 +22,13 @@ NONE = "none"
 
 
 class Encoding:
-    """What the logits and masks of a space belong to. Per site: tensors over its options other than `none`."""
+    """What logits (see `search.alphas.Encoding`) and masks belong to; per site: tensors over its options but `none`."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.options = [[i for i, o in enumerate(d.options) if o != NONE] for d in space.decisions]
+        named = zip(space.decisions, self.options, strict=True)
+        self.pairs = [[f"{d.name} {d.options[o]}" for o in options] for d, options in named]  # as in `subsets`
         position = {d.name: i for i, d in enumerate(space.decisions)}
         held = ([position[site] for site in group.sites] for group in space.skeleton.groups)
         self.nodes = [edges for sites in held if (edges := [i for i in sites if self.options[i]])]  # those that can be kept
@@ -70,12 +72,10 @@ class Encoding:
         return found
 
     def fresh_betas(self, scale: float, generator: torch.Generator) -> list[Tensor]:
-        """Logits of the edges of each node."""
         return [scale * torch.randn(len(sites), generator=generator) for sites in self.nodes]
 
     def gates(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> Gates:
-        """All options but `none`, by their weights."""
-        return self.gates_of(self.shares(alphas, betas))
+        return self.gates_of(self.shares(alphas, betas), [True] * len(alphas))
 
     def decided(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> list[Tensor]:
         """Per site the logits of the options that there are, then per node those of its edges."""
@@ -87,21 +87,12 @@ class Encoding:
         edges = {"beta_entropy": mean_entropy([b.detach().softmax(0) for b in betas])} if betas else {}
         return {"entropy": mean_entropy(p), **edges, "none": 0.0}  # which has no share
 
-    def gates_of(self, shares: Sequence[Tensor]) -> Gates:
-        """Gates of all options but `none`."""
-        return Gates(tuple(map(tuple, self.options)), tuple(shares))
-
-    def kept_gates(self, shares: Sequence[Tensor], computed: Sequence[Sequence[bool]]) -> Gates:
-        """Gates of the options that are to be computed (per site and option); others cost nothing."""
-        indices, weights = [], []
-        for options, share, row in zip(self.options, shares, computed, strict=True):
-            chosen = [j for j, wanted in enumerate(row) if wanted]
-            indices.append(tuple(options[j] for j in chosen))
-            weights.append(share[chosen])
-        return Gates(tuple(indices), tuple(weights))
+    def gates_of(self, shares: Sequence[Tensor], present: Sequence[bool]) -> Gates:
+        """Gates of all options but `none` of the sites that are present; others cost nothing."""
+        indices = tuple(tuple(options) if there else () for options, there in zip(self.options, present, strict=True))
+        return Gates(indices, tuple(share if there else share[:0] for share, there in zip(shares, present, strict=True)))
 
     def strengths(self, alphas: Sequence[Tensor], betas: Sequence[Tensor]) -> list[np.ndarray]:
-        """What a derivation by rule goes by: the weight of each option of each site, 0 for `none`."""
         found = []
         for decision, options, share in zip(self.space.decisions, self.options, self.shares(alphas, betas), strict=True):
             row = np.zeros(len(decision.options))

@@ -88,7 +88,6 @@ class FilterArchitect(Masks):
         return float(self.full[metric] - sum(getattr(o, metric) * o.channels for o in self.outputs))
 
     def to(self, device: torch.device) -> None:
-        """Move the masks, in place."""
         super().to(device)
         self.owner = self.owner.to(device)
 
@@ -191,12 +190,3 @@ def filters_within(masks: FilterArchitect, architecture: Architecture, budget: B
     kept = [tuple(sorted(order[: int(g) + 1])) for order, g in zip(ranked, genes, strict=True)]
     pairs = zip(masks.outputs, kept, strict=True)
     return replace(architecture, filters=tuple((o.path, k) for o, k in pairs if len(k) < o.channels))
-
-
-def check_counted(architecture: Architecture, budget: Budget) -> None:
-    """Raise `LimitError` where the network, counted as it is built, does not meet a limit on parameters or multiply-adds."""
-    found = dict(zip(COUNTED, budget.count(architecture), strict=True))
-    for limit in budget.limits:
-        value = found.get(limit.metric)
-        if value is not None and not limit.low <= value <= limit.high:
-            raise LimitError(f"the network without the dropped filters has {limit.metric} {value:,}, and {limit} was asked")

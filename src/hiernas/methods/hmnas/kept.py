@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hiernas.budget import Budget
 from hiernas.errors import LimitError
@@ -31,30 +30,27 @@ def within_limits(
     the masks meet the limits, that is what they keep. Only if nothing else does, edges that were dropped come back.
     """
     encoding, threshold = operations.encoding, operations.settings.threshold
-    space = problem.space
-    of_edge = _edge_values(encoding, edges)
-    values = {}
-    for d, options, mask, edge in zip(space.decisions, encoding.options, operations.values(), of_edge, strict=True):
-        for o, value in zip(options, mask.tolist(), strict=True):
-            values[f"{d.name} {d.options[o]}"] = (edge if edge is not None else value) - threshold
+    space, pairs = problem.space, encoding.pairs
+    values: dict[str, float] = {}
+    dropped: dict[str, tuple[str]] = {}
+    wanted: set[str] = set()
+    per_site = zip(pairs, operations.values(), _edge_values(encoding, edges), operations.shares(), strict=True)
+    for names, masks, edge, shares in per_site:
+        values |= {name: (mask if edge is None else edge) - threshold for name, mask in zip(names, masks.tolist(), strict=True)}
+        dropped |= {} if edge is None else dict.fromkeys(names, (NONE,))
+        wanted |= {name for name, share in zip(names, shares.tolist(), strict=True) if share > 0}
     every = subsets(space)
-    dropped = {f"{d.name} {d.options[o]}" for d, options, edge in zip(space.decisions, encoding.options, of_edge, strict=True)
-               for o in options if edge is not None}  # fmt: skip
     try:
-        kept = _best(every.restrict(dict.fromkeys(dropped, (NONE,))), values, budget)
+        kept = _best(every.restrict(dropped), values, budget)
     except LimitError:
         kept = _best(every, values, budget)
-    wanted = _pairs(encoding, operations.shares())
-    moved = sorted(kept ^ wanted)
-    binary = [
-        torch.tensor([float(f"{d.name} {d.options[o]}" in kept) for o in options])
-        for d, options in zip(space.decisions, encoding.options, strict=True)
-    ]
+    binary = [torch.tensor([float(name in kept) for name in names]) for names in pairs]
     alphas, betas = ([x.cpu() for x in part] for part in (operations.alphas, operations.betas))
     weights = encoding.shares(alphas, betas, None, binary)
     architecture = encoding.architecture(weights, space.skeleton)
-    architecture = replace(architecture, choices=space.skeleton.without_dead(architecture.choices))
-    return architecture, {pair: round(value, 6) for pair, value in values.items()}, moved
+    without_dead = getattr(space.skeleton, "without_dead", tuple)  # only graphs between cells can have dead ones
+    architecture = replace(architecture, choices=without_dead(architecture.choices))
+    return architecture, {pair: round(value, 6) for pair, value in values.items()}, sorted(kept ^ wanted)
 
 
 def _edge_values(encoding: Encoding, edges: MaskArchitect | None) -> list[float | None]:
@@ -71,17 +67,6 @@ def _best(space: SearchSpace, values: dict[str, float], budget: Budget) -> set[s
     gains = [np.array([0.0 if o == NONE else values[d.name] for o in d.options]) for d in space.decisions]
     genes = budget.best(space, gains)
     return {d.name for d, gene in zip(space.decisions, genes, strict=True) if d.options[gene] != NONE}
-
-
-def _pairs(encoding: Encoding, weights: Sequence[Tensor]) -> set[str]:
-    """The pairs of a weight above 0."""
-    decisions = encoding.space.decisions
-    return {
-        f"{d.name} {d.options[o]}"
-        for d, options, row in zip(decisions, encoding.options, weights, strict=True)
-        for o, w in zip(options, row.tolist(), strict=True)
-        if w > 0
-    }
 
 
 def start_of(supernet: Any, architecture: Architecture, space: SearchSpace, evaluate: Evaluator, seed: int, lr: float) -> Start:

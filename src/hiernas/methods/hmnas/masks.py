@@ -14,15 +14,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import chain
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from hiernas.data.split import Split
-from hiernas.errors import ConfigError, TrainingError
+from hiernas.errors import ConfigError, TrainingError, check_fields
 from hiernas.gates import Gates, frozen, straight_through
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.search.alphas import Pressure
@@ -36,33 +38,20 @@ ROWS = 40  # of a level's history that are kept
 class MaskSettings:
     """How masks learn; initial value and threshold are Piggyback's."""
 
-    edges_epochs: int = 1  # over the images that the logits learned from
-    operations_epochs: int = 1
-    filters_epochs: int = 1  # only with weights_level
-    travel: float = 0.03  # how far the masks of a level could move over all its steps, by root mean square
+    edges_epochs: PositiveInt = 1  # over the images that the logits learned from
+    operations_epochs: PositiveInt = 1
+    filters_epochs: PositiveInt = 1  # only with weights_level
+    travel: PositiveFloat = 0.03  # how far the masks of a level could move over all its steps, by root mean square
     initial: float = 1e-2
     threshold: float = 5e-3
-    cost_weight: float = 1.0  # of the costs' relative excess over the limits
-    filters: float = 0.75  # with weights_level: share of the filters whose cost edges and operations must make room for
+    cost_weight: NonNegativeFloat = 1.0  # of the costs' relative excess over the limits
+    filters: Annotated[float, Field(gt=0, le=1)] = 0.75  # with weights_level: share of filters that others make room for
 
-    def check(self) -> None:
-        """Raise `ConfigError` for values out of range."""
-        if self.edges_epochs < 1 or self.operations_epochs < 1:
-            raise ConfigError(
-                f"mask.edges_epochs={self.edges_epochs} and mask.operations_epochs={self.operations_epochs} must be at least 1"
-            )
-        if not 0 < self.travel < math.inf or not 0 <= self.cost_weight < math.inf:
-            raise ConfigError(
-                f"mask.travel={self.travel} must be positive and mask.cost_weight={self.cost_weight} not negative; both finite"
-            )
+    def __post_init__(self) -> None:
+        check_fields(self)
         if not self.initial > self.threshold:
             raise ConfigError(
                 f"mask.initial={self.initial} must be above mask.threshold={self.threshold}: all is kept at first"
-            )
-        if self.filters_epochs < 1 or not 0 < self.filters <= 1:
-            raise ConfigError(
-                f"mask.filters_epochs={self.filters_epochs} must be at least 1, and mask.filters={self.filters} above 0 and at "
-                "most 1"
             )
 
 
@@ -91,7 +80,6 @@ class Masks(ABC):
         """How much there is of what costs something, as the pressure's tables have it."""
 
     def to(self, device: torch.device) -> None:
-        """Move the masks, in place."""
         self.mask.data, self.velocity = self.mask.data.to(device), self.velocity.to(device)
 
     def learn(
@@ -134,7 +122,6 @@ class Masks(ABC):
         return {"mask": self.mask.detach(), "velocity": self.velocity, "state": state, "history": past}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave."""
         self.mask.data, self.velocity = tensors["mask"].clone(), tensors["velocity"].clone()
         self.square, self.step = float(tensors["state"][0]), int(tensors["state"][1])
         self.history = list(tensors["history"].clone())
@@ -161,12 +148,11 @@ class MaskArchitect(Masks):
         self.encoding, self.level, self.images, self.pressure = encoding, level, images, pressure
         self.alphas, self.betas = ([x.detach().clone() for x in part] for part in logits)
         self.edges, self.sizes = edges, sizes
-        self.present = self._present(edges)  # per site, of the level of operations: whether its edge is there
+        self.present = self._present(edges)  # per site: whether its edge is there when this level begins
         of_sites = [torch.full((n,), level == "edges" or self.present[i]) for i, n in enumerate(sizes)]
         self.decides = torch.cat(of_sites)  # not those of operations of edges that were dropped: bool [masks]
 
     def to(self, device: torch.device) -> None:
-        """Move masks and logits, in place."""
         super().to(device)
         self.alphas, self.betas = [x.to(device) for x in self.alphas], [x.to(device) for x in self.betas]
         self.edges = None if self.edges is None else [x.to(device) for x in self.edges]
@@ -187,26 +173,20 @@ class MaskArchitect(Masks):
         """Edges that cannot be `none`, and the strongest of what must not be dropped as a whole."""
         values = self.values()
         held = [torch.zeros(len(m), dtype=torch.bool, device=m.device) for m in values]
+        bundles = self.encoding.bundles(self.present)
         if self.level == "edges":
-            for k, sites in enumerate(self.encoding.nodes):
-                held[k] |= torch.tensor([not self.encoding.droppable[i] for i in sites], device=held[k].device)
-                self._hold(values, held, [k])
-            return held
-        for rows in self.encoding.bundles(self.present):
-            self._hold(values, held, rows)
+            bundles = [[k] for k in range(len(held))]
+            for fixed, sites in zip(held, self.encoding.nodes, strict=True):
+                fixed |= torch.tensor([not self.encoding.droppable[i] for i in sites], device=fixed.device)
+        for rows in filter(None, bundles):
+            if not any(bool(((values[i] > self.settings.threshold) | held[i]).any()) for i in rows):
+                best = max(rows, key=lambda i: float(values[i].max()))
+                held[best][int(values[best].argmax())] = True
         return held
 
-    def _hold(self, values: Sequence[Tensor], held: Sequence[Tensor], rows: Sequence[int]) -> None:
-        """Where nothing of these rows exceeds the threshold or is held, hold the strongest."""
-        if rows and not any(bool(((values[i] > self.settings.threshold) | held[i]).any()) for i in rows):
-            best = max(rows, key=lambda i: float(values[i].max()))
-            held[best][int(values[best].argmax())] = True
-
     def kept_edges(self) -> list[Tensor]:
-        """Per node, 0 or 1 for each edge, as the level of operations finds them."""
-        if self.level == "edges":
-            return [m.detach() for m in self.binary()]
-        return [] if self.edges is None else list(self.edges)
+        """Of the level of edges: per node, 0 or 1 for each, as the level of operations finds them."""
+        return [m.detach() for m in self.binary()]
 
     def shares(self) -> list[Tensor]:
         """Weights of all options, with the gradients of the masks."""
@@ -236,10 +216,7 @@ class MaskArchitect(Masks):
 
     def gates(self) -> Gates:
         """Gates of all that this level decides about; operations of edges that were dropped are not computed."""
-        shares = self.shares()
-        if self.level == "edges":
-            return self.encoding.gates_of(shares)
-        return self.encoding.kept_gates(shares, [[there] * len(s) for there, s in zip(self.present, shares, strict=True)])
+        return self.encoding.gates_of(self.shares(), self.present)
 
     # -- learning ------------------------------------------------------------------------------------------------
 
@@ -260,18 +237,12 @@ class MaskArchitect(Masks):
         excess = float(self.pressure(self.kept()).detach())
         return {"level": self.level, "kept": int(kept.sum()), "of": len(kept), "excess": round(excess, 4)}
 
-    def names(self) -> list[str]:
-        """What each mask is of: an edge's site, or site and operation."""
-        decisions = self.encoding.space.decisions
-        if self.level == "edges":
-            return [decisions[i].name for sites in self.encoding.nodes for i in sites]
-        pairs = zip(decisions, self.encoding.options, strict=True)
-        return [f"{d.name} {d.options[o]}" for d, options in pairs for o in options]
-
     def record(self) -> dict[str, Any]:
         """The masks over time, as JSON; masks that decide nothing left out."""
         rows = {step: [round(float(v), 6) for v in row[self.decides]] for step, row in self.rows().items()}
-        names = [name for name, wanted in zip(self.names(), self.decides, strict=True) if wanted]
+        edges = ([self.encoding.space.decisions[i].name for i in sites] for sites in self.encoding.nodes)
+        every = chain.from_iterable(edges if self.level == "edges" else self.encoding.pairs)
+        names = [name for name, wanted in zip(every, self.decides, strict=True) if wanted]
         return {
             "names": names, "steps": list(rows), "values": list(rows.values()), "initial": self.settings.initial,
             "threshold": self.settings.threshold,

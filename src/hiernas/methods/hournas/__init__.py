@@ -7,72 +7,57 @@ Then search the other blocks inside space proposals, distributions whose archite
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import networkx
 import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split, shares
-from hiernas.errors import ConfigError, SpaceError
+from hiernas.errors import ConfigError, SpaceError, check_fields
 from hiernas.methods.hournas import proposals
 from hiernas.methods.hournas.architect import Estimator, ProposalArchitect, Sampling
-from hiernas.problem import CHAINS, TINY, Candidate, Found, Method, Problem, Pruning, brief_work, training_work
+from hiernas.problem import CHAINS, TINY, Found, Method, Problem, Pruning, brief_work, training_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.ranking import Ledger, pareto_front
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import Phase, Recipe
+
+SEPARATED = 0.9  # share of the entropy of equal probabilities, above which a search of vital blocks has decided nothing
 
 
 @dataclass(frozen=True)
 class HourNASConfig:
     """Settings of HourNAS; the defaults are the paper's (section 4.1) on its own scale."""
 
-    vital_epochs: int = 1  # E_vital
-    epochs: int = 1  # E_n-vital
+    vital_epochs: PositiveInt = 1  # E_vital
+    epochs: PositiveInt = 1  # E_n-vital
     vital_prior: bool = True  # False: all blocks are searched together, for the twofold time (section 4.3)
-    lr: float = 0.1  # initial learning rate of the weights, in both searches
+    lr: PositiveFloat = 0.1  # initial learning rate of the weights, in both searches
     train: Recipe = field(default_factory=lambda: Recipe(batch_size=256, schedule="cosine"))
-    share: float = 0.2  # of the training images: those that the architecture learns from
-    proposals: int = 8  # m
-    proposal_iterations: int = 1000  # I_sp
-    architecture_lr: float = 0.01  # Adam, for theta and Pi
-    tau: float = 5.0  # first temperature
-    tau_end: float = 0.01  # last one, of the proposals' optimisation and of each search: 5.0 * 0.9999^62143
-    alpha: float = 5.0  # weight of the regulariser T (Eq. 10), which is never larger than the task
-    beta: float = 0.01  # weight of the orthogonality of the proposals (Eq. 7) when they are made; 0: without it
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # of the training images: those that the architecture learns from
+    proposals: PositiveInt = 8  # m
+    proposal_iterations: PositiveInt = 1000  # I_sp
+    architecture_lr: PositiveFloat = 0.01  # Adam, for theta and Pi
+    tau: PositiveFloat = 5.0  # first temperature
+    tau_end: PositiveFloat = 0.01  # last one, of the proposals' optimisation and of each search: 5.0 * 0.9999^62143
+    alpha: NonNegativeFloat = 5.0  # weight of the regulariser T (Eq. 10), which is never larger than the task
+    beta: NonNegativeFloat = 0.01  # weight of the orthogonality of the proposals (Eq. 7) when they are made; 0: without it
     sampling: Sampling = "gumbel_max"
     estimator: Estimator = "score"  # of the gradient through one sampled network; straight_through: the gates' own
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
-    calibration_images: int = 1000  # training images for batch-norm statistics of a candidate, or all if there are fewer
+    calibration_images: Annotated[int, Field(ge=2)] = 1000  # training images for a candidate's batch-norm statistics, or all
     prior: Literal["none", "naswot"] = "none"  # what orders the candidates in the end beside their accuracies
-    finalists: int = 1  # the proposals' best networks, of which brief trainings leave one; 1: no such step, as in the paper
-    finalist_epochs: int = 1  # of the first of them; of each half that is left twice as many
-    final_epochs: int = 350  # training of the chosen network from scratch
-    final_lr: float = 0.25
+    finalists: PositiveInt = 1  # the proposals' best networks, of which brief trainings leave one; 1: no such step
+    finalist_epochs: PositiveInt = 1  # of the first of them; of each half that is left twice as many
+    final_epochs: PositiveInt = 350  # training of the chosen network from scratch
+    final_lr: PositiveFloat = 0.25
 
     def __post_init__(self) -> None:
-        least = {"calibration_images": 2}
-        least |= dict.fromkeys(("vital_epochs", "epochs", "proposals", "proposal_iterations", "finalists", "finalist_epochs",
-                               "final_epochs"), 1)  # fmt: skip
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {smallest}")
-        for name in ("lr", "architecture_lr", "final_lr", "tau", "tau_end"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive and finite")
-        for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        if not 0 < self.share < 1:
-            raise ConfigError(f"share is {self.share}; it is a share of the training images, between 0 and 1")
+        check_fields(self)
         if self.tau_end > self.tau:
             raise ConfigError(f"tau_end={self.tau_end} is above tau={self.tau}; the temperature falls")
-        self._check_estimator()
-
-    def _check_estimator(self) -> None:
         if self.sampling == "gumbel_softmax" and self.estimator != "score":
             raise ConfigError("estimator is that of one sampled network; with sampling=gumbel_softmax leave it out")
         if self.train.precision == "16-mixed" and (self.sampling, self.estimator) != ("gumbel_max", "score"):
@@ -97,13 +82,10 @@ def hournas(problem: Problem, config: HourNASConfig) -> Found:
     targets = proposals.make_targets(space, problem.budget.tables(space), aims)
     theta = space_proposals(targets, problem, config)  # line 13
     problem.run.event("proposals", aims=aims)
-    architect = ProposalArchitect(
-        theta, targets.options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end),
-        sampling=config.sampling, estimator=config.estimator, targets=targets, alpha=config.alpha,
-    )  # fmt: skip
+    architect = ProposalArchitect(theta, targets.options, validation, config, targets)
     phase = Phase(f"train{len(prunings) + 1}", joint_epochs(config), config.lr)
     problem.trainer.fit(supernet, images, phase, config.train, architect=architect)  # lines 15-22
-    return _found(space, supernet, architect, tuple(prunings), theta, problem, config)  # line 23
+    return _found(space, supernet, architect, tuple(prunings), theta, targets, problem, config)  # line 23
 
 
 def joint_epochs(config: HourNASConfig) -> int:
@@ -117,9 +99,8 @@ def vital_sites(space: SearchSpace) -> tuple[str, ...]:
     """The vital sites of a chain space, in order (section 3.1): those on every path from input to output.
 
     Information passes through a block or around it, by the identity. Where there is no way around, in stems, heads, and
-    blocks that change width or resolution, the block is vital: a dominator of the output in the graph of blocks. There is
-    a way around a block that can be skipped, and around one through whose every option an identity leads.
-    Raises `SpaceError` for spaces of cells.
+    blocks that change width or resolution, the block is vital. There is a way around a block that can be skipped, and
+    around one through whose every option an identity leads. Raises `SpaceError` for spaces of cells.
     """
     if space.skeleton.searched != "blocks":
         raise SpaceError(
@@ -127,18 +108,8 @@ def vital_sites(space: SearchSpace) -> tuple[str, ...]:
             "(`hiernas list spaces`), or one network of cells (`hiernas list networks`)"
         )
     chain: Any = space.skeleton  # which alone knows where an identity leads around a block
-    graph = networkx.DiGraph()
-    for i, (decision, way_around) in enumerate(zip(space.decisions, chain.ways_around(space.decisions), strict=True)):
-        graph.add_edge(i, decision.name)  # numbers are the tensors between blocks
-        graph.add_edge(decision.name, i + 1)
-        if way_around:
-            graph.add_edge(i, i + 1)
-    dominators = networkx.immediate_dominators(graph, 0)
-    found, node = set(), len(space.decisions)
-    while node:
-        node = dominators[node]
-        found.add(node)
-    return tuple(d.name for d in space.decisions if d.name in found)
+    around = chain.ways_around(space.decisions)
+    return tuple(d.name for d, way_around in zip(space.decisions, around, strict=True) if not way_around)
 
 
 def minimal_space(space: SearchSpace, problem: Problem) -> SearchSpace:
@@ -155,10 +126,7 @@ def search_vital(supernet: Any, images: Split, validation: Split, problem: Probl
     """The architecture parameters of the vital blocks, trained with the weights of the minimal supernet: [L, O]."""
     options = proposals.option_mask(supernet.space)
     theta = proposals.fresh_parameters(1, options, numpy_generator(problem.seed, "vital"))
-    architect = ProposalArchitect(
-        theta, options, validation, lr=config.architecture_lr, tau=(config.tau, config.tau_end), sampling=config.sampling,
-        estimator=config.estimator,
-    )  # fmt: skip
+    architect = ProposalArchitect(theta, options, validation, config)
     phase = Phase("train1", config.vital_epochs, config.lr)
     problem.trainer.fit(supernet, images, phase, config.train, architect=architect)
     return architect.theta[0]
@@ -178,55 +146,57 @@ def fix_vital(space: SearchSpace, theta: np.ndarray, minimal: SearchSpace, probl
 
 def space_proposals(targets: proposals.Targets, problem: Problem, config: HourNASConfig) -> np.ndarray:
     """The m proposals, optimised once: a resumed run takes up the same ones."""
-    import torch
-
     saved = problem.run.load_tensors("proposals")
     if saved is not None:
         return saved[0]["theta"].numpy().copy()
     with problem.run.timed("proposals"):
-        theta = proposals.optimise_proposals(
-            targets, config.proposals, config.proposal_iterations, lr=config.architecture_lr, beta=config.beta,
-            tau=(config.tau, config.tau_end), rng=numpy_generator(problem.seed, "proposals"),
-        )  # fmt: skip
+        theta = proposals.optimise_proposals(targets, config, numpy_generator(problem.seed, "proposals"))
     problem.run.save_tensors("proposals", {"theta": torch.from_numpy(theta)}, {})
     return theta
 
 
 def _found(
-    space: SearchSpace, supernet: Any, architect: ProposalArchitect, prunings: tuple[Pruning, ...],
-    theta: np.ndarray, problem: Problem, config: HourNASConfig,
+    space: SearchSpace, supernet: Any, architect: ProposalArchitect, prunings: tuple[Pruning, ...], theta: np.ndarray,
+    targets: proposals.Targets, problem: Problem, config: HourNASConfig,
 ) -> Found:  # fmt: skip
-    """Every proposal's most probable architecture within the limits; the chosen one is the best proposal's."""
-    options = architect.options
+    """Every proposal's most probable architecture within the limits, or the most probable that is; the best one's is chosen."""
+    options, budget = architect.options, problem.budget
     free = [np.where(options, t, -np.inf).argmax(-1) for t in architect.theta]
-    genes = [_within(space, problem.budget, g, proposals.gains(t, options)) for g, t in zip(free, architect.theta, strict=True)]
+    genes = [
+        g if budget.met(space, g[None])[0] else budget.best(space, proposals.gains(t, options))
+        for g, t in zip(free, architect.theta, strict=True)
+    ]
     evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
     ledger = Ledger(space, evaluate, config.objective, "evolve2", problem)
-    unique = list({row.tobytes(): row for row in genes}.values())
-    by_options = {c.options: c for c in ledger.evaluate(np.array(unique))}
-    candidates = [by_options[space.decode(row).options] for row in genes]
-    chosen: Candidate = candidates[architect.best]
-    weights = architect.summary()["proposals"]
+    candidates = ledger.evaluate(np.array(genes))
     rows = [
         {"weight": w, "options": list(c.options), "val_accuracy": c.val_accuracy, "moved": int((a != b).sum())}
-        for w, c, a, b in zip(weights, candidates, genes, free, strict=True)
+        for w, c, a, b in zip(architect.summary()["proposals"], candidates, genes, free, strict=True)
     ]
-    targets, tables = architect.targets, problem.budget.tables(space)
-    assert targets is not None  # these proposals have targets
     details = {
         "vital": list(vital_sites(problem.space)),
         "aims": dict(zip(targets.metrics, targets.absolute.tolist(), strict=True)),
         "proposals": rows,
         "best": architect.best,
-        "spread": proposals.spread(space, tables, targets, theta, config.tau, config.tau_end, problem.seed),
+        "spread": proposals.spread(space, budget.tables(space), targets, theta, config.tau, config.tau_end, problem.seed),
     }
     front = tuple(pareto_front(candidates, config.objective))
-    return Found(problem.space, front, chosen, prunings, details, candidates=tuple(by_options.values()))
+    every, doubts = tuple(ledger.candidates), undecided(prunings)
+    return Found(problem.space, front, candidates[architect.best], prunings, details, candidates=every, doubts=doubts)
 
 
-def _within(space: SearchSpace, budget: Budget, genes: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """The most probable architecture where it meets the limits, else the most probable that does."""
-    return genes if budget.met(space, genes[None])[0] else budget.best(space, rows)
+def undecided(prunings: tuple[Pruning, ...]) -> tuple[str, ...]:
+    """A doubt where the vital blocks' probabilities ended near equal ones: the greatest is then that of the first draw."""
+    rows = [np.array([*row.values()]) for p in prunings for row in p.frequency.values()]
+    entropy = -sum(float((row * np.log(np.where(row > 0, row, 1.0))).sum()) for row in rows)
+    most = sum(math.log(len(row)) for row in rows)
+    if entropy <= SEPARATED * most:
+        return ()
+    return (
+        f"the search for vital blocks has decided nothing: its probabilities ended at {entropy / most:.2%} of the entropy of "
+        f"equal ones (decided: {SEPARATED:.0%} at the most), and what the blocks were fixed to is chance; search for longer "
+        "(--set vital_epochs=...) or let the architecture learn faster (--set architecture_lr=...)",
+    )
 
 
 def _frequency(space: SearchSpace, theta: np.ndarray, config: HourNASConfig) -> dict[str, dict[str, float]]:

@@ -27,24 +27,22 @@ Learned = tuple[Tensor, np.ndarray, np.ndarray]  # the loss, detached, and its g
 
 
 class ProposalArchitect:
-    """Proposals under training; see `hiernas.problem.Architect`.
+    """Proposals under training; see `hiernas.problem.Architect`. `config`: HourNAS', or another with the same names.
 
-    `targets` and `alpha`: the regulariser T of Eq. 10, which holds the proposals at the targets; None without any.
+    `targets`: of the regulariser T of Eq. 10, which holds the proposals at them; None without any.
     """
 
     alternation: Literal["epoch", "step"] = "epoch"  # Alg. 1: an epoch of the weights, then one of the architecture
 
     def __init__(
-        self, theta: np.ndarray, options: np.ndarray, images: Split, *, lr: float, tau: tuple[float, float],
-        sampling: Sampling = "gumbel_max", estimator: Estimator = "score", targets: Targets | None = None, alpha: float = 0.0,
-    ) -> None:  # fmt: skip
+        self, theta: np.ndarray, options: np.ndarray, images: Split, config: Any, targets: Targets | None = None
+    ) -> None:
         self.theta, self.pi = theta.copy(), np.zeros(len(theta))
-        self.options, self.images = options, images
-        self.tau, self.sampling, self.estimator, self.targets, self.alpha = tau, sampling, estimator, targets, alpha
-        self._adam = {"theta": Adam(theta.shape, lr), "pi": Adam(self.pi.shape, lr)}
+        self.options, self.images, self.config, self.targets = options, images, config, targets
+        self._adam = {name: Adam(x.shape, config.architecture_lr) for name, x in (("theta", self.theta), ("pi", self.pi))}
         self._widths = options.sum(1).tolist()
         self._device = torch.device("cpu")
-        self._now = tau[0]
+        self._now = config.tau
         self._squares = np.zeros(2)  # running means of the squared gradients of the task and of the regulariser
 
     def to(self, device: torch.device) -> None:
@@ -56,7 +54,7 @@ class ProposalArchitect:
     def draw(self, rng: np.random.Generator, progress: float) -> Gates:
         """The gates of one sampled network (or of one sampled mixture), without gradients."""
         with torch.no_grad():
-            self._now = temperature(*self.tau, progress)
+            self._now = temperature(self.config.tau, self.config.tau_end, progress)
             return self._sampled(rng, *self._parameters(False))
 
     def _parameters(self, learning: bool) -> tuple[Tensor, Tensor]:
@@ -65,7 +63,7 @@ class ProposalArchitect:
 
     def _sampled(self, rng: np.random.Generator, theta: Tensor, pi: Tensor) -> Gates:
         proposal_noise, noise = rng.gumbel(size=pi.shape), rng.gumbel(size=theta.shape)
-        if self.sampling == "gumbel_max":
+        if self.config.sampling == "gumbel_max":
             return self._one_path(theta, pi, proposal_noise, noise)
         # all options, weighted by the relaxed samples of all proposals (Eq. 9)
         mixed = (pi / self._now + torch.from_numpy(proposal_noise)).softmax(0)
@@ -102,8 +100,8 @@ class ProposalArchitect:
 
         Raises `TrainingError` where the gradient is not finite; the parameters then stay as they were.
         """
-        self._now = temperature(*self.tau, progress)
-        by_score = self.sampling == "gumbel_max" and self.estimator == "score"
+        self._now = temperature(self.config.tau, self.config.tau_end, progress)
+        by_score = self.config.sampling == "gumbel_max" and self.config.estimator == "score"
         loss, by_theta, by_pi = self._by_score(model, x, y, rng) if by_score else self._by_gates(model, x, y, backward, rng)
         if not np.isfinite(by_theta).all():
             raise TrainingError(
@@ -118,7 +116,7 @@ class ProposalArchitect:
 
     def _regulariser(self, targets: Targets, by_theta: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """The gradient of alpha * T (Eq. 6), made as small as the task's where it is larger, by running mean squares."""
-        gradient = self.alpha * resource_loss(self.theta, targets, noise, self._now, 0.0)[1]
+        gradient = self.config.alpha * resource_loss(self.theta, targets, noise, self._now, 0.0)[1]
         self._squares += 0.05 * (np.array([np.square(by_theta).mean(), np.square(gradient).mean()]) - self._squares)
         task, own = self._squares
         return gradient * (1.0 if own <= task else (task / own) ** 0.5)
@@ -175,7 +173,6 @@ class ProposalArchitect:
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `tensors` gave."""
         self.theta, self.pi = tensors["theta"].numpy().copy(), tensors["pi"].numpy().copy()
         self._now, self._squares = float(tensors["tau"][0]), tensors["squares"].numpy().copy()
         for name, adam in self._adam.items():
@@ -194,10 +191,6 @@ class ProposalArchitect:
         """The proposals' probabilities: [m]."""
         weights = np.exp((self.pi - self.pi.max()) / self._now)
         return weights / weights.sum()
-
-    def chances(self) -> np.ndarray:
-        """Probabilities of the options at the last temperature: [m, L, O]."""
-        return probabilities(self.theta, self.options, 0.0, self._now)
 
 
 def _numpy(gradient: Tensor | None, like: np.ndarray) -> np.ndarray:

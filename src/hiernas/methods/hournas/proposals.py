@@ -140,15 +140,13 @@ def fresh_parameters(m: int, options: np.ndarray, rng: np.random.Generator) -> n
     return INITIAL * rng.standard_normal((m, *options.shape)) * options
 
 
-def optimise_proposals(
-    targets: Targets, m: int, iterations: int, *, lr: float, beta: float, tau: tuple[float, float], rng: np.random.Generator
-) -> np.ndarray:
-    """m proposals that meet the targets, optimised together: theta [m, L, O] (Eq. 7; Alg. 1, line 13)."""
-    theta = fresh_parameters(m, targets.options, rng)
-    adam = Adam(theta.shape, lr)
-    for i in range(iterations):
-        now = temperature(*tau, i / max(1, iterations - 1))
-        _, gradient = resource_loss(theta, targets, rng.gumbel(size=theta.shape), now, beta)
+def optimise_proposals(targets: Targets, config: Any, rng: np.random.Generator) -> np.ndarray:
+    """HourNAS' m proposals that meet the targets, optimised together: theta [m, L, O] (Eq. 7; Alg. 1, line 13)."""
+    theta = fresh_parameters(config.proposals, targets.options, rng)
+    adam = Adam(theta.shape, config.architecture_lr)
+    for i in range(config.proposal_iterations):
+        now = temperature(config.tau, config.tau_end, i / max(1, config.proposal_iterations - 1))
+        _, gradient = resource_loss(theta, targets, rng.gumbel(size=theta.shape), now, config.beta)
         theta += adam.update(gradient)
     return theta
 
@@ -171,9 +169,8 @@ def entropy(theta: np.ndarray, options: np.ndarray, tau: float) -> float:
 
 
 def spread(
-    space: SearchSpace, tables: Tables, targets: Targets, theta: np.ndarray, tau: float, tau_end: float,
-    seed: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+    space: SearchSpace, tables: Tables, targets: Targets, theta: np.ndarray, tau: float, tau_end: float, seed: int
+) -> list[dict[str, Any]]:
     """Fig. 3: what 10,000 architectures sampled from the proposals cost at falling temperatures.
 
     Per temperature the share within 2 % of all targets, and the costs of the first few hundred, relative to the
