@@ -12,7 +12,7 @@ from hiernas.report.kit import Told
 from hiernas.report.trust import Evaluation
 from toy import toy_space
 
-RESULT = {"data": {"name": "x", "classes": [], "input_size": [1, 8, 8]}, "limits": []}
+RESULT = {"data": {"name": "x", "classes": [], "input_size": [1, 8, 8]}, "limits": [], "front": []}
 CLASSES = ("ant", "bee", "cat", "dog")
 LABELS = np.repeat(np.arange(4), 12)
 
