@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,9 @@ import pytest
 import report_runs as runs
 
 from hiernas.networks.ops import MBConv
-from hiernas.report import figures, units
+from hiernas.report import figures, kit, units
 from hiernas.report.kit import Told, probabilities
+from hiernas.report.page import write_report
 from hiernas.spaces import Stage, chain_space, nasbench_macro, tiny
 
 
@@ -206,3 +210,23 @@ def test_wilson_interval() -> None:
     """Newcombe 1998, table I: 81 of 263, Wilson's score interval 0.2553 to 0.3662; none of 20: 0 to 0.1611."""
     assert units.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert units.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+def test_networks_that_were_evaluated_with_the_weights_of_the_front_stand_around_it(tmp_path: Path) -> None:
+    value = runs.result(tiny(), members=3)
+    front = value["front"]
+    folder = runs.write(tmp_path / "r", value, [])
+    runs.write_candidates(folder, [(m["options"], 9, 9, 0.1) for m in front])  # with those of an earlier supernet
+    without = runs.Page(write_report(folder))
+    with closing(sqlite3.connect(folder / "candidates.sqlite")) as db, db:
+        rows = [("evolve4", ",".join(m["options"]), m["val_accuracy"], 9, 9, m["latency_ms"]["predicted"]) for m in front]
+        rows += [("evolve4", f"o{i}", 0.5 + i / 100, 9, 9, 0.08 + i / 1000) for i in range(40)]
+        db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?)", rows)
+    run = kit.Run(folder, value, [])
+    assert len(figures.cloud(run)) == 43
+    page = runs.Page(write_report(folder))
+    assert "others that were evaluated with the same weights" in page.text
+    assert "evaluated" in page.svg_words
+    drawn, before = (sum(tag == "use" for tag, _ in p.attributes) for p in (page, without))
+    assert drawn - before >= 2 * 20  # the better half in both figures, at least
+    assert "evaluated" not in without.svg_words

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup
 
 from hiernas.errors import SpaceError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 SECTIONS = kit.macros("figures.html")
+DOTS = 1000  # evaluated networks that are drawn
 ABOUT_PRUNING = "Dotted lines mark the prunings: the supernet goes on with the weights of what survives."
 
 
@@ -35,7 +37,7 @@ def tell(run: kit.Run) -> kit.Told:
     """What a search found that evaluates networks one by one."""
     result, stages = run.result, run.result["stages"]
     marks = [f"pruned to {units.size(s['size_after'])}" for s in stages]
-    found = [front(result), prunings(result)]
+    found = [front(result, cloud(run)), prunings(result)]
     return kit.Told(units.evaluated(result), found, training=ABOUT_PRUNING if stages else "", marks=marks)
 
 
@@ -44,14 +46,23 @@ def words(result: Values) -> list[str]:
     return [f"Pareto front of {len(result['front'])} networks out of {result['evaluated']} evaluations"]
 
 
-def front(result: Values) -> Markup:
-    """The section on the front: the figure, and every network in numbers."""
+def cloud(run: kit.Run) -> list[Values]:
+    """The networks that were evaluated with the same weights as those of the front."""
+    first, columns = run.result["front"][0], ("params", "macs", "latency_ms", "val_accuracy")
+    where = "phase IN (SELECT phase FROM candidates WHERE options = ? AND val_accuracy = ?)"
+    rows = run.evaluated(", ".join(columns), where, [",".join(first["options"]), first["val_accuracy"]])
+    found = (dict(zip(columns, row, strict=True)) for row in rows[:: -(-len(rows) // DOTS) or 1])
+    return [{**each, "latency_ms": {"predicted": each["latency_ms"]}} for each in found]
+
+
+def front(result: Values, others: Sequence[Values] = ()) -> Markup:
+    """The section on the front: the figure, with others that were evaluated, and every network in numbers."""
     metric = _metric(result)
     chosen = result["chosen"]
     members = [chosen if m["options"] == chosen["options"] else m for m in result["front"]]  # with all that was measured of it
     at = next((i for i, m in enumerate(members) if m is chosen), -1)
-    drawn = kit.both(lambda width: front_figure(members, result, metric, width))
-    return SECTIONS.front(drawn, kit.networks(members, at, {}), result, metric)
+    drawn = kit.both(lambda width: front_figure(members, result, metric, width, others))
+    return SECTIONS.front(drawn, kit.networks(members, at, {}), result, metric, len(others))
 
 
 def prunings(result: Values) -> Markup:
@@ -65,8 +76,13 @@ def prunings(result: Values) -> Markup:
     return SECTIONS.prunings(maps)
 
 
-def front_figure(members: Sequence[Values], result: Values, metric: str, width: float) -> str:
-    """Objective against the supernet's validation accuracy, the chosen network marked, forbidden values shaded."""
+def front_figure(
+    members: Sequence[Values], result: Values, metric: str, width: float, others: Sequence[Values] = ()
+) -> str:
+    """Objective against the supernet's validation accuracy, the chosen network marked, forbidden values shaded.
+
+    Of the others the less accurate half may be below the figure, so that the front is seen.
+    """
     members = [m for m in members if _cost(m, metric) is not None]
     if not members:
         return ""
@@ -88,10 +104,16 @@ def front_figure(members: Sequence[Values], result: Values, metric: str, width: 
         if at is not None:
             y = 100 * chosen["val_accuracy"]
             ax.plot([at / factor], [y], "o", markersize=14, fillstyle="none", color=kit.INK, label="chosen", zorder=4)
+        around = [(x / factor, 100 * m["val_accuracy"]) for m in others if (x := _cost(m, metric)) is not None]
+        middle = np.median([y for _, y in around]) if around else 0.0
+        ax.update_datalim([(x, max(y, middle)) for x, y in around])
         _room(ax)
+        if around:
+            said = "evaluated" if width > 500 else None  # the caption says it, too
+            ax.plot(*zip(*around, strict=True), ".", color=kit.MUTED, markersize=4, alpha=0.5, label=said, zorder=0.5)
         _shade(ax, [limit for limit in result["limits"] if limit["metric"] == metric], factor)
         between, pad, handle = (1.4, 0.8, 2.0) if width > 500 else (0.7, 0.3, 1.4)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.45, -52 / (height - 108)), ncols=3,
+        ax.legend(loc="upper center", bbox_to_anchor=(0.45, -52 / (height - 108)), ncols=4,
                   columnspacing=between, handletextpad=pad, handlelength=handle)  # fmt: skip
 
     alt = (

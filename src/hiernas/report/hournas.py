@@ -5,12 +5,9 @@ Figures: costs at falling temperatures (Fig. 3 of the paper), and what is lost w
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import numpy as np
 from markupsafe import Markup
@@ -104,13 +101,8 @@ def _costs(run: kit.Run, options: Sequence[str]) -> dict[str, Any]:
     for network in (run.result["chosen"], *run.result["front"]):
         if network["options"] == options:
             return {key: network.get(key) for key in ("params", "macs", "latency_ms")}
-    path, text = run.folder / "candidates.sqlite", ",".join(options)
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)) as db:
-            row = db.execute("SELECT params, macs, latency_ms FROM candidates WHERE options = ?", (text,)).fetchone()
-    except sqlite3.Error:  # gone or damaged
-        row = None
-    params, macs, latency = row or (None, None, None)
+    rows = run.evaluated("params, macs, latency_ms", "options = ?", [",".join(options)])
+    params, macs, latency = rows[0] if rows else (None, None, None)
     return {"params": params, "macs": macs, "latency_ms": {"predicted": latency}}
 
 

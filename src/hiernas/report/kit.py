@@ -8,11 +8,14 @@ from __future__ import annotations
 import html
 import io
 import re
+import sqlite3
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -50,6 +53,16 @@ class Run:
     folder: Path
     result: Values
     events: Sequence[Values]
+
+
+    def evaluated(self, columns: str, where: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """Rows of candidates.sqlite, the networks that were evaluated one by one; none where it is gone or damaged."""
+        path = quote(str((self.folder / "candidates.sqlite").resolve()))
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                return db.execute(f"SELECT {columns} FROM candidates WHERE {where}", values).fetchall()
+        except sqlite3.Error:
+            return []
 
 
 @dataclass(frozen=True)
