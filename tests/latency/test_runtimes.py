@@ -89,10 +89,14 @@ def test_buffers_live_as_long_as_the_call() -> None:
 
 
 def test_the_new_exporter_takes_over_where_tracing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*_: object) -> bytes:
-        raise TypeError("export() got an unexpected keyword argument")
+    export: Any = torch.onnx.export
 
-    monkeypatch.setattr(runtimes_module, "_traced", gone)
+    def newer(*arguments: Any, dynamo: bool, **more: Any) -> Any:
+        if not dynamo:
+            raise TypeError("export() got an unexpected keyword argument")
+        return export(*arguments, dynamo=True, **more)
+
+    monkeypatch.setattr(torch.onnx, "export", newer)
     module, x = MBConv(3, 3).build(4, 8, 2).eval(), torch.ones(1, 4, 6, 6)
     session = onnxruntime.InferenceSession(to_onnx(module, x), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], module(x).detach().numpy(), atol=1e-5)

@@ -133,8 +133,10 @@ class MBConv:
 
     def build(self, cin: int, cout: int, stride: int) -> nn.Module:
         if cin % self.groups or cout % self.groups:
-            splits = f"'{self.name}' splits channels into {self.groups} groups"
-            raise SpaceError(f"{splits}, not from {cin} channels to {cout}; choose widths that are multiples of {self.groups}")
+            raise SpaceError(
+                f"'{self.name}' splits channels into {self.groups} groups, so it cannot lead from {cin} channels to {cout}; "
+                f"choose widths that are multiples of {self.groups}"
+            )
         mid = cin * self.expand
         layers: list[nn.Module] = []
         if self.expand != 1 or self.keep_1x1:
