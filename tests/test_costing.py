@@ -133,10 +133,15 @@ def test_json_is_alone_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_networks_are_listed_in_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(cli, "out", cli.Terminal(width=80, highlight=False, soft_wrap=True, markup=False))
-    cli.print_table(*listing("networks"))
+    shown = listing("networks")
+    cli.print_table(*shown)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[1 : len(KNOWN) + 1]] == [[name, n.space] for name, n in KNOWN.items()]
     assert all(len(line) <= 80 for line in lines[: len(KNOWN) + 1])
+    monkeypatch.setattr(cli, "out", cli.Terminal(width=60, highlight=False, soft_wrap=True, markup=False))
+    cli.print_table(*shown)
+    narrow = capsys.readouterr().out
+    assert all(cell in narrow for row in shown[1] for cell in row[2:])  # whole, where names have to be broken
 
 
 def test_every_space_is_listed_with_its_paper() -> None:

@@ -102,7 +102,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: 
     """Columns and rows, numbers flush right, then remarks, a line each."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        numbers = all(row[i].lstrip("-")[:1].isdigit() for row in rows if row[i])
+        numbers = all(row[i].lstrip("-")[:1].isdigit() for row in rows if row[i].strip("-"))
         longest = max(len(cell) for cell in (column, *(row[i] for row in rows)))
         whole = longest if numbers or (i == 0 and longest <= 30) else None  # what is never broken over lines
         table.add_column(column, min_width=whole, no_wrap=i == 0 and whole is not None, overflow="fold",
