@@ -167,3 +167,11 @@ def test_what_is_no_run_is_said(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_text("")
     with pytest.raises(RunError, match=r"is not a run folder: it has no config\.yaml"):
         follow(tmp_path, Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize("line", [b"[" * 9**5, b"3", b"\xff", b'{"event": "x"}', b'{"event": "epoch", "time": "2026-11-27"}'])
+def test_events_that_cannot_be_shown_are_named(line: bytes, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "r", RUN)
+    (run.path / "events.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(RunError, match=r"events\.jsonl is damaged \(.*; delete it, and only the curves"):
+        follow(run.path, Console(file=io.StringIO()))

@@ -16,8 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hiernas.errors import RunError
-from hiernas.quiet import visible
+from hiernas.errors import UNREADABLE, RunError
+from hiernas.quiet import first_line, visible
 from hiernas.report import units
 from hiernas.run.disk import on_disk
 from hiernas.run.folder import RunFolder
@@ -235,11 +235,14 @@ def follow(path: Path, console: Console) -> None:
     run, of_event, read, quiet = _begun(path, console), list[float](), 0, -1
     with Display(console, lambda: of_event[-1] if of_event else time.time()) as display:
         while not (path / "result.json").exists():
-            events, first = run.events()[read:], quiet < 0
-            console.quiet = first  # what has been is not told again; it says where the run stands
-            for event in events:
-                of_event.append(datetime.fromisoformat(event["time"]).timestamp())
-                display(event)
+            try:
+                events, first = run.events()[read:], quiet < 0
+                console.quiet = first  # what has been is not told again; it says where the run stands
+                for event in events:
+                    of_event.append(datetime.fromisoformat(event["time"]).timestamp())
+                    display(event)
+            except UNREADABLE as error:
+                raise run.damaged("events.jsonl", first_line(error)) from error
             of_event.clear()
             console.quiet = False
             if first:

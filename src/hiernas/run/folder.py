@@ -178,7 +178,8 @@ class RunFolder:
     def damaged(self, name: str, what: str = "") -> RunError:
         """The error for a file of the folder that cannot be what was written. `what`: is wrong in it."""
         why = f" ({what})" if what else ""
-        return RunError(f"{self.path / name} is damaged{why}; delete it, and `hiernas resume {self.path}` repeats that part")
+        then = WITHOUT.get(name, "`hiernas resume {}` repeats that part").format(self.path)
+        return RunError(f"{self.path / name} is damaged{why}; delete it, and {then}")
 
     def check(self, name: str) -> None:
         """Raise `RunError` where a file of the folder is not what this run wrote. What is gone passes."""
