@@ -23,35 +23,44 @@ P = ParamSpec("P")
 T = TypeVar("T")
 LONGEST = timedelta(hours=3)  # that the others wait for the first one, which measures a latency table
 ASKED = timedelta(seconds=5)  # that an error waits for the first process to say the same
-_joined = False
+_started, _alone = 1, False
+
+
+def started() -> int:
+    """How many processes do this run; 1 outside `joined`."""
+    return _started
 
 
 def size() -> int:
-    """How many processes there are; 1 outside `joined`, and where one does something alone."""
-    return int(os.environ["WORLD_SIZE"]) if _joined else 1
+    """How many processes share what is done now; 1 where the first one does something alone."""
+    return 1 if _alone else _started
 
 
 def number() -> int:
     """Which of them this is, from 0."""
-    return int(os.environ["RANK"]) if _joined else 0
+    return int(os.environ["RANK"]) if size() > 1 else 0
 
 
 @contextmanager
 def joined() -> Iterator[None]:
     """Inside, this process and those that were started with it do one run together."""
-    told_of = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-    with _as(told_of and int(os.environ["WORLD_SIZE"]) > 1):
-        yield
-
-
-@contextmanager
-def _as(several: bool) -> Iterator[None]:
-    global _joined
-    before, _joined = _joined, several
+    global _started
+    there = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    before, _started = _started, int(os.environ["WORLD_SIZE"]) if there else 1
     try:
         yield
     finally:
-        _joined = before
+        _started = before
+
+
+@contextmanager
+def _by_itself() -> Iterator[None]:
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 @cache
@@ -94,7 +103,7 @@ def told(do: Callable[P, T]) -> Callable[P, T]:
         said: list[Any] = [None, None]
         if number() == 0:
             try:
-                with _as(False):
+                with _by_itself():
                     said[0] = do(*given, **named)
             except Exception as error:
                 said[1] = error
@@ -114,7 +123,7 @@ def by_first(do: Callable[P, object]) -> Callable[P, None]:
     @wraps(do)
     def maybe(*given: P.args, **named: P.kwargs) -> None:
         if number() == 0:
-            with _as(False):
+            with _by_itself():
                 do(*given, **named)
 
     return maybe

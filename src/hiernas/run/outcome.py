@@ -335,7 +335,7 @@ def environment(config: Mapping[str, Any]) -> dict[str, Any]:
     device = cpu_name()
     if torch.cuda.is_available() and set(_accelerators(config)) != {"cpu"}:
         device = f"{torch.cuda.get_device_name()}, {device}"
-    processes, threads = ranks.size(), torch.get_num_threads()
+    processes, threads = ranks.started(), torch.get_num_threads()
     return {"hiernas": VERSION, "torch": str(torch.__version__), "processes": processes, "threads": threads, "device": device}
 
 
