@@ -89,10 +89,11 @@ def step_of(space: SearchSpace, batch: int) -> Callable[[int], None]:
     return step
 
 
-def seconds(step: Callable[[int], None], seed: int) -> float:
-    start = time.perf_counter()
+def seconds(step: Callable[[int], None], seed: int) -> tuple[float, float]:
+    """That pass, and that a processor works for this process, which a busy neighbour hardly changes."""
+    start, worked = time.perf_counter(), time.process_time()
     step(seed)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - worked
 
 
 def measured(name: str, space: SearchSpace, batch: int, rounds: int) -> list[str]:
@@ -104,13 +105,14 @@ def measured(name: str, space: SearchSpace, batch: int, rounds: int) -> list[str
         with counting() as found:
             together.append(seconds(step, seed))
         traffic += found
-    of_one, of_two = np.array(alone[1:]), np.array(together[1:])  # the first ones warm up
+    (of_one, work_of_one), (of_two, work_of_two) = np.array(alone[1:]).T, np.array(together[1:]).T  # the first ones warm up
     mean = {k: v / (rounds + 1) for k, v in traffic.items()}
     megabytes = {k: mean.get(k, 0.0) / 1e6 for k in ("gradients", "batch norm", "logits")}
     all_weights = sum(p.numel() for p in space.supernet().parameters()) * 4 / 1e6
     messages = sum(n for kind, n in mean.items() if kind.endswith("messages"))
     return [
-        f"| {name} | {batch} | {1e3 * np.median(of_one):.0f} | {1e3 * np.median(of_two):.0f} | {ratio(of_two, of_one)} |",
+        f"| {name} | {batch} | {1e3 * np.median(of_one):.0f} | {1e3 * np.median(of_two):.0f} | {ratio(of_two, of_one)} | "
+        f"{1e3 * np.median(work_of_one):.0f} | {1e3 * np.median(work_of_two):.0f} | {ratio(work_of_two, work_of_one)} |",
         f"| {name} | {megabytes['gradients']:.2f} | {all_weights:.2f} | {megabytes['batch norm']:.3f} | "
         f"{megabytes['logits']:.3f} | {messages:.0f} |",
     ]
@@ -136,10 +138,12 @@ def work(number: int, port: int, rounds: int) -> None:
         rows = [measured(name, *case, rounds) for name, case in cases().items()]
     if number == 0:
         lines = [
-            f"Two processes over gloo on this machine's {os.cpu_count()} cores, a thread each, against one of one thread, "
-            "by turns, with the same batch. Forward, backward and SGD with momentum.", "",
-            "| space | batch | one, ms | two, ms | ratio |", "|---|---|---|---|---|", *(time for time, _ in rows), "",
-            "What each process gives to be exchanged in a step, in MB: the gradients of what was computed (beside it, what all "
+            f"Two processes over gloo on {os.cpu_count()} cores, a thread each, against one of one, by turns, with the same",
+            "batch. Forward, backward and SGD with momentum. Work: processor time of one process; with two, half would be all",
+            f"that there is to win. Other work was going on (load {os.getloadavg()[0]:.0f}).", "",
+            "| space | batch | one, ms | two, ms | ratio | work of one, ms | of each of two, ms | ratio |",
+            "|---|---|---|---|---|---|---|---|", *(time for time, _ in rows), "",
+            "What each process gives to be exchanged in a step, in MB: the gradients of what was computed (beside it, what all",
             "weights would be), batch-norm statistics on both ways, logits of its rows. Messages: how many exchanges.", "",
             "| space | gradients | all weights | batch norm | logits | messages |", "|---|---|---|---|---|---|",
             *(sent for _, sent in rows), "",

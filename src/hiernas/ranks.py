@@ -6,6 +6,7 @@ process alone reads and writes files, measures and prints. Outside `joined`, and
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -73,6 +74,7 @@ def _group() -> Any:
     if distributed.is_initialized():  # by the program that calls us
         return distributed.new_group(backend=backend, timeout=LONGEST)
     distributed.init_process_group(backend, timeout=LONGEST)
+    atexit.register(distributed.destroy_process_group)  # its threads would end the interpreter in a crash
     return distributed.group.WORLD
 
 
