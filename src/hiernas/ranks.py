@@ -75,7 +75,7 @@ def _group() -> Any:
         return distributed.new_group(backend=backend, timeout=LONGEST)
     distributed.init_process_group(backend, timeout=LONGEST)
     atexit.register(distributed.destroy_process_group)  # its threads would end the interpreter in a crash
-    return distributed.group.WORLD
+    return None  # torch's own; one that is held here would outlive its end
 
 
 @contextmanager
