@@ -13,7 +13,7 @@ import hiernas
 AT_MOST = {  # files and lines; to be lowered, never raised. A method's: what its imports reach, itself included
     "hnas": (12, 1760), "baselines": (13, 1810), "darts": (14, 1960),
     "hournas": (13, 1950), "hdas": (15, 2200), "hmnas": (20, 3130),
-    "controls": (14, 2005), "naswot": (15, 2055), "the package": (119, 21230),  # the package in the end: 100 and 15,500
+    "controls": (14, 2005), "naswot": (15, 2055), "the package": (119, 21225),  # the package in the end: 100 and 15,500
 }  # fmt: skip
 LARGEST = 400  # lines of a file
 CIRCLES: list[int] = []  # files in each circle of imports
