@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hiernas import ranks
 from hiernas.errors import ConfigError, RunError
 from hiernas.problem import Candidate
 from hiernas.report.page import result_of
@@ -51,6 +52,7 @@ class Search:
 
     method: str
 
+    @ranks.joined()
     def __call__(
         self, space: SearchSpace | str | None = None, data: Any = "digits", limits: str | Sequence[str] = (),
         config: Any = None, *, preset: str = "quick", settings: str | Sequence[str] = (),
@@ -87,6 +89,7 @@ spos = Search("spos")  # SPOS, arXiv 1904.00420, with the same budget
 random_search = Search("random-search")  # random feasible architectures judged by one supernet, with the same budget
 
 
+@ranks.joined()
 def resume(run: str | Path, space: SearchSpace | None = None, data: Any = None) -> SearchResult:
     """Go on with an interrupted run. `space` and `data`: those it was started with, where they have no name."""
     return _result(_resume(run, space=space, data=data), space)
@@ -96,8 +99,8 @@ def _result(run: RunFolder, space: SearchSpace | str | None) -> SearchResult:
     result = result_of(run)
     if result is None or "front" not in result:
         raise RunError(f"{run.path} holds no finished search")
-    run.check("best.json")
-    architecture = Architecture.load(run.path / "best.json", space if isinstance(space, SearchSpace) else None)
+    own, named = space if isinstance(space, SearchSpace) else None, run.read_json("best.json")
+    architecture = Architecture.from_json(named, own, source=f"{run.path}/best.json")
     front, chosen = tuple(_candidate(m) for m in result["front"]), _candidate(result["chosen"])
     return SearchResult(front, chosen, architecture, result["chosen"]["test_accuracy"], run.path, result)
 

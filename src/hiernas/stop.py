@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from hiernas import ranks
+
 GRACE = 4.0  # seconds until a training ends although it could not save
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -24,18 +26,18 @@ class Stopped(KeyboardInterrupt):
 
 
 _saving = False  # whether somebody looks at `now` soon
-_asked: int | None = None  # the signal that waits for it
+_asked = 0  # the signal that waits for it
 
 
-def now() -> None:
-    """A safe point: all is saved; raises `Stopped` where the process was asked to stop."""
-    if _asked is not None:
-        raise Stopped(_asked)
+def now(number: int = 0) -> None:
+    """A safe point: all is saved; raises `Stopped` where this process, or another one by a signal, was asked to stop."""
+    if number or _asked:
+        raise Stopped(number or _asked)
 
 
-def asked() -> bool:
-    """Whether to save, and to call `now`."""
-    return _asked is not None
+def asked() -> int:
+    """The signal that asked to save and to call `now`; 0 where none did."""
+    return _asked
 
 
 @contextmanager
@@ -64,17 +66,17 @@ def heeded() -> Iterator[None]:
         yield
     finally:
         _alarm(0.0)
-        _asked = None
+        _asked = 0
         for number in heard:
             signal.signal(number, before[number])
 
 
 def _on_signal(number: int, _: FrameType | None) -> None:
     global _asked
-    if _saving and _asked is None:
+    if _saving and not _asked:
         _asked = number
         _alarm(GRACE)
-    else:
+    elif ranks.size() == 1 or not _saving:  # torchrun hands on a Ctrl-C that all have heard
         raise Stopped(number)
 
 

@@ -20,8 +20,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hiernas import ranks
 from hiernas.commands import options
-from hiernas.errors import HiernasError, RunError
+from hiernas.errors import ConfigError, HiernasError, RunError
 from hiernas.names import VERSION
 from hiernas.quiet import visible
 
@@ -52,9 +53,17 @@ app = typer.Typer(
 def main() -> None:
     """Entry point: user errors become one line and exit code 2."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # beside other work, waiting threads would slow all down
+    with ranks.joined():
+        _main()
+
+
+def _main() -> None:
+    out.quiet = ranks.number() > 0
     try:
         app()
     except HiernasError as error:
+        if ranks.said(error):
+            sys.exit(error.exit_code)
         _fail(str(error), error.exit_code)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -94,7 +103,8 @@ def listening(again: str = "", quietly: bool = False, log: str | None = None) ->
             word = {2: "interrupted", 15: "asked to stop (SIGTERM)", 1: "hung up (SIGHUP)"}.get(number, f"signal {number}")
             again = again or listener.again
             way = f"go on with `{again}`; what was saved is not done again"
-            _say(f"{word}: {way if again else 'no run was begun; latencies that were measured are kept'}")
+            if ranks.number() == 0:
+                _say(f"{word}: {way if again else 'no run was begun; latencies that were measured are kept'}")
             raise typer.Exit(128 + number) from None
 
 
@@ -162,8 +172,11 @@ def _version(show: bool) -> None:
 
 
 @app.callback()
-def _common(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
-    pass
+def _common(
+    asked: typer.Context, version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False
+) -> None:
+    if ranks.size() > 1 and asked.invoked_subcommand not in ("search", "resume", "train"):
+        raise ConfigError(f"{asked.invoked_subcommand} is done by one process; start it without torchrun")
 
 
 def _command(run: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -186,7 +199,7 @@ def _command(run: Callable[[Any], None]) -> Callable[[Any], None]:
 def search(asked: options.SearchOptions) -> None:
     """Search, train, measure and export a network; with no arguments, for the digits data set on this CPU."""
     began = time.monotonic()
-    going_on = asked.continue_ and asked.out is not None and (asked.out / "config.yaml").exists()
+    going_on = asked.continue_ and asked.out is not None and ranks.told((asked.out / "config.yaml").exists)()
     if asked.out is not None and not going_on:
         from hiernas.run.folder import refuse_existing
 

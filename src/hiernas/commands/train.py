@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hiernas import ranks
 from hiernas.commands.cost import architecture_file, published
 from hiernas.commands.options import TrainOptions, seconds_of
 from hiernas.data import Augment, ImageData
@@ -33,8 +34,8 @@ def train(asked: TrainOptions, listener: Listener, began: float | None = None) -
     """Check everything, make a run folder, and train in it; returns the folder. `began`: as of a search."""
     began = time.monotonic() if began is None else began
     source, recipe, preset, settings = asked.source, asked.recipe, asked.preset, asked.settings or []
-    origin = RunFolder.open(source) if source.is_dir() else None
-    architecture = None if published(str(source)) else architecture_file(source)
+    origin = RunFolder.open(source) if ranks.told(source.is_dir)() else None
+    architecture = None if published(str(source)) else ranks.told(architecture_file)(source)
     config = _recipe_source(origin, recipe, preset)
     with_settings(config, settings)  # a mistake is named before images are read
     images, data = _training_data(origin, asked)
@@ -77,7 +78,7 @@ def _within(asked: float, began: float, header: dict[str, Any], how: Retraining,
     step_seconds, _ = training_step(network, images, None, how.recipe)
     few, short = fewer(images, step_seconds, how.recipe.batch_size), scaled(how, 0.0)
     pace = rehearsed(header_of(short, inherit=False), work(short, few), lambda run: train_only(run, few))
-    spent = time.monotonic() - began
+    spent = ranks.since(began)
     fitted = fitting(how, lambda h: sum(pace.seconds(work(h, images)).values()), asked - spent)
     timed = in_words(asked, spent, differences(how, fitted), pace.seconds(work(fitted, images)))
     return {**header_of(fitted), "timed": timed}

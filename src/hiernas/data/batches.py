@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hiernas import ranks
 from hiernas.data.split import Normalisation
 from hiernas.errors import ConfigError, one_of
 from hiernas.quiet import first_line
@@ -61,28 +62,31 @@ class Augment:
 def augment(x: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
     """Varied copies: uint8 [B, C, H, W] -> the same, on the device of `x`; each image draws its own numbers.
 
+    Of a batch that several processes share, `x` is this one's part: its images become what they become in the whole batch.
     Raises `ConfigError` where the cutout would cover the whole image, or `x` is not uint8.
     """
     if x.dtype != torch.uint8:
         raise ConfigError(f"augmentation takes uint8 pixels, not {x.dtype}; normalise afterwards")
-    short = min(x.shape[2:])
+    short, own = min(x.shape[2:]), ranks.rows(ranks.size() * len(x))
     if settings.cutout >= short:
         raise ConfigError(f"cutout={settings.cutout} covers images of {short} pixels; give at most {short - 1}")
     auto = "resized_crop" if short >= RESIZED_FROM else "crop"
     kind = auto if settings.kind == "auto" else settings.kind
     if kind == "crop":
-        x = _crop(x, max(1, short // 8), generator)
+        x = _crop(x, own, max(1, short // 8), generator)
     elif kind == "resized_crop":
-        x = _resized_crop(x, generator)
+        x = _resized_crop(x, own, generator)
     if settings.flip if settings.flip is not None else x.shape[1] == 3 and kind != "none":
-        mirror = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5
+        mirror = torch.rand(ranks.size() * len(x), 1, 1, 1, generator=generator)[own] < 0.5
         x = torch.where(mirror.to(x.device), x.flip(3), x)
     if settings.autoaugment:
         policy = _torchvision().AutoAugment(_torchvision().AutoAugmentPolicy.CIFAR10)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator only
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+            for _ in range(own.start):  # the numbers of the images before
+                policy.get_params(len(policy.policies))
             x = torch.stack([policy(image) for image in x])
-    return _cutout(x, settings.cutout, generator) if settings.cutout else x
+    return _cutout(x, own, settings.cutout, generator) if settings.cutout else x
 
 
 def _torchvision() -> Any:
@@ -95,17 +99,17 @@ def _torchvision() -> Any:
         ) from error
 
 
-def _crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+def _crop(x: Tensor, own: slice, pad: int, generator: torch.Generator) -> Tensor:
     n, c, h, w = x.shape
-    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator).to(x.device)  # [B, 1] each
+    top, left = torch.randint(0, 2 * pad + 1, (2, ranks.size() * n, 1), generator=generator)[:, own].to(x.device)  # [B, 1] each
     rows, columns = top + torch.arange(h, device=x.device), left + torch.arange(w, device=x.device)  # [B, H], [B, W]
     images, channels = torch.arange(n, device=x.device), torch.arange(c, device=x.device)
     at = images[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None, :]
     return F.pad(x, (pad,) * 4)[at]
 
 
-def _resized_crop(x: Tensor, generator: torch.Generator) -> Tensor:
-    area, ratio, across, down = torch.rand((4, len(x)), generator=generator)
+def _resized_crop(x: Tensor, own: slice, generator: torch.Generator) -> Tensor:
+    area, ratio, across, down = torch.rand((4, ranks.size() * len(x)), generator=generator)[:, own]
     area = AREA[0] + area * (AREA[1] - AREA[0])
     ratio = torch.exp(math.log(RATIO[0]) + ratio * math.log(RATIO[1] / RATIO[0]))
     width = (area * ratio).sqrt().clamp(max=1)  # shares of the image's width and height
@@ -118,15 +122,17 @@ def _resized_crop(x: Tensor, generator: torch.Generator) -> Tensor:
     return y.round().clamp(0, 255).to(torch.uint8)
 
 
-def _cutout(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
+def _cutout(x: Tensor, own: slice, side: int, generator: torch.Generator) -> Tensor:
     """A square around a random pixel, cut off at the border: on average it hides less than side^2 pixels."""
     inside = []
     for size in x.shape[2:]:
-        offset = torch.arange(size) - torch.randint(0, size, (len(x), 1), generator=generator) + side // 2
+        centre = torch.randint(0, size, (ranks.size() * len(x), 1), generator=generator)[own]
+        offset = torch.arange(size) - centre + side // 2
         inside.append(((offset >= 0) & (offset < side)).to(x.device))  # [B, H], [B, W]
     hidden = inside[0][:, None, :, None] & inside[1][:, None, None, :]  # [B, 1, H, W]
-    fill = x.float().mean((0, 2, 3), keepdim=True).round().to(torch.uint8)  # [1, C, 1, 1]
-    return torch.where(hidden, fill, x)
+    fill = x.float().mean((0, 2, 3), keepdim=True)  # [1, C, 1, 1]
+    ranks.average([fill])
+    return torch.where(hidden, fill.round().to(torch.uint8), x)
 
 
 def normalise(x: Tensor, data: Normalisation, device: torch.device | str) -> Tensor:

@@ -60,7 +60,8 @@ class Source:
         norm: Any = op[1] if isinstance(op, nn.Sequential) else None
         if option not in self._pooled:
             self._pooled[option] = pool(self.x)
-        if norm is None or norm.affine or not norm.training or norm.momentum is None:
+        alone = norm is None or type(norm) is not nn.BatchNorm2d or norm.affine
+        if alone or not norm.training or norm.momentum is None:
             return self._pooled[option] if norm is None else norm(self._pooled[option])
         if option not in self._normalised:
             y = self._pooled[option]

@@ -19,6 +19,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from hiernas import ranks
 from hiernas.data.batches import normalise
 from hiernas.errors import LimitError
 from hiernas.networks.ops import ACTIVATIONS
@@ -155,6 +156,7 @@ def _sum(gains: Sequence[np.ndarray], row: Sequence[int]) -> float:
     return float(sum(of_site[option] for of_site, option in zip(gains, row, strict=True)))
 
 
+@ranks.told
 def _naswot(problem: Problem, found: Found, device: torch.device) -> list[float]:
     """Of each candidate with its random weights, on the same training images."""
     data = problem.data

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from hiernas import ranks
 from hiernas.errors import UNREADABLE, HiernasError, RunError, validated
 from hiernas.run.disk import SUMS, Checksums, from_yaml, full, on_disk, sync_folder, to_yaml, write_whole
 from hiernas.run.settings import Config
@@ -59,16 +60,21 @@ class RunFolder:
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], listener: Listener | None = None) -> RunFolder:
         """A new run folder; raises `RunError` where something is there already."""
-        path = Path(path)
+        run = cls(Path(path), {"format": FORMAT, **config}, listener)
+        run._make()
+        return run
+
+    @ranks.told
+    def _make(self) -> None:
+        path, there_before = self.path, self.path.exists()
         refuse_existing(path)
-        run, there_before = cls(path, {"format": FORMAT, **config}, listener), path.exists()
         with on_disk(path):
             (path / "checkpoint").mkdir(parents=True, exist_ok=True)
-        run._take_lock()  # another process may have made the folder, too; from here on it is one's own
+        self._take_lock()  # another process may have made the folder, too; from here on it is one's own
         try:
             refuse_existing(path)
             try:
-                write_whole(path / "config.yaml", _sealed(to_yaml(dict(run.config))).encode())
+                write_whole(path / "config.yaml", _sealed(to_yaml(dict(self.config))).encode())
             except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
                 (path / "checkpoint").rmdir()
                 (path / ".lock").unlink(missing_ok=True)
@@ -77,41 +83,16 @@ class RunFolder:
                 raise
             sync_folder(path.absolute().parent)
         except BaseException:
-            run.close()
+            self.close()
             raise
-        run._owned = True
-        return run
+        self._owned = True
 
     @classmethod
     def open(cls, path: str | Path, listener: Listener | None = None) -> RunFolder:
         """A run folder that exists; raises `RunError` where it is none, is damaged or from another version."""
-        path = Path(path)
-        try:
-            text = (path / "config.yaml").read_text()
-            config = from_yaml(text)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            what = "is not a run folder: it has no config.yaml" if path.exists() else "does not exist"
-            raise RunError(f"{path} {what}; name the folder a search wrote (`hiernas list runs`)") from error
-        except OSError as error:
-            raise RunError(f"{path}/config.yaml cannot be read: {error.strerror}; name a run folder you may read") from error
-        except UNREADABLE as error:
-            raise RunError(f"{path}/config.yaml is damaged and cannot be read; start the search again") from error
-        if not isinstance(config, dict) or "format" not in config:
-            raise RunError(f"{path}/config.yaml is damaged: it does not say its format; start the search again")
-        if config["format"] != FORMAT:
-            raise RunError(
-                f"{path} was written by HierNAS {config.get('hiernas', '?')} in run format {config['format']}, and this "
-                f"version reads format {FORMAT}; install that version to go on with it"
-            )
-        if text != _sealed(text.partition(SEAL)[0]):
-            raise RunError(
-                f"{path}/config.yaml is not what was asked when the run was started: it was edited or damaged; put it back, or "
-                f"start a new run with what you want, `hiernas {'train' if config.get('method') == 'train' else 'search'} ... "
-                "--set KEY=VALUE --out NEW`"
-            )
-        validated(Config, config, f"{path}/config.yaml is damaged", RunError)
-        return cls(path, config, listener)
+        return cls(Path(path), _config_of(Path(path)), listener)
 
+    @ranks.told
     def own(self) -> None:
         """Claim the folder for writing (one process at a time) and mend what a killed process left behind."""
         self._take_lock()
@@ -163,9 +144,13 @@ class RunFolder:
 
     def write_bytes(self, name: str, data: bytes) -> Path:
         """Write a file of the folder, whole or not at all, and its checksum."""
+        self._write(name, data)
+        return self.path / name
+
+    @ranks.by_first
+    def _write(self, name: str, data: bytes) -> None:
         self.checksums.expect(name, hashlib.sha256(data).hexdigest())
         write_whole(self.path / name, data)
-        return self.path / name
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file of the folder atomically."""
@@ -181,6 +166,7 @@ class RunFolder:
         then = WITHOUT.get(name, "`hiernas resume {}` repeats that part").format(self.path)
         return RunError(f"{self.path / name} is damaged{why}; delete it, and {then}")
 
+    @ranks.told
     def check(self, name: str) -> None:
         """Raise `RunError` where a file of the folder is not what this run wrote. What is gone passes."""
         if not self.checksums.holds(name):
@@ -190,15 +176,18 @@ class RunFolder:
                 f"delete it, and {then}"
             )
 
+    @ranks.by_first
     def record(self, name: str) -> None:
         """Take up a file that was written by other means than this class."""
         self.write_bytes(name, (self.path / name).read_bytes())
 
+    @ranks.told
     def missing(self) -> list[str]:
         """Files that the run wrote beside its checkpoints, and that are gone."""
         names = (name for name in self.checksums.read() if "/" not in name and name not in WITHOUT)
         return [name for name in names if not (self.path / name).exists()]
 
+    @ranks.told
     def read_json(self, name: str, kind: Any = dict[str, Any]) -> Any | None:
         """A JSON file of the folder as a type, None where it was not written yet; raises `RunError` where it is damaged."""
         self.check(name)
@@ -211,6 +200,7 @@ class RunFolder:
         except (OSError, RunError, *UNREADABLE) as error:
             raise self.damaged(name, str(error).removeprefix(f"{name}: ") if isinstance(error, RunError) else "") from error
 
+    @ranks.by_first
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
         """Write weights and the position they belong to as one safetensors file, atomically."""
         from safetensors.torch import save
@@ -218,6 +208,7 @@ class RunFolder:
         data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"position": json.dumps(position)})
         self.write_bytes(f"checkpoint/{name}.safetensors", data)
 
+    @ranks.told
     def load_tensors(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Weights and position, None where not saved yet; raises `RunError` where the file is damaged."""
         from safetensors import SafetensorError, safe_open
@@ -243,6 +234,7 @@ class RunFolder:
 
     # -- events ------------------------------------------------------------------------------------------------
 
+    @ranks.by_first
     def event(self, event: str, **fields: Any) -> None:
         """Append an event to events.jsonl and tell the listener."""
         record = {"time": datetime.now().isoformat(timespec="seconds"), "event": event, **fields}
@@ -251,6 +243,7 @@ class RunFolder:
         if self.listener is not None:
             self.listener(record)
 
+    @ranks.by_first
     def tell(self, event: str, **fields: Any) -> None:
         """Tell the listener something that is not worth keeping."""
         if self.listener is not None:
@@ -285,12 +278,14 @@ class RunFolder:
                 f"{path} is damaged ({error}); delete it, and `hiernas resume {self.path}` evaluates again"
             ) from error
 
+    @ranks.by_first
     def add_candidates(self, phase: str, rows: Sequence[tuple[str, float, float, float, float | None]]) -> None:
         """Keep evaluated architectures: (options joined by commas, accuracy, params, macs, latency in ms)."""
         values = [(phase, o, float(a), int(p), int(m), None if t is None else float(t)) for o, a, p, m, t in rows]
         with self._database() as db:
             db.executemany("INSERT OR REPLACE INTO candidates VALUES (?, ?, ?, ?, ?, ?, ?)", [(*v, _seal(v)) for v in values])
 
+    @ranks.told
     def candidates(self, phase: str) -> dict[str, float]:
         """Accuracy by options (joined by commas) of every architecture evaluated in a phase."""
         with self._database() as db:
@@ -300,6 +295,7 @@ class RunFolder:
                 raise sqlite3.DatabaseError("its rows are not what was written")
         return {options: accuracy for _, options, accuracy, *_ in rows}
 
+    @ranks.told
     def table(self) -> list[dict[str, Any]]:
         """Every evaluation of every phase."""
         columns = ("phase", "options", "val_accuracy", "params", "macs", "latency_ms")
@@ -308,6 +304,7 @@ class RunFolder:
         found = (dict(zip(columns, row, strict=True)) for row in rows)
         return [{**each, "options": each["options"].split(",")} for each in found]
 
+    @ranks.told
     def count_candidates(self) -> int:
         """Number of evaluations over all phases."""
         with self._database() as db:
@@ -327,6 +324,7 @@ class RunFolder:
             raise
         self._add_seconds(phase, time.monotonic() - start)
 
+    @ranks.told
     def seconds(self) -> dict[str, float]:
         """Seconds by phase; empty where the file is missing or damaged, since nothing depends on it."""
         try:
@@ -334,12 +332,44 @@ class RunFolder:
         except RunError:
             return {}
 
+    @ranks.by_first
     def _add_seconds(self, phase: str, spent: float) -> None:
         seconds = self.seconds()
         seconds[phase] = round(seconds.get(phase, 0.0) + spent, 3)
         self.write_json("checkpoint/seconds.json", seconds)
 
 
+@ranks.told
+def _config_of(path: Path) -> Mapping[str, Any]:
+    """What the config.yaml of a run folder says."""
+    try:
+        text = (path / "config.yaml").read_text()
+        config = from_yaml(text)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = "is not a run folder: it has no config.yaml" if path.exists() else "does not exist"
+        raise RunError(f"{path} {what}; name the folder a search wrote (`hiernas list runs`)") from error
+    except OSError as error:
+        raise RunError(f"{path}/config.yaml cannot be read: {error.strerror}; name a run folder you may read") from error
+    except UNREADABLE as error:
+        raise RunError(f"{path}/config.yaml is damaged and cannot be read; start the search again") from error
+    if not isinstance(config, dict) or "format" not in config:
+        raise RunError(f"{path}/config.yaml is damaged: it does not say its format; start the search again")
+    if config["format"] != FORMAT:
+        raise RunError(
+            f"{path} was written by HierNAS {config.get('hiernas', '?')} in run format {config['format']}, and this "
+            f"version reads format {FORMAT}; install that version to go on with it"
+        )
+    if text != _sealed(text.partition(SEAL)[0]):
+        raise RunError(
+            f"{path}/config.yaml is not what was asked when the run was started: it was edited or damaged; put it back, or "
+            f"start a new run with what you want, `hiernas {'train' if config.get('method') == 'train' else 'search'} ... "
+            "--set KEY=VALUE --out NEW`"
+        )
+    validated(Config, config, f"{path}/config.yaml is damaged", RunError)
+    return config
+
+
+@ranks.told
 def refuse_existing(path: Path) -> None:
     """Raise `TakenError` where a run cannot be put: before any work is done. What a start that was killed left is no run."""
     try:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from hiernas import ranks
 from hiernas.budget import Limit
 from hiernas.costs import MEMORY
 from hiernas.costs.memory import memory
@@ -85,7 +86,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
     }
     run.event("finished", test_accuracy=chosen["test_accuracy"])
     run.write_json("result.json", {**result, "seconds": run.seconds()})
-    write_report(run.path)
+    ranks.by_first(write_report)(run.path)
 
 
 def train_only(run: RunFolder, data: ImageData) -> None:
@@ -148,6 +149,7 @@ def _trained(prepared: Prepared, run: RunFolder, phase: str, architecture: Archi
     return train_network(architecture, prepared.data, Phase(phase, final.epochs, lr), final.recipe, run, weights)
 
 
+@ranks.told
 def _taken_home(
     run: RunFolder, architecture: Architecture, data: ImageData, network: nn.Module, inherited: bool
 ) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def _taken_home(
     .build()`, and best.onnx. Returns what every result.json has."""
     from safetensors.torch import save
 
-    said = torch.cat(list(logits(network, data.test, data)))
+    said = logits(network, data.test, data)
     tested = Evaluation.of(data.classes, data.test.labels.numpy(), said.argmax(1).numpy())
     shown = {"classes": data.classes, "mean": data.mean, "std": data.std, "input_size": data.input_size}
     values = {"architecture": architecture.to_json(), **shown}  # enough for a file to be used alone
@@ -228,6 +230,7 @@ def _check_memory(needed: Mapping[str, int], limits: Sequence[Limit]) -> None:
             )
 
 
+@ranks.told
 def _measured(run: RunFolder, data: ImageData, meter: Any | None, found: Found) -> dict[str, Any]:
     """Whole-network latencies of front, chosen member and rivals, by their options; kept as they come in."""
     measured: dict[str, Any] = run.read_json("checkpoint/measured.json", dict[str, Latencies]) or {}
@@ -303,6 +306,7 @@ def _compared(
 # -- weights of a search's last supernet -------------------------------------------------------------------------------
 
 
+@ranks.told
 def inherited_weights(run: RunFolder, architecture: Architecture, data: ImageData) -> dict[str, Tensor]:
     """The weights an architecture has in the last supernet of a run, batch-norm statistics re-estimated."""
     space: SearchSpace = architecture.skeleton.space()  # type: ignore[attr-defined] # all of ours have one
@@ -350,7 +354,7 @@ def _inherits(run: RunFolder) -> bool:
     return method is not None and method.inherits
 
 
-# -- what the bits of a run depend on beside what was asked: versions, threads and device --------------------------------
+# -- what the bits of a run depend on beside what was asked: versions, processes, threads and device ---------------------
 
 
 def environment(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -358,7 +362,8 @@ def environment(config: Mapping[str, Any]) -> dict[str, Any]:
     device = cpu_name()
     if torch.cuda.is_available() and set(_accelerators(config)) != {"cpu"}:
         device = f"{torch.cuda.get_device_name()}, {device}"
-    return {"hiernas": VERSION, "torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device}
+    processes, threads = ranks.started(), torch.get_num_threads()
+    return {"hiernas": VERSION, "torch": str(torch.__version__), "processes": processes, "threads": threads, "device": device}
 
 
 def _accelerators(config: Mapping[str, Any]) -> list[Any]:

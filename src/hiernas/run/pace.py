@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hiernas import ranks
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.data.batches import normalise
@@ -108,7 +109,7 @@ def rehearsed(config: Mapping[str, Any], work: Mapping[str, float], do: Callable
         start = time.monotonic()
         with suppress(LimitError, TrainingError):  # of so short a run they say nothing
             do(run)
-        return Pace.of(run.seconds(), work, time.monotonic() - start)
+        return Pace.of(run.seconds(), work, ranks.since(start))
 
 
 def in_miniature(prepared: Prepared, step_seconds: float) -> Prepared:
@@ -158,6 +159,7 @@ def largest_step(prepared: Prepared) -> LargestStep:
     return LargestStep(sum(p.numel() for p in supernet.parameters()), seconds, saved)
 
 
+@ranks.told
 def training_step(network: nn.Module, data: ImageData, gates: Gates | None, recipe: Recipe) -> tuple[float, int]:
     """Seconds of a step, its second, and bytes that it saves for its backward pass. None: a network without gates."""
     fabric = make_fabric(recipe)

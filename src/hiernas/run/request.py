@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hiernas.spaces
+from hiernas import ranks
 from hiernas.budget import Limit, Tables
 from hiernas.costs import parse_limits, sums
 from hiernas.costs.limits import check_reachable, median_limit, sample_feasible, within_peaks
@@ -299,6 +300,7 @@ def retraining_of(run: RunFolder) -> Retraining:
         return from_dict(Retraining, {"recipe": asked["recipe"], "epochs": asked["epochs"], "lr": asked["lr"]})
 
 
+@ranks.told
 def _latency(
     method: str, space: SearchSpace, file: str | Path | None, runtime: str | None, threads: int | None, config: Any,
     limits: Sequence[Limit], listener: Listener | None,
@@ -325,6 +327,7 @@ def _latency(
     return table
 
 
+@ranks.by_first
 def keep_latency(run: RunFolder, prepared: Prepared) -> None:
     """Put the latency table that the search goes by into the run folder, where there is one and it is not there yet."""
     if prepared.latency is None or (run.path / READY).exists():
@@ -338,6 +341,7 @@ def keep_latency(run: RunFolder, prepared: Prepared) -> None:
     run.write_text(READY, "")
 
 
+@ranks.told
 def _kept_latency(run: RunFolder) -> Path | None:
     if not (run.path / READY).exists():
         return None

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from hiernas import ranks
 from hiernas.budget import Limit
 from hiernas.costs import sums
 from hiernas.costs.limits import TableBudget
@@ -40,7 +41,7 @@ def search(
     prepared = prepare(request, listener)
     if request.time is not None:
         pace = rehearse(prepared, largest_step(prepared).seconds, listener)
-        prepared = within(prepared, pace, request.time, time.monotonic() - began, names_of(request.settings))
+        prepared = within(prepared, pace, request.time, ranks.since(began), names_of(request.settings))
     run = begin(out, request.method, _config(prepared), listener)
     with closing(run):
         _finish(prepared, run)
@@ -57,9 +58,8 @@ def resume(path: str | Path, listener: Listener | None = None, space: SearchSpac
     if result is not None and not run.missing():
         for name in ("best.json", "best.safetensors", "best.onnx"):
             run.check(name)
-        if "space" in result and not (run.path / "report.html").exists():  # killed between the two
-            with owned(run):
-                write_report(run.path)
+        if "space" in result:
+            _report_where_missing(run)
         return run
     with owned(run):
         tell_changes(run)
@@ -68,6 +68,13 @@ def resume(path: str | Path, listener: Listener | None = None, space: SearchSpac
         else:
             _finish(restore(run, space, data), run)
     return run
+
+
+@ranks.by_first
+def _report_where_missing(run: RunFolder) -> None:
+    if not (run.path / "report.html").exists():  # killed before it was written
+        with owned(run):
+            write_report(run.path)
 
 
 def continued(request: Request, path: str | Path, listener: Listener | None = None) -> RunFolder:

@@ -9,7 +9,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import Annotated, Any, Required
+from typing import Annotated, Any, NotRequired, Required
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -198,6 +198,7 @@ class Environment(TypedDict):
 
     hiernas: str
     torch: str
+    processes: NotRequired[Count]  # not of runs from before there were several
     threads: Count
     device: str
 

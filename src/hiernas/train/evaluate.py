@@ -20,6 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from hiernas import ranks
 from hiernas.costs.tables import parts_of_space, taken_by
 from hiernas.data.batches import AT_ONCE, at_once, in_order, normalise
 from hiernas.data.split import ImageData, Split
@@ -65,16 +66,15 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(self, architectures: Sequence[Architecture]) -> list[float]:
-        """Accuracies in 0..1, in the order given."""
+        """Accuracies in 0..1, in the order given; of several processes each looks at its part of the paths in their order."""
         self.supernet.to(self.fabric.device)
         paths = [self.supernet.path(a) for a in architectures]
         order = sorted(range(len(paths)), key=lambda i: _names(paths[i]))
-        correct = [0] * len(paths)
-        for start in range(0, len(order), GROUP):
-            group = order[start : start + GROUP]
-            for i, right in zip(group, self._correct([paths[i] for i in group]), strict=True):
-                correct[i] = right
-        return [c / len(self.data.val) for c in correct]
+        own, correct = [paths[i] for i in ranks.part(order)], list[int]()
+        for start in range(0, len(own), GROUP):
+            correct += self._correct(own[start : start + GROUP])
+        found = dict(zip(order, ranks.gather(correct), strict=True))
+        return [found[i] / len(self.data.val) for i in range(len(paths))]
 
     def calibration_batches(self) -> Iterator[Tensor]:
         """The training images that statistics are estimated on, normalised: [B, C, H, W] each."""

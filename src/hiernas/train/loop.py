@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
 
-from hiernas import stop
+from hiernas import ranks, stop
 from hiernas.data.batches import Augment, at_once, augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError, validated
@@ -30,6 +30,7 @@ from hiernas.problem import Architect, DrawGates, Journal, Validate
 from hiernas.quiet import first_line, quiet
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
 from hiernas.train.recipes import Phase, Recipe
+from hiernas.train.together import WholeBatch, backward_of, device_of, whole_batches
 
 
 class Planned(NamedTuple):
@@ -52,10 +53,12 @@ class Position:
 
 
 def make_fabric(recipe: Recipe) -> Fabric:
-    """Device and precision of a recipe, by Lightning Fabric."""
+    """Device and precision of a recipe, by Lightning Fabric; of several processes each has a GPU of its own."""
+    ranks.rows(recipe.batch_size)  # says so where it cannot be shared
+    accelerator, devices = device_of(recipe.accelerator)
     try:
         with quiet():
-            return Fabric(accelerator=recipe.accelerator, devices=1, precision=recipe.precision)
+            return Fabric(accelerator=accelerator, devices=devices, precision=recipe.precision)
     except Exception as error:  # Fabric raises its own and others' errors for what a machine lacks
         raise ConfigError(
             f"this machine cannot train with train.accelerator={recipe.accelerator}, train.precision={recipe.precision}: "
@@ -87,18 +90,21 @@ def fit(
         architect.to(fabric.device)
     if position.epoch >= phase.epochs:
         return
+    ranks.align([*model.state_dict().values(), *(architect.tensors().values() if architect is not None else ())])
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-    trainer = _Trainer(fabric, wrapped, wrapped_optimizer, split, data, phase, recipe, seed, draw_gates, architect, average)
+    whole: Any = wrapped if ranks.size() == 1 else WholeBatch(wrapped)
+    trainer = _Trainer(fabric, whole, wrapped_optimizer, split, data, phase, recipe, seed, draw_gates, architect, average)
     with run.timed(phase.name), seeded(seed, phase.name), stop.saves():
         saved_at = time.monotonic()
         while position.epoch < phase.epochs:
             for steps in trainer.steps(position):
                 run.tell("step", phase=phase.name, epoch=position.epoch, step=position.step, steps=steps, epochs=phase.epochs)
-                if stop.asked() or time.monotonic() - saved_at > run.checkpoint_seconds:
+                number, due = ranks.greatest(stop.asked(), time.monotonic() - saved_at > run.checkpoint_seconds)
+                if number or due:
                     trainer.read_totals(position)
                     trainer.check_weights(position.epoch, position.step)
                     _save(model, optimizer, phase, run, position, architect, average)
-                    stop.now()
+                    stop.now(number)
                     saved_at = time.monotonic()
             summary = trainer.summary(position)
             steps, position = position.step, Position(position.epoch + 1)
@@ -133,7 +139,7 @@ class _Trainer:
     average: Average | None
 
     def __post_init__(self) -> None:
-        self.settings = Augment.of(self.recipe)
+        self.settings, self.backward = Augment.of(self.recipe), backward_of(self.fabric)
 
     def steps(self, position: Position) -> Iterator[int]:
         """Run the remaining steps of the current epoch, yielding the epoch's number of steps after each."""
@@ -145,10 +151,11 @@ class _Trainer:
         self.totals = totals.to(self.fabric.device)  # loss * images, correct, gradient norms: on the device, read rarely
         for step in range(position.step, len(schedule)):
             planned = schedule[step]
-            if planned.of_weights:
-                self._step(planned, position.epoch, step, len(schedule))
-            else:
-                self._learn(planned, position.epoch, step)
+            with whole_batches(self.model):
+                if planned.of_weights:
+                    self._step(planned, position.epoch, step, len(schedule))
+                else:
+                    self._learn(planned, position.epoch, step)
             position.images += len(planned.images) if planned.of_weights or self._is_alone else 0
             position.step = step + 1
             if step % 20 == 19 or step == len(schedule) - 1:
@@ -175,7 +182,7 @@ class _Trainer:
         x, y = self._batch(self.architect.images, planned.images, epoch, step)
         torch.manual_seed(torch_seed(self.seed, self.phase.name, epoch, step, "dropout"))  # inside `seeded`
         rng = numpy_generator(self.seed, self.phase.name, epoch, step, "gates")
-        loss = self.architect.learn(self.model, x, y, self.fabric.backward, rng, self._progress(epoch, planned))
+        loss = self.architect.learn(self.model, x, y, self.backward, rng, self._progress(epoch, planned))
         if self._is_alone:
             self.totals[0] += loss * len(y)
         if step % 20 == 19 and not bool(torch.isfinite(loss)):
@@ -203,7 +210,7 @@ class _Trainer:
         if auxiliary is not None:
             loss = loss + self.recipe.auxiliary * F.cross_entropy(auxiliary, y, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        self.backward(loss)
         if self.recipe.grad_clip > 0:
             most = self.recipe.grad_clip
             norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=most, error_if_nonfinite=False)
@@ -223,8 +230,9 @@ class _Trainer:
         )
 
     def _batch(self, split: Split, indices: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        generator = torch_generator(self.seed, self.phase.name, epoch, step, "augment")
-        images = augment(split.images.fetch(indices).to(self.fabric.device), self.settings, generator)
+        """The images that are this process' to look at, and the labels of all."""
+        generator, own = torch_generator(self.seed, self.phase.name, epoch, step, "augment"), indices[ranks.rows(len(indices))]
+        images = augment(split.images.fetch(own).to(self.fabric.device), self.settings, generator)
         x = normalise(images, self.data, self.fabric.device)
         return x, split.labels[indices].to(self.fabric.device)
 
@@ -325,18 +333,22 @@ def predictions(
     network: nn.Module, split: Split, data: ImageData, batch_size: int | None = None, gates: Gates | None = None
 ) -> Tensor:
     """The class that a network, or a supernet with gates, names for each of the split's images: int64 [N]."""
-    return torch.cat([x.argmax(1) for x in logits(network, split, data, batch_size, gates)])
+    return _said(network, split, data, batch_size or at_once(data.input_size), gates, lambda logits: logits.argmax(1))
+
+
+def logits(network: nn.Module, split: Split, data: ImageData) -> Tensor:
+    """What a network says of each of the split's images: float32 [N, classes], on the CPU."""
+    return _said(network, split, data, at_once(data.input_size), None, lambda logits: logits)
 
 
 @torch.no_grad()
-def logits(
-    network: nn.Module, split: Split, data: ImageData, batch_size: int | None = None, gates: Gates | None = None
-) -> Iterator[Tensor]:
-    """Of the split's images, batch after batch: float32 [B, classes], on the CPU."""
+def _said(
+    network: nn.Module, split: Split, data: ImageData, batch_size: int, gates: Gates | None, kept: Callable[[Tensor], Tensor]
+) -> Tensor:
     device, given = next(network.parameters()).device, () if gates is None else (gates,)
+    batches = (normalise(split.images.fetch(b), data, device) for b in ranks.part(in_order(len(split), batch_size)))
     with evaluating(network):
-        for batch in in_order(len(split), batch_size or at_once(data.input_size)):
-            yield network(normalise(split.images.fetch(batch), data, device), *given).cpu()
+        return torch.cat(ranks.gather([kept(network(x, *given)).cpu() for x in batches]))
 
 
 class Average:
