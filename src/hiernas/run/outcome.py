@@ -105,7 +105,7 @@ def train_only(run: RunFolder, data: ImageData) -> None:
     result |= {"space": _in_short(space, architecture), "chosen": chosen}
     run.event("finished", test_accuracy=chosen["test_accuracy"])
     run.write_json("result.json", {**result, "seconds": run.seconds()})
-    write_report(run.path)
+    ranks.by_first(write_report)(run.path)
 
 
 def _in_short(space: SearchSpace, architecture: Architecture) -> dict[str, Any]:
