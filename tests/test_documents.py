@@ -1,4 +1,4 @@
-"""The commands in the documents are commands that there are."""
+"""What the documents name is there: commands and their options, files behind links, benchmarks and result files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import typer.main
 from hiernas.cli import app
 
 ROOT = Path(__file__).parents[1]
+LINKING = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+NAMED = {"benchmarks/results": r"[\w.]+-\d{4}-\d{2}-\d{2}\.md", "benchmarks": r"benchmarks/(\w+\.py)"}  # by folder
 PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -41,3 +43,16 @@ def test_its_commands_have_these_options(page: str) -> None:
 
 def test_there_are_commands_to_look_at() -> None:
     assert sum(len(written(page)) for page in PAGES) > 100
+
+
+def test_links_lead_to_files() -> None:
+    links = [(page, link) for page in LINKING for link in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text())]
+    assert sum("results/" in link for _, link in links) >= 5
+    assert not [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+
+
+def test_results_and_benchmarks_that_are_named_exist() -> None:
+    for folder, pattern in NAMED.items():
+        named = {(page.name, name) for page in LINKING for name in re.findall(pattern, page.read_text())}
+        assert len(named) >= 5
+        assert not [f"{page}: {name}" for page, name in named if not (ROOT / folder / name).exists()]

@@ -23,15 +23,13 @@ from filelock import FileLock, Timeout
 
 from hiernas import ranks
 from hiernas.errors import UNREADABLE, HiernasError, RunError, validated
-from hiernas.run.disk import SUMS, Checksums, from_yaml, full, on_disk, sync_folder, to_yaml, write_whole
-from hiernas.run.settings import Config
+from hiernas.run.disk import SUMS, Checksums, full, on_disk, sync_folder, to_yaml, write_whole
+from hiernas.run.settings import FORMAT, config_of, sealed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
 LIVE = ("events.jsonl", "candidates.sqlite")  # grow while a run is under way, and are sealed when it is left
-SEAL = "# sha256 of the lines above: "
 WITHOUT = {  # what then, if not that `resume` writes it again
     "rank.json": "`hiernas rank {}` trains again", "vital.json": "`hiernas vital {} --reset` writes it again",
     **dict.fromkeys(("int8.json", "best.int8.onnx"), "`hiernas export {} --to onnx-int8` writes it again"),
@@ -74,7 +72,7 @@ class RunFolder:
         try:
             refuse_existing(path)
             try:
-                write_whole(path / "config.yaml", _sealed(to_yaml(dict(self.config))).encode())
+                write_whole(path / "config.yaml", sealed(to_yaml(dict(self.config))).encode())
             except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
                 (path / "checkpoint").rmdir()
                 (path / ".lock").unlink(missing_ok=True)
@@ -90,7 +88,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: str | Path, listener: Listener | None = None) -> RunFolder:
         """A run folder that exists; raises `RunError` where it is none, is damaged or from another version."""
-        return cls(Path(path), _config_of(Path(path)), listener)
+        return cls(Path(path), config_of(Path(path)), listener)
 
     @ranks.told
     def own(self) -> None:
@@ -340,36 +338,6 @@ class RunFolder:
 
 
 @ranks.told
-def _config_of(path: Path) -> Mapping[str, Any]:
-    """What the config.yaml of a run folder says."""
-    try:
-        text = (path / "config.yaml").read_text()
-        config = from_yaml(text)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        what = "is not a run folder: it has no config.yaml" if path.exists() else "does not exist"
-        raise RunError(f"{path} {what}; name the folder a search wrote (`hiernas list runs`)") from error
-    except OSError as error:
-        raise RunError(f"{path}/config.yaml cannot be read: {error.strerror}; name a run folder you may read") from error
-    except UNREADABLE as error:
-        raise RunError(f"{path}/config.yaml is damaged and cannot be read; start the search again") from error
-    if not isinstance(config, dict) or "format" not in config:
-        raise RunError(f"{path}/config.yaml is damaged: it does not say its format; start the search again")
-    if config["format"] != FORMAT:
-        raise RunError(
-            f"{path} was written by HierNAS {config.get('hiernas', '?')} in run format {config['format']}, and this "
-            f"version reads format {FORMAT}; install that version to go on with it"
-        )
-    if text != _sealed(text.partition(SEAL)[0]):
-        raise RunError(
-            f"{path}/config.yaml is not what was asked when the run was started: it was edited or damaged; put it back, or "
-            f"start a new run with what you want, `hiernas {'train' if config.get('method') == 'train' else 'search'} ... "
-            "--set KEY=VALUE --out NEW`"
-        )
-    validated(Config, config, f"{path}/config.yaml is damaged", RunError)
-    return config
-
-
-@ranks.told
 def refuse_existing(path: Path) -> None:
     """Raise `TakenError` where a run cannot be put: before any work is done. What a start that was killed left is no run."""
     try:
@@ -408,7 +376,3 @@ def owned(run: RunFolder) -> Iterator[RunFolder]:
 
 def _seal(row: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(list(row)).encode()).hexdigest()
-
-
-def _sealed(text: str) -> str:
-    return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"

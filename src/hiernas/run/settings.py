@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import math
@@ -9,16 +10,21 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, NotRequired, Required
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from hiernas.errors import ConfigError, did_you_mean, problem, validated
+from hiernas import ranks
+from hiernas.errors import UNREADABLE, ConfigError, RunError, did_you_mean, problem, validated
+from hiernas.run.disk import from_yaml
 
 MADE_FOR = {"quick": 1_000, "small": 10_000}  # training images that a preset is made for at least; `paper` stays as published
 FINAL_STEPS = 500  # of the final training on few images, where the preset has fewer
+FORMAT = 1  # of run folders
+SEAL = "# sha256 of the lines above: "
 STEPS, SMALLEST = 8, 16  # a fitting batch leaves so many steps in an epoch, and has at least so many images
 
 
@@ -253,3 +259,38 @@ class Config(TypedDict, total=False):
     doubts: list[str]
     asked: dict[str, Any]
     environment: Environment
+
+
+def sealed(text: str) -> str:
+    """The text of a config.yaml with its checksum."""
+    return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+@ranks.told
+def config_of(path: Path) -> Mapping[str, Any]:
+    """What the config.yaml of a run folder says."""
+    try:
+        text = (path / "config.yaml").read_text()
+        config = from_yaml(text)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = "is not a run folder: it has no config.yaml" if path.exists() else "does not exist"
+        raise RunError(f"{path} {what}; name the folder a search wrote (`hiernas list runs`)") from error
+    except OSError as error:
+        raise RunError(f"{path}/config.yaml cannot be read: {error.strerror}; name a run folder you may read") from error
+    except UNREADABLE as error:
+        raise RunError(f"{path}/config.yaml is damaged and cannot be read; start the search again") from error
+    if not isinstance(config, dict) or "format" not in config:
+        raise RunError(f"{path}/config.yaml is damaged: it does not say its format; start the search again")
+    if config["format"] != FORMAT:
+        raise RunError(
+            f"{path} was written by HierNAS {config.get('hiernas', '?')} in run format {config['format']}, and this "
+            f"version reads format {FORMAT}; install that version to go on with it"
+        )
+    if text != sealed(text.partition(SEAL)[0]):
+        raise RunError(
+            f"{path}/config.yaml is not what was asked when the run was started: it was edited or damaged; put it back, or "
+            f"start a new run with what you want, `hiernas {'train' if config.get('method') == 'train' else 'search'} ... "
+            "--set KEY=VALUE --out NEW`"
+        )
+    validated(Config, config, f"{path}/config.yaml is damaged", RunError)
+    return config
