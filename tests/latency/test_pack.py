@@ -20,7 +20,10 @@ import onnxruntime
 import pytest
 from known import Known
 
-from hiernas.errors import LatencyError
+from hiernas.commands import measure as command
+from hiernas.commands.measure import measure
+from hiernas.commands.options import MeasureOptions
+from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.measure import Plan, doubts, fingerprint, identity, measure_table, plan_of
 from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack
 from hiernas.latency.runner import RESULT_KIND, by_turns
@@ -288,6 +291,8 @@ def stand_in(folder: Path) -> str:
     home.mkdir()
     return f'''#!/bin/sh
 [ "$2" = nowhere ] && echo "Could not resolve hostname" >&2 && exit 255
+echo "Last login: today"  # on both of its outputs, as shells do when they start
+printf 'Gr\\374\\337e\\n' >&2
 cd {home} && exec sh -c "$3"
 '''
 
@@ -341,3 +346,23 @@ def test_a_host_measures_over_ssh(ssh: Callable[[Path], str], tmp_path: Path, mo
     plan = plan_of(space, with_edges=True)
     assert told[-1] == (len(plan.probes()),) * 2
     assert set(import_measurement(space, file).table.entries) >= {operation.key for operation in plan.operations}
+
+
+def test_what_a_host_measured_is_kept_where_it_cannot_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = json.dumps(measured_by(Known(), plan_of(tiny((1, 8, 8), 3), with_edges=True)))
+    monkeypatch.setattr(command, "measure_by_ssh", lambda space, host, python, threads, file, tell: file.write_text(value))
+    asked = MeasureOptions(source="tiny", input_size="1,8,8", num_classes=3, device="ssh:me@box", out=tmp_path / "box.json")
+    measure(asked, lambda event: None)
+    assert {path.name for path in tmp_path.iterdir()} - {"box.json.lock"} == {"box.json"}
+    other = json.loads((tmp_path / "box.json").read_text()) | {"threads": 7}
+    (tmp_path / "box.json").write_text(json.dumps(other))
+    with pytest.raises(LatencyError, match=r"threads.*what was measured is kept in .*box-measured.json, for --import"):
+        measure(asked, lambda event: None)
+    assert (tmp_path / "box-measured.json").read_text() == value
+
+
+@pytest.mark.parametrize("device", ["box", "ssh:", "ssh:-oProxyCommand=x", "ssh:box:2222", "ssh:::1", "android"])
+def test_devices_that_ssh_does_not_reach_are_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match="is not ssh:HOST"):
+        MeasureOptions(source="tiny", device=device)
+    MeasureOptions(source="tiny", device="ssh:[fe80::1]")

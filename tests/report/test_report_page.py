@@ -110,6 +110,8 @@ def test_a_run_of_a_study_is_held_against_its_controls(tmp_path: Path, value: di
     folder = tmp_path / "params-60k" / "hnas-0"
     assert "in its study" not in made(folder, value).text  # beside others, but in no study
     (tmp_path / "study.yaml").write_text("")
+    (tmp_path / "params-60k" / "gone-0").mkdir()
+    (tmp_path / "params-60k" / "gone-0" / "result.json").write_text("{")  # another run's, and no matter of this one
     assert "in its study, with the same seed: plain 97.00 %, random 96.00 %." in made(folder, value).text
 
 
@@ -178,6 +180,7 @@ def test_limits_that_are_missed_are_said(tmp_path: Path) -> None:
     value = runs.result(tiny())
     value["chosen"]["latency_ms"] |= {"predicted": 0.12, "measured": 0.1397, "p10": None, "p90": None}
     value["limits"].append({"metric": "params", "low": 50_000, "high": None, "text": "params >= 50k"})
+    value["limits"].append({"metric": "flash", "low": 0, "high": None, "text": "flash >= 0"})  # which every network meets
     value["limits"].append({"metric": "macs", "low": 1000, "high": 2e6, "text": "1k <= macs <= 2M"})
     rows = {row[0]: row for row in made(tmp_path, value).rows["asked"]}
     assert rows["Latency"][3:] == ["0.140 ms", "missed by 10.0 %"]

@@ -88,6 +88,24 @@ def test_what_takes_a_blocks_place_begins_anew_and_what_stays_keeps_its_weights(
     assert all(torch.equal(before[key], value) for key, value in parts.state_dict().items())  # it works on copies
 
 
+def test_blocks_are_copied_and_leave_their_input_alone() -> None:
+    parts = backbone()
+    first = nn.Sequential(nn.ReLU(inplace=True), nn.InstanceNorm2d(6), nn.Conv2d(6, 6, 1))
+    space = space_of(parts, blocks=[first, *parts.blocks[1:]])
+    own, supernet = space.architecture(("own",) * 3), space.supernet()
+    x = torch.rand(2, 1, 8, 8) - 0.5
+    expected = nn.Sequential(parts.stem, first, *parts.blocks[1:], parts.head).eval()(x)
+    features = torch.randn(2, 6, 8, 8)
+    before = features.clone()
+    supernet.sites[0]["own"](features)  # type: ignore[index, union-attr]
+    assert torch.equal(features, before)  # another option reads it, too
+    with torch.no_grad():
+        for p in parts.parameters():
+            p.zero_()
+    assert torch.equal(own.build().eval()(x), expected)
+    assert cost(own).peak_ram > 0
+
+
 def test_without_a_head_a_new_classifier_stands_behind_the_mean() -> None:
     network = space_of(backbone(), head=None).architecture(("own", "own", "own")).build()
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 10)
@@ -99,6 +117,11 @@ class Broken(nn.Module):
         raise ValueError("not with me")
 
 
+class InPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu_(x)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -108,6 +131,10 @@ class Broken(nn.Module):
         (lambda p: {"stem": nn.Flatten()}, r"stem returns values of shape \[64\]"),
         (lambda p: {"stem": nn.Conv2d(1, 6, 3)}, "stem makes 6x6 of 8x8 pixels"),
         (lambda p: {"head": nn.Sequential(p.head, nn.Linear(10, 1000))}, r"shape \[1000\] and num_classes is 10"),
+        (lambda p: {"blocks": [nn.LazyConv2d(6, 3, padding=1)]}, "LazyConv2d has no weights yet: run the network once"),
+        (lambda p: {"blocks": [Basic(6, 6).to("meta")]}, "Conv2d has no weights yet"),
+        (lambda p: {"blocks": [nn.BatchNorm2d(6, track_running_stats=False)]}, "must be BatchNorm2d with running statistics"),
+        (lambda p: {"blocks": [InPlace()]}, "block 1 writes into its input"),
         (lambda p: {"ops": (MBConv(3, 2), MBConv(3, 2))}, "a name twice, .* k3_e2, k3_e2"),
     ],
 )

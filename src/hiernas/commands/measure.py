@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,10 +46,15 @@ def measure(asked: MeasureOptions, listener: Listener) -> dict[str, str]:
         }
     if asked.device is not None:
         host = asked.device.removeprefix("ssh:")
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "measured.json")
-            measure_by_ssh(space, host, asked.python or "python3", asked.threads or 1, file, teller(listener))
-            return _import(space, file, asked.out or Path(f"{host.split('@')[-1]}.json"), allow_missing=False)
+        table = asked.out or Path(f"{host.split('@')[-1]}.json")
+        file = table.with_name(f"{table.stem}-measured.json")
+        measure_by_ssh(space, host, asked.python or "python3", asked.threads or 1, file, teller(listener))
+        try:
+            found = _import(space, file, table, allow_missing=False)
+        except LatencyError as error:
+            raise LatencyError(f"{error}; what was measured is kept in {file}, for --import") from error
+        file.unlink()
+        return found
     if asked.import_file is not None:
         return _import(space, asked.import_file, asked.out, asked.allow_missing)
     if asked.merge is not None:

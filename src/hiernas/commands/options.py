@@ -292,8 +292,11 @@ class MeasureOptions(SizedOptions):
         for is_given, flag, needed, value in rules:
             if is_given and value is None:
                 raise ConfigError(f"{flag} is for {needed}; give both, or neither")
-        if self.device is not None and not re.fullmatch(r"ssh:(\w[\w.-]*@)?[\w\[][\w.:\]-]*", self.device):
-            raise ConfigError(f"--device '{self.device}' is not ssh:HOST or ssh:USER@HOST; others take --pack and --import")
+        if self.device is not None and not re.fullmatch(r"ssh:(\w[\w.-]*@)?(\w[\w.-]*|\[[\da-fA-F:]+\])", self.device):
+            raise ConfigError(
+                f"--device '{self.device}' is not ssh:HOST or ssh:USER@HOST, with [...] around an IPv6 address; a port belongs "
+                "into ssh's own config; other devices take --pack and --import"
+            )
         elsewhere = given and given != ["--calibrate"]
         if elsewhere and (self.runtime is not None or (self.threads is not None and self.device is None)):
             raise ConfigError(

@@ -109,7 +109,7 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no
                 of_it = 2  # scale and shift
                 if before is not None and before.name == "convolution":  # a bias, where it has none
                     of_it = int(all(self.constants[s].dim() > 1 for s in before.constants))
-                norms += of_it * max(t.numel() for t in constants.values())
+                norms += of_it * max((t.numel() for t in constants.values()), default=0)
             else:
                 read |= constants
             maker |= dict.fromkeys(step.writes, step)

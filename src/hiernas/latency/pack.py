@@ -29,6 +29,7 @@ from hiernas.names import VERSION
 from hiernas.space import SearchSpace
 
 BATCH = 1
+MARK = "=measured="  # before what a host measured
 
 
 def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> list[int]:
@@ -74,21 +75,22 @@ def measure_by_ssh(space: SearchSpace, host: str, python: str, threads: int, fil
     One connection, by the `ssh` of this machine with its settings and keys. The host needs tar, and a Python with onnxruntime
     and numpy. The pack stays in its home until it is done, so that an interrupted measurement goes on. Raises `LatencyError`.
     """
-    there = f".hiernas-pack-{fingerprint(plan_of(space, with_edges=True))[:16]}"
-    run = f"{shlex.quote(python)} {there}/measure.py --threads {threads}"
-    command = f"mkdir -p {there} && tar -xf - -C {there} && {run} && rm -rf {there}"
     with tempfile.TemporaryDirectory() as folder:
         pack, archive = Path(folder, "pack"), Path(folder, "pack.tar")
         write_pack(space, pack)
+        there = f".hiernas-pack-{hashlib.sha256((pack / 'manifest.json').read_bytes()).hexdigest()[:16]}"
+        run = f"printf {MARK!r} && {shlex.quote(python)} {there}/measure.py --threads {threads}"
+        command = f"mkdir -p {there} && tar -xf - -C {there} && {run} && rm -rf {there}"
         with tarfile.open(archive, "w") as tar:
             tar.add(pack, ".")
         try:
             with archive.open("rb") as sent, file.open("wb") as returned:
-                call = ["ssh", "--", host, command]
-                with subprocess.Popen(call, stdin=sent, stdout=returned, stderr=subprocess.PIPE, text=True) as process:
+                call, said = ["ssh", "--", re.sub(r"[\[\]]", "", host), command], subprocess.PIPE
+                with subprocess.Popen(call, stdin=sent, stdout=returned, stderr=said, text=True, errors="replace") as process:
                     last = _follow(process, progress)
         except FileNotFoundError as error:
             raise LatencyError(f"cannot run ssh ({error}); install it, or take --pack and --import") from error
+    file.write_bytes(file.read_bytes().partition(MARK.encode())[2])  # what a shell says when it starts is left out
     if process.returncode:
         reason = "cannot be reached" if process.returncode == 255 else "did not measure"
         last = last or f"exit code {process.returncode}"

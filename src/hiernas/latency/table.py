@@ -260,7 +260,7 @@ class PhoneTable:
         )
 
     def _bound(self, layer: str, classes: str) -> float:
-        """At least what a classifier takes: as one of more classes, or in proportion more than one of fewer."""
+        """No less than so many classes take: what more of them do, or, in proportion, more than fewer do."""
         known = {int(k.rsplit(":", 1)[1]): ms for k, ms in self.entries.items() if k.startswith(layer + ":")}
         if not known:
             others = ", ".join(k for k in self.entries if k.startswith("Logits"))

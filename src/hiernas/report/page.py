@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -102,7 +102,7 @@ class Trained(TypedDict):
     seed: int
     data: Data
     chosen: Tested
-    space: dict[str, str | int | dict[str, Any]]
+    space: NotRequired[dict[str, str | int | dict[str, Any]]]  # not of those that were trained before they had a page
 
 
 class Searched(TypedDict):
@@ -220,7 +220,10 @@ def _damaged(path: Path, why: str) -> RunError:
 
 def _result(run_folder: Path) -> dict[str, Any]:
     path = run_folder / "result.json"
-    return checked(_json(path), path)
+    result = checked(_json(path), path)
+    if "space" not in result:
+        raise RunError(f"{run_folder} was trained by a version that wrote no page; its numbers are in {path.name}")
+    return result
 
 
 def result_of(run: Journal) -> dict[str, Any] | None:
@@ -354,11 +357,13 @@ def _beside(run: Run) -> dict[str, float]:
     folder = run.folder.resolve()
     if not (folder.parent.parent / "study.yaml").exists():
         return {}
-    others = [_json(path) for path in sorted(folder.parent.glob("*/result.json")) if path.parent != folder]
-    return {
-        other["method"]: other["chosen"]["test_accuracy"]
-        for other in others if "control" in other["details"] and other["seed"] == run.result["seed"]
-    }  # fmt: skip
+    found: dict[str, float] = {}
+    for path in sorted(folder.parent.glob("*/result.json")):
+        with suppress(RunError):  # a damaged one is not this run's
+            other = _result(path.parent)
+            if path.parent != folder and "control" in (other.get("details") or {}) and other["seed"] == run.result["seed"]:
+                found[other["method"]] = other["chosen"]["test_accuracy"]
+    return found
 
 
 def _tested(result: Values) -> Markup | str:

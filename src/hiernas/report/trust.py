@@ -85,7 +85,7 @@ def miss(result: Mapping[str, Any], metric: str, final: float | None) -> float |
         return None
     above = [(final - limit["high"]) / limit["high"] for limit in limits if limit["high"]]
     below = [(limit["low"] - final) / limit["low"] for limit in limits if limit["low"]]
-    return max(0.0, *above, *below)
+    return max([0.0, *above, *below])
 
 
 def verdict(result: Mapping[str, Any], others: Mapping[str, float]) -> tuple[str, str]:

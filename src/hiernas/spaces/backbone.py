@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from hiernas.errors import SpaceError
 from hiernas.networks.chain import Chain
@@ -27,7 +29,7 @@ class Own:
 
     def describe(self) -> str:
         """Equal for modules that print alike and have tensors of the same shapes: they are taken to cost the same."""
-        text = f"{self.module}{[(key, tuple(value.shape)) for key, value in self.module.state_dict().items()]}"
+        text = f"{self.module}{[(key, tuple(value.shape)) for key, value in _tensors(self.module)]}"
         return f"own_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def build(self, cin: int, cout: int, stride: int) -> nn.Module:
@@ -53,6 +55,7 @@ def backbone_space(
     check_sizes(input_size, num_classes)
     if not blocks:
         raise SpaceError("a backbone needs at least one block to search; `blocks` is empty")
+    stem, head, *blocks = (_as_it_is(module) for module in (stem, head or nn.Identity(), *blocks))
     with torch.no_grad():
         x = torch.zeros(1, *input_size)
         first, x = _site("stem", stem, x)
@@ -67,14 +70,13 @@ def backbone_space(
         names = [op.name for op in sites[-1].ops]
         if len(set(names)) < len(names):
             raise SpaceError(f"`ops` has a name twice, or one of ours ('own', 'skip'): {', '.join(names)}")
-        last = Classifier(dropout) if head is None else Own(head, "classifier")
+        last = Classifier(dropout) if isinstance(head, nn.Identity) else Own(head, "classifier")
         end = Site("classifier", x.shape[1], num_classes, 1, (last,))
         logits = _run("head", end.build("classifier"), x)
     if logits.shape != (1, num_classes):
         shape = list(logits.shape[1:])
         raise SpaceError(f"the head returns values of shape {shape} and num_classes is {num_classes}; give a new head")
-    parts = [stem, *blocks, *([] if head is None else [head])]
-    given = (("input_size", input_size), ("num_classes", num_classes), ("weights", _digest(parts)))
+    given = (("input_size", input_size), ("num_classes", num_classes), ("weights", _digest([stem, *blocks, head])))
     return Chain(name, given, input_size, num_classes, (first,), tuple(sites), (end,)).space()
 
 
@@ -83,19 +85,43 @@ def _digest(modules: Sequence[nn.Module]) -> str:
     digest = hashlib.sha256()
     for module in modules:
         digest.update(Own(module).describe().encode())
-        for value in module.state_dict().values():
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        for _, value in _tensors(module):
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(key, value) for key, value in module.state_dict().items() if isinstance(value, Tensor)]
+
+
+def _as_it_is(module: nn.Module) -> nn.Module:
+    """A copy that nothing changes any more, and that changes no input: other options read the same one."""
+    try:
+        found = copy.deepcopy(module)
+    except Exception as error:  # whatever a module of theirs raises
+        raise SpaceError(f"a {type(module).__name__} cannot be copied: {error}") from error
+    for each in found.modules():
+        if getattr(each, "inplace", False):
+            each.inplace = False  # type: ignore[assignment] # torch's own word for it
+        own = [*each.parameters(recurse=False), *each.buffers(recurse=False)]
+        if any(value.is_meta or is_lazy(value) for value in own):
+            raise SpaceError(f"a {type(each).__name__} has no weights yet: run the network once before it becomes a space")
+        norm = isinstance(each, _BatchNorm)
+        if norm and (type(each) is not nn.BatchNorm2d or each.running_mean is None or each.momentum is None):
+            raise SpaceError(f"{each}: batch norms must be BatchNorm2d with running statistics and a momentum")
+    return found
 
 
 def _run(name: str, module: nn.Module, x: Tensor) -> Tensor:
     """What a copy of a module makes of features."""
     try:
-        found = copy.deepcopy(module).eval()(x)
+        before, found = x._version, copy.deepcopy(module).eval()(x)
     except Exception as error:  # whatever a module of theirs raises
         raise SpaceError(f"the {name} cannot take features of shape {list(x.shape[1:])}: {error}") from error
     if not isinstance(found, Tensor):
         raise SpaceError(f"the {name} returns {type(found).__name__}; it must return one tensor")
+    if x._version != before:
+        raise SpaceError(f"the {name} writes into its input, which other options read, too; let it work on a copy")
     return found
 
 
