@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hiernas import cli
-from hiernas.cli import app
+from hiernas.cli import app, show
 from hiernas.cli.progress import Display
 from hiernas.commands import compare
 from hiernas.commands import cost as command
@@ -132,14 +131,14 @@ def test_json_is_alone_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_networks_are_listed_in_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli, "out", cli.Terminal(width=80, highlight=False, soft_wrap=True, markup=False))
+    monkeypatch.setattr(show, "out", show.Terminal(width=80, highlight=False, soft_wrap=True, markup=False))
     shown = listing("networks")
-    cli.print_table(*shown)
+    show.print_table(*shown)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[1 : len(KNOWN) + 1]] == [[name, n.space] for name, n in KNOWN.items()]
     assert all(len(line) <= 80 for line in lines[: len(KNOWN) + 1])
-    monkeypatch.setattr(cli, "out", cli.Terminal(width=60, highlight=False, soft_wrap=True, markup=False))
-    cli.print_table(*shown)
+    monkeypatch.setattr(show, "out", show.Terminal(width=60, highlight=False, soft_wrap=True, markup=False))
+    show.print_table(*shown)
     narrow = capsys.readouterr().out
     assert all(cell in narrow for row in shown[1] for cell in row[2:])  # whole, where names have to be broken
 

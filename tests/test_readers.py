@@ -26,9 +26,10 @@ from hiernas.latency.runner import RESULT_KIND, CannotMeasure, read_manifest
 from hiernas.latency.table import Entry, LatencyTable, load_table
 from hiernas.networks.genotype import read_genotype
 from hiernas.report.page import write_report
-from hiernas.run.folder import RunFolder, _sealed
+from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare, restore
 from hiernas.run.search import make_problem
+from hiernas.run.settings import sealed
 from hiernas.run.study import Study, begin, entries_of
 from hiernas.run.trained import load_network
 from hiernas.search.evolution import evolve
@@ -214,7 +215,7 @@ def test_references_in_yaml_are_refused_at_once(tmp_path: Path) -> None:
     assert "study.yaml is damaged (it has references" in one_sentence(lambda: read_study(path), lines)
     run = RunFolder.create(tmp_path / "r", {**RUN, "limits": [bound := {"metric": "macs"}, bound]})  # written without any
     assert RunFolder.open(run.path).config == run.config
-    (run.path / "config.yaml").write_text(_sealed(yaml.safe_dump(RUN) + "\n".join(lines)))
+    (run.path / "config.yaml").write_text(sealed(yaml.safe_dump(RUN) + "\n".join(lines)))
     assert "config.yaml is damaged" in one_sentence(lambda: RunFolder.open(run.path), lines)
 
 
@@ -244,7 +245,7 @@ def test_whatever_config_yaml_holds(tmp_path: Path) -> None:
     config, file, rng = dict(run.config), tmp_path / "r" / "config.yaml", random.Random(0)
 
     def said(value: Any) -> str:
-        file.write_text(_sealed(yaml.safe_dump(value, sort_keys=False)))
+        file.write_text(sealed(yaml.safe_dump(value, sort_keys=False)))
         return one_sentence(lambda: restore(RunFolder.open(tmp_path / "r"), data=prepared.data), value)
 
     assert said(config) == ""
