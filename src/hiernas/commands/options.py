@@ -293,10 +293,8 @@ class MeasureOptions(SizedOptions):
             if is_given and value is None:
                 raise ConfigError(f"{flag} is for {needed}; give both, or neither")
         if self.device is not None and not re.fullmatch(r"ssh:(\w[\w.-]*@)?(\w[\w.-]*|\[[\da-fA-F:]+\])", self.device):
-            raise ConfigError(
-                f"--device '{self.device}' is not ssh:HOST or ssh:USER@HOST, with [...] around an IPv6 address; a port belongs "
-                "into ssh's own config; other devices take --pack and --import"
-            )
+            other = "a port belongs into ssh's own config; others take --pack and --import"
+            raise ConfigError(f"--device '{self.device}' is not ssh:HOST, ssh:USER@HOST or ssh:[IPV6]; {other}")
         elsewhere = given and given != ["--calibrate"]
         if elsewhere and (self.runtime is not None or (self.threads is not None and self.device is None)):
             raise ConfigError(
@@ -307,8 +305,7 @@ class MeasureOptions(SizedOptions):
             raise ConfigError("--out does not go with --pack: name the pack's folder with --pack DIR")
         if self.store_correction and self.out is None:
             raise ConfigError(
-                "--store-correction needs a table of its own, --out FILE: the cached one serves all spaces, and a correction "
-                "is of one space"
+                "--store-correction needs a table of its own, --out FILE: the cached one serves all spaces, a correction one"
             )
 
 

@@ -36,8 +36,6 @@ TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's detai
 }  # fmt: skip
 
 
-
-
 # -- what the files hold, as far as the page and other commands read them ------------------------------------------
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -220,10 +218,9 @@ def _damaged(path: Path, why: str) -> RunError:
 
 def _result(run_folder: Path) -> dict[str, Any]:
     path = run_folder / "result.json"
-    result = checked(_json(path), path)
-    if "space" not in result:
-        raise RunError(f"{run_folder} was trained by a version that wrote no page; its numbers are in {path.name}")
-    return result
+    if "space" in (result := checked(_json(path), path)):
+        return result
+    raise RunError(f"{run_folder} was trained by a version that wrote no page; its numbers are in {path.name}")
 
 
 def result_of(run: Journal) -> dict[str, Any] | None:
@@ -357,7 +354,7 @@ def _beside(run: Run) -> dict[str, float]:
     folder = run.folder.resolve()
     if not (folder.parent.parent / "study.yaml").exists():
         return {}
-    found: dict[str, float] = {}
+    found = dict[str, float]()
     for path in sorted(folder.parent.glob("*/result.json")):
         with suppress(RunError):  # a damaged one is not this run's
             other = _result(path.parent)
@@ -368,8 +365,7 @@ def _beside(run: Run) -> dict[str, float]:
 
 def _tested(result: Values) -> Markup | str:
     """What the network says of the test images: by class, what it takes for what, and its surest mistakes."""
-    found = Evaluation.read(result)
-    if found is None:
+    if (found := Evaluation.read(result)) is None:
         return ""
     ordered = sorted(found.by_class, key=lambda each: 1.0 if each[2] is None else each[2])
     by_class = [[name, n, units.percent(right), PARTS.bar(100 * (right or 0.0))] for name, n, right in ordered]
