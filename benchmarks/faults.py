@@ -12,6 +12,7 @@ For each method a tiny search on drawn images is done undisturbed, by the plain 
                        resume
     damaged, begun     the same of a run that was killed at its last quarter
     at once            two or three starts, two resumes, or two rankings on one folder at the same moment
+    two, one killed    a search by two processes, one killed after a random share of the time; resumed by two (four methods)
     rank, killed       a ranking of the finished run's networks killed at an operation, and asked for again
 
 It has held where all files of the run are in the end, to the bit, those of the undisturbed one (but times of day and
@@ -27,6 +28,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -87,8 +89,10 @@ the undisturbed run, or one sentence names the file, and what it says leads ther
 |---|---|---|---|---|
 """
 KINDS = (
-    "killed", "killed twice", "killed any time", "full", "damaged, finished", "damaged, begun", "at once", "rank, killed",
+    "killed", "killed twice", "killed any time", "full", "damaged, finished", "damaged, begun", "at once", "two, one killed",
+    "rank, killed",
 )  # fmt: skip
+BY_TWO = ("hnas", "hournas", "darts", "hmnas")
 RANKED, RANK = ("hnas", "spos", "hournas"), ("rank", "r", "--networks", "2", "--epochs", "1")
 RESULTS = ("result.json", "best.json", "best.safetensors", "best.onnx")
 
@@ -118,8 +122,10 @@ class Ended:
 class Started:
     """A command of the command line in a process of its own, in a folder that may hold a run `r`."""
 
-    def __init__(self, place: Path, words: Sequence[str], how: str = "none", at: int = -1) -> None:
-        self.place, self.name = place, f"{time.monotonic_ns()}"
+    def __init__(
+        self, place: Path, words: Sequence[str], how: str = "none", at: int = -1, environment: dict[str, str] | None = None
+    ) -> None:
+        self.place, self.name, self.environment = place, f"{time.monotonic_ns()}", environment or {}
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
@@ -136,6 +142,7 @@ class Started:
             os.dup2(handle, number)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         os.chdir(self.place)
+        os.environ.update(self.environment)
         sys.argv = ["hiernas", *words]
         fault.install()
         try:
@@ -156,6 +163,14 @@ class Started:
         for path in (out, err, count):
             path.unlink(missing_ok=True)
         return found
+
+
+def by_two(place: Path, words: Sequence[str]) -> list[Started]:
+    """The same command by two processes, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    return [Started(place, words, environment={**both, "RANK": str(i), "LOCAL_RANK": str(i)}) for i in range(2)]
 
 
 def command(place: Path, *words: str, how: str = "none", at: int = -1) -> Ended:
@@ -215,7 +230,7 @@ class Tries:
         self.kinds: dict[str, Callable[[], str]] = {
             "killed": self.killed, "killed twice": self.killed_twice, "killed any time": self.killed_any_time,
             "full": self.full, "damaged, finished": self.damaged_finished, "damaged, begun": self.damaged_begun,
-            "at once": self.at_once, "rank, killed": self.rank_killed,
+            "at once": self.at_once, "two, one killed": self.one_of_two_killed, "rank, killed": self.rank_killed,
         }  # fmt: skip
 
     def _new(self, name: str = "") -> Path:
@@ -336,6 +351,29 @@ class Tries:
         return other and f"{n} {what}s: {other}"
 
     @cache  # noqa: B019 - an object lives as long as its method is tried
+    def _by_two(self) -> tuple[float, dict[str, str]]:
+        """Seconds of the search by two processes that nothing disturbs, and the run after it."""
+        place, began = self._new(), time.monotonic()
+        ended = [each.ended() for each in by_two(place, self.words)]
+        assert not any(each.code for each in ended), ended
+        return time.monotonic() - began, facts(place / "r")
+
+    def one_of_two_killed(self) -> str:
+        (seconds, whole), place, which, share = self._by_two(), self._new(), self.rng.randrange(2), self.rng.random()
+        two = by_two(place, self.words)
+        time.sleep(share * seconds)
+        os.kill(two[which].pid, signal.SIGKILL)
+        other = [each.ended() for each in two][1 - which]
+        before = f"number {which} of two killed after {share:.3f} of the time"
+        if other.code and not other.refused and not (which == 0 and other.code == 2):  # the second says nothing
+            return f"{before}: the other: {other}"
+        begun = (place / "r" / "config.yaml").exists()
+        ended = [each.ended() for each in by_two(place, ["resume", "r"] if begun else self.words)]
+        wrong = [str(each) for each in ended if each.code] or [differing(facts(place / "r"), whole)]
+        shutil.rmtree(place)
+        return wrong[0] and f"{before}: {'; '.join(wrong)}"
+
+    @cache  # noqa: B019 - an object lives as long as its method is tried
     def _ranked(self) -> tuple[int, dict[str, str]]:
         """Operations of a ranking that nothing disturbs, and the run after it."""
         place = self._copy(self.place)
@@ -353,11 +391,10 @@ class Tries:
         return other and f"rank, {how} {at}: {other}"
 
 
-
 def rows(folder: Path, methods: Sequence[str], tries: int, done: str) -> Iterator[str]:
     """A row of the table for each method and kind that is not in it."""
     for method in methods:
-        kinds = KINDS[: None if method in RANKED else -1]
+        kinds = [k for k in KINDS if (method in RANKED or k != KINDS[-1]) and (method in BY_TWO or k != "two, one killed")]
         left = [kind for kind in kinds if f"| {method} | {kind} |" not in done]
         if not left:
             continue
@@ -367,7 +404,6 @@ def rows(folder: Path, methods: Sequence[str], tries: int, done: str) -> Iterato
             wrong = [each for each in said if each]
             yield f"| {method} | {kind} | {tries} | {tries - len(wrong)} | {'; '.join(wrong).replace('|', '/')} |"
         shutil.rmtree(folder / method)
-
 
 
 
