@@ -54,7 +54,6 @@ class Run:
     result: Values
     events: Sequence[Values]
 
-
     def evaluated(self, columns: str, where: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """Rows of candidates.sqlite, the networks that were evaluated one by one; none where it is gone or damaged."""
         path = quote(str((self.folder / "candidates.sqlite").resolve()))
