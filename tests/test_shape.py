@@ -13,7 +13,7 @@ import hiernas
 AT_MOST = {  # files and lines; to be lowered, never raised. A method's: what its imports reach, itself included
     "hnas": (12, 1715), "baselines": (13, 1755), "darts": (14, 1925),
     "hournas": (13, 1910), "hdas": (15, 2165), "hmnas": (20, 3040),
-    "controls": (14, 1985), "the package": (120, 21753),  # the package in the end: 100 and 15,500
+    "controls": (14, 1985), "the package": (120, 21752),  # the package in the end: 100 and 15,500
 }  # fmt: skip
 LARGEST = 400  # lines of a file
 CIRCLES: list[int] = []  # files in each circle of imports

@@ -149,18 +149,18 @@ class _Trainer:
         self.model.train()
         totals = torch.tensor([position.loss, float(position.correct), 0.0], dtype=torch.float64)
         self.totals = totals.to(self.fabric.device)  # loss * images, correct, gradient norms: on the device, read rarely
-        for step in range(position.step, len(schedule)):
-            planned = schedule[step]
-            with whole_batches(self.model):
+        with whole_batches(self.model):
+            for step in range(position.step, len(schedule)):
+                planned = schedule[step]
                 if planned.of_weights:
                     self._step(planned, position.epoch, step, len(schedule))
                 else:
                     self._learn(planned, position.epoch, step)
-            position.images += len(planned.images) if planned.of_weights or self._is_alone else 0
-            position.step = step + 1
-            if step % 20 == 19 or step == len(schedule) - 1:
-                self.read_totals(position)
-            yield len(schedule)
+                position.images += len(planned.images) if planned.of_weights or self._is_alone else 0
+                position.step = step + 1
+                if step % 20 == 19 or step == len(schedule) - 1:
+                    self.read_totals(position)
+                yield len(schedule)
 
     def _schedule(self, epoch: int) -> list[Planned]:
         """The batches of an epoch in order."""
