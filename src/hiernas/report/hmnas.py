@@ -141,8 +141,8 @@ def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
     alt = f"Masks of {level} over {steps[-1]} steps: {above[0]} above the threshold at first, {above[-1]} at last."
     some = f": {shown} of {of:,}, spread evenly" if of > shown else ""
     return [
-        (f"Masks of {level}{some}", kit.panel(f"masks-{level}", alt, lines)),
-        (f"Of {of:,} above the threshold", kit.panel(f"above-{level}", alt, counts)),
+        (f"Masks of {level}{some}", kit.draw(f"masks-{level}", alt, lines, *kit.PANEL)),
+        (f"Of {of:,} above the threshold", kit.draw(f"above-{level}", alt, counts, *kit.PANEL)),
     ]
 
 

@@ -17,7 +17,6 @@ from hiernas.report.kit import Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SECTIONS = kit.macros("hournas.html")
 ABOUT_TRAINING = (
@@ -141,7 +140,7 @@ def _panel(i: int, s: Values, pair: tuple[str, str], found: Sequence[Values]) ->
 
     name = f"spread-{'-'.join(filter(None, pair))}-{i}"
     alt = f"Costs of networks drawn from the proposals. {_within(s)} within 2 % of every target."
-    return kit.panel(name, alt, paint, 171, 180)
+    return kit.draw(name, alt, paint, 171, 180)
 
 
 def _span(found: Sequence[Values], metric: str) -> tuple[float, float]:
@@ -155,19 +154,16 @@ def _span(found: Sequence[Values], metric: str) -> tuple[float, float]:
 
 def reset_picture(found: Values) -> str:
     """The same figure as a file of its own."""
-    return kit.alone(reset(found, kit.WIDE))
+    return kit.alone(reset(found))
 
 
-def reset(found: Values, width: float) -> str:
+def reset(found: Values) -> str:
     """A bar per block and probability: what the network loses of its accuracy, in percentage points."""
     blocks, chances = found["blocks"], found["probabilities"]
     if not blocks:
         return ""
-    left = 30 + 6.6 * max(len(b["name"]) for b in blocks)
-    slot = 10.0 * len(chances) + 8
 
-    def paint(figure: Figure) -> None:
-        ax = kit.axes(figure, left, 30, 16, 40)
+    def paint(ax: Axes) -> None:
         for y, block in enumerate(blocks):
             if block["vital"]:
                 ax.axhspan(y - 0.5, y + 0.5, color=kit.MUTED, alpha=0.12, linewidth=0, zorder=0)
@@ -182,10 +178,9 @@ def reset(found: Values, width: float) -> str:
         ax.set(ylim=(len(blocks) - 0.5, -0.5), xlabel="Accuracy lost (percentage points)")
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(chances), columnspacing=1.2, handlelength=1.2)
 
     alt = "Accuracy lost when a block's channels are reset. " + " ".join(_in_words(found, b) for b in blocks)
-    return kit.draw(f"reset{width:.0f}", alt, width, 70 + slot * len(blocks), paint)
+    return kit.draw("reset", alt, paint, height=70 + (10 * len(chances) + 8) * len(blocks))
 
 
 def _in_words(found: Values, block: Values) -> str:

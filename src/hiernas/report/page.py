@@ -281,7 +281,7 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
     with telling(run.folder / "events.jsonl"):
         curves = figures.training(run.events, told)
     with telling(run.folder / "vital.json"):
-        blocks = hournas.SECTIONS.reset(kit.both(partial(hournas.reset, reset)), reset) if reset else ""
+        blocks = hournas.SECTIONS.reset(hournas.reset(reset), reset) if reset else ""
     with telling(run.folder / "int8.json"):
         eighth = SECTIONS.int8(int8) if int8 else ""
     seconds = {k: s for k, s in by_phase.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})
