@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hiernas.report import cells, figures, kit, units
-from hiernas.report.graphs import is_cells
+from hiernas.report.cells import is_cells
 from hiernas.report.kit import Values
 
 NAMES = {

@@ -10,8 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from hiernas.report import kit, units
-from hiernas.report.cells import ABOUT_TRAINING, by_part, found_words, how_it_went, pictures
-from hiernas.report.graphs import is_cells, weights_of
+from hiernas.report.cells import ABOUT_TRAINING, by_part, found_words, how_it_went, is_cells, pictures, weights_of
 from hiernas.report.kit import Values
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from hiernas.errors import UNREADABLE, RunError, validated
 from hiernas.problem import Journal
 from hiernas.quiet import first_line, visible
 from hiernas.report import cells, controls, figures, hmnas, hournas, kit, units
-from hiernas.report.graphs import is_cells
+from hiernas.report.cells import is_cells
 from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, macros, style
 from hiernas.report.trust import MOST, SHOWN, Evaluation, miss, verdict
 from hiernas.run.disk import write_whole
