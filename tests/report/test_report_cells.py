@@ -133,8 +133,10 @@ class Drawing:
     def of(cls, part: cells.Part) -> Drawing:
         svg = str(kit.PARTS.graph(part))
         size = numbers(re.search(r'viewBox="0 0 ([^"]*)"', svg)[1])
-        boxes = [numbers(" ".join(found)) for found in re.findall(r'<rect class="\w+" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', svg)]
-        words = [(text, numbers(f"{x} {y}")) for x, y, text in re.findall(r'<text class="(?:edge|dead)" x="(.*?)" y="(.*?)">(.*?)<', svg)]
+        found = re.findall(r'<rect class="\w+" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', svg)
+        boxes = [numbers(" ".join(box)) for box in found]
+        texts = re.findall(r'<text class="(?:edge|dead)" x="(.*?)" y="(.*?)">(.*?)<', svg)
+        words = [(text, numbers(f"{x} {y}")) for x, y, text in texts]
         lines = re.findall(r'd="M (\S+) (\S+) V (\S+) q 0 6 6 6 H (\S+)"', svg)
         return cls(
             size, [(x, y, x + w, y + h) for x, y, w, h in boxes], re.findall(r'<text class="state [^>]*>(.*?)<', svg),

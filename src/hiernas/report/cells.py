@@ -102,7 +102,7 @@ class Part:
 
     @property
     def drawn(self) -> list[tuple[str, str, list[tuple[int, str, str, float]]]]:
-        """Of each state behind the inputs its kind and name, and the edges into it: source, kind, text and width of the line."""
+        """Of each state behind the inputs its kind, its name, and the edges into it: source, kind, text, width of the line."""
         into, weighted = {n: self.edges_into(n) for n in self.states}, self.is_weighted
         most = max((sum(k.weight for k in ops) for edges in into.values() for ops in edges.values()), default=1.0)
 
@@ -289,7 +289,8 @@ def tell(run: kit.Run) -> kit.Told:
     found += [how_it_went(run, marks), *([figures.front(result)] if several else [])]
     lead = units.evaluated(result) if several else _lead(result, list(searched.values()))
     phases = searched | {"evolve2": "evaluating what was found"}
-    return kit.Told(lead, found, ABOUT_TRAINING, phases, marks, levels=len(searched) > 1)
+    about = ABOUT_TRAINING if searched else ""  # not of a control
+    return kit.Told(lead, found, about, phases, marks, levels=len(searched) > 1)
 
 
 def _lead(result: Values, searched: Sequence[str]) -> str:

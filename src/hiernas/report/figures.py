@@ -60,7 +60,7 @@ def front(result: Values, others: Sequence[Values] = ()) -> Markup:
     members = [chosen if m["options"] == chosen["options"] else m for m in result["front"]]  # with all that was measured of it
     at = next((i for i, m in enumerate(members) if m is chosen), -1)
     drawn = front_figure(members, result, metric, others)
-    return SECTIONS.front(drawn, kit.networks(members, at, {}), result, metric, len(others))
+    return SECTIONS.front(drawn, members, at, result, metric, len(others))
 
 
 def prunings(result: Values) -> Markup:

@@ -73,7 +73,7 @@ def tell(run: kit.Run) -> kit.Told:
         found=[
             *(pictures(result) if is_cells(result) else []),
             _importance(result),
-            _compared(result),
+            SECTIONS.compared(result.get("compared") or ()),
             SECTIONS.masks(drawn, units.sentence(moved(result))),
             SECTIONS.filters(units.sentence(filters(result)), [[path, *kept] for path, kept in operations.items()]),
             SECTIONS.merging([[site, " and ".join(alike), how] for site, alike, how in merged]),
@@ -103,16 +103,6 @@ def _importance(result: Values) -> Markup:
         for site, choice in kept.items()
     }
     return SECTIONS.importance(by_part(options, rows))
-
-
-def _compared(result: Values) -> Markup:
-    rows = [
-        [row["name"], *(units.percent(row[how]) for how in ("untrained", "fine_tuned", "from_scratch")),
-         units.count(row["params"]), units.count(row["macs"]),
-         *(units.milliseconds(units.latency(row, kind)) for kind in ("predicted", "measured"))]
-        for row in result.get("compared") or ()
-    ]  # fmt: skip
-    return SECTIONS.compared(rows)
 
 
 def masks(level: str, record: Values) -> list[tuple[str, Markup]]:

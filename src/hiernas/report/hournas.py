@@ -69,7 +69,7 @@ def tell(run: kit.Run) -> kit.Told:
         lead=_lead(result),
         found=[
             SECTIONS.vital_blocks(result, fixed, changed_vital(result)),
-            SECTIONS.proposals(_proposals(run)),
+            SECTIONS.proposals([_costs(run, row["options"]) | row for row in details["proposals"]], details["best"]),
             SECTIONS.spread(spread(drawn), details["aims"], limits, samples, shown),
         ],
         training=ABOUT_TRAINING if result["stages"] else "",
@@ -83,16 +83,6 @@ def _lead(result: Values) -> str:
     where = f"the {units.size(result['space']['size'])} architectures of the space {result['space']['name']}"
     first = f": first the operations of the {units.number(len(vital), 'vital block')}, then the others,"
     return f"The search went through {where}{first if result['stages'] else ''} in {units.number(len(proposals), 'proposal')}."
-
-
-def _proposals(run: kit.Run) -> Markup:
-    details = run.result["details"]
-    found = [_costs(run, row["options"]) | dict(row) for row in details["proposals"]]
-    more = {
-        "Weight": [f"{100 * row['weight']:.1f}{units.SPACE}%" for row in found],
-        "Changed": [units.number(row["moved"], "layer") if row["moved"] else "none" for row in found],
-    }
-    return kit.networks(found, details["best"], more)
 
 
 def _costs(run: kit.Run, options: Sequence[str]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ FULL = 0.75  # share of the strongest colour from which text on it is light
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(HERE / "templates"), undefined=StrictUndefined, autoescape=True, trim_blocks=True,
-    lstrip_blocks=True,
+    lstrip_blocks=True, extensions=["jinja2.ext.do"],
 )
 TEMPLATES.globals |= {"FULL": FULL, "units": units}
 
@@ -88,38 +88,6 @@ class Teller(Protocol):
 def style() -> str:
     """The style sheet of a page."""
     return (HERE / "style.css").read_text(encoding="utf-8")
-
-
-def table(
-    head: Sequence[str], rows: Sequence[Sequence[object]], kind: str, numbers: Sequence[int] = (), marked: int = -1
-) -> Markup:
-    """A table that scrolls where it is too wide: columns `numbers` flush right, row `marked` stands out.
-
-    A column in which no row has a value is left out.
-    """
-    shown = [i for i in range(len(rows[0])) if any(row[i] != units.NONE for row in rows)] if head else range(len(rows[0]))
-    right = [k for k, i in enumerate(shown) if i in numbers]
-    return PARTS.table([head[i] for i in shown] if head else [], [[row[i] for i in shown] for row in rows], kind, right, marked)
-
-
-TEMPLATES.globals["table"] = table
-
-
-def networks(found: Sequence[Values], chosen: int, more: Mapping[str, Sequence[object]]) -> Markup:
-    """A table of networks, the chosen one marked; `more`: columns of a method's own."""
-    like = max((t for n in found if (t := units.latency(n, "predicted"))), default=None)
-    columns: dict[str, Sequence[object]] = {
-        "": [PARTS.note(i + 1, "chosen") if i == chosen else i + 1 for i in range(len(found))],
-        "Accuracy": [units.percent(n["val_accuracy"]) for n in found],
-        **more,
-        "Predicted": [units.milliseconds(units.latency(n, "predicted"), like) for n in found],
-        "Measured": [units.milliseconds(units.latency(n, "measured"), like) for n in found],
-        "Parameters": [units.count(n["params"]) for n in found],
-        "Multiply-adds": [units.count(n["macs"]) for n in found],
-        "Operations, layer by layer": [PARTS.code(units.compact(n["options"])) for n in found],
-    }
-    rows = list(zip(*columns.values(), strict=True))
-    return table(list(columns), rows, "front", numbers=range(1, len(columns) - 1), marked=chosen)
 
 
 @dataclass(frozen=True)
