@@ -19,8 +19,7 @@ from hiernas import spaces
 from hiernas.budget import Limit
 from hiernas.costs import PEAKS, parse_limits
 from hiernas.costs.limits import within_peaks
-from hiernas.costs.memory import Memory, memory
-from hiernas.costs.tables import peak_tables
+from hiernas.costs.tables import Memory, memory, peak_tables
 from hiernas.errors import LimitError
 from hiernas.networks.ops import Classifier, Conv, MBConv, Skip, conv_bn
 from hiernas.space import Architecture, SearchSpace

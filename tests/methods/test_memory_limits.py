@@ -14,7 +14,7 @@ import torch
 from hiernas.commands.check import estimate, shown, to_json
 from hiernas.commands.rank import _draw
 from hiernas.costs import MEMORY, parse_limits
-from hiernas.costs.memory import memory
+from hiernas.costs.tables import memory
 from hiernas.data import ImageData, load_data
 from hiernas.errors import LimitError
 from hiernas.networks.ops import MBConv

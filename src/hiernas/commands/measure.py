@@ -25,7 +25,7 @@ from hiernas.space import SearchSpace
 from hiernas.spaces import space_function
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 SHOWN = 5  # doubts that are shown
 BUSY = 0.75  # load per core from which a measurement is warned of
@@ -167,8 +167,7 @@ def scatter(found: Calibration, where: str) -> str:
     """Predicted against measured latencies as an SVG file."""
     measured, sums, c, t = found.measured_ms, found.sums_ms, found.correction, found.table
 
-    def paint(figure: Figure) -> None:
-        ax = kit.axes(figure, 60, 50, 16, 46)
+    def paint(ax: Axes) -> None:
         ends = [float(min(measured.min(), sums.min())), float(max(measured.max(), sums.max()))]
         ax.plot(ends, ends, color=kit.MUTED, linewidth=1.0, label="exact")
         ax.plot(measured[::2], sums[::2], "o", color=kit.BLUE, fillstyle="none", label="sum, networks that fitted")
@@ -177,7 +176,6 @@ def scatter(found: Calibration, where: str) -> str:
             ax.plot(measured[1::2], c.of(sums[1::2]), "x", color=kit.ORANGE, label="corrected, other networks")
         ax.set(xlabel="measured (ms)", ylabel="predicted (ms)")
         ax.set_title(f"{where}\n{t.device}, {t.runtime} {t.version}, {t.threads} thread(s)", color=kit.INK, fontsize=12)
-        ax.legend()
 
     alt = f"Predicted against measured latencies of {len(sums)} networks"
-    return kit.alone(kit.draw("calibration", alt, 518, 403, paint))
+    return kit.alone(kit.draw("calibration", alt, paint, 518, 403))

@@ -15,8 +15,7 @@ from typing_extensions import TypedDict
 from hiernas import ranks
 from hiernas.budget import Limit
 from hiernas.costs import MEMORY
-from hiernas.costs.memory import memory
-from hiernas.costs.tables import cost
+from hiernas.costs.tables import cost, memory
 from hiernas.data import ImageData
 from hiernas.data.batches import at_once, normalise
 from hiernas.data.images import small_png
