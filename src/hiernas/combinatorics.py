@@ -39,33 +39,34 @@ class Group:
     more: bool = False  # only with keep = 1
 
 
-def blocks(decisions: Sequence[Decision], groups: Sequence[Group]) -> Iterator[Block | AnyOf]:
+def blocks(decisions: Sequence[Decision], groups: Sequence[Group]) -> Iterator[Block]:
     """The decisions that depend on each other, group by group; a site outside any group is a block of its own."""
     starts = {group.sites[0]: group for group in groups}
-    position = 0
-    while position < len(decisions):
-        group = starts.get(decisions[position].name)
-        length = len(group.sites) if group else 1
-        some = tuple(decisions[position : position + length])
-        yield AnyOf(some) if group and group.more else Block(some, group.keep if group else None)
-        position += length
+    left = iter(decisions)
+    for first in left:
+        group = starts.get(first.name)
+        yield Block((first, *itertools.islice(left, len(group.sites) - 1 if group else 0)), group)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Decisions that depend on each other: exactly `keep` of them are not 'none' (None: one free decision)."""
+    """Decisions that depend on each other, or one that depends on no other."""
 
     decisions: tuple[Decision, ...]
-    keep: int | None
+    group: Group | None
 
     @property
     def rule(self) -> str:
-        """What holds for all members, in words."""
-        return f"{_named(self.decisions)}: exactly {self.keep} must be other than 'none'"
+        """What holds for all members of a group, in words."""
+        number = "" if self.group is None else "at least one" if self.group.more else f"exactly {self.group.keep}"
+        return f"sites {', '.join(d.name for d in self.decisions)}: {number} must be other than 'none'"
 
     def allows(self, options: Sequence[str]) -> bool:
         """Whether these options are a member."""
-        return self.keep is None or sum(option != "none" for option in options) == self.keep
+        if self.group is None:
+            return True
+        kept = sum(option != "none" for option in options)
+        return kept >= self.group.keep if self.group.more else kept == self.group.keep
 
     def size(self) -> int:
         """Number of members."""
@@ -86,8 +87,13 @@ class Block:
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Uniform members: int64 [n, decisions]."""
-        if self.keep is None:
-            return rng.integers(len(self.decisions[0].options), size=(n, 1))
+        if self.group is None or self.group.more:  # any that is allowed: few are not
+            sizes = np.array([len(d.options) for d in self.decisions])
+            genes = rng.integers(sizes, size=(n, len(sizes)))
+            for row in genes:
+                while not self.allows([d.options[gene] for d, gene in zip(self.decisions, row, strict=True)]):
+                    row[:] = rng.integers(sizes)
+            return genes
         every = list(self._choices())
         ways = np.array([math.prod(map(len, choices)) for choices in every], dtype=np.float64)
         drawn = rng.choice(len(every), size=n, p=ways / ways.sum())
@@ -99,63 +105,16 @@ class Block:
         return genes
 
     def _choices(self) -> Iterator[list[list[int]]]:
-        """For each set of decisions that can be other than 'none', the option indices that each decision then has."""
-        if self.keep is None:
-            yield [list(range(len(self.decisions[0].options)))]
+        """Sets that the members fall into, each member into one: the option indices that each decision then has."""
+        every = [list(range(len(d.options))) for d in self.decisions]
+        if self.group is None:
+            yield every
             return
-        for kept in itertools.combinations(range(len(self.decisions)), self.keep):
-            yield [
-                [i for i, option in enumerate(decision.options) if (option != "none") == (position in kept)]
-                for position, decision in enumerate(self.decisions)
-            ]
-
-
-@dataclass(frozen=True)
-class AnyOf:
-    """Decisions of which any number are not 'none', but for no one; otherwise as `Block`."""
-
-    decisions: tuple[Decision, ...]
-
-    @property
-    def rule(self) -> str:
-        return f"{_named(self.decisions)}: at least one must be other than 'none'"
-
-    def allows(self, options: Sequence[str]) -> bool:
-        return any(option != "none" for option in options)
-
-    def size(self) -> int:
-        return math.prod(len(d.options) for d in self.decisions) - self._excluded()
-
-    def _excluded(self) -> int:
-        return int(all("none" in d.options for d in self.decisions))
-
-    def members(self) -> list[tuple[int, ...]]:
-        everything = itertools.product(*(range(len(d.options)) for d in self.decisions))
-        return [genes for genes in everything if self._kept(genes)]
-
-    def _kept(self, genes: Sequence[int]) -> bool:
-        return self.allows([d.options[gene] for d, gene in zip(self.decisions, genes, strict=True)])
-
-    def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> float:
-        pick = max if largest else min
-        best = [pick(map(float, row)) for row in rows]
-        if not self._excluded():
-            return sum(best)
-        regrets = []  # of each decision: what it costs to have it other than 'none'
-        for decision, row, value in zip(self.decisions, rows, best, strict=True):
-            kept = [float(x) for option, x in zip(decision.options, row, strict=True) if option != "none"]
-            if kept:
-                regrets.append(abs(pick(kept) - value))
-        return sum(best) + (-min(regrets) if largest else min(regrets))
-
-    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        sizes = np.array([len(d.options) for d in self.decisions])
-        genes = rng.integers(sizes, size=(n, len(sizes)))
-        for row in range(n):
-            while not self._kept(genes[row]):
-                genes[row] = rng.integers(sizes)
-        return genes
-
-
-def _named(decisions: Sequence[Decision]) -> str:
-    return f"sites {', '.join(d.name for d in decisions)}"
+        none, some = ([[i for i, o in enumerate(d.options) if (o == "none") == is_none] for d in self.decisions]
+                      for is_none in (True, False))  # fmt: skip
+        if self.group.more:  # by the first one that is other than 'none'
+            for first in range(len(every)):
+                yield [*none[:first], some[first], *every[first + 1 :]]
+        else:
+            for kept in itertools.combinations(range(len(every)), self.group.keep):
+                yield [some[i] if i in kept else none[i] for i in range(len(every))]

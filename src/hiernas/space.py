@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from hiernas.combinatorics import AnyOf, Block, Decision, Group, blocks
+from hiernas.combinatorics import Block, Decision, Group, blocks
 from hiernas.errors import UNREADABLE, SpaceError, did_you_mean
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class SearchSpace:
         """Every architecture, in lexicographic order of the encoding. Meant for small spaces."""
         return map(self.decode, self.all_encoded())
 
-    def _blocks(self) -> Iterator[Block | AnyOf]:
+    def _blocks(self) -> Iterator[Block]:
         return blocks(self.decisions, self.skeleton.groups)
 
     def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> list[float]:
