@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hiernas.errors import RunError
-from hiernas.quiet import visible
+from hiernas.host import visible
 
 
 class Terminal(Console):

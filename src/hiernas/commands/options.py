@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from hiernas.errors import ConfigError, LatencyError, SpaceError, one_of
-from hiernas.machine import usable_memory
+from hiernas.host import usable_memory
 from hiernas.methods import FILES, variants
 from hiernas.names import FORMATS, PRESETS, RUNTIMES, SPACES
 

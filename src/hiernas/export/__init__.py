@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from hiernas.errors import ConfigError, ExportError, HiernasError, did_you_mean
 from hiernas.export.python import python_files, timm_network
+from hiernas.host import first_line, quiet
 from hiernas.latency.runner import load_onnxruntime
 from hiernas.latency.runtimes import load_executorch, load_litert, packages, to_executorch, to_litert
 from hiernas.names import FORMATS
-from hiernas.quiet import first_line, quiet
 from hiernas.space import Architecture
 
 __all__ = ["Exported", "export", "onnx_runner", "timm_network", "write_files"]

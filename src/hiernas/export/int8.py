@@ -19,9 +19,9 @@ from hiernas.data.batches import at_once, in_order, normalise
 from hiernas.data.split import Split
 from hiernas.errors import ExportError
 from hiernas.export import export, onnx_runner, write_files
+from hiernas.host import first_line
 from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime
 from hiernas.latency.runtimes import quantised
-from hiernas.quiet import first_line
 from hiernas.train.evaluate import calibration_indices
 
 IMAGES, BATCH = 250, 25  # training images that scales are found on, and how many at once
