@@ -15,9 +15,9 @@ from PIL import Image
 
 import hiernas
 from hiernas import export as formats
+from hiernas.commands import CostOptions
 from hiernas.commands.check import estimate
 from hiernas.commands.cost import cost
-from hiernas.commands.options import CostOptions
 from hiernas.costs import MEMORY
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import WORKERS
@@ -29,9 +29,8 @@ from hiernas.methods import METHODS
 from hiernas.report.page import summary
 from hiernas.run import request as run_module
 from hiernas.run.folder import RunFolder
-from hiernas.run.pace import Pace, largest_step
 from hiernas.run.request import OPTIONS, Prepared, Request, prepare, read_data, reload_data, restore
-from hiernas.run.search import resume, search
+from hiernas.run.search import Pace, largest_step, resume, search
 from hiernas.run.settings import with_settings
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.evaluate import evaluation_bytes

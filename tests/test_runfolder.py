@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from hiernas.cli import report
-from hiernas.commands.options import VitalOptions
+from hiernas.commands import VitalOptions
 from hiernas.commands.rank import rank
 from hiernas.commands.vital import reset
 from hiernas.errors import RunError

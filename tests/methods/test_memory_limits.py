@@ -20,9 +20,8 @@ from hiernas.errors import LimitError
 from hiernas.networks.ops import MBConv
 from hiernas.report.page import summary, write_report
 from hiernas.run.outcome import _check_memory
-from hiernas.run.pace import Pace, largest_step
 from hiernas.run.request import Request, prepare, restore
-from hiernas.run.search import resume, search
+from hiernas.run.search import Pace, largest_step, resume, search
 from hiernas.space import Architecture
 from hiernas.spaces import Stage, chain_space
 from test_golden import ALL, LOGITS, MASKS, ONE_SHOT, UNSEARCHED, VITAL

@@ -1,20 +1,19 @@
 """`hiernas check`: what a search would face and cost, before anything is trained.
 
-Time is that of a rehearsal, the search in miniature, times how much more there is to do (`hiernas.run.pace`). Memory is
+Time is that of a rehearsal, the search in miniature, times how much more there is to do (`hiernas.run.search`). Memory is
 weights, gradients and momentum plus the activations that the largest sampled architecture keeps for its backward pass,
 counted as they are saved; or what is evaluated, or measured, at a time, where that is more; and the images.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from hiernas.commands import AskedOptions, split_settings
 from hiernas.commands.cost import cells_named
-from hiernas.commands.options import AskedOptions, split_settings
 from hiernas.costs import PEAKS, sums
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables, peak_tables
@@ -26,10 +25,8 @@ from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
 from hiernas.report import units
 from hiernas.run.folder import Listener
-from hiernas.run.pace import LargestStep, Pace, largest_step, within
 from hiernas.run.request import Prepared, Request, prepare
-from hiernas.run.search import rehearse
-from hiernas.run.settings import names_of
+from hiernas.run.search import LargestStep, Pace, paced
 from hiernas.train.evaluate import batch_for, evaluation_bytes
 
 IN_CELLS = 20  # more than what all images that are evaluated at a time come to, of all spaces (tests/latency/test_bounds.py)
@@ -65,13 +62,10 @@ def request_of(asked: AskedOptions) -> Request:
     return request
 
 
-def check(request: Request, listener: Listener, began: float) -> tuple[Prepared, Estimate]:
-    """A search, and what it would face. `began`: see `hiernas.run.search.search`."""
-    prepared = prepare(request, listener)
-    step = largest_step(prepared)
-    pace = rehearse(prepared, step.seconds, listener)
-    if request.time is not None:
-        prepared = within(prepared, pace, request.time, time.monotonic() - began, names_of(request.settings))
+def check(asked: AskedOptions, listener: Listener) -> tuple[Prepared, Estimate]:
+    """A search, and what it would face."""
+    request = request_of(asked)
+    prepared, step, pace = paced(request, prepare(request, listener), listener, asked.began)
     return prepared, estimate(prepared, step, pace)
 
 

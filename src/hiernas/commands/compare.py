@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hiernas.commands.options import CompareOptions, split_settings
+from hiernas.commands import CompareOptions, split_settings
 from hiernas.errors import HiernasError, RunError
 from hiernas.report import study as results
 from hiernas.report import units

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hiernas.combinatorics import Decision
+from hiernas.commands import CostOptions, SizedOptions
 from hiernas.commands.measure import teller
-from hiernas.commands.options import CostOptions, SizedOptions
 from hiernas.costs import MEMORY
 from hiernas.costs.tables import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import hiernas.spaces
+from hiernas.commands import VitalOptions
 from hiernas.commands.cost import architecture_file, architecture_of
-from hiernas.commands.options import VitalOptions
 from hiernas.costs.tables import Count, counted
 from hiernas.data.batches import in_order, normalise
 from hiernas.data.split import ImageData, Split, Subset
