@@ -144,7 +144,7 @@ def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_search_without_latencies_from_beginning_to_end(few: ImageData, tmp_path: Path) -> None:
     request = Request("hnas", SPACE, {}, few, ["params<=4k"], config=config("objective=params"))
     prepared = prepare(request)
-    assert set(estimate(prepared, largest_step(prepared), Pace({}, 0.0)).costs) == {"params", "macs", *MEMORY}
+    assert set(estimate(prepared, largest_step(prepared), Pace({}, 0.0))["costs"]) == {"params", "macs", *MEMORY}
     run = search(request, tmp_path / "r")
     assert not list(run.path.glob("latency*"))
     result = json.loads((run.path / "result.json").read_text())
@@ -221,7 +221,7 @@ def test_check_foretells_what_evaluating_measuring_and_decoding_take(tmp_path: P
 
     def foretold(data: ImageData, *limits: str, **more: Any) -> float:
         prepared = prepare(Request("hnas", "tiny", {}, data, limits or ["params<=200k"], config=chosen, **more))
-        return estimate(prepared, largest_step(prepared), Pace({}, 0.0)).memory_gib * 2**30
+        return estimate(prepared, largest_step(prepared), Pace({}, 0.0))["memory_gib"] * 2**30
 
     small = foretold(kept)
     space = hiernas.spaces.tiny((3, 32, 32), 2)

@@ -19,7 +19,7 @@ LARGEST = 400  # lines of a file
 CIRCLES: list[int] = []  # files in each circle of imports
 LAYERS = [  # each imports only from itself and from those before it
     {"errors", "names", "randomness", "host", "stop", "ranks", "run.disk"},
-    {"combinatorics", "space", "subsets", "gates", "budget"},
+    {"space", "subsets", "gates", "budget"},
     {"data.split", "train.recipes"},
     {"problem"},
     {"networks"},

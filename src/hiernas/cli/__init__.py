@@ -233,7 +233,7 @@ def check(asked: options.CheckOptions, listener: Any) -> Any:
     import hiernas.commands.check as command
 
     found = command.check(asked, listener)
-    return command.to_json(*found), partial(print_pairs, "Check: nothing was trained", command.shown(*found))
+    return found, partial(print_pairs, "Check: nothing was trained", command.in_words(found))
 
 
 @app.command()

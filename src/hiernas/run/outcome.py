@@ -178,7 +178,7 @@ def _taken_home(
         "chosen": {"test_accuracy": tested.accuracy, "sites": architecture.to_json()["sites"]},
         "tested": {**tested.kept(), "worst": _worst(data, said)},
         "inherited": inherited,
-        "environment": both_ends(run),
+        "environment": {"began": run.config.get("environment"), "ended": environment(run.config)},
         "doubts": of_test(tested),
         "fitted": run.config.get("fitted", ""),
         **({"timed": run.config["timed"]} if run.config.get("timed") else {}),
@@ -377,8 +377,3 @@ def tell_changes(run: RunFolder) -> None:
     changed = [f"{name} {began[name]} -> {now[name]}" for name in now if name in began and began[name] != now[name]]
     if changed:
         run.event("environment", changed=", ".join(changed))
-
-
-def both_ends(run: RunFolder) -> dict[str, Any]:
-    """What a result says of the environment it was begun and ended under."""
-    return {"began": run.config.get("environment"), "ended": environment(run.config)}
