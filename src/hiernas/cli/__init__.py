@@ -53,28 +53,24 @@ def main() -> None:
     """Entry point: user errors become one line and exit code 2."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # beside other work, waiting threads would slow all down
     with ranks.joined():
-        _main()
-
-
-def _main() -> None:
-    out.quiet = ranks.number() > 0
-    try:
-        app()
-    except HiernasError as error:
-        if ranks.said(error):
-            sys.exit(error.exit_code)
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _fail("the disk is full; free some space, then go on with `hiernas resume RUN`: nothing is lost", 2)
-        if error.filename is None:
-            raise
-        _fail(f"cannot use {error.filename}: {error.strerror}; name another file or folder", 2)
-    except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
-            raise
-        smaller = "a smaller batch (--set train.batch_size=...) or smaller images (--image-size)"
-        _fail(f"out of memory; use {smaller}, see `hiernas check`", 2)
+        out.quiet = ranks.number() > 0
+        try:
+            app()
+        except HiernasError as error:
+            if ranks.said(error):
+                sys.exit(error.exit_code)
+            _fail(str(error), error.exit_code)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                _fail("the disk is full; free some space, then go on with `hiernas resume RUN`: nothing is lost", 2)
+            if error.filename is None:
+                raise
+            _fail(f"cannot use {error.filename}: {error.strerror}; name another file or folder", 2)
+        except (MemoryError, RuntimeError) as error:
+            if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+                raise
+            smaller = "a smaller batch (--set train.batch_size=...) or smaller images (--image-size)"
+            _fail(f"out of memory; use {smaller}, see `hiernas check`", 2)
 
 
 def _fail(message: str, code: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from time import monotonic
@@ -44,6 +44,7 @@ Time = Annotated[str | None, Option(help="in which all is to be done, such as 90
 Log = Annotated[str | None, Option(help="numbers by epoch as they come: csv (RUN/scalars.csv), tensorboard (RUN/tensorboard)")]
 Json = Annotated[bool, Option("--json", help="print one JSON document; progress goes to standard error")]
 Threads = Annotated[int | None, Option(help="threads of the measured runtime; default: 1", min=1)]
+Table = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]  # column heads, rows, and remarks below
 NAMES: dict[str, tuple[str, Iterable[str], type[HiernasError]]] = {  # by option: what it names, and which there are
     "method": ("method", FILES, ConfigError), "preset": ("preset", PRESETS, ConfigError),
     "to": ("format", FORMATS, ConfigError), "space": ("space", SPACES, SpaceError),

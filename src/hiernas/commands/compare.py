@@ -44,7 +44,6 @@ class Compared:
         found[-1][2].extend([*results.verdicts(self.rows), *self.missing, *where])
         return found
 
-
     def to_json(self) -> dict[str, Any]:
         """Runs, differences, verdicts, and what is missing."""
         return {**results.as_json(self.rows), "missing": list(self.missing)}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
-from hiernas.commands import EvaluateOptions, PredictOptions
+from hiernas.commands import EvaluateOptions, PredictOptions, Table
 from hiernas.data.batches import at_once, in_order
 from hiernas.data.images import Form, load_images, some
 from hiernas.data.load import MEMORY_GIB
@@ -24,7 +23,6 @@ from hiernas.run.folder import RunFolder
 from hiernas.run.request import reload_data
 from hiernas.run.trained import TrainedNetwork, load
 
-Table = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]
 COLUMNS = ("image", "class", "probability")
 
 

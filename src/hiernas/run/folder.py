@@ -303,12 +303,6 @@ class RunFolder:
         found = (dict(zip(columns, row, strict=True)) for row in rows)
         return [{**each, "options": each["options"].split(",")} for each in found]
 
-    @ranks.told
-    def count_candidates(self) -> int:
-        """Number of evaluations over all phases."""
-        with self._database() as db:
-            return int(db.execute("SELECT count(*) FROM candidates").fetchone()[0])
-
     # -- time --------------------------------------------------------------------------------------------------
 
     @contextmanager

@@ -79,7 +79,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
         "chosen": chosen,
         **({"compared": compared} if compared else {}),
         "latency_error": _latency_error(found, measured),
-        "evaluated": run.count_candidates() or len(found.candidates),
+        "evaluated": len(run.table()) or len(found.candidates),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
         "details": dict(found.details),
         "doubts": [*own["doubts"], *(found.doubts or ranked), *of_latency(chosen, limits), *prepared.doubts],
