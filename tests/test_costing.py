@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hiernas.cli import app, show
+import hiernas.cli as show
+from hiernas.cli import app
 from hiernas.cli.progress import Display
-from hiernas.commands import compare
+from hiernas.commands import CostOptions, compare
 from hiernas.commands import cost as command
 from hiernas.commands import rank as trust
 from hiernas.commands.cost import architecture_of
 from hiernas.commands.lists import listing
-from hiernas.commands.options import CostOptions
 from hiernas.costs.tables import cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.report import study

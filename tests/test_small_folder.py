@@ -9,13 +9,13 @@ import pytest
 import shapes
 import torch
 
-from hiernas.commands.check import Estimate, shown
+from hiernas.commands.check import estimate, in_words
 from hiernas.data import ImageData, load_data
 from hiernas.data.load import joined
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import train_network
 from hiernas.run.request import Request, prepare
-from hiernas.run.search import search
+from hiernas.run.search import LargestStep, Pace, search
 from hiernas.spaces import tiny
 from hiernas.train.recipes import Phase, Recipe
 from toy import RUN
@@ -65,7 +65,7 @@ def test_presets_have_steps_for_small_folders(method: str, images: ImageData) ->
     assert final >= 500
     assert f"final_epochs {Request(method, preset='small').resolved().final_epochs} -> " in prepared.fitted
     assert any("rules nothing out" in doubt for doubt in prepared.doubts)
-    assert shown(prepared, Estimate(1, {}, 1.0, 1, 0.1, {}))["for so few images"] == prepared.fitted
+    assert in_words(estimate(prepared, LargestStep(1, 0.1, 1), Pace({}, 0.0)))["for so few images"] == prepared.fitted
 
 
 @pytest.mark.slow

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from hiernas import export as formats
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export
+from hiernas.host import quiet
 from hiernas.names import FORMATS
 from hiernas.networks.ops import MBConv
-from hiernas.quiet import quiet
 from hiernas.spaces import Stage, chain_space, tiny
 
 METADATA = {"classes": json.dumps(["<b>", "né", "2"]), "mean": "[0.3]", "std": "[0.25]"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hiernas.commands.options import CompareOptions, split_settings
+from hiernas.commands import CompareOptions, split_settings
 from hiernas.errors import HiernasError, RunError
 from hiernas.report import study as results
 from hiernas.report import units
@@ -43,7 +43,6 @@ class Compared:
         where = [] if self.page is None else [f"everything is in {self.page.parent}; open {self.page}"]
         found[-1][2].extend([*results.verdicts(self.rows), *self.missing, *where])
         return found
-
 
     def to_json(self) -> dict[str, Any]:
         """Runs, differences, verdicts, and what is missing."""

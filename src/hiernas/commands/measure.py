@@ -9,18 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hiernas.commands.options import MeasureOptions
+from hiernas.commands import MeasureOptions
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
-from hiernas.latency.measure import Progress, cached_table_path, doubts, locked, measure_table, plan_of, title
+from hiernas.latency.measure import cached_table_path, doubts, locked, measure_table, plan_of, title
 from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack
 from hiernas.latency.runtimes import RUNTIME, RUNTIMES, make_runtime
 from hiernas.latency.table import LatencyTable, merge
 from hiernas.randomness import numpy_generator
 from hiernas.report import kit
 from hiernas.report.units import milliseconds
-from hiernas.run.folder import Listener
+from hiernas.run.folder import Listener, teller
 from hiernas.space import SearchSpace
 from hiernas.spaces import space_function
 
@@ -60,11 +60,6 @@ def measure(asked: MeasureOptions, listener: Listener) -> dict[str, str]:
     if asked.merge is not None:
         return _merge(space, asked.merge, asked.out)
     return _measure(space, asked, listener)
-
-
-def teller(listener: Listener, event: str = "measuring") -> Progress:
-    """Progress of a measurement as events for a listener."""
-    return lambda done, total, key: listener({"event": event, "done": done, "total": total, "key": key})
 
 
 def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> dict[str, str]:

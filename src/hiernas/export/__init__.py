@@ -28,10 +28,10 @@ from hiernas.data.batches import at_once, in_order, normalise
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, ExportError, HiernasError, did_you_mean
 from hiernas.export.python import python_files, timm_network
+from hiernas.host import first_line, quiet
 from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime
 from hiernas.latency.runtimes import load_executorch, load_litert, packages, quantised, to_executorch, to_litert
 from hiernas.names import FORMATS
-from hiernas.quiet import first_line, quiet
 from hiernas.space import Architecture
 from hiernas.train.evaluate import calibration_indices
 

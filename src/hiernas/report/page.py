@@ -19,8 +19,8 @@ from typing_extensions import TypedDict
 from hiernas.budget import METRICS
 from hiernas.costs import MEMORY
 from hiernas.errors import UNREADABLE, RunError, validated
+from hiernas.host import first_line, visible
 from hiernas.problem import Journal
-from hiernas.quiet import first_line, visible
 from hiernas.report import cells, figures, hmnas, hournas, kit, units
 from hiernas.report.cells import is_cells
 from hiernas.report.kit import TEMPLATES, Run, Teller, Told, Values, macros, style
