@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,21 +11,13 @@ import torch
 import hiernas
 from hiernas.run.folder import RunFolder, owned
 from hiernas.run.outcome import environment, tell_changes
+from processes import cli
 from toy import RUN
 
 SETTINGS = (
     "final_epochs=1", "stages=3", "epochs=1,1", "lr=0.1,0.1", "population=4", "generations=1", "calibration_images=24",
     "train.batch_size=256",
 )  # fmt: skip
-QUICK = "from hiernas import cli, export; export._by_dynamo = export._by_tracing; cli.main()"  # by the quicker exporter
-
-
-def cli(*arguments: str, threads: int) -> str:
-    command = [sys.executable, "-c", QUICK, *arguments]
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_other_threads_are_said_and_recorded(few: str) -> None:

@@ -14,7 +14,6 @@ import yaml
 from PIL import Image
 
 import hiernas
-from hiernas import export as formats
 from hiernas.commands import CostOptions
 from hiernas.commands.check import estimate
 from hiernas.commands.cost import cost
@@ -54,16 +53,6 @@ def few() -> ImageData:
 
 def config(*more: str) -> Any:
     return with_settings(METHODS["hnas"].presets["quick"], [*LITTLE, *more])
-
-
-@pytest.fixture
-def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
-
-    def refuses(*_: object) -> None:
-        raise NotImplementedError
-
-    monkeypatch.setattr(formats, "_by_dynamo", refuses)
 
 
 class Measured(Exception):

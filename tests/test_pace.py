@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hiernas
-from hiernas import export as formats
 from hiernas.commands import SearchOptions, TrainOptions, seconds_of
 from hiernas.commands import train as command
 from hiernas.data import ImageData, load_data
@@ -29,6 +28,7 @@ from hiernas.run.search import Pace, fitting, in_miniature, largest_step, rehear
 from hiernas.run.settings import keys, scaled, with_settings
 
 SIZE, CLASSES = (1, 8, 8), 3
+pytestmark = pytest.mark.usefixtures("_quick_export")
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +37,6 @@ def few() -> ImageData:
     rng = np.random.default_rng(0)
     pixels = [(rng.integers(0, 90, SIZE) + 80 * (i % CLASSES)).astype(np.uint8) for i in range(120)]
     return load_data([(torch.from_numpy(x), i % CLASSES) for i, x in enumerate(pixels)])
-
-
-@pytest.fixture(autouse=True)
-def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
-
-    def refuses(*_: object) -> None:
-        raise NotImplementedError
-
-    monkeypatch.setattr(formats, "_by_dynamo", refuses)
 
 
 def takes(config: Any) -> float:

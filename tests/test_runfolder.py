@@ -147,7 +147,9 @@ from hiernas.errors import RunError
 from hiernas.run.folder import RunFolder, begin
 kept = []
 for i in range(int(sys.argv[2])):
-    while time.time() < float(sys.argv[1]) + 0.04 * i:
+    moment = float(sys.argv[1]) + 0.04 * i
+    time.sleep(max(0.0, moment - 0.005 - time.time()))
+    while time.time() < moment:
         pass
     try:
         kept.append(RunFolder.create(f"same/{i}", {"method": "hnas", "seed": 0, "data": {}}))

@@ -71,14 +71,14 @@ def test_presets_have_steps_for_small_folders(method: str, images: ImageData) ->
 @pytest.mark.slow
 @pytest.mark.usefixtures("_quick_export")
 def test_a_small_folder_gives_a_useful_network_and_little_training_says_so(images: ImageData, tmp_path: Path) -> None:
-    few = ["population=4", "generations=1", "stages=2", "objective=macs", "epochs=6,1,1"]
+    few = ["population=4", "generations=1", "stages=2", "objective=macs", "epochs=1,1,1", "calibration_images=48"]
     request = Request("hnas", data=images, limits=["macs<=3M"], preset="small", settings=few)
     result = json.loads((search(request, tmp_path / "run").path / "result.json").read_text())
     assert result["chosen"]["test_accuracy"] >= 0.8  # 25 % with the preset's own 7 epochs of two steps
     assert result["fitted"].endswith("final_epochs 7 -> 58, final_lr 0.3 -> 0.106")
     assert not any("largest class every time" in doubt for doubt in result["doubts"])
 
-    hurried = Request("hnas", data=images, preset="small", settings=[*few, "epochs=1,1,1", "final_epochs=1", "final_lr=1e-4"])
+    hurried = Request("hnas", data=images, preset="small", settings=[*few, "final_epochs=1", "final_lr=1e-4"])
     run = search(hurried, tmp_path / "hurried").path
     result = json.loads((run / "result.json").read_text())
     said = " ".join(result["doubts"])
