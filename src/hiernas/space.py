@@ -90,11 +90,11 @@ class Block:
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Uniform members: int64 [n, decisions]."""
         if self.group is None or self.group.more:  # any that is allowed: few are not
-            sizes = np.array([len(d.options) for d in self.decisions])
-            genes = rng.integers(sizes, size=(n, len(sizes)))
-            for row in genes:
-                while not self.allows([d.options[gene] for d, gene in zip(self.decisions, row, strict=True)]):
-                    row[:] = rng.integers(sizes)
+            genes = rng.integers(sizes := np.array([len(d.options) for d in self.decisions]), size=(n, len(self.decisions)))
+            none = [d.options.index("none") if self.group and "none" in d.options else -1 for d in self.decisions]
+            for i in np.flatnonzero((genes == none).all(axis=1)):
+                while (genes[i] == none).all():
+                    genes[i] = rng.integers(sizes)
             return genes
         every = list(self._choices())
         ways = np.array([math.prod(map(len, choices)) for choices in every], dtype=np.float64)
