@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from hiernas.commands.options import AskedOptions, split_settings
 from hiernas.costs import PEAKS, sums
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables, peak_tables
-from hiernas.data.images import OnDemand
+from hiernas.data.images import OnDisk
 from hiernas.data.split import Subset
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runtimes import RUNTIMES
@@ -116,6 +117,8 @@ def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
     if METHODS[prepared.method].control != "unsearched":
         rows["supernet"] = f"{e.supernet_params:,} parameters"
     rows["memory"] = f"about {e.memory_gib:.2f} GiB"
+    if (file := _file(prepared)) is not None:
+        rows["memory"] += f"; {file.total / 2**30:.2f} GiB of pixels are in {Path(file.file.name).parent}"
     phases = ", ".join(f"{phase} {units.seconds(s)}" for phase, s in e.seconds.items())
     rows["time"] = f"about {units.seconds(e.total_seconds)} here: {phases}"
     return rows
@@ -142,13 +145,17 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> Estimate:
     )
 
 
-def _pictures(prepared: Prepared) -> int:
-    """Bytes of the pixels in memory; of pictures that are read on demand, those that are being decoded."""
-    data, images = prepared.data, prepared.data.train.images
+def _file(prepared: Prepared) -> OnDisk | None:
+    """The file of the pixels, where they are not in memory."""
+    images = prepared.data.train.images
     source = images.images if isinstance(images, Subset) else images
-    if isinstance(source, OnDemand):
-        return source.decoding_bytes
-    return (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
+    return source if isinstance(source, OnDisk) else None
+
+
+def _pictures(prepared: Prepared) -> int:
+    """Bytes of the pixels in memory; those in a file are read as they are needed."""
+    data = prepared.data
+    return 0 if _file(prepared) else (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
 
 
 def _evaluating(prepared: Prepared, step: LargestStep) -> int:
