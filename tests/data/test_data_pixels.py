@@ -60,7 +60,9 @@ def truth(numbers: range = range(COUNT)) -> set[tuple[int, bytes]]:
 
 
 def test_the_next_start_opens_no_picture(folder: Path, opened: list[str]) -> None:
-    first = load_data(folder)
+    said: list[tuple[str, int, int]] = []
+    first = load_data(folder, on_progress=lambda *event: said.append(event))
+    assert said == [("decoding", 0, COUNT)]  # every fiftieth
     assert len(opened) == COUNT + 1  # the first one tells the form
     second = load_data(os.path.relpath(folder))
     assert len(opened) == COUNT + 1

@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hiernas.data import images as pictures
+import hiernas.data.images as pictures
 from hiernas.data.images import DIGEST, PARTS, Form, Found, Header, InMemory, OnDisk, Opener, Reader
 from hiernas.data.sources import divide, find
 from hiernas.data.split import ImageData, Images, Split, Subset
