@@ -18,7 +18,7 @@ from pictures import encoded, everything, picture, pixels, write
 from PIL import Image
 
 from hiernas.data import load_data
-from hiernas.data.tables import Table, rows_of
+from hiernas.data.tables import Table, _arrays, rows_of
 from hiernas.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -68,6 +68,23 @@ def test_rows_are_counted_within_their_table() -> None:
     for some in (range(9), [8], [0, 4, 5, 7]):
         found = [np.asarray(opened()) for opened in rows.pictures(some)]
         assert np.array_equal(found, [truth[i] for i in some])
+
+
+def test_a_table_is_read_a_little_at_a_time(tmp_path: Path) -> None:
+    """60 MB in one row group, as pyarrow writes it when it is not told otherwise."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(0)
+    table = pa.table({"image": pa.array([{"bytes": rng.bytes(2000)} for _ in range(30_000)])})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    before, most, rows = pa.total_allocated_bytes(), 0, 0
+    for array in _arrays(tmp_path / "a.parquet", "image", 30_000):
+        most, rows = max(most, pa.total_allocated_bytes() - before), rows + len(array)
+    assert rows == 30_000
+    assert most < 2**24
+    with pytest.raises(DataError, match=r"a.parquet' cannot be read \(its columns have different lengths\); replace it"):
+        list(_arrays(tmp_path / "a.parquet", "image", 30_001))
 
 
 def test_labels_without_names_are_their_own_names(tmp_path: Path) -> None:

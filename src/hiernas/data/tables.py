@@ -94,7 +94,7 @@ def _parquet(path: Path) -> Iterator[Any]:
     except ImportError:
         raise DataError("reading parquet needs pyarrow: pip install 'hiernas[hub]'") from None
     try:
-        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20) as file:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             yield file
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise DataError(f"parquet file '{path}' cannot be read ({reason_of(error)}); replace it") from None
