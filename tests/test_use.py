@@ -332,6 +332,38 @@ def test_int8_tells_what_its_file_does(int8: tuple[Path, str], found: SearchResu
     assert "<h2>In INT8</h2>" in page
 
 
+@pytest.mark.parametrize("to", ["onnx", "onnx-int8"])
+def test_a_file_with_its_preprocessing_takes_pictures_as_they_are(
+    int8: tuple[Path, str], found: SearchResult, folder: Path, to: str
+) -> None:
+    run, _ = int8
+    shown = run_command("export", run, "--to", to, "--with-preprocessing")
+    file = run / {"onnx": "best.pixels.onnx", "onnx-int8": "best.pixels.int8.onnx"}[to]
+    assert file.name in shown
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (asked,) = session.get_inputs()
+    _, height, width = found.load().input_size
+    assert (asked.name, asked.type, asked.shape[1:]) == ("pixels", "tensor(uint8)", [height, width, 3])
+    path = sorted((folder / "test").rglob("*.png"))[0]
+    with Image.open(path) as image:
+        picture = ImageOps.fit(image, (width, height))  # already of the network's size: nothing is normalised here
+    logits = session.run(None, {"pixels": np.asarray(picture)[None].repeat(3, 0)})[0]
+    expected = found.load()(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None]).detach().numpy()
+    assert np.abs(logits - expected).max() < (1e-4 if to == "onnx" else 0.1)
+    assert session.get_modelmeta().custom_metadata_map["preprocessing"] == '"included"'
+
+
+def test_preprocessing_is_refused_where_there_is_none(found: SearchResult, tmp_path: Path) -> None:
+    for to in ("python", "litert", "executorch"):
+        with pytest.raises(ConfigError, match=rf"a file for {to} takes normalised images only; preprocessing goes into onnx, "):
+            run_command("export", found.run_folder, "--to", to, "--with-preprocessing")
+    tensors = load_file(found.run_folder / "best.safetensors")
+    shutil.copy(found.run_folder / "best.json", tmp_path / "mine.json")
+    save_file(tensors, tmp_path / "mine.safetensors")
+    with pytest.raises(ConfigError, match="the weights do not say their mean and std"):
+        run_command("export", tmp_path / "mine.json", "--with-preprocessing")
+
+
 def test_int8_weights_are_of_8_bits_with_a_scale_per_channel(int8: tuple[Path, str], folder: Path) -> None:
     run, _ = int8
     graph = onnx.load(run / "best.int8.onnx").graph

@@ -29,9 +29,7 @@ Space = Annotated[
     str | None,
     Option(help="default: the (first) method's own; see `hiernas list spaces`", autocompletion=lambda: list(SPACES)),
 ]
-Preset = Annotated[
-    str, Option(help="quick, small or paper; see `hiernas list presets`", autocompletion=lambda: list(PRESETS))
-]
+Preset = Annotated[str, Option(help="quick, small or paper; see `hiernas list presets`", autocompletion=lambda: list(PRESETS))]
 Method = Annotated[
     str, Argument(help="hnas, hournas, darts, ...; see `hiernas list methods`", autocompletion=lambda: list(FILES))
 ]
@@ -350,6 +348,7 @@ class ExportOptions(Options):
     to: Annotated[str, Option(help="onnx, onnx-int8 (of a run), openvino, litert, executorch, pt2 or python")] = "onnx"
     out: Annotated[Path | None, Option(help="default: best.onnx, best.xml (openvino; and .bin), best.py (and .pt), ...")] = None
     weights: Annotated[Path | None, Option(help="safetensors file; default: the one beside the source")] = None
+    with_preprocessing: Annotated[bool, Option("--with-preprocessing", help="for uint8 pixels [batch, H, W, C]")] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,9 +12,8 @@ from torch import nn
 
 from hiernas.commands import ExportOptions, Table
 from hiernas.commands.cost import architecture_file
-from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, ExportError
-from hiernas.export import export, export_int8, timm_network
+from hiernas.export import OfPixels, as_input, as_pixels, export, export_int8, timm_network
 from hiernas.names import FORMATS
 from hiernas.randomness import torch_generator
 from hiernas.report import units
@@ -27,12 +28,14 @@ def exported(asked: ExportOptions) -> Table:
     """What was written. For INT8 what that gains and loses; that is kept in RUN/int8.json, and shown in the run's report."""
     folder, out, weights = asked.source, asked.out, asked.weights
     if asked.to != "onnx-int8":
-        return ("Exported", ""), list(export_network(folder, asked.to, out, weights).items()), ()
+        shown = export_network(folder, asked.to, out, weights, asked.with_preprocessing)
+        return ("Exported", ""), list(shown.items()), ()
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"an INT8 file is made with the training images of a run, and {folder} is none; name a run folder")
-    path = _target(folder, out, "onnx-int8")
+    path = _target(folder, out, "onnx-int8", asked.with_preprocessing)
     with owned(RunFolder.open(folder)) as run:
         network, metadata = load_network(architecture_file(folder), weights or folder / "best.safetensors")
+        network = _of_pixels(network, metadata) if asked.with_preprocessing else network
         found = export_int8(network, reload_data(run), path, metadata, run.config.get("threads", 1))
         if path.parent == folder:
             run.record(path.name)
@@ -42,14 +45,17 @@ def exported(asked: ExportOptions) -> Table:
     return units.INT8, units.int8_rows(found), [units.int8_words(found), f"wrote {path} and {folder / 'int8.json'}"]
 
 
-def export_network(source: Path, to: str, out: Path | None, weights: Path | None) -> dict[str, str]:
+def export_network(
+    source: Path, to: str, out: Path | None, weights: Path | None, with_preprocessing: bool = False
+) -> dict[str, str]:
     """Export the trained network of a run or an architecture file; what was written, by name."""
     architecture = architecture_file(source)
     folder = source if source.is_dir() else source.parent
     weights = weights or folder / (f"{source.stem}.safetensors" if source.is_file() else "best.safetensors")
     network, metadata = load_network(architecture, weights)
-    images, what = _parity_images(folder, architecture)
-    path = _target(folder, out, to)
+    images, what = _parity_images(folder, architecture, with_preprocessing)
+    network = _of_pixels(network, metadata) if with_preprocessing else network
+    path = _target(folder, out, to, with_preprocessing)
     run = folder / "config.yaml"
     with owned(RunFolder.open(folder)) if path.parent == folder and run.exists() else nullcontext() as mine:
         written = export(network, images, path, to, metadata, architecture)
@@ -61,8 +67,16 @@ def export_network(source: Path, to: str, out: Path | None, weights: Path | None
     return {**shown, "timm": _in_timm(architecture, network)} if to == "python" else shown
 
 
-def _target(folder: Path, out: Path | None, to: str) -> Path:
-    path = out or folder / f"best{FORMATS[to]}"
+def _of_pixels(network: nn.Module, metadata: Mapping[str, str]) -> OfPixels:
+    """With the normalisation that a weights file names."""
+    mean, std = (json.loads(metadata.get(name, "[]")) for name in ("mean", "std"))
+    if not mean or len(mean) != len(std):
+        raise ConfigError("--with-preprocessing: the weights do not say their mean and std; export them without it")
+    return OfPixels(network, mean, std).eval()
+
+
+def _target(folder: Path, out: Path | None, to: str, pixels: bool) -> Path:
+    path = out or folder / f"best{'.pixels' * pixels}{FORMATS[to]}"
     if path.is_dir() or not path.parent.is_dir():
         reason = "it is a folder; name a file" if path.is_dir() else f"the folder {path.parent} does not exist; make it first"
         raise ConfigError(f"--out {path}: {reason}")
@@ -82,10 +96,12 @@ def _in_timm(architecture: Architecture, network: nn.Module) -> str:
     )
 
 
-def _parity_images(folder: Path, architecture: Architecture) -> tuple[torch.Tensor, str]:
+def _parity_images(folder: Path, architecture: Architecture, pixels: bool) -> tuple[torch.Tensor, str]:
+    """Images to check a file on, as `export` takes them, and what they are."""
     if (folder / "config.yaml").exists():
         data = reload_data(RunFolder.open(folder), None)
         indices = torch.arange(min(16, len(data.test)))
-        return normalise(data.test.images.fetch(indices), data, torch.device("cpu")), f"{len(indices)} test images"
+        return (as_pixels if pixels else as_input)(data.test, data, indices), f"{len(indices)} test images"
     noise = torch.randn(16, *architecture.skeleton.input_size, generator=torch_generator(0, "parity"))
+    noise = (noise * 64 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1) if pixels else noise
     return noise, "16 inputs of noise (an architecture file names no images)"

@@ -39,6 +39,7 @@ __all__ = ["Exported", "export", "export_int8", "timm_network"]
 
 TOLERANCE = 1e-4  # largest relative difference allowed; measured: about 1e-7
 WEIGHTS = {"python": ".pt", "openvino": ".bin"}  # beside files of these formats
+WITH_PIXELS = ("onnx", "onnx-int8", "openvino", "pt2")  # formats that can hold the preprocessing
 TIMEOUT = 600  # seconds for a Python file to load and run
 
 Runner = Callable[[Tensor], Tensor]  # images [B, C, H, W] -> logits [B, classes], by the format's runtime
@@ -54,6 +55,27 @@ class Exported:
     weights: Path | None = None  # the file beside it, where the format has one
 
 
+class OfPixels(nn.Module):
+    """A network with its preprocessing: pixels as pictures are held, uint8 [B, H, W, C] -> logits [B, classes].
+
+    `mean`, `std`: per channel, of pixels scaled to 0..1, as in training.
+    """
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32)  # [B, C, H, W]
+        return self.network(x.div(255).sub(self.mean).div(self.std))  # type: ignore[arg-type] # a buffer
+
+
+def _input(network: nn.Module) -> str:
+    return "pixels" if isinstance(network, OfPixels) else "image"
+
+
 def export(
     network: nn.Module, images: Tensor, path: Path, to: str, metadata: Mapping[str, str] | None = None,
     architecture: Architecture | None = None,
@@ -62,7 +84,8 @@ def export(
 
     `images`: float32 [B, C, H, W], real images, normalised as in training. `metadata` is stored in the file
     beside its `input_size` (JSON: [C, H, W]). The network itself is not changed: a copy on the CPU is exported.
-    An ONNX file has the input `image` [batch, C, H, W] and the output `logits` [batch, classes]. A Python file
+    An ONNX file has the input `image` [batch, C, H, W] and the output `logits` [batch, classes]; of `OfPixels`, checked on
+    uint8 [B, H, W, C], the input is `pixels` [batch, H, W, C]. A Python file
     (`.py`) has its weights beside it (`.pt`) and, given the architecture, timm's words for it; OpenVINO's has them in `.bin`.
 
     Raises `ConfigError` for an unknown format, or a name that does not fit it, and `ExportError` where a package is missing,
@@ -75,14 +98,19 @@ def export(
     if to in WEIGHTS and path.suffix != FORMATS[to]:
         named = f"NAME{FORMATS[to]}, and its weights beside it NAME{WEIGHTS[to]}"
         raise ConfigError(f"a file for {to} is named {named}, so it cannot be named {path}")
-    if images.ndim != 4 or not len(images) or images.dtype != torch.float32:
+    pixels = isinstance(network, OfPixels)
+    if pixels and to not in WITH_PIXELS:
+        raise ConfigError(f"a file for {to} takes normalised images only; preprocessing goes into {', '.join(WITH_PIXELS)}")
+    if images.ndim != 4 or not len(images) or images.dtype != (torch.uint8 if pixels else torch.float32):
+        asked = "uint8 images [B, H, W, C]" if pixels else "float32 images [B, C, H, W]"
         found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
-        raise ExportError(f"export needs float32 images [B, C, H, W] to check the file on, not {found}")
+        raise ExportError(f"export needs {asked} to check the file on, not {found}")
     images = images.detach().cpu().clone(memory_format=torch.contiguous_format)  # ExecuTorch takes no other
     frozen = copy.deepcopy(network).cpu().eval()
     for weight in frozen.parameters():  # as they were trained they leave needless operations in an ONNX file
         weight.data = weight.data.clone(memory_format=torch.contiguous_format)
-    metadata = {"input_size": json.dumps(list(images.shape[1:])), **(metadata or {})}
+    size = [*images.shape[3:], *images.shape[1:3]] if pixels else list(images.shape[1:])
+    metadata = {"input_size": json.dumps(size), **(metadata or {}), **({"preprocessing": '"included"'} if pixels else {})}
     with quiet():
         files, run = _written(frozen, images, path, to, metadata, architecture)
         difference = _largest_difference(frozen, run, images, to)
@@ -168,23 +196,25 @@ def export_int8(
 ) -> dict[str, Any]:
     """Write the file, and return what it gains and loses against the ONNX file in FP32: JSON, see docs/design.md.
 
-    Accuracies are of all test images; latencies of one image, both files in turns. Raises `ExportError` where a package is
-    missing, or ONNX Runtime cannot quantise the network; then no file is written.
+    `network`: in evaluation mode, or `OfPixels` of it. Accuracies are of all test images; latencies of one image, both files
+    in turns. Raises `ExportError` where a package is missing, or ONNX Runtime cannot quantise the network; then no file is
+    written.
     """
     indices = calibration_indices(data, 0, IMAGES, BATCH)
+    read = as_pixels if isinstance(network, OfPixels) else as_input
     with tempfile.TemporaryDirectory() as place:
         plain = Path(place, "fp32.onnx")
-        export(network, _read(data.train, data, indices[0]), plain, "onnx", metadata)
+        export(network, read(data.train, data, indices[0]), plain, "onnx", metadata)
         files = {"fp32": plain.read_bytes()}
     try:
-        files["int8"] = quantised(files["fp32"], (_read(data.train, data, batch) for batch in indices), "image")
+        files["int8"] = quantised(files["fp32"], (read(data.train, data, batch) for batch in indices), _input(network))
     except Exception as error:  # it raises almost anything
         raise ExportError(f"ONNX Runtime cannot quantise this network: {first_line(error)}") from error
-    image = np.ascontiguousarray(_read(data.test, data, torch.tensor([0])).numpy())
+    image = np.ascontiguousarray(read(data.test, data, torch.tensor([0])).numpy())
     rows = by_turns([load_onnx(file, image, threads)[0] for file in files.values()], RUNS, WARMUP)
     found = {
         kind: {
-            "accuracy": _accuracy(file, data), "bytes": len(file),
+            "accuracy": _accuracy(file, data, read), "bytes": len(file),
             "latency_ms": {name: row[f"{name}_ms"] for name in ("median", "p10", "p90")},
         }
         for (kind, file), row in zip(files.items(), rows, strict=True)
@@ -197,16 +227,21 @@ def export_int8(
     }  # fmt: skip
 
 
-def _read(split: Split, data: ImageData, indices: Tensor) -> Tensor:
+def as_input(split: Split, data: ImageData, indices: Tensor) -> Tensor:
     """Images as the network takes them: float32 [B, C, H, W]."""
     return normalise(split.images.fetch(indices), data, "cpu")
 
 
-def _accuracy(file: bytes, data: ImageData) -> float:
+def as_pixels(split: Split, data: ImageData, indices: Tensor) -> Tensor:
+    """Images as `OfPixels` takes them: uint8 [B, H, W, C]."""
+    return split.images.fetch(indices).permute(0, 2, 3, 1).contiguous()
+
+
+def _accuracy(file: bytes, data: ImageData, read: Callable[[Split, ImageData, Tensor], Tensor]) -> float:
     """Share of the test images of which ONNX Runtime names the class."""
     run, right = onnx_runner(file), 0
     for batch in in_order(len(data.test), at_once(data.input_size)):
-        right += int((run(_read(data.test, data, batch)).argmax(1) == data.test.labels[batch]).sum())
+        right += int((run(read(data.test, data, batch)).argmax(1) == data.test.labels[batch]).sum())
     return right / len(data.test)
 
 
@@ -221,7 +256,7 @@ def _two(images: Tensor) -> Tensor:
 def _to_onnx(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
     import onnx
 
-    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"], "verbose": False}
+    names: dict[str, Any] = {"input_names": [_input(network)], "output_names": ["logits"], "verbose": False}
     try:
         model = _by_dynamo(network, _two(images), names)
     except Exception:  # the older exporter knows some networks that the new one refuses
@@ -243,7 +278,7 @@ def _by_dynamo(network: nn.Module, example: Tensor, names: Mapping[str, Any]) ->
 def _by_tracing(network: nn.Module, example: Tensor, names: Mapping[str, Any]) -> Any:
     import onnx
 
-    axes, buffer = {"image": {0: "batch"}, "logits": {0: "batch"}}, io.BytesIO()
+    axes, buffer = {name: {0: "batch"} for name in (*names["input_names"], *names["output_names"])}, io.BytesIO()
     file: Any = buffer  # the annotation of `export` leaves buffers out
     torch.onnx.export(network, (example,), file, dynamo=False, dynamic_axes=axes, **names)
     return onnx.load_model_from_string(buffer.getvalue())
@@ -255,7 +290,8 @@ def onnx_runner(data: bytes) -> Runner:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    return lambda x: torch.from_numpy(session.run(["logits"], {"image": x.numpy()})[0])
+    (image,) = session.get_inputs()
+    return lambda x: torch.from_numpy(session.run(["logits"], {image.name: x.numpy()})[0])
 
 
 def _to_pt2(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
