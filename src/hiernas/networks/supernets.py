@@ -147,7 +147,8 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """`conv(x)`, with the faster backward pass where it has one: depthwise, odd, stride 1, size kept, no bias, on a CPU."""
     depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.stride == (1, 1) and conv.bias is None
     (k, _), (d, _) = conv.kernel_size, conv.dilation
-    if depthwise and _keeps_size(conv) and x.device.type == "cpu" and torch.is_grad_enabled():
+    plain = x.device.type == "cpu" and x.dtype == conv.weight.dtype and not torch.is_autocast_enabled("cpu")
+    if depthwise and _keeps_size(conv) and plain and torch.is_grad_enabled():
         settings = d * (k // 2), d
         y: Tensor = _Depthwise.apply(x, conv.weight, *settings)  # type: ignore[no-untyped-call] # torch has no types here
         return y
