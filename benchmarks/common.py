@@ -15,7 +15,9 @@ RESULTS = Path(__file__).resolve().parent / "results"
 CIFAR10 = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10"
 
 
-def side_by_side(works: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, np.ndarray]:
+def side_by_side(
+    works: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, np.ndarray]:
     """Seconds of each work, taken in turns so that a busy neighbour hits all of them: float [rounds] per name."""
     for work in works.values():
         for _ in range(warmup):
@@ -24,9 +26,9 @@ def side_by_side(works: Mapping[str, Callable[[], object]], rounds: int, warmup:
     for i in range(rounds):
         order = list(works) if i % 2 == 0 else list(works)[::-1]
         for name in order:
-            start = time.perf_counter()
+            start = clock()
             works[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: np.array(values) for name, values in seconds.items()}
 
 

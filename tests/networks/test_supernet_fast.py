@@ -58,11 +58,14 @@ def test_fast_equals_plain(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (3, 2), (5, 2)])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_gradients(kernel: int, dilation: int, stride: int) -> None:
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (7, 1), (3, 2), (5, 2), (5, 3)])
+@pytest.mark.parametrize(("stride", "size"), [(1, (7, 9)), (2, (7, 9)), (1, (4, 4)), (1, (8, 6)), (1, (2, 3))])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_depthwise_gradients(
+    kernel: int, dilation: int, stride: int, size: tuple[int, int], layout: torch.memory_format
+) -> None:
     conv = nn.Conv2d(4, 4, kernel, stride, dilation * (kernel // 2), dilation, groups=4, bias=False).double()
-    x = torch.randn(2, 4, 7, 9, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 4, *size, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     upstream = torch.randn_like(conv(x))
     expected = torch.autograd.grad(conv(x), (x, conv.weight), upstream)
     torch.testing.assert_close(torch.autograd.grad(convolve(conv, x), (x, conv.weight), upstream), expected)

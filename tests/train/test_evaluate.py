@@ -77,3 +77,25 @@ def test_common_beginnings_run_once_and_little_is_kept() -> None:
     outputs = [float(y) for y in shared_prefixes(paths, torch.zeros(1), apply)]
     assert outputs == [10.0] * 12  # 1 + 2 + 3 + 4
     assert len(calls) == len(set(calls)) == 1 + 2 + 4 + 12  # the nodes of the tree
+
+
+def test_what_a_population_begins_with_is_known_from_those_before(supernet: nn.Module, digits: ImageData) -> None:
+    """Two populations that begin alike, then the same with other weights: always the accuracies of a new evaluator."""
+    evaluate, rng = make(supernet, digits), np.random.default_rng(2)
+    first = [supernet.space.sample(rng) for _ in range(6)]
+    genes = np.stack([supernet.space.encode(a) for a in first])
+    genes[:, 5:] = genes[::-1, 5:]  # the stem, five sites, and others behind them
+    second = [supernet.space.decode(g) for g in genes]
+    evaluate(first)
+    runs: list[nn.Module] = []
+    stem = supernet.stem.register_forward_hook(lambda *_: runs.append(supernet.stem))
+    found = evaluate(second)
+    stem.remove()
+    assert not runs
+    assert found == make(supernet, digits)(second)
+    with torch.no_grad():
+        saved = supernet.stem[0][0].weight.clone()
+        supernet.stem[0][0].weight.mul_(-1)
+        changed = evaluate(second)
+        assert changed == make(supernet, digits)(second) != found
+        supernet.stem[0][0].weight.copy_(saved)

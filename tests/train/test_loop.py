@@ -22,6 +22,7 @@ from hiernas.space import SearchSpace
 from hiernas.train.loop import accuracy, fit
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.train.retraining import Retraining
+from hiernas.train.together import whole_batches
 from toy import RUN
 
 RECIPE = Recipe(batch_size=256, accelerator="cpu")
@@ -488,3 +489,36 @@ def test_a_minimum_above_the_learning_rate_is_refused(tmp_path: Path, digits: Im
     with pytest.raises(ConfigError, match=r"train.lr_min=0.2 is above the learning rate 0.1 that it ends; make it smaller"):
         fit(nn.Linear(1, 1), digits.train, digits, Phase("final", 1, 0.1), Recipe(lr_min=0.2), seed=0, run=run)
     assert run.events() == []
+
+
+def test_relu6_keeps_no_copy_of_its_input_and_gives_the_same_bits() -> None:
+    """Its gradient is 0 at 0 and 6, and endless or missing numbers go on as they came."""
+    network = nn.Sequential(nn.Identity(), nn.ReLU6(inplace=True))
+    x = torch.tensor([-torch.inf, -1.0, -0.0, 0.0, 1e-30, 5.9, 6.0, 7.0, torch.inf, torch.nan], requires_grad=True)
+    upstream = torch.arange(1.0, 11.0)
+
+    def once() -> tuple[Tensor, Tensor, list[int]]:
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+            y = network(x * 1.0)
+        return y, torch.autograd.grad(y, x, upstream)[0], [p for p in kept if p != y.data_ptr()]
+
+    y, gradient, others = once()
+    with whole_batches(network):
+        fast, fast_gradient, fast_others = once()
+        assert torch.equal(network(torch.full((2,), 9.0)), torch.full((2,), 6.0))
+    assert torch.equal(fast.nan_to_num(99), y.nan_to_num(99))
+    assert torch.equal(fast_gradient.nan_to_num(99), gradient.nan_to_num(99))
+    assert len(fast_others) < len(others)
+    assert type(network[1]) is nn.ReLU6
+
+
+def test_training_is_by_the_faster_convolutions_and_ends_with_plain_ones() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 5, padding=2, groups=4, bias=False), nn.ReLU6(inplace=True)).double()
+    x, kinds = torch.randn(3, 4, 8, 8, dtype=torch.float64), [type(m) for m in network]
+    expected = torch.autograd.grad(network(x).square().sum(), list(network.parameters()))
+    with whole_batches(network):
+        y = network(x)
+        assert "Depthwise" in repr(y.grad_fn.next_functions[0][0])
+        torch.testing.assert_close(torch.autograd.grad(y.square().sum(), list(network.parameters())), expected)
+    assert [type(m) for m in network] == kinds

@@ -3,8 +3,8 @@
 Candidates are visited in the order of their paths, so that those which begin with the same operations compute
 them once. Batch-norm statistics are re-estimated on training images for every path, in the same shared
 manner. A candidate's accuracy does not depend on the company it is evaluated in. Activations are kept only
-where a later candidate branches off, and statistics for one group of candidates: memory does not grow with
-the population.
+where a later candidate branches off, and statistics for one group of candidates; what comes out of the first few
+operations is kept for later populations, too, as long as it takes little: memory does not grow with the population.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from hiernas.train.loop import accuracy, fit, make_fabric
 from hiernas.train.recipes import Phase, Recipe
 
 MOST_BYTES = 2 * 2**30  # of the activations of images that are looked at together
+MOST_KEPT = 256 * 2**20  # bytes of the activations that later populations begin with
+KEPT_DEPTH = 4  # modules that these have run through: the stem and three sites
+FEW = 4  # architectures, that are looked at while a supernet is trained: nothing is kept of them
 GROUP = 64  # candidates whose statistics are held at a time
 Path = list[tuple[str, nn.Module]]  # modules in order, each with a name that is equal where the module is
 Names = tuple[str, ...]  # of the modules up to and including the one at hand: what identifies a shared prefix
@@ -53,6 +56,10 @@ class Evaluator:
         self.supernet, self.data, self.fabric = supernet, data, fabric
         self.batch_size = batch_size or at_once(data.input_size)
         self.calibration = calibration_indices(data, seed, calibration_images, self.batch_size)
+        self._kept: dict[Names, list[Tensor]] = {}  # activations of the calibration's batches, and of the validation's
+        self._new: dict[Names, list[Tensor]] = {}  # the same, under way
+        self._weights: list[tuple[int, int]] = []  # places and versions of those that they were made with
+        self._room = 0  # bytes for more of them
 
     def calibrate(self, network: nn.Module) -> None:
         """Re-estimate the batch-norm statistics of a network on the same training images, on the CPU."""
@@ -68,6 +75,9 @@ class Evaluator:
     def __call__(self, architectures: Sequence[Architecture]) -> list[float]:
         """Accuracies in 0..1, in the order given; of several processes each looks at its part of the paths in their order."""
         self.supernet.to(self.fabric.device)
+        weights = [(p.data_ptr(), p._version) for p in self.supernet.parameters()]
+        if weights != self._weights:
+            self._weights, self._kept, self._room = weights, {}, 0 if len(architectures) <= FEW else MOST_KEPT
         paths = [self.supernet.path(a) for a in architectures]
         order = sorted(range(len(paths)), key=lambda i: _names(paths[i]))
         own, correct = [paths[i] for i in ranks.part(order)], list[int]()
@@ -84,23 +94,38 @@ class Evaluator:
     def _correct(self, paths: list[Path]) -> list[int]:
         modules = {id(m): m for path in paths for _, m in path}.values()
         norms = {id(m): batch_norms(m) for m in modules}
+        self._new = {}
         with ExitStack() as stack:
             for module in modules:
                 stack.enter_context(observing(module))  # puts modes and the supernet's own statistics back at the end
             statistics = self._statistics(paths, norms)
             for module in modules:
                 module.eval()
-            return self._count(paths, norms, statistics)
+            correct = self._count(paths, norms, statistics)
+        self._kept |= self._new
+        return correct
+
+    def _keep(self, names: Names, y: Tensor, images: int) -> None:
+        """Keep activations for later populations where there is room for those of all `images`."""
+        size = y.nbytes // len(y) * images
+        if names not in self._new and size <= self._room and len(names) <= KEPT_DEPTH:
+            self._new[names], self._room = [], self._room - size
+        if names in self._new:
+            self._new[names].append(y)
 
     def _statistics(self, paths: list[Path], norms: Norms) -> dict[Names, Statistics]:
         totals: dict[Names, Statistics] = {}
+        images = sum(len(b) for b in self.calibration) + len(self.data.val)
 
         def apply(names: Names, module: nn.Module, x: Tensor) -> Tensor:
+            if names in self._kept:
+                return self._kept[names][batch]
             y = module(x)
             totals[names] = add_statistics(totals.get(names), read_statistics(norms[id(module)]))
+            self._keep(names, y, images)
             return y
 
-        for x in self.calibration_batches():
+        for batch, x in enumerate(self.calibration_batches()):  # noqa: B007 # apply reads it
             with self.fabric.autocast():
                 for _ in shared_prefixes(paths, x, apply):
                     pass
@@ -108,11 +133,16 @@ class Evaluator:
 
     def _count(self, paths: list[Path], norms: Norms, statistics: dict[Names, Statistics]) -> list[int]:
         def apply(names: Names, module: nn.Module, x: Tensor) -> Tensor:
+            if names in self._kept:
+                return self._kept[names][batch]
             write_statistics(norms[id(module)], statistics[names])
-            return module(x)
+            y = module(x)
+            if names in self._new:
+                self._new[names].append(y)
+            return y
 
         correct = [0] * len(paths)
-        for indices in in_order(len(self.data.val), self.batch_size):
+        for batch, indices in enumerate(in_order(len(self.data.val), self.batch_size), len(self.calibration)):  # noqa: B007
             x = normalise(self.data.val.images.fetch(indices), self.data, self.fabric.device)
             labels = self.data.val.labels[indices].to(self.fabric.device)
             with self.fabric.autocast():

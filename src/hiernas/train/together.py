@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hiernas import ranks
 from hiernas.errors import ConfigError
 from hiernas.networks.cell_ops import DropPath
+from hiernas.networks.supernets import convolve
 
 PER_CHANNEL = (None, slice(None), None, None)
 
@@ -98,9 +99,14 @@ def _all_of(own: Tensor) -> Tensor:
 
 @contextmanager
 def whole_batches(network: nn.Module) -> Iterator[None]:
-    """Inside, what looks at a batch as a whole (batch norm, dropout) looks at that of all processes."""
-    kinds: dict[type[nn.Module], type[nn.Module]] = {nn.BatchNorm2d: _Norm, nn.Dropout: _Dropout, DropPath: _DropPath}
-    changed = [(m, type(m)) for m in network.modules() if type(m) in kinds] if ranks.size() > 1 else []
+    """Inside, what looks at a batch as a whole (batch norm, dropout) looks at that of all processes.
+
+    Convolutions and ReLU6 compute what they do outside, with faster backward passes.
+    """
+    kinds: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _Conv, nn.ReLU6: _ReLU6}
+    if ranks.size() > 1:
+        kinds |= {nn.BatchNorm2d: _Norm, nn.Dropout: _Dropout, DropPath: _DropPath}
+    changed = [(m, type(m)) for m in network.modules() if type(m) in kinds]
     for module, kind in changed:
         module.__class__ = kinds[kind]
     try:
@@ -108,6 +114,34 @@ def whole_batches(network: nn.Module) -> Iterator[None]:
     finally:
         for module, kind in changed:
             module.__class__ = kind
+
+
+class _Conv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(self, x)
+
+
+class _ReLU6(nn.ReLU6):
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.inplace or not torch.is_grad_enabled():
+            return super().forward(x)
+        made: Tensor = _Clipped.apply(x)  # type: ignore[no-untyped-call] # torch has no types here
+        return made
+
+
+class _Clipped(torch.autograd.Function):
+    """ReLU6 in place: its output says as well as its input where it has a gradient, and no copy of that is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(F.hardtanh_(x, 0.0, 6.0))
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        found: Tensor = torch.ops.aten.hardtanh_backward(gradients[0], *ctx.saved_tensors, 0.0, 6.0)
+        return found
 
 
 class _Norm(nn.BatchNorm2d):
