@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,9 @@ from hiernas.data.split import Normalisation
 from hiernas.errors import ConfigError, one_of
 from hiernas.host import first_line
 
+if TYPE_CHECKING:
+    from hiernas.train.recipes import Recipe
+
 KINDS = ("auto", "crop", "none", "resized_crop")
 AT_ONCE = 250
 RESIZED_FROM = 96  # pixels of the short side from which "auto" means "resized_crop"
@@ -26,67 +28,46 @@ AREA = (0.25, 1.0)  # share of the image a resized crop covers
 RATIO = (3 / 4, 4 / 3)  # width to height of a resized crop, relative to the image's own
 
 
-@dataclass(frozen=True)
-class Augment:
-    """How training images are varied.
-
-    kind: "crop" pads by an eighth of the short side and cuts the old size out at random; "resized_crop" scales a random
-        part (25 to 100 % of the area) to the full size; "none" does neither; "auto" is "resized_crop" from 96 pixels on
-        and "crop" below.
-    flip: mirror half of the images. None: only colour images, because grey ones are often characters, and not with
-        kind "none".
-    cutout: side of the square, in pixels, that is filled with the batch's mean colour (DeVries and Taylor,
-        arXiv 1708.04552); 0 for none.
-    autoaugment: torchvision's AutoAugment with the policy for CIFAR-10 (Cubuk et al. 2019), an own one for each image;
-        refused where torchvision cannot be imported.
-    """
-
-    kind: str = "auto"
-    flip: bool | None = None
-    cutout: int = 0
-    autoaugment: bool = False
-
-    def __post_init__(self) -> None:
-        one_of("augmentation", self.kind, KINDS)
-        if self.cutout < 0:
-            raise ConfigError(f"cutout={self.cutout} is not a side in pixels; give 0 for none, or a positive number")
-        if self.autoaugment:
-            _torchvision()
-
-    @classmethod
-    def of(cls, recipe: Any) -> Augment:
-        """What a recipe of a training (`hiernas.train.recipes.Recipe`) asks for."""
-        return cls(recipe.augment, recipe.flip, recipe.cutout, recipe.autoaugment)
+def check_augment(recipe: Recipe) -> None:
+    """Raise `ConfigError` where a recipe asks for what is not known or, of torchvision, not here."""
+    one_of("augmentation", recipe.augment, KINDS)
+    if recipe.autoaugment:
+        _torchvision()
 
 
-def augment(x: Tensor, settings: Augment, generator: torch.Generator) -> Tensor:
+def augment(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     """Varied copies: uint8 [B, C, H, W] -> the same, on the device of `x`; each image draws its own numbers.
 
+    Of a recipe's `augment`, "crop" pads by an eighth of the short side and cuts the old size out at random; "resized_crop"
+    scales a random part (25 to 100 % of the area) to the full size; "none" does neither; "auto" is "resized_crop" from 96
+    pixels on and "crop" below. Grey images are often characters, and mirrored only on demand, as those of "none". The square
+    of `cutout` gets the batch's mean colour (DeVries and Taylor, arXiv 1708.04552). `autoaugment` is torchvision's with the
+    policy for CIFAR-10 (Cubuk et al. 2019), an own one for each image.
     Of a batch that several processes share, `x` is this one's part: its images become what they become in the whole batch.
     Raises `ConfigError` where the cutout would cover the whole image, or `x` is not uint8.
     """
     if x.dtype != torch.uint8:
         raise ConfigError(f"augmentation takes uint8 pixels, not {x.dtype}; normalise afterwards")
     short, own = min(x.shape[2:]), ranks.rows(ranks.size() * len(x))
-    if settings.cutout >= short:
-        raise ConfigError(f"cutout={settings.cutout} covers images of {short} pixels; give at most {short - 1}")
+    if recipe.cutout >= short:
+        raise ConfigError(f"cutout={recipe.cutout} covers images of {short} pixels; give at most {short - 1}")
     auto = "resized_crop" if short >= RESIZED_FROM else "crop"
-    kind = auto if settings.kind == "auto" else settings.kind
+    kind = auto if recipe.augment == "auto" else recipe.augment
     if kind == "crop":
         x = _crop(x, own, max(1, short // 8), generator)
     elif kind == "resized_crop":
         x = _resized_crop(x, own, generator)
-    if settings.flip if settings.flip is not None else x.shape[1] == 3 and kind != "none":
+    if recipe.flip if recipe.flip is not None else x.shape[1] == 3 and kind != "none":
         mirror = torch.rand(ranks.size() * len(x), 1, 1, 1, generator=generator)[own] < 0.5
         x = torch.where(mirror.to(x.device), x.flip(3), x)
-    if settings.autoaugment:
+    if recipe.autoaugment:
         policy = _torchvision().AutoAugment(_torchvision().AutoAugmentPolicy.CIFAR10)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator only
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
             for _ in range(own.start):  # the numbers of the images before
                 policy.get_params(len(policy.policies))
             x = torch.stack([policy(image) for image in x])
-    return _cutout(x, own, settings.cutout, generator) if settings.cutout else x
+    return _cutout(x, own, recipe.cutout, generator) if recipe.cutout else x
 
 
 def _torchvision() -> Any:
