@@ -48,7 +48,7 @@ def own_pack(pack: Path, tmp_path: Path) -> Path:
 def measured_by(runtime: Known, plan: Plan) -> dict[str, Any]:
     """What measure.py writes, from a runtime of known latencies."""
     found: dict[str, Entry] = {}
-    for chunk in (chunk for group in plan.groups() for chunk in group):
+    for chunk, _ in plan.chunks():
         probes = [probe for item in chunk for probe in item.probes]
         calls = [runtime.prepare(probe.build(), probe.input_size) for probe in probes]
         measured = [Entry(**row) for row in by_turns(calls, 45 * chunk[0].runs, 3)]

@@ -55,8 +55,7 @@ def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> list
                 }  # fmt: skip
         batches = [
             {"runs": chunk[0].runs * runs, "warmup": WARMUP, "probes": [listed[p.key] for item in chunk for p in item.probes]}
-            for group in plan.groups()
-            for chunk in group
+            for chunk, _ in plan.chunks()
         ]
         manifest = {
             "kind": runner.MANIFEST_KIND, "hiernas": VERSION, "space": title(space), "plan": fingerprint(plan),

@@ -146,23 +146,35 @@ def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
     return timed(request.infer, array, core), request.get_output_tensor().data.copy()
 
 
-def to_onnx(module: nn.Module, example: Tensor) -> bytes:
-    """A module as an ONNX file with one input `x`, by the tracing exporter (it is 40 times as fast) or the new one."""
-    module = copy.deepcopy(module).eval().cpu()
-    traced: Any = io.BytesIO()  # the annotation of `export` leaves buffers out
-    try:
-        with quiet():
-            torch.onnx.export(module, (example,), traced, dynamo=False, input_names=["x"])
-            return traced.getvalue()
-    except Exception:  # the tracing exporter is gone from this torch, or does not know an operation
-        pass
-    try:
-        with quiet():
-            program: Any = torch.onnx.export(module, (example,), dynamo=True, input_names=["x"], verbose=False)
-            program.save(buffer := io.BytesIO())
-            return buffer.getvalue()
-    except Exception as error:
-        raise LatencyError(f"a {type(module).__name__} cannot be exported to ONNX: {first_line(error)}") from error
+def to_onnx(module: nn.Module, x: Tensor, names: tuple[str, str] = ("x", "y"), any_batch: bool = False) -> bytes:
+    """A module in evaluation mode as an ONNX file with one input and one output, of these names.
+
+    For the number of images in `x` by the tracing exporter, which is 40 times as fast, for any number by the new one; where
+    it does not know an operation, or is gone from this torch, by the other.
+    """
+    module, reason = copy.deepcopy(module).eval().cpu(), ""
+    for write in (_by_dynamo, _by_tracing) if any_batch else (_by_tracing, _by_dynamo):
+        try:
+            with quiet():
+                return write(module, x, names, any_batch)
+        except Exception as error:  # of many types
+            reason = first_line(error)
+    raise LatencyError(f"a {type(module).__name__} cannot be exported to ONNX: {reason}")
+
+
+def _by_tracing(module: nn.Module, x: Tensor, names: tuple[str, str], any_batch: bool) -> bytes:
+    file: Any = io.BytesIO()  # the annotation of `export` leaves buffers out
+    axes = {name: {0: "batch"} for name in names} if any_batch else None
+    torch.onnx.export(module, (x,), file, dynamo=False, input_names=names[:1], output_names=names[1:], dynamic_axes=axes)
+    return bytes(file.getvalue())
+
+
+def _by_dynamo(module: nn.Module, x: Tensor, names: tuple[str, str], any_batch: bool) -> bytes:
+    program: Any = torch.onnx.export(
+        module, (x,), dynamo=True, input_names=names[:1], output_names=names[1:], external_data=False, verbose=False,
+        dynamic_shapes=({0: torch.export.Dim("batch")},) if any_batch else None,
+    )  # fmt: skip
+    return bytes(program.model_proto.SerializeToString())
 
 
 def quantised(file: bytes, batches: Iterable[Tensor], name: str) -> bytes:
