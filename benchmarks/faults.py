@@ -51,10 +51,9 @@ import hiernas.run.outcome
 import hiernas.run.search
 from common import dated
 from failing_disk import DAMAGES, Fault
-from hiernas.latency import runtimes
+from hiernas.latency import Entry, LatencyTable, runtimes
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runner import load_onnxruntime
-from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
 from hiernas.run.folder import RunFolder
 from hiernas.spaces import tiny

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiernas.data import augment, epoch_order, in_order, load_data, normalise
-from hiernas.data.batches import check_augment
+from hiernas.data import augment, check_augment, epoch_order, in_order, load_data, normalise
 from hiernas.errors import ConfigError
 from hiernas.train.recipes import Recipe
 

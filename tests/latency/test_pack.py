@@ -24,11 +24,11 @@ from hiernas.commands import MeasureOptions
 from hiernas.commands import measure as command
 from hiernas.commands.measure import measure
 from hiernas.errors import ConfigError, LatencyError
+from hiernas.latency import Entry
 from hiernas.latency.measure import Plan, doubts, fingerprint, identity, measure_table, plan_of
 from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack
 from hiernas.latency.runner import RESULT_KIND, by_turns
 from hiernas.latency.runtimes import example
-from hiernas.latency.table import Entry
 from hiernas.spaces import tiny
 from toy import toy_space
 

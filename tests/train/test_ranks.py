@@ -29,8 +29,7 @@ from torch.distributed import TCPStore
 import hiernas.spaces
 import test_golden as golden
 from hiernas import ranks
-from hiernas.data import load_data
-from hiernas.data.batches import augment, normalise
+from hiernas.data import augment, load_data, normalise
 from hiernas.errors import ConfigError
 from hiernas.methods import METHODS
 from hiernas.networks.cell_ops import DropPath

@@ -12,8 +12,7 @@ from typing import Any
 from hiernas import ranks
 from hiernas.commands import TrainOptions
 from hiernas.commands.cost import architecture_file, published
-from hiernas.data import ImageData
-from hiernas.data.batches import check_augment
+from hiernas.data import ImageData, check_augment
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS

@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiernas.data import ImageData
-from hiernas.data.batches import at_once, in_order, normalise
+from hiernas.data import ImageData, at_once, in_order, normalise
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, ExportError, HiernasError, did_you_mean
 from hiernas.export.python import python_files, timm_network
@@ -122,20 +121,21 @@ def _written(
     network: nn.Module, images: Tensor, path: Path, to: str, metadata: Mapping[str, str], architecture: Architecture | None
 ) -> tuple[dict[Path, bytes], Runner]:
     """The contents of all files of a format, and what runs them."""
+    formats: dict[str, tuple[Callable[[], tuple[bytes, ...]], Callable[..., Runner]]] = {
+        "onnx": (lambda: (_to_onnx(network, images, metadata),), onnx_runner),
+        "pt2": (lambda: (_to_pt2(network, images, metadata),), _load_pt2),
+        "openvino": (lambda: _to_openvino(network, images, metadata), _load_openvino),
+        "litert": (lambda: (to_litert(network, images[:1]),), _load_litert),
+        "executorch": (lambda: (to_executorch(network, images[:1]),), _load_executorch),
+        "python": (
+            lambda: python_files(network, images, metadata, architecture),
+            lambda source, weights: _load_python(source, weights, (images[:1], images)),
+        ),
+    }
+    write, load = formats[to]
     try:
-        if to == "python":
-            source, weights = python_files(network, images, metadata, architecture)
-            return {path.with_suffix(".pt"): weights, path: source}, _load_python(source, weights, (images[:1], images))
-        if to == "openvino":
-            source, weights = _to_openvino(network, images, metadata)
-            return {path.with_suffix(".bin"): weights, path: source}, _load_openvino(source, weights)
-        if to in ("onnx", "pt2"):
-            write, load = (_to_onnx, onnx_runner) if to == "onnx" else (_to_pt2, _load_pt2)
-            data = write(network, images, metadata)
-        else:
-            convert, load = (to_litert, _load_litert) if to == "litert" else (to_executorch, _load_executorch)
-            data = convert(network, images[:1])
-        return {path: data}, load(data)
+        data, *weights = files = write()
+        return {**{path.with_suffix(WEIGHTS[to]): beside for beside in weights}, path: data}, load(*files)
     except HiernasError as error:
         raise ExportError(str(error)) from error
     except Exception as error:  # exporters raise almost anything

@@ -17,10 +17,10 @@ from torch import nn
 
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
+from hiernas.latency import RUNS, WARMUP, Correction, Entry, LatencyTable
 from hiernas.latency.measure import Probe, Progress, identity, title
 from hiernas.latency.runner import Batch, by_looks, share, together
 from hiernas.latency.runtimes import Runtime
-from hiernas.latency.table import RUNS, WARMUP, Correction, Entry, LatencyTable
 from hiernas.space import Architecture, SearchSpace
 
 FEWEST = 8  # networks; half of them must tell a line

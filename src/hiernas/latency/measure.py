@@ -27,9 +27,9 @@ from torch import nn
 from hiernas.costs.tables import counted, footprint, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.host import cache_folder
+from hiernas.latency import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
 from hiernas.latency.runner import HELD, IN_TURN, Batch, by_looks, share, together
 from hiernas.latency.runtimes import Runtime
-from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
 from hiernas.networks.parts import Part
 from hiernas.space import SearchSpace
 
@@ -196,18 +196,14 @@ def cached_table_path(owner: Runtime | LatencyTable) -> Path:
     path = cache_folder("latencies") / f"{'-'.join(plain)}.json"
     if path.exists():
         with locked(path):
-            _set_aside_damaged(path)
+            try:
+                LatencyTable.load(path)
+            except LatencyError as error:
+                if path.exists():  # unless another process has done it
+                    aside = path.with_suffix(".damaged")
+                    path.replace(aside)
+                    warnings.warn(f"{error}; it was set aside as {aside} (HIERNAS_CACHE names another folder)", stacklevel=2)
     return path
-
-
-def _set_aside_damaged(path: Path) -> None:
-    try:
-        LatencyTable.load(path)
-    except LatencyError as error:
-        if path.exists():  # unless another process has done it
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
-            warnings.warn(f"{error}; it was set aside as {aside} (HIERNAS_CACHE names another folder)", stacklevel=3)
 
 
 @contextmanager

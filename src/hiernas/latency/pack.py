@@ -21,10 +21,9 @@ from typing import Any
 import torch
 
 from hiernas.errors import UNREADABLE, LatencyError, validated
-from hiernas.latency import runner
+from hiernas.latency import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, read_text, runner
 from hiernas.latency.measure import OVERHEAD, Plan, Probe, Progress, doubts, entry_doubt, fingerprint, plan_of, title
 from hiernas.latency.runtimes import example, to_onnx
-from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, read_text
 from hiernas.names import VERSION
 from hiernas.space import SearchSpace
 

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from hiernas.errors import LatencyError, one_of
 from hiernas.host import first_line, quiet, usable_cores
+from hiernas.latency import Entry
 from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime, timed
-from hiernas.latency.table import Entry
 
 MOST_DIFFERENT = 1e-2  # of the largest output; float32 differs by 1e-6, TF32 and bfloat16 by some 1e-3
 MOST_IN_INT8 = 0.2  # networks of 8 to 24 layers differ by 0.01 to 0.03; something else, by about 1
@@ -195,10 +195,6 @@ def quantised(file: bytes, batches: Iterable[Tensor], name: str) -> bytes:
         return small.read_bytes()
 
 
-def _int8(module: nn.Module, x: Tensor, threads: int) -> Loaded:
-    return load_onnx(quantised(to_onnx(module, x), [x], "x"), x.numpy(), threads)
-
-
 # -- those of phones and small boards, on the processor at hand --------------------------------------------------
 # Both compute with XNNPACK. Their converters take about a second per operation, and the packages are large.
 
@@ -348,14 +344,17 @@ def _cuda(module: nn.Module, x: Tensor, threads: int) -> Loaded:
 
 RUNTIMES: dict[str, Kind] = {
     "onnxruntime": Kind(lambda: str(load_onnxruntime().__version__), lambda m, x, n: load_onnx(to_onnx(m, x), x.numpy(), n)),
-    "onnxruntime-int8": Kind(lambda: RUNTIMES["onnxruntime"].version(), _int8, most_different=MOST_IN_INT8),
+    "onnxruntime-int8": Kind(
+        lambda: RUNTIMES["onnxruntime"].version(),
+        lambda m, x, n: load_onnx(quantised(to_onnx(m, x), [x], "x"), x.numpy(), n), most_different=MOST_IN_INT8,
+    ),
     "openvino": Kind(lambda: packages("openvino", "openvino")[0].__version__.split("-")[0], _openvino),  # without the build
     "litert": Kind(partial(_version, "ai-edge-litert", LITERT), _litert),
     "executorch": Kind(partial(_version, "executorch", EXECUTORCH), _executorch),
     "torch": Kind(lambda: str(torch.__version__), _on_cpu, inner_layout=False),  # nothing is converted
     "torch_compiled": Kind(lambda: str(torch.__version__), _compiled),
     "cuda": Kind(_cuda_version, _cuda, inner_layout=False),
-}
+}  # fmt: skip
 
 
 def make_runtime(name: str, threads: int) -> Runtime:

@@ -15,12 +15,11 @@ from hiernas.budget import Limit
 from hiernas.costs import parse_limits, sums
 from hiernas.costs.limits import check_reachable, median_limit, sample_feasible, within_peaks
 from hiernas.costs.tables import cost_tables, peak_tables
-from hiernas.data import ImageData, load_data
-from hiernas.data.batches import check_augment
+from hiernas.data import ImageData, check_augment, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, one_of
+from hiernas.latency import bounded, load_table
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
-from hiernas.latency.table import bounded, load_table
 from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.randomness import numpy_generator

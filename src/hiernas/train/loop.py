@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hiernas import ranks, stop
-from hiernas.data.batches import at_once, augment, check_augment, epoch_order, in_order, normalise
+from hiernas.data import at_once, augment, check_augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError, validated
 from hiernas.gates import Gates
