@@ -322,6 +322,22 @@ def report(
         _say(f"no browser could be started here; open {at}")
 
 
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="a finished run")],
+    to: Annotated[str, typer.Option(help="hf:USER/NAME, a repository of the Hugging Face hub; made where there is none")],
+    private: Annotated[bool, typer.Option("--private", help="make it for you alone")] = False,
+    license_: Annotated[str | None, typer.Option("--license", help="that the card names; default: none")] = None,
+    with_images: Annotated[bool, typer.Option("--with-images", help="also the test images of the run's report")] = False,
+    dry_run: Annotated[Path | None, typer.Option(metavar="FOLDER", help="write it there instead, and send nothing")] = None,
+) -> None:
+    """Put the trained network of a run on the Hugging Face hub, with a model card and without your images."""
+    from hiernas.run.hub import push as run_push
+
+    with listening(f"hiernas push {run} --to {to}"):
+        run_push(run, to, private=private, license=license_, with_images=with_images, dry_run=dry_run, say=out.print)
+
+
 @app.command("list")
 def list_command(
     kind: options.Kind = "",
