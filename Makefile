@@ -4,15 +4,17 @@ VENV ?= .venv
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]' # compiled as it is imported
 	touch $(VENV)/ready
 
 .PHONY: demo test lint docs
 demo: $(VENV)/ready
 	$(VENV)/bin/hiernas search
 
-test: $(VENV)/ready lint docs
-	$(VENV)/bin/python -m pytest -n 2
+# By files: what the tests of a file share is made once.
+test: $(VENV)/ready
+	$(MAKE) -j 2 lint docs
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

@@ -45,8 +45,8 @@ from PIL import Image
 
 import hiernas.cli
 import hiernas.commands.check  # what runs load, loaded once
-import hiernas.commands.predict
 import hiernas.commands.rank
+import hiernas.commands.use
 import hiernas.run.outcome
 import hiernas.run.search
 from common import dated

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from common import dated
-from hiernas.commands.options import seconds_of
+from hiernas.commands import seconds_of
 from hiernas.run.folder import RunFolder
 
 LIMIT = "params<=80k"

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks are small, and two tests run at a time
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see `hiernas.cli.main`
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes for the little that is compiled
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the tests themselves load ONNX Runtime
 
-import torch
-from PIL import Image
+if TYPE_CHECKING:  # torch is loaded by the tests: what hands them out does without
+    from hiernas.data import ImageData
 
-from hiernas import export
-from hiernas.data import ImageData, load_data
-
+LONG = ("train", "test_study", "test_run", "methods", "test_checksums", "test_faults", "latency", "export", "report", "costs")
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that none of them is alone at the end."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).parts[0].removesuffix(".py")
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -31,19 +42,26 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
-    monkeypatch.setattr(export, "_by_dynamo", export._by_tracing)
+def _quick_export() -> Iterator[None]:
+    from processes import quick_export
+
+    with quick_export():
+        yield
 
 
 @pytest.fixture(scope="session")
 def digits() -> ImageData:
+    from hiernas.data import load_data
+
     return load_data("digits")
 
 
 @pytest.fixture(scope="session")
 def few(digits: ImageData, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with 20 images of each digit."""
+    import torch
+    from PIL import Image
+
     path, pixels = tmp_path_factory.mktemp("data") / "few", digits.train.images.fetch(torch.arange(len(digits.train))).numpy()
     for label in range(10):
         (path / str(label)).mkdir(parents=True)

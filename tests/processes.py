@@ -1,14 +1,18 @@
-"""The command line in processes of its own that start at once: each is forked from one that has loaded what runs load."""
+"""The command line and other code in processes of their own that start at once: forked from one that has loaded everything."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 LOADED = (
     "hiernas.cli.progress", "hiernas.commands.check", "hiernas.commands.cost", "hiernas.commands.train", "hiernas.methods.hnas",
@@ -18,22 +22,38 @@ LOADED = (
 )  # fmt: skip # no threads begin by these
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(list(LOADED))
+QUICK = "from hiernas import cli, export; export._by_dynamo = export._by_tracing; cli.main()"  # `quick_export` elsewhere
 
 
-class Command:
-    """`hiernas WORDS` in the working folder and with the environment of now, on its way since it was made.
+@contextmanager
+def quick_export() -> Iterator[None]:
+    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
+    from hiernas import export
 
-    `quick`: ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own.
+    with mock.patch.object(export, "_by_dynamo", export._by_tracing):
+        yield
+
+
+class Forked:
+    """A function in the working folder and with the environment of now, on its way since it was made.
+
+    `threads`: of torch, as if OMP_NUM_THREADS had said so.
     """
 
-    def __init__(self, *words: str, quick: bool = True) -> None:
+    def __init__(self, do: Callable[..., Any], *given: Any, threads: int = 1) -> None:
         self._said = Path(tempfile.mkdtemp())
-        self.process = FORKED.Process(target=_run, args=(words, Path.cwd(), dict(os.environ), self._said, quick), daemon=True)
+        about = Path.cwd(), dict(os.environ), self._said, threads
+        self.process = FORKED.Process(target=_run, args=(do, given, *about), daemon=True)
         self.process.start()
 
     @property
     def running(self) -> bool:
         return self.process.is_alive()
+
+    def send(self, number: int) -> None:
+        """A signal."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
 
     def kill(self) -> None:
         self.process.kill()
@@ -48,24 +68,49 @@ class Command:
         return self.process.exitcode, out, err
 
 
-def _run(words: tuple[str, ...], folder: Path, environment: Mapping[str, str], said: Path, quick: bool) -> None:
+def _run(
+    do: Callable[..., Any], given: tuple[Any, ...], folder: Path, environment: dict[str, str], said: Path, threads: int
+) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), number)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    if threads != 1:
+        import torch
+
+        torch.set_num_threads(threads)
+    do(*given)
+
+
+class Command(Forked):
+    """`hiernas WORDS`, `quick` by `quick_export`. It hears signals that what started the tests may ignore, as `nohup` does."""
+
+    def __init__(self, *words: str, quick: bool = True, threads: int = 1) -> None:
+        super().__init__(_main, words, quick, threads=threads)
+
+
+def _main(words: tuple[str, ...], quick: bool) -> None:
     sys.argv = ["hiernas", *words]
-
-    from hiernas import cli, export
-
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     if quick:
-        export._by_dynamo = export._by_tracing
-    cli.main()
+        exec(QUICK, {})
+    else:
+        from hiernas import cli
+
+        cli.main()
 
 
-def cli(*words: str, check: int = 0, quick: bool = True) -> str:
+def script(code: str) -> None:
+    """Code as a process runs it that is given it by `python -c`."""
+    exec(code, {"__name__": "__main__"})
+
+
+def cli(*words: str, check: int = 0, quick: bool = True, threads: int = 1) -> str:
     """Run the command line in a process of its own; all that it said. The exit code must be `check`."""
-    code, out, err = Command(*words, quick=quick).ended()
+    code, out, err = Command(*words, quick=quick, threads=threads).ended()
     assert code == check, out + err
     assert "Traceback" not in err, err
     return out + err

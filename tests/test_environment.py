@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,22 +10,14 @@ import torch
 
 import hiernas
 from hiernas.run.folder import RunFolder, owned
-from hiernas.run.outcome import both_ends, environment, tell_changes
+from hiernas.run.outcome import environment, tell_changes
+from processes import cli
 from toy import RUN
 
 SETTINGS = (
     "final_epochs=1", "stages=3", "epochs=1,1", "lr=0.1,0.1", "population=4", "generations=1", "calibration_images=24",
     "train.batch_size=256",
 )  # fmt: skip
-QUICK = "from hiernas import cli, export; export._by_dynamo = export._by_tracing; cli.main()"  # by the quicker exporter
-
-
-def cli(*arguments: str, threads: int) -> str:
-    command = [sys.executable, "-c", QUICK, *arguments]
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_other_threads_are_said_and_recorded(few: str) -> None:
@@ -54,7 +43,6 @@ def test_each_part_is_looked_at(name: str, tmp_path: Path) -> None:
     with owned(RunFolder.open(tmp_path / "r", lambda event: told.append(event["changed"]))) as run:
         tell_changes(run)
     assert told == [f"{name} {other} -> {now[name]}"]
-    assert both_ends(run) == {"began": {**now, name: other}, "ended": now}
 
 
 def test_a_gpu_counts_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from hiernas.cli import main
 from hiernas.costs import MEMORY
+from processes import quick_export
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LIBRARIES = ("torch", "numpy", "scipy", "pymoo", "scikit-learn", "Pillow")
@@ -91,17 +92,11 @@ def images(folder: Path) -> Path:
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """One thread, and ONNX files by the older exporter, which takes a tenth of the time."""
-    threads, export = torch.get_num_threads(), torch.onnx.export
-
-    def by_tracing(*given: Any, dynamo: bool = True, **more: Any) -> Any:
-        if dynamo:
-            raise NotImplementedError
-        return export(*given, dynamo=False, **more)
-
+    """One thread, and quick exports."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with mock.patch.object(torch.onnx, "export", by_tracing):
+        with quick_export():
             yield
     finally:
         torch.set_num_threads(threads)

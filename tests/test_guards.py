@@ -14,10 +14,9 @@ import yaml
 from PIL import Image
 
 import hiernas
-from hiernas import export as formats
+from hiernas.commands import CostOptions
 from hiernas.commands.check import estimate
 from hiernas.commands.cost import cost
-from hiernas.commands.options import CostOptions
 from hiernas.costs import MEMORY
 from hiernas.data import ImageData, load_data
 from hiernas.data.images import WORKERS
@@ -29,9 +28,8 @@ from hiernas.methods import METHODS
 from hiernas.report.page import summary
 from hiernas.run import request as run_module
 from hiernas.run.folder import RunFolder
-from hiernas.run.pace import Pace, largest_step
 from hiernas.run.request import OPTIONS, Prepared, Request, prepare, read_data, reload_data, restore
-from hiernas.run.search import resume, search
+from hiernas.run.search import Pace, largest_step, resume, search
 from hiernas.run.settings import with_settings
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.evaluate import evaluation_bytes
@@ -55,16 +53,6 @@ def few() -> ImageData:
 
 def config(*more: str) -> Any:
     return with_settings(METHODS["hnas"].presets["quick"], [*LITTLE, *more])
-
-
-@pytest.fixture
-def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
-
-    def refuses(*_: object) -> None:
-        raise NotImplementedError
-
-    monkeypatch.setattr(formats, "_by_dynamo", refuses)
 
 
 class Measured(Exception):
@@ -145,7 +133,7 @@ def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_search_without_latencies_from_beginning_to_end(few: ImageData, tmp_path: Path) -> None:
     request = Request("hnas", SPACE, {}, few, ["params<=4k"], config=config("objective=params"))
     prepared = prepare(request)
-    assert set(estimate(prepared, largest_step(prepared), Pace({}, 0.0)).costs) == {"params", "macs", *MEMORY}
+    assert set(estimate(prepared, largest_step(prepared), Pace({}, 0.0))["costs"]) == {"params", "macs", *MEMORY}
     run = search(request, tmp_path / "r")
     assert not list(run.path.glob("latency*"))
     result = json.loads((run.path / "result.json").read_text())
@@ -222,7 +210,7 @@ def test_check_foretells_what_evaluating_measuring_and_decoding_take(tmp_path: P
 
     def foretold(data: ImageData, *limits: str, **more: Any) -> float:
         prepared = prepare(Request("hnas", "tiny", {}, data, limits or ["params<=200k"], config=chosen, **more))
-        return estimate(prepared, largest_step(prepared), Pace({}, 0.0)).memory_gib * 2**30
+        return estimate(prepared, largest_step(prepared), Pace({}, 0.0))["memory_gib"] * 2**30
 
     small = foretold(kept)
     space = hiernas.spaces.tiny((3, 32, 32), 2)

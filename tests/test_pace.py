@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -16,21 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hiernas
-from hiernas import export as formats
+from hiernas.commands import SearchOptions, TrainOptions, seconds_of
 from hiernas.commands import train as command
-from hiernas.commands.options import SearchOptions, TrainOptions, seconds_of
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import QUICK
 from hiernas.run import search as run_module
 from hiernas.run.folder import RunFolder
-from hiernas.run.pace import Pace, fitting, in_miniature, largest_step, rehearsed
 from hiernas.run.request import Request, prepare
-from hiernas.run.search import rehearse, resume, search
+from hiernas.run.search import Pace, fitting, in_miniature, largest_step, rehearse, rehearsed, resume, search
 from hiernas.run.settings import keys, scaled, with_settings
 
 SIZE, CLASSES = (1, 8, 8), 3
+pytestmark = pytest.mark.usefixtures("_quick_export")
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +37,6 @@ def few() -> ImageData:
     rng = np.random.default_rng(0)
     pixels = [(rng.integers(0, 90, SIZE) + 80 * (i % CLASSES)).astype(np.uint8) for i in range(120)]
     return load_data([(torch.from_numpy(x), i % CLASSES) for i, x in enumerate(pixels)])
-
-
-@pytest.fixture(autouse=True)
-def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
-
-    def refuses(*_: object) -> None:
-        raise NotImplementedError
-
-    monkeypatch.setattr(formats, "_by_dynamo", refuses)
 
 
 def takes(config: Any) -> float:
@@ -198,7 +186,7 @@ def test_a_training_within_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     architecture = hiernas.spaces.tiny().sample(np.random.default_rng(0))
     architecture.save(tmp_path / "a.json")
     options = TrainOptions(source=tmp_path / "a.json", data="digits", time="40m", out=tmp_path / "r")
-    command.train(options, lambda _: None, began=time.monotonic())
+    command.train(options, lambda _: None)
     config = RunFolder.open(tmp_path / "r").config
     assert config["train"]["epochs"] == 2  # 400 seconds are for all else, 333 for batch-norm statistics: 2,733 of 2,400
     assert config["timed"].startswith("40 min: recipe.warmup_epochs 2.0 -> 0.05, epochs 60 -> 2; ")

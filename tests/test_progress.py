@@ -18,7 +18,7 @@ from rich.console import Console
 
 from hiernas.cli import progress
 from hiernas.cli.progress import Display, follow
-from hiernas.commands.options import SearchOptions, TrainOptions
+from hiernas.commands import SearchOptions, TrainOptions
 from hiernas.errors import ConfigError, RunError
 from hiernas.run.folder import RunFolder
 from toy import RUN

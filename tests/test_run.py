@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +69,13 @@ def outcome(run: Path) -> dict[str, object]:
     return {"front": members, "chosen": result["chosen"]["options"], "test": result["chosen"]["test_accuracy"]}
 
 
-@pytest.mark.parametrize("method", [hiernas.hnas, hiernas.spos, hiernas.random_search], ids=lambda m: m.method)
-@pytest.mark.parametrize("kind", ["tiny", "nasbench_macro", "own"])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [(hiernas.hnas, "tiny"), (hiernas.spos, "own"), (hiernas.random_search, "nasbench_macro")],
+    ids=lambda x: getattr(x, "method", x),
+)
 @pytest.mark.usefixtures("_quick_export")
-def test_every_method_on_every_kind_of_space(tmp_path: Path, few: str, method: object, kind: str) -> None:
+def test_every_method_and_every_kind_of_space(tmp_path: Path, few: str, method: object, kind: str) -> None:
     data = hiernas.load_data(few)
     own = hiernas.chain_space(
         "own", data.input_size, 10, stem=8, stem_stride=2, head=16,
@@ -93,6 +95,7 @@ def test_every_method_on_every_kind_of_space(tmp_path: Path, few: str, method: o
     assert len(found.result["stages"]) == (2 if method is hiernas.hnas else 0)
 
 
+@pytest.mark.usefixtures("_quick_export")
 def test_files_of_a_run_agree_with_each_other(tmp_path: Path, few: str) -> None:
     data = hiernas.load_data(few)
     found = hiernas.hnas("tiny", data, config=with_settings(QUICK, TINY), out=tmp_path / "r")
@@ -338,22 +341,13 @@ def test_what_a_run_goes_by_is_never_replaced_in_silence(finished: Path, tmp_pat
 )
 def test_asked_to_stop_while_it_trains(number: int, code: int, said: str, tmp_path: Path) -> None:
     """The weights are saved at the next step, within seconds, and one line says how to go on."""
-    command = [sys.executable, "-m", "hiernas", "search", *settings("epochs=500,1,1"), "--limit", "params<=200k"]
-    command += ["--set", "objective=params", "--out", "r"]
     log = Path("r/events.jsonl")
-    heard = partial(signal.signal, number, signal.SIG_DFL)  # what started the tests may ignore it, as `nohup` and `&` do
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
-    ) as process:
-        while "epoch" not in (log.read_text() if log.exists() else "") and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(0.5)
-        process.send_signal(number)
-        try:
-            _, shown = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == code
+    process = Command("search", *settings("epochs=500,1,1", "objective=params"), "--limit", "params<=200k", "--out", "r")
+    while "epoch" not in (log.read_text() if log.exists() else "") and process.running:
+        time.sleep(0.02)
+    process.send(number)
+    ended, _, shown = process.ended()
+    assert ended == code
     assert shown == f"{said}: go on with `hiernas resume r`; what was saved is not done again\n"
     saved = RunFolder.open("r").load_tensors("train1")
     assert saved is not None

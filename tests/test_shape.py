@@ -11,15 +11,15 @@ import pytest
 import hiernas
 
 AT_MOST = {  # files and lines; to be lowered, never raised. A method's: what its imports reach, itself included
-    "hnas": (12, 1715), "baselines": (13, 1755), "darts": (14, 1925),
-    "hournas": (13, 1910), "hdas": (15, 2165), "hmnas": (20, 3040),
-    "controls": (14, 1985), "the package": (120, 21752),  # the package in the end: 100 and 15,500
+    "hnas": (11, 1650), "baselines": (12, 1689), "darts": (13, 1863),
+    "hournas": (12, 1851), "hdas": (14, 2102), "hmnas": (19, 2976),
+    "controls": (13, 1920), "the package": (110, 21208),  # the package in the end: 100 and 15,500
 }  # fmt: skip
 LARGEST = 400  # lines of a file
 CIRCLES: list[int] = []  # files in each circle of imports
 LAYERS = [  # each imports only from itself and from those before it
-    {"errors", "names", "randomness", "quiet", "machine", "stop", "ranks", "run.disk"},
-    {"combinatorics", "space", "subsets", "gates", "budget"},
+    {"errors", "names", "randomness", "host", "stop", "ranks", "run.disk"},
+    {"space", "subsets", "gates", "budget"},
     {"data.split", "train.recipes"},
     {"problem"},
     {"networks"},

@@ -9,13 +9,13 @@ import pytest
 import shapes
 import torch
 
-from hiernas.commands.check import Estimate, shown
+from hiernas.commands.check import estimate, in_words
 from hiernas.data import ImageData, load_data
 from hiernas.data.load import joined
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import train_network
 from hiernas.run.request import Request, prepare
-from hiernas.run.search import search
+from hiernas.run.search import LargestStep, Pace, search
 from hiernas.spaces import tiny
 from hiernas.train.recipes import Phase, Recipe
 from toy import RUN
@@ -65,20 +65,20 @@ def test_presets_have_steps_for_small_folders(method: str, images: ImageData) ->
     assert final >= 500
     assert f"final_epochs {Request(method, preset='small').resolved().final_epochs} -> " in prepared.fitted
     assert any("rules nothing out" in doubt for doubt in prepared.doubts)
-    assert shown(prepared, Estimate(1, {}, 1.0, 1, 0.1, {}))["for so few images"] == prepared.fitted
+    assert in_words(estimate(prepared, LargestStep(1, 0.1, 1), Pace({}, 0.0)))["for so few images"] == prepared.fitted
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_quick_export")
 def test_a_small_folder_gives_a_useful_network_and_little_training_says_so(images: ImageData, tmp_path: Path) -> None:
-    few = ["population=4", "generations=1", "stages=2", "objective=macs", "epochs=6,1,1"]
+    few = ["population=4", "generations=1", "stages=2", "objective=macs", "epochs=1,1,1", "calibration_images=48"]
     request = Request("hnas", data=images, limits=["macs<=3M"], preset="small", settings=few)
     result = json.loads((search(request, tmp_path / "run").path / "result.json").read_text())
     assert result["chosen"]["test_accuracy"] >= 0.8  # 25 % with the preset's own 7 epochs of two steps
     assert result["fitted"].endswith("final_epochs 7 -> 58, final_lr 0.3 -> 0.106")
     assert not any("largest class every time" in doubt for doubt in result["doubts"])
 
-    hurried = Request("hnas", data=images, preset="small", settings=[*few, "epochs=1,1,1", "final_epochs=1", "final_lr=1e-4"])
+    hurried = Request("hnas", data=images, preset="small", settings=[*few, "final_epochs=1", "final_lr=1e-4"])
     run = search(hurried, tmp_path / "hurried").path
     result = json.loads((run / "result.json").read_text())
     said = " ".join(result["doubts"])

@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import load_file
 from scipy import stats
 
-from hiernas import export
 from hiernas.cli import main
 from hiernas.commands.compare import runs_of, summarised
 from hiernas.data import ImageData, load_data
@@ -34,7 +33,7 @@ from hiernas.run.request import Request, prepare, restore
 from hiernas.run.study import Study, begin, entries_of, work
 from hiernas.train.recipes import Recipe
 from hiernas.train.retraining import Retraining
-from processes import FORKED
+from processes import FORKED, quick_export
 
 FAST = ("train.batch_size=128", "final_epochs=1", "train.accelerator=cpu")
 LIMITS = ("params<=60k and macs<=3M",)
@@ -134,10 +133,9 @@ def test_entries_are_read() -> None:
 
 
 def quickly(path: Path) -> dict[str, str]:
-    """Do what is left of a study; ONNX files by the older exporter, which takes a tenth of the time."""
+    """Do what is left of a study."""
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_by_dynamo", export._by_tracing)
+    with quick_export():
         return work(path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hiernas.commands.options import TrainOptions
+from hiernas.commands import TrainOptions
 from hiernas.commands.train import _network
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError, SpaceError

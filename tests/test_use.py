@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 import hiernas
 from hiernas.api import SearchResult
 from hiernas.cli import app
-from hiernas.commands.evaluate import tables
+from hiernas.commands.use import tables
 from hiernas.data import ImageData
 from hiernas.data.images import small_png
 from hiernas.errors import ConfigError, DataError, ExportError, RunError

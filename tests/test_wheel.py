@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from processes import QUICK
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -36,5 +38,5 @@ def test_a_wheel_is_all_that_a_search_needs(few: str, tmp_path: Path) -> None:
     where = run(sys.executable, "-P", "-c", "import hiernas; print(hiernas.__file__)", **there)
     assert Path(where.strip()) == installed / "__init__.py"
     words = ("random", "--data", few, "--limit", "params<=60k", "--set", "final_epochs=1", "--out", "RUN")
-    run(sys.executable, "-P", "-m", "hiernas", "search", *words, **there)
+    run(sys.executable, "-P", "-c", QUICK, "search", *words, **there)
     assert {"best.onnx", "best.safetensors", "report.html"} <= {path.name for path in (tmp_path / "RUN").iterdir()}

@@ -215,30 +215,20 @@ def concatenated(tensor: Tensor) -> Tensor:
 
 
 def average(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by their means over the processes."""
-    if size() > 1:
-        _flat(tensors, lambda flat: summed(flat).div_(size()))
+    """Replace tensors by their means over the processes; they are exchanged as one for each type and device."""
+    if size() == 1:
+        return
+    import torch
+
+    for kind in dict.fromkeys((t.dtype, t.device) for t in tensors):
+        alike = [t for t in tensors if (t.dtype, t.device) == kind]
+        flat = summed(torch.cat([t.detach().reshape(-1) for t in alike])).div_(size())
+        for t, own in zip(alike, torch.split(flat, [t.numel() for t in alike]), strict=True):
+            t.detach().copy_(own.view(t.shape))
 
 
 def align(tensors: Sequence[Tensor]) -> None:
     """Replace tensors by those of the first process."""
-
-    def broadcast(flat: Tensor) -> None:
-        with _talking() as torch:
-            torch.broadcast(flat, 0, _group())
-
     if size() > 1:
-        _flat(tensors, broadcast)
-
-
-def _flat(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
-    """Exchange tensors as one for each type and device, and put back what came of it."""
-    import torch
-
-    kinds = dict.fromkeys((t.dtype, t.device) for t in tensors)
-    for kind in kinds:
-        alike = [t for t in tensors if (t.dtype, t.device) == kind]
-        flat = torch.cat([t.detach().reshape(-1) for t in alike])
-        exchange(flat)
-        for t, own in zip(alike, torch.split(flat, [t.numel() for t in alike]), strict=True):
-            t.detach().copy_(own.view(t.shape))
+        for t, first in zip(tensors, told(lambda: [own.detach().cpu() for own in tensors])(), strict=True):
+            t.detach().copy_(first)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hiernas.combinatorics import Decision, Group
-from hiernas.space import Architecture, Choice, SearchSpace
+from hiernas.space import Architecture, Choice, Decision, Group, SearchSpace
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hiernas.costs.memory import memory
-from hiernas.costs.tables import Cost, Count, cost, count
+from hiernas.costs.tables import Cost, Count, cost, count, memory
 from hiernas.errors import LatencyError
 from hiernas.networks.ops import Classifier, Conv, MBConv, Skip
 from toy import toy_space

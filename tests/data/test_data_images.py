@@ -15,7 +15,7 @@ from hiernas.data import images as images_module
 from hiernas.data import load_data
 from hiernas.data.images import Form, Header, choose_form, decode, measure, open_picture
 from hiernas.errors import DataError
-from hiernas.machine import usable_memory
+from hiernas.host import usable_memory
 
 RNG = np.random.default_rng(3)
 GREY = RNG.integers(0, 256, (8, 12), dtype=np.uint8)

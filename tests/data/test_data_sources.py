@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from hiernas.data import load_data
 from hiernas.errors import DataError
-from hiernas.quiet import visible
+from hiernas.host import visible
 
 
 def test_digits_are_those_of_scikit_learn() -> None:

@@ -20,19 +20,20 @@ from torch import Tensor, nn
 from hiernas import export as formats
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export
+from hiernas.host import quiet
 from hiernas.names import FORMATS
 from hiernas.networks.ops import MBConv
-from hiernas.quiet import quiet
-from hiernas.spaces import Stage, chain_space, tiny
+from hiernas.spaces import Stage, chain_space
 
 METADATA = {"classes": json.dumps(["<b>", "né", "2"]), "mean": "[0.3]", "std": "[0.25]"}
-SITES = ("k3_e3", "skip", "k5_e3", "skip", "k3_e6", "k3_e3", "k5_e6", "skip")
 
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(0)
-    net = tiny().architecture(SITES).build()
+    stages = (Stage(12, 2, 1, (MBConv(3, 3),), skip=True), Stage(16, 2, 2, (MBConv(5, 2),)))  # residual blocks and others
+    space = chain_space("own", (1, 8, 8), 10, stem=8, stages=stages, head=24)
+    net = space.architecture(["k3_e3", "skip", "k5_e2", "k5_e2"]).build()
     generator = torch.Generator().manual_seed(1)
     for m in net.modules():  # statistics of a trained network, so that folding them is not a matter of course
         if isinstance(m, nn.BatchNorm2d):

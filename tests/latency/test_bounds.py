@@ -22,8 +22,8 @@ from hiernas.latency.measure import measure_table, plan_of
 from hiernas.latency.runner import IN_TURN, together
 from hiernas.methods import METHODS
 from hiernas.networks.ops import MBConv
-from hiernas.run.pace import largest_step
 from hiernas.run.request import Request, prepare
+from hiernas.run.search import largest_step
 from hiernas.spaces import hnas_basic, tiny
 from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
 from hiernas.train.loop import accuracy, make_fabric

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import pytest
 from known import Known
 
+from hiernas.commands import MeasureOptions
 from hiernas.commands import measure as command
 from hiernas.commands.lists import listing
 from hiernas.commands.measure import measure
-from hiernas.commands.options import MeasureOptions
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.measure import cached_table_path, fingerprint, identity, plan_of

@@ -20,9 +20,9 @@ import onnxruntime
 import pytest
 from known import Known
 
+from hiernas.commands import MeasureOptions
 from hiernas.commands import measure as command
 from hiernas.commands.measure import measure
-from hiernas.commands.options import MeasureOptions
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.measure import Plan, doubts, fingerprint, identity, measure_table, plan_of
 from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack

@@ -3,23 +3,25 @@
 import json
 import os
 import pwd
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from known import Known
 
+from hiernas.commands.measure import _merge
 from hiernas.costs.tables import cost_tables, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.latency import measure as probes_module
 from hiernas.latency.measure import _keep, cached_table_path, measure_table
 from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import Correction, Entry, LatencyTable, load_table
+from hiernas.spaces import tiny
+from processes import FORKED, Forked
 from toy import toy_space
 
 EDGES = ["edge 8x8x8", "edge 8x4x4", "edge 16x4x4"]  # the tensors between the toy's operations
@@ -238,35 +240,27 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cached_table_path(runtime) == tmp_path / "own" / name
 
 
-TOGETHER = """
-import sys, time
-from pathlib import Path
-from hiernas.commands.measure import _merge
-from hiernas.latency.measure import _keep
-from hiernas.latency.table import Entry, LatencyTable
-from hiernas.spaces import tiny
-space, path, me, begin = tiny(), Path("t.json"), int(sys.argv[1]), float(sys.argv[2])
-while time.time() < begin:
-    pass
-for i in range(20):
-    table = LatencyTable("cpu", "onnxruntime", "1", 1, 1, 0.1, {f"{me} {i}": Entry(2.0, 1.0, 3.0, 45)})
-    if me < 2:
-        _keep(table, path)
-    else:
-        while not path.exists():
-            time.sleep(0.001)
-        table.save(f"{me}.json")
-        _merge(space, Path(f"{me}.json"), path)
-    assert f"{me} {i}" in LatencyTable.load(path).entries
-"""
+def measure_or_merge(me: int, all_are_there: Any) -> None:
+    space, path = tiny(), Path("t.json")
+    all_are_there.wait()
+    for i in range(20):
+        table = LatencyTable("cpu", "onnxruntime", "1", 1, 1, 0.1, {f"{me} {i}": Entry(2.0, 1.0, 3.0, 45)})
+        if me < 2:
+            _keep(table, path)
+        else:
+            while not path.exists():
+                time.sleep(0.001)
+            table.save(f"{me}.json")
+            _merge(space, Path(f"{me}.json"), path)
+        assert f"{me} {i}" in LatencyTable.load(path).entries
 
 
 def test_processes_that_measure_and_merge_side_by_side_lose_no_entry(tmp_path: Path) -> None:
     """Four real processes: two that measure, two that merge, and all read what the others write."""
-    begin = str(time.time() + 8.0)
-    workers = [subprocess.Popen([sys.executable, "-c", TOGETHER, str(i), begin], stderr=-1, text=True) for i in range(4)]
-    said = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * 4, said
+    all_are_there = FORKED.Barrier(4)
+    workers = [Forked(measure_or_merge, i, all_are_there) for i in range(4)]
+    ended = [worker.ended() for worker in workers]
+    assert [code for code, *_ in ended] == [0] * 4, ended
     assert set(LatencyTable.load(tmp_path / "t.json").entries) == {f"{me} {i}" for me in range(4) for i in range(20)}
 
 

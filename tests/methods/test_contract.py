@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 import hiernas
-from hiernas import export as formats
 from hiernas import spaces
 from hiernas.costs.tables import cost_tables, parts_of_space
 from hiernas.data import ImageData, load_data
@@ -87,16 +86,6 @@ def few() -> ImageData:
     rng = np.random.default_rng(0)
     pixels = [(rng.integers(0, 90, SIZE) + 80 * (i % CLASSES)).astype(np.uint8) for i in range(120)]
     return load_data([(torch.from_numpy(x), i % CLASSES) for i, x in enumerate(pixels)])
-
-
-@pytest.fixture
-def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
-
-    def refuses(*_: object) -> None:
-        raise NotImplementedError
-
-    monkeypatch.setattr(formats, "_by_dynamo", refuses)
 
 
 def latency_file(folder: Path, method: str, space: SearchSpace) -> Path:

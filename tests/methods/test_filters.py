@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from export.generated import computes, written
-from hiernas import export as formats
 from hiernas import spaces
 from hiernas.budget import Limit
 from hiernas.commands.train import transfer
@@ -404,11 +403,11 @@ def bright() -> ImageData:
 TIGHT = ["weights_level=true", "compare=false", "mask.filters=0.4", "search.train.batch_size=8"]  # many filters must go
 
 
+@pytest.mark.usefixtures("_quick_export")
 @pytest.mark.parametrize("name", ["chain", "pooled cells"])
 def test_a_search_with_the_third_level_even_when_stopped_within_it(
     name: str, tmp_path: Path, bright: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "_by_dynamo", _refuses)  # the older exporter takes a tenth of the time
     monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
     space = SPACES[name]
     limits = binding_limits(space)
@@ -449,10 +448,6 @@ def test_a_search_with_the_third_level_even_when_stopped_within_it(
     page = (run.path / "report.html").read_text()
     assert "Masks of filters" in page
     assert "Output filters" in page
-
-
-def _refuses(*_: object) -> None:
-    raise NotImplementedError
 
 
 def test_networks_without_output_filters_have_no_third_level() -> None:

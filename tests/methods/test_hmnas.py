@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import hiernas
-from hiernas import export as formats
 from hiernas.budget import Limit
 from hiernas.costs import limits as limits_module
 from hiernas.costs import parse_limits
@@ -435,17 +434,7 @@ STOPS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def _no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX files by the older exporter, which takes a tenth of the time."""
-
-    def refuses(*_: object) -> None:
-        raise NotImplementedError
-
-    monkeypatch.setattr(formats, "_by_dynamo", refuses)
-
-
-@pytest.mark.usefixtures("_no_export")
+@pytest.mark.usefixtures("_quick_export")
 @pytest.mark.parametrize("name", STOPS)
 def test_stopped_in_every_phase_it_ends_as_if_it_had_not_been(
     name: str, tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ from hiernas.space import SearchSpace
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.evaluate import RunTrainer
 from hiernas.train.recipes import Recipe
+from processes import Command
 
 
 @pytest.fixture(scope="module")
@@ -225,13 +223,10 @@ def test_impossible_targets_are_refused_before_anything_is_trained(tmp_path: Pat
 
 def test_the_command_line_refuses_them_too(tmp_path: Path) -> None:
     table = latency_file(tmp_path, spaces.tiny((1, 8, 8), 10))
-    command = [sys.executable, "-m", "hiernas", "search", "hournas", "--space", "tiny", "--latency-table", str(table)]
-    done = subprocess.run(
-        [*command, "--limit", "params<=1k"], capture_output=True, text=True, check=False, env=os.environ
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: no architecture of 'tiny' meets params <= 1k; the smallest has ")
-    assert done.stderr.count("\n") == 1
+    words = ["search", "hournas", "--space", "tiny", "--latency-table", str(table), "--limit", "params<=1k"]
+    code, out, err = Command(*words).ended()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: no architecture of 'tiny' meets params <= 1k; the smallest has ")
     assert not Path("runs").exists()
 
 

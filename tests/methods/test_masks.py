@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.budget import CostTable, Limit
-from hiernas.combinatorics import Decision, Group
 from hiernas.costs.tables import cost_tables
 from hiernas.data.images import InMemory
 from hiernas.data.split import ImageData, Split
@@ -27,7 +26,7 @@ from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.methods.hmnas.masks import MaskArchitect, MaskSettings
 from hiernas.run.folder import RunFolder
 from hiernas.search.alphas import Pressure, by_strength
-from hiernas.space import SearchSpace
+from hiernas.space import Decision, Group, SearchSpace
 from hiernas.train.loop import fit
 from hiernas.train.recipes import Phase, Recipe
 from methods.test_encoding import (

@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from hiernas.commands.check import estimate, shown, to_json
+from hiernas.commands.check import estimate, in_words
 from hiernas.commands.rank import _draw
 from hiernas.costs import MEMORY, parse_limits
-from hiernas.costs.memory import memory
+from hiernas.costs.tables import memory
 from hiernas.data import ImageData, load_data
 from hiernas.errors import LimitError
 from hiernas.networks.ops import MBConv
 from hiernas.report.page import summary, write_report
 from hiernas.run.outcome import _check_memory
-from hiernas.run.pace import Pace, largest_step
 from hiernas.run.request import Request, prepare, restore
-from hiernas.run.search import resume, search
+from hiernas.run.search import Pace, largest_step, resume, search
 from hiernas.space import Architecture
 from hiernas.spaces import Stage, chain_space
 from test_golden import ALL, LOGITS, MASKS, ONE_SHOT, UNSEARCHED, VITAL
@@ -101,8 +100,8 @@ def test_what_is_said_before_a_search(few: ImageData) -> None:
     prepared = prepare(asked("hnas", few, ("peak_ram_int8<=5200",)))
     assert prepared.config.objective == "macs"
     assert prepared.doubts == ()
-    estimated = estimate(prepared, largest_step(prepared), Pace({"train1": 2.0}, 1.0))
-    found, value = shown(prepared, estimated), json.loads(json.dumps(to_json(prepared, estimated)))
+    value = json.loads(json.dumps(estimate(prepared, largest_step(prepared), Pace({"train1": 2.0}, 1.0))))
+    found = in_words(value)
     peaks = [n for a in SPACE if (n := traced(a)["peak_ram_int8"]) <= 5200]
     assert {**value["costs"]["peak_ram_int8"], "typical": 0} == {"smallest": min(peaks), "typical": 0, "largest": max(peaks)}
     assert (value["limits"], value["architectures"]) == (["peak_ram_int8 <= 5.2k"], 27)

@@ -13,7 +13,6 @@ import pytest
 from little import few_of, latency_file, little
 from safetensors.torch import load_file
 
-from hiernas import export as formats
 from hiernas import spaces
 from hiernas.commands import rank as trust
 from hiernas.costs.tables import cost
@@ -74,9 +73,10 @@ def few(digits: ImageData) -> ImageData:
 
 
 @pytest.fixture(params=["hnas", "hournas"])
-def finished(request: Any, few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def finished(
+    request: Any, few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _quick_export: None
+) -> RunFolder:
     """A search of two supernets, the second one over a smaller space."""
-    monkeypatch.setattr(formats, "_by_dynamo", lambda *_: (_ for _ in ()).throw(NotImplementedError))
     monkeypatch.setattr(trust, "restore", lambda run: restore(run, little(), few))
     monkeypatch.setattr(spaces, "known_space", lambda *_: little())  # best.json is of a space without a name
     config = with_settings(METHODS[request.param].presets["quick"], [*COMMON, *CONFIGS[request.param]])

@@ -6,7 +6,7 @@ import copy
 import html
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from report_runs import Page
 
 import hiernas
 from hiernas.errors import SpaceError
-from hiernas.networks.cell_ops import OPERATIONS
 from hiernas.networks.genotype import GENOTYPES, Genotype, read_genotype
-from hiernas.report import cells, figures, graphs
+from hiernas.report import cells, figures, kit
 from hiernas.report.kit import Run, Told
 from hiernas.report.page import summary, write_report
 from hiernas.spaces import darts, hdas_stages, tiny
@@ -103,9 +102,9 @@ def test_the_page_of_cells(tmp_path: Path, value: dict[str, Any]) -> None:
     )
 
 
-def drawn() -> dict[str, graphs.Part]:
+def drawn() -> dict[str, cells.Part]:
     """Every published cell, the published stages, random ones with eight cells, and a cell that keeps all its edges."""
-    found = {f"{name} {p.name}": p for name in GENOTYPES for p in graphs.cells_of({"space": {"arguments": {"cell": name}}})}
+    found = {f"{name} {p.name}": p for name in GENOTYPES for p in cells.cells_of({"space": {"arguments": {"cell": name}}})}
     rng = np.random.default_rng(3)
     for name, sites in {
         "published": hiernas.known("hdas-stages").to_json()["sites"],
@@ -113,56 +112,86 @@ def drawn() -> dict[str, graphs.Part]:
         "all": {f"normal.{s}->{n}": {"sep_conv_3x3": 0.7, "skip": 0.2, "a": 0.1} for n in range(2, 6) for s in range(n)},
         "few": {"normal.0->2": {"max": 0.5}, "normal.1->4": {"max": 0.2}},  # node 3 reads nothing
     }.items():
-        found |= {f"{name} {p.name}": p for p in graphs.parts_of({"chosen": {"sites": sites}})}
+        found |= {f"{name} {p.name}": p for p in cells.parts_of({"chosen": {"sites": sites}})}
     return found
 
 
 DRAWN = drawn()
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What an SVG of a cell holds: boxes and texts as rectangles, and edges as where they begin, turn and end."""
+
+    size: tuple[float, ...]
+    boxes: list[tuple[float, ...]]
+    names: list[str]  # of the boxes
+    words: list[tuple[str, tuple[float, ...]]]  # of the edges
+    lines: list[tuple[float, ...]]  # x and y at the source's box, y at the turn, x at the end
+
+    @classmethod
+    def of(cls, part: cells.Part) -> Drawing:
+        svg = str(kit.PARTS.graph(part))
+        size = numbers(re.search(r'viewBox="0 0 ([^"]*)"', svg)[1])
+        found = re.findall(r'<rect class="\w+" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', svg)
+        boxes = [numbers(" ".join(box)) for box in found]
+        texts = re.findall(r'<text class="(?:edge|dead)" x="(.*?)" y="(.*?)">(.*?)<', svg)
+        words = [(text, numbers(f"{x} {y}")) for x, y, text in texts]
+        lines = re.findall(r'd="M (\S+) (\S+) V (\S+) q 0 6 6 6 H (\S+)"', svg)
+        return cls(
+            size, [(x, y, x + w, y + h) for x, y, w, h in boxes], re.findall(r'<text class="state [^>]*>(.*?)<', svg),
+            [(text, (x, y - 9.5, x + font_width(text), y + 2.5)) for text, (x, y) in words],
+            [(x, y, turn + 6, end + 5) for x, y, turn, end in (numbers(" ".join(line)) for line in lines)],
+        )  # fmt: skip
+
+    def ends(self, line: tuple[float, ...]) -> tuple[int, int]:
+        """The states that a line leads from and to, by where it starts and ends."""
+        x, y, level, end = line
+        (source,) = (i for i, b in enumerate(self.boxes) if b[0] < x < b[2] and b[3] == y)
+        (target,) = (i for i, b in enumerate(self.boxes) if b[0] == end and b[1] < level < b[3])
+        return source, target
+
+    def text_of(self, line: tuple[float, ...]) -> str:
+        """What stands behind a line's end."""
+        return next((text for text, (x, top, _, low) in self.words if 0 < x - line[3] < 40 and top < line[2] < low), "")
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split()))
+
+
+def font_width(text: str) -> float:
+    """In the widest of the page's fonts, from its outlines."""
+    return float(TextPath((0, 0), text, size=11, prop=FontProperties(family="DejaVu Sans")).get_extents().width)
+
+
 def test_every_edge_is_drawn_with_its_operation() -> None:
     for name, found in GENOTYPES.items():
-        for part in graphs.cells_of({"space": {"arguments": {"cell": name}}}):
+        for part in cells.cells_of({"space": {"arguments": {"cell": name}}}):
             nodes = enumerate(found.graph(part.name), 2)
-            edges = {(graphs.short(op), source, n) for n, node in nodes for op, source in node}
-            figure = graphs.drawing(part)
-            assert [box.text for box in figure.boxes] == ["0", "1", "2", "3", "4", "5", "out"]
-            ends = [ends_of(figure, line) for line in figure.lines]
-            assert {(line.text, *at) for line, at in zip(figure.lines, ends, strict=True) if line.text} == edges
-            assert {at for line, at in zip(figure.lines, ends, strict=True) if not line.text} == {(n, 6) for n in range(2, 6)}
-
-
-def ends_of(figure: graphs.Drawing, line: graphs.Line) -> tuple[int, int]:
-    """The states that a line leads from and to, by where it starts and ends."""
-    x, y = (int(n) for n in re.findall(r"[\d.]+", line.path)[:2])
-    (source,) = (i for i, b in enumerate(figure.boxes) if b.x < x < b.x + b.width and b.y + b.height == y)
-    (target,) = (i for i, b in enumerate(figure.boxes) if b.x == line.x and b.y < line.y < b.y + b.height)
-    return source, target
+            edges = {(cells.short(op), source, n) for n, node in nodes for op, source in node}
+            figure = Drawing.of(part)
+            assert figure.names == ["0", "1", "2", "3", "4", "5", "out"]
+            drawn = {(figure.text_of(line), *figure.ends(line)) for line in figure.lines}
+            assert len(figure.lines) == len(drawn) == len(edges) + 4
+            assert drawn == edges | {("", n, 6) for n in range(2, 6)}
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_nothing_stands_in_the_way_of_anything_else(name: str) -> None:
     """Boxes, texts, and the two straight pieces of every edge, as rectangles."""
-    figure = graphs.drawing(DRAWN[name])
-    boxes = [(b.x, b.y, b.x + b.width, b.y + b.height) for b in figure.boxes]
-    words = [(line.at, line.y - 6, line.at + graphs.text_width(line.text), line.y + 6) for line in figure.lines if line.text]
-    for a, b in combinations([*boxes, *words], 2):
+    figure = Drawing.of(DRAWN[name])
+    things = [*figure.boxes, *(place for _, place in figure.words)]
+    for a, b in combinations(things, 2):
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-    assert all(x0 >= 0 and y0 >= 0 and x1 <= figure.width and y1 <= figure.height for x0, y0, x1, y1 in [*boxes, *words])
+    assert all(x0 >= 0 and y0 >= 0 and x1 <= figure.size[0] and y1 <= figure.size[1] for x0, y0, x1, y1 in things)
     for line in figure.lines:
-        source, target = ends_of(figure, line)
+        source, target = figure.ends(line)
         assert source < target
-        x, y = figure.boxes[source].x + figure.boxes[source].width // 2, figure.boxes[source].y + figure.boxes[source].height
-        for x0, y0, x1, y1 in ((x, y, x, line.y), (x, line.y, line.x, line.y)):
-            for i, (left, top, right, bottom) in enumerate([*boxes, *words]):
+        x, y, level, end = line
+        for x0, y0, x1, y1 in ((x, y, x, level), (x, level, end, level)):
+            for i, (left, top, right, bottom) in enumerate(things):
                 assert i in (source, target) or x1 <= left or right <= x0 or y1 <= top or bottom <= y0
-
-
-def test_texts_fit() -> None:
-    """Widths of the widest of the page's fonts, from its outlines."""
-    font = FontProperties(family="DejaVu Sans")
-    for text in [*map(graphs.short, OPERATIONS), "sep 3×3 12, max 8, +5"]:
-        assert TextPath((0, 0), text, size=11, prop=font).get_extents().width <= graphs.text_width(text)
 
 
 def test_the_weights_by_which_it_was_chosen(tmp_path: Path, value: dict[str, Any]) -> None:
@@ -171,7 +200,7 @@ def test_the_weights_by_which_it_was_chosen(tmp_path: Path, value: dict[str, Any
     page, text = made(tmp_path, changed)
     head = page.rows["heat"][0]
     rows = [row for row in page.rows["heat"] if row[0]]  # of two tables, one for each cell
-    names = {graphs.short(op): op for op in changed["details"]["weights"]["normal.0->2"]}
+    names = {cells.short(op): op for op in changed["details"]["weights"]["normal.0->2"]}
     sites, weights = changed["chosen"]["sites"], changed["details"]["weights"]
     edges = [site.split(".")[1].replace("->", " → ") + " *" * (site in changed["details"]["moved"]) for site in sites]
     assert [row[0] for row in rows] == edges
@@ -253,7 +282,7 @@ def test_depth_and_dead_cells_are_those_of_the_search() -> None:
     for space in [*spaces, hdas_stages(**SMALL, cells=26, least=4)]:
         for _ in range(15):
             architecture = space.sample(rng)
-            parts = graphs.parts_of({"chosen": {"sites": architecture.to_json()["sites"]}})
+            parts = cells.parts_of({"chosen": {"sites": architecture.to_json()["sites"]}})
             found = [(p.nodes, p.depth, len(p.dead)) for p in parts]
             assert found == [(s.cells, s.depth, s.dead) for s in architecture.skeleton.shapes(architecture.choices)]
             dead += sum(len(p.dead) for p in parts)
@@ -263,11 +292,11 @@ def test_depth_and_dead_cells_are_those_of_the_search() -> None:
 def test_one_graph_of_all_stages_is_shown_once_and_written_thrice() -> None:
     space = hdas_stages(**SMALL, cells=14, shared=True)
     architecture = space.sample(np.random.default_rng(0))
-    (part,) = graphs.parts_of({"chosen": {"sites": architecture.to_json()["sites"]}})
+    (part,) = cells.parts_of({"chosen": {"sites": architecture.to_json()["sites"]}})
     found = architecture.skeleton.shapes(architecture.choices)
     assert [(part.nodes, part.depth, len(part.dead))] * 3 == [(s.cells, s.depth, s.dead) for s in found]
     assert (part.label, part.is_stage) == ("all stages", True)
-    assert space.architecture(json.loads("\n".join(graphs.stage_lines([part], "DARTS_V2")))) == architecture
+    assert space.architecture(json.loads("\n".join(cells.stage_lines([part], "DARTS_V2")))) == architecture
 
 
 def test_cells_beyond_the_number_found_are_left_out(tmp_path: Path) -> None:
@@ -287,8 +316,8 @@ def test_cells_beyond_the_number_found_are_left_out(tmp_path: Path) -> None:
 def test_equal_cells_are_drawn_once() -> None:
     mild = GENOTYPES["DARTS_V2"].graph("normal")
     twice = Genotype((("normal1", mild), ("reduce1", GENOTYPES["PDARTS"].graph("reduce")), ("normal2", mild)))
-    parts = graphs.cells_of({"space": {"arguments": {"cell": twice.to_text()}}})
-    assert [names for names, _ in graphs.alike(parts)] == ["normal1 and normal2", "reduce1"]
+    parts = cells.cells_of({"space": {"arguments": {"cell": twice.to_text()}}})
+    assert [names for names, _ in cells.alike(parts)] == ["normal1 and normal2", "reduce1"]
 
 
 # -- several operations on an edge -------------------------------------------------------------------------------------
@@ -298,10 +327,11 @@ def test_weights_are_widths_and_have_no_genotype(tmp_path: Path, value: dict[str
     mixed = copy.deepcopy(value)
     mixed["chosen"]["sites"]["normal.0->2"] = {"sep_conv_3x3": 0.5, "skip_connect": 0.25, "none": 0.0}
     mixed["chosen"]["sites"]["normal.1->2"] = {"sep_conv_5x5": 2.0}
-    part = graphs.parts_of(mixed)[0]
-    lines = [line for line in graphs.drawing(part).lines if line.text]
-    assert [line.text for line in lines[:2]] == ["sep 3×3 50, skip 25", "sep 5×5 200"]
-    assert [line.wide for line in lines[:2]] == pytest.approx([0.6 + 3.4 * 0.75 / 2, 0.6 + 3.4])  # relative to the greatest
+    part = cells.parts_of(mixed)[0]
+    svg = kit.PARTS.graph(part)
+    assert [text for text, _ in Drawing.of(part).words[:2]] == ["sep 3×3 50, skip 25", "sep 5×5 200"]
+    widths = list(map(float, re.findall(r"stroke-width:([\d.]+)", svg)))
+    assert widths[:2] == pytest.approx([0.6 + 3.4 * 0.75 / 2, 0.6 + 3.4], abs=0.01)  # relative to the greatest
     page, text = made(tmp_path, mixed)
     assert "The wider a line, the more it weighs" in page.text
     assert "normal=[('sep_conv_3x3', 0, 2, 0.5), ('skip_connect', 0, 2, 0.25), " in copied(text)[0]

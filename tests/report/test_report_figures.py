@@ -20,7 +20,7 @@ from hiernas.spaces import Stage, chain_space, nasbench_macro, tiny
 
 
 def front(value: dict[str, Any]) -> str:
-    return figures.front_figure(value["front"], value, figures._metric(value), 800)
+    return figures.front_figure(value["front"], value, figures._metric(value))
 
 
 def texts(svg: str) -> list[str]:
@@ -31,7 +31,7 @@ def test_front_points_lie_where_the_values_say() -> None:
     """Pixel distances between the markers are in the ratio of the values."""
     value = runs.result(tiny(), members=5)
     svg = front(value)
-    markers = re.findall(r'<use href="#front800-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--blue\)', svg)
+    markers = re.findall(r'<use href="#front-\w+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--blue\)', svg)
     points = np.array(markers, dtype=float)[:5]
     expected = np.array([[m["latency_ms"]["predicted"], -m["val_accuracy"]] for m in value["front"]])
     for axis in (0, 1):
@@ -136,8 +136,9 @@ def test_a_block_of_several_operations_has_its_place_in_the_chain() -> None:
     assert chain
     assert [b.label for b in found[2:5]] == ["3×3\ne3", "k3_e3\nskip", "3×3\ne3"]
     assert found[3].notes == found[2].notes
-    assert [b.kind for b in found[1:4]] == ["plain", "searched", "searched"]
-    assert (found[2].strength, found[3].strength) == (15, 0)
+    markup = figures.network({"space": described, "chosen": {"sites": sites}})
+    drawn = re.findall(r'<div class="block (\w+)[^"]*" style="--p:(\d+)%', markup)
+    assert drawn[1:4] == [("plain", "0"), ("searched", "15"), ("searched", "0")]
 
 
 def test_unknown_spaces_are_drawn_by_their_options() -> None:
@@ -228,5 +229,5 @@ def test_networks_that_were_evaluated_with_the_weights_of_the_front_stand_around
     assert "others that were evaluated with the same weights" in page.text
     assert "evaluated" in page.svg_words
     drawn, before = (sum(tag == "use" for tag, _ in p.attributes) for p in (page, without))
-    assert drawn - before >= 2 * 20  # the better half in both figures, at least
+    assert drawn - before >= 20  # the better half, at least
     assert "evaluated" not in without.svg_words

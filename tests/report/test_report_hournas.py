@@ -201,7 +201,7 @@ BLOCKS = {"stem": True, "stage1.block1": False, "stage2.block1": True}
 
 
 def test_bars_are_as_long_as_what_is_lost() -> None:
-    svg = hournas.reset(runs.reset(BLOCKS), 856)
+    svg = hournas.reset(runs.reset(BLOCKS))
     bars = re.findall(r'<path d="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*" clip-path="[^"]*" style="fill: var\(--blue\)', svg)
     lengths = np.array(bars, dtype=float) @ [-1, 1]
     lost = np.array([10, 30, 80, 0, 0, 1, 10, 30, 80])

@@ -140,7 +140,7 @@ def test_page_is_complete_in_itself(page: Page) -> None:
 
 
 def test_figures_have_descriptions_and_the_pages_colours(page: Page) -> None:
-    assert len(page.figures) == 4  # the front for a wide and a narrow screen, and two trainings
+    assert len(page.figures) == 3  # the front, and two trainings
     assert all(f["role"] == "img" and len(f["aria-label"]) > 60 for f in page.figures)
     assert "Pareto front of 7 networks" in page.figures[0]["aria-label"]
     styles = " ".join(a.get("style", "") for _, a in page.attributes)

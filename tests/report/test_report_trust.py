@@ -85,7 +85,7 @@ def test_latencies(values: tuple[float | None, ...], words: list[str]) -> None:
 )  # fmt: skip
 def test_the_page_does_not_call_a_control_the_best_network_found(verdicts: tuple[bool, ...], words: str) -> None:
     decided = {f"train{i}": {"decided": verdict} for i, verdict in enumerate(verdicts)}
-    assert words in page._lead(RESULT | {"details": {"decided": decided}}, Told(""))
+    assert words in page.SECTIONS.lead(RESULT | {"details": {"decided": decided}}, Told(""))
 
 
 def test_a_verdict_holds_the_test_against_guessing_limits_and_others() -> None:

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import hiernas
-from hiernas import export as formats
 from hiernas.cli import print_summary
 from hiernas.costs import parse_limits
 from hiernas.costs.limits import best_within
@@ -105,10 +104,6 @@ def test_the_control_is_regular_and_within_the_limits() -> None:
     assert set(control(chain).values()) == {"k3_e1"}
 
 
-def _refuses(*_: object) -> None:
-    raise NotImplementedError
-
-
 # -- whole searches ----------------------------------------------------------------------------------------------------
 
 
@@ -143,10 +138,10 @@ def test_logits_that_stay_where_they_began_hand_over_the_control(method: str, di
     assert found.start is None
 
 
+@pytest.mark.usefixtures("_quick_export")
 def test_doubt_and_control_reach_terminal_result_and_report(
-    few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(formats, "_by_dynamo", _refuses)  # the older exporter is quicker
     short = ["search.epochs=1", "search.warmup_epochs=0", "search.images=96", "final_epochs=1", "search.alpha.lr=1e-6"]
     asked = Request("darts", space_arguments={"channels": 2}, data=few, limits=LIMITS, settings=[*short, "channels=2"])
     run = search(asked, tmp_path / "r")

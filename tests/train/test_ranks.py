@@ -45,8 +45,9 @@ from hiernas.train.recipes import Phase, Recipe
 from processes import FORKED, Command, cli
 
 SEARCHED = {  # by method: shorter than the golden runs
-    "hnas": "train.warmup_epochs=0 epochs=1,1,1", "hournas": "vital_epochs=1", "darts": "search.images=16",
-    "hmnas": "search.images=16 search.warmup_epochs=0 search.epochs=1 compare=false",
+    "hnas": "train.warmup_epochs=0 stages=3 epochs=1,1 lr=0.1,0.05 population=4 generations=1 calibration_images=8",
+    "hournas": "calibration_images=8", "darts": "search.images=16 search.epochs=1 search.warmup_epochs=0",
+    "hmnas": "search.images=16 search.warmup_epochs=0 search.epochs=1 compare=false calibration_images=8",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hiernas.commands.options import VitalOptions
+from hiernas.commands import VitalOptions
 from hiernas.commands.vital import listing
 from hiernas.errors import SpaceError
 from hiernas.networks.archive import graph_of_file

@@ -13,7 +13,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from hiernas.cli import app
-from hiernas.commands.options import VitalOptions
+from hiernas.commands import VitalOptions
 from hiernas.commands.vital import Listing, listing, reset, reset_table
 from hiernas.costs.tables import cost
 from hiernas.data import ImageData

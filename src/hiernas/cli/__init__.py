@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import inspect
+import json
 import os
 import sys
-import time
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
 from functools import partial
@@ -16,13 +16,31 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
+import hiernas.commands as options
 from hiernas import ranks
-from hiernas.cli.show import errors, out, print_json, print_pairs, print_summary, print_table, print_tables
-from hiernas.commands import options
-from hiernas.errors import ConfigError, HiernasError
+from hiernas.errors import ConfigError, HiernasError, RunError
+from hiernas.host import visible
 from hiernas.names import VERSION
 
+
+class Terminal(Console):
+    """Prints lines; what steers a terminal in a name of a class, file or device is shown, not done."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        try:
+            super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **how)
+        except OSError:  # nobody reads it any more
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """Where the reader of a pipe or the terminal is gone, the run goes on in silence."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+out, errors = (Terminal(stderr=stderr, highlight=False, soft_wrap=True, markup=False) for stderr in (False, True))
 _say = errors.print
 app = typer.Typer(
     no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,28 +53,24 @@ def main() -> None:
     """Entry point: user errors become one line and exit code 2."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # beside other work, waiting threads would slow all down
     with ranks.joined():
-        _main()
-
-
-def _main() -> None:
-    out.quiet = ranks.number() > 0
-    try:
-        app()
-    except HiernasError as error:
-        if ranks.said(error):
-            sys.exit(error.exit_code)
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _fail("the disk is full; free some space, then go on with `hiernas resume RUN`: nothing is lost", 2)
-        if error.filename is None:
-            raise
-        _fail(f"cannot use {error.filename}: {error.strerror}; name another file or folder", 2)
-    except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
-            raise
-        smaller = "a smaller batch (--set train.batch_size=...) or smaller images (--image-size)"
-        _fail(f"out of memory; use {smaller}, see `hiernas check`", 2)
+        out.quiet = ranks.number() > 0
+        try:
+            app()
+        except HiernasError as error:
+            if ranks.said(error):
+                sys.exit(error.exit_code)
+            _fail(str(error), error.exit_code)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                _fail("the disk is full; free some space, then go on with `hiernas resume RUN`: nothing is lost", 2)
+            if error.filename is None:
+                raise
+            _fail(f"cannot use {error.filename}: {error.strerror}; name another file or folder", 2)
+        except (MemoryError, RuntimeError) as error:
+            if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+                raise
+            smaller = "a smaller batch (--set train.batch_size=...) or smaller images (--image-size)"
+            _fail(f"out of memory; use {smaller}, see `hiernas check`", 2)
 
 
 def _fail(message: str, code: int) -> None:
@@ -65,6 +79,64 @@ def _fail(message: str, code: int) -> None:
 
 
 # -- what is printed ---------------------------------------------------------------------------------------------------
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
+    """Columns and rows, numbers flush right, then remarks, a line each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        numbers = all(row[i].lstrip("-")[:1].isdigit() for row in rows if row[i].strip("-"))
+        longest = max(len(cell) for cell in (column, *(row[i] for row in rows)))
+        whole = longest if numbers or (i == 0 and longest <= 30) else None  # what is never broken over lines
+        table.add_column(column, min_width=whole, no_wrap=i == 0 and whole is not None, overflow="fold",
+                         justify="right" if numbers else "left")  # fmt: skip
+    for row in rows:
+        table.add_row(*map(visible, row))
+    out.print(table)
+    for remark in remarks:
+        out.print(remark)
+
+
+def print_tables(tables: Sequence[Any]) -> None:
+    for table in tables:
+        print_table(*table)
+
+
+def print_either(as_json: bool, value: Any, show: Callable[[], None]) -> None:
+    """A value as JSON, or what a function prints of it."""
+    if as_json:
+        out.print(json.dumps(value))
+    else:
+        show()
+
+
+def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
+    """Names and values below a title."""
+    table = Table(box=None, show_header=False, pad_edge=False, title=visible(title), title_justify="left", title_style="bold")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(visible(name.strip()), visible(value))
+    out.print(table)
+
+
+def print_summary(run: Path) -> None:
+    """The result of a finished run; raises `RunError` for others."""
+    from hiernas.report.page import result_of, summary, telling
+    from hiernas.run.folder import RunFolder
+
+    result = result_of(RunFolder.open(run))
+    if result is None:
+        raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
+    with telling(run / "result.json"):
+        lines, rows = summary(result)
+    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if (run / "report.html").exists() else "")
+    lines += [*(f"doubtful: {doubt}" for doubt in result.get("doubts", ())), where]
+    if rows:
+        print_table(["", "asked", "predicted", "measured"], rows, lines)
+    else:
+        for line in lines:
+            out.print(line)
 
 
 @contextmanager
@@ -106,16 +178,26 @@ def _common(
         raise ConfigError(f"{asked.invoked_subcommand} is done by one process; start it without torchrun")
 
 
-def _command(run: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Make a command of a function of one dataclass, whose fields are the command's options."""
-    (asked,) = (hint for name, hint in get_type_hints(run).items() if name != "return")
-    hints = get_type_hints(asked, include_extras=True)
-    of_options = [(f.name, inspect.Parameter.empty if f.default is MISSING else f.default) for f in fields(asked)]
+def _command(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a command of a function of one dataclass, whose fields are the command's options, and perhaps of a listener.
+
+    It prints by itself, or gives what it says: as JSON, and a function that prints the same.
+    """
+    (asked,) = (hint for name, hint in get_type_hints(run).items() if name not in ("return", "listener"))
+    hints, listens = get_type_hints(asked, include_extras=True), "listener" in inspect.signature(run).parameters
+    of_options = [(f.name, inspect.Parameter.empty if f.default is MISSING else f.default) for f in fields(asked) if f.init]
     kind = inspect.Parameter.KEYWORD_ONLY
     signature = [inspect.Parameter(name, kind, default=default, annotation=hints[name]) for name, default in of_options]
 
     def command(**given: Any) -> None:
-        run(asked(**given))
+        of, as_json = asked(**given), given.get("json", False)
+        if not listens:
+            said = run(of)
+        else:
+            with listening(getattr(of, "again", ""), as_json, given.get("log")) as listener:
+                said = run(of, listener)
+        if said is not None:
+            print_either(as_json, *said)
 
     command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined] # what typer reads
     app.command(run.__name__, help=run.__doc__)(command)
@@ -125,7 +207,6 @@ def _command(run: Callable[[Any], None]) -> Callable[[Any], None]:
 @_command
 def search(asked: options.SearchOptions) -> None:
     """Search, train, measure and export a network; with no arguments, for the digits data set on this CPU."""
-    began = time.monotonic()
     going_on = asked.continue_ and asked.out is not None and ranks.told((asked.out / "config.yaml").exists)()
     if asked.out is not None and not going_on:
         from hiernas.run.folder import refuse_existing
@@ -137,24 +218,18 @@ def search(asked: options.SearchOptions) -> None:
 
     request = request_of(asked)
     with listening(f"hiernas resume {asked.out}" if going_on else "", log=asked.log) as listener:
-        go: Any = continued if going_on else partial(run_search, began=began)
+        go: Any = continued if going_on else partial(run_search, began=asked.began)
         run = go(request, asked.out, listener)
     print_summary(run.path)
 
 
 @_command
-def check(asked: options.CheckOptions) -> None:
+def check(asked: options.CheckOptions, listener: Any) -> Any:
     """Say what a search would face: size, costs, share within the limits, memory and time. Trains nothing."""
-    began = time.monotonic()
     import hiernas.commands.check as command
 
-    request = command.request_of(asked)
-    with listening(quietly=asked.json) as listener:
-        found = command.check(request, listener, began)
-    if asked.json:
-        print_json(command.to_json(*found))
-    else:
-        print_pairs("Check: nothing was trained", command.shown(*found))
+    found = command.check(asked, listener)
+    return found, partial(print_pairs, "Check: nothing was trained", command.in_words(found))
 
 
 @app.command()
@@ -190,26 +265,21 @@ def watch(run: Annotated[Path, typer.Argument(help="folder of a run, also of one
 
 
 @_command
-def measure(asked: options.MeasureOptions) -> None:
+def measure(asked: options.MeasureOptions, listener: Any) -> Any:
     """Measure the latency table of a space on this device; what was measured before is kept."""
     from hiernas.commands.measure import measure as run_measure
 
-    with listening() as listener:
-        shown = run_measure(asked, listener)
-    print_pairs(f"Latency of {asked.source}", shown)
+    shown = run_measure(asked, listener)
+    return shown, partial(print_pairs, f"Latency of {asked.source}", shown)
 
 
 @_command
-def cost(asked: options.CostOptions) -> None:
+def cost(asked: options.CostOptions, listener: Any) -> Any:
     """Parameters, MACs and latency of a network: counted, published, predicted from the table and measured here."""
     import hiernas.commands.cost as command
 
-    with listening(quietly=asked.json) as listener:
-        found = command.cost(asked, listener)
-    if asked.json:
-        print_json(found)
-    else:
-        print_pairs(asked.source, command.in_words(found))
+    found = command.cost(asked, listener)
+    return found, partial(print_pairs, asked.source, command.in_words(found))
 
 
 @_command
@@ -231,14 +301,12 @@ def vital(asked: options.VitalOptions) -> None:
 
 
 @_command
-def train(asked: options.TrainOptions) -> None:
+def train(asked: options.TrainOptions, listener: Any) -> Any:
     """Train the stand-alone network of a run or an architecture file, from scratch or with inherited weights."""
-    began = time.monotonic()
     from hiernas.commands.train import train as run_train
 
-    with listening(log=asked.log) as listener:
-        path = run_train(asked, listener, began)
-    print_summary(path)
+    path = run_train(asked, listener)
+    return path, partial(print_summary, path)
 
 
 @_command
@@ -252,51 +320,40 @@ def export(asked: options.ExportOptions) -> None:
 @_command
 def predict(asked: options.PredictOptions) -> None:
     """Name the class of each picture and how probable it is, by the trained network of a run."""
-    import hiernas.commands.predict as command
+    import hiernas.commands.use as command
 
-    found = command.predict(asked)
+    rows, remarks = command.predict(asked)
     if asked.csv is None:
-        print_table(command.COLUMNS, found.rows, ())
-    for remark in found.remarks:
+        print_table(command.COLUMNS, rows, ())
+    for remark in remarks:
         _say(remark)
 
 
 @_command
-def evaluate(asked: options.EvaluateOptions) -> None:
+def evaluate(asked: options.EvaluateOptions) -> Any:
     """Accuracy of the trained network of a run: with its interval, by class, and what is taken for what."""
-    import hiernas.commands.evaluate as command
+    import hiernas.commands.use as command
 
     found = command.evaluate(asked)
-    if asked.json:
-        print_json(command.to_json(*found))
-    else:
-        print_tables(command.tables(*found))
+    return command.to_json(*found), partial(print_tables, command.tables(*found))
 
 
 @_command
-def rank(asked: options.RankOptions) -> None:
+def rank(asked: options.RankOptions, listener: Any) -> Any:
     """Say how far a search can be trusted: its network against random ones that are trained alike."""
     from hiernas.commands.rank import rank as run_rank
 
-    with listening(f"hiernas rank {asked.run}", asked.json) as listener:
-        found = run_rank(asked.run, asked.networks, asked.epochs, listener)
-    if asked.json:
-        print_json(asdict(found))
-    else:
-        print_pairs(str(asked.run), found.rows())
+    found = run_rank(asked.run, asked.networks, asked.epochs, listener)
+    return asdict(found), partial(print_pairs, str(asked.run), found.rows())
 
 
 @_command
-def compare(asked: options.CompareOptions) -> None:
+def compare(asked: options.CompareOptions, listener: Any) -> Any:
     """Methods against their controls under the same limits, with seeds and intervals; or finished runs side by side."""
     from hiernas.commands.compare import compare as run_compare
 
-    with listening(quietly=asked.json) as listener:
-        found = run_compare(asked, listener)
-    if asked.json:
-        print_json(found.to_json())
-    else:
-        print_tables(found.tables())
+    found = run_compare(asked, listener)
+    return found.to_json(), partial(print_tables, found.tables())
 
 
 @app.command()
@@ -305,32 +362,21 @@ def report(
     open_: Annotated[bool, typer.Option("--open", help="in the browser")] = False,
 ) -> None:
     """Write the HTML report of a run or a study again."""
-    if (run / "study.yaml").exists():
-        from hiernas.commands.compare import summarised
+    from hiernas.commands.compare import page_of
 
-        written = summarised(run).page
-    else:
-        from hiernas.report.page import write_report
-        from hiernas.run.folder import RunFolder, owned
-
-        with owned(RunFolder.open(run)) as folder:
-            for name in ("result.json", "vital.json", "int8.json", "events.jsonl", "candidates.sqlite"):
-                folder.check(name)
-            written = write_report(run)
-    out.print(f"wrote {written}")
+    out.print(f"wrote {(written := page_of(run))}")
     if open_ and not webbrowser.open(at := Path(str(written)).resolve().as_uri()):
         _say(f"no browser could be started here; open {at}")
 
 
 @app.command()
 def push(
-    run: Annotated[Path, typer.Argument(help="a finished run")],
-    to: Annotated[str, typer.Option(help="hf:USER/NAME, a repository of the Hugging Face hub; made where there is none")],
+    run: Annotated[Path, typer.Argument(help="a finished run")], to: Annotated[str, typer.Option(help="hf:USER/NAME")], *,
     private: Annotated[bool, typer.Option("--private", help="make it for you alone")] = False,
     license_: Annotated[str | None, typer.Option("--license", help="that the card names; default: none")] = None,
     with_images: Annotated[bool, typer.Option("--with-images", help="also the test images of the run's report")] = False,
     dry_run: Annotated[Path | None, typer.Option(metavar="FOLDER", help="write it there instead, and send nothing")] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Put the trained network of a run on the Hugging Face hub, with a model card and without your images."""
     from hiernas.run.hub import push as run_push
 
@@ -338,9 +384,12 @@ def push(
         run_push(run, to, private=private, license=license_, with_images=with_images, dry_run=dry_run, say=out.print)
 
 
+LISTS = ["methods", "spaces", "networks", "recipes", "data", "runtimes", "presets", "runs"]
+
+
 @app.command("list")
 def list_command(
-    kind: options.Kind = "",
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(LISTS[:-1])} or {LISTS[-1]}", autocompletion=lambda: LISTS)] = "",
     of: Annotated[str, typer.Argument(help="the folder of `list runs`, the method of `list presets`")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
@@ -348,7 +397,4 @@ def list_command(
     import hiernas.commands.lists as command
 
     found = command.listing(kind, of)
-    if as_json:
-        print_json(command.to_json(*found))
-    else:
-        print_table(*found)
+    print_either(as_json, command.to_json(*found), partial(print_table, *found))

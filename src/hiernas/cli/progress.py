@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hiernas.errors import UNREADABLE, RunError
-from hiernas.quiet import first_line, visible
+from hiernas.host import first_line, visible
 from hiernas.report import units
 from hiernas.run.disk import on_disk
 from hiernas.run.folder import RunFolder

@@ -1,20 +1,19 @@
 """`hiernas check`: what a search would face and cost, before anything is trained.
 
-Time is that of a rehearsal, the search in miniature, times how much more there is to do (`hiernas.run.pace`). Memory is
+Time is that of a rehearsal, the search in miniature, times how much more there is to do (`hiernas.run.search`). Memory is
 weights, gradients and momentum plus the activations that the largest sampled architecture keeps for its backward pass,
 counted as they are saved; or what is evaluated, or measured, at a time, where that is more; and the images.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from hiernas.commands import AskedOptions, split_settings
 from hiernas.commands.cost import cells_named
-from hiernas.commands.options import AskedOptions, split_settings
 from hiernas.costs import PEAKS, sums
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables, peak_tables
@@ -26,29 +25,11 @@ from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
 from hiernas.report import units
 from hiernas.run.folder import Listener
-from hiernas.run.pace import LargestStep, Pace, largest_step, within
 from hiernas.run.request import Prepared, Request, prepare
-from hiernas.run.search import rehearse
-from hiernas.run.settings import names_of
+from hiernas.run.search import LargestStep, Pace, paced
 from hiernas.train.evaluate import batch_for, evaluation_bytes
 
 IN_CELLS = 20  # more than what all images that are evaluated at a time come to, of all spaces (tests/latency/test_bounds.py)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What `check` reports. Costs are (smallest, typical, largest) by metric; typical is the median."""
-
-    space_size: int
-    costs: dict[str, tuple[float, float, float]]
-    feasible_share: float
-    supernet_params: int
-    memory_gib: float
-    seconds: dict[str, float]  # by phase, on this device as busy as it is now
-
-    @property
-    def total_seconds(self) -> float:
-        return sum(self.seconds.values())
 
 
 def request_of(asked: AskedOptions) -> Request:
@@ -65,81 +46,67 @@ def request_of(asked: AskedOptions) -> Request:
     return request
 
 
-def check(request: Request, listener: Listener, began: float) -> tuple[Prepared, Estimate]:
-    """A search, and what it would face. `began`: see `hiernas.run.search.search`."""
-    prepared = prepare(request, listener)
-    step = largest_step(prepared)
-    pace = rehearse(prepared, step.seconds, listener)
-    if request.time is not None:
-        prepared = within(prepared, pace, request.time, time.monotonic() - began, names_of(request.settings))
-    return prepared, estimate(prepared, step, pace)
+def check(asked: AskedOptions, listener: Listener) -> dict[str, Any]:
+    """What a search would face, in numbers."""
+    request = request_of(asked)
+    return estimate(*paced(request, prepare(request, listener), listener, asked.began))
 
 
-def to_json(prepared: Prepared, e: Estimate) -> dict[str, Any]:
-    """An estimate in numbers."""
-    data = prepared.data
+def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> dict[str, Any]:
+    """What a search faces, from a step of its training and its rehearsal: seconds by phase, on a device as busy as now."""
+    space, method, data = prepared.space, METHODS[prepared.method], prepared.data
+    among = method.among(space)
+    tables = cost_tables(among, prepared.latency)
+    costs = dict[str, dict[str, float]]()
+    for each, by_metric in ((among, tables), (space, peak_tables(space, method.several))):
+        genes = each.sample_encoded(numpy_generator(prepared.seed, "check"), 10_000)
+        for metric, table in by_metric.items():
+            typical = float(np.median(table.of(genes)))
+            costs[metric] = {"smallest": table.smallest, "typical": typical, "largest": table.largest}
+    training = 4 * (3 * step.params) + step.saved  # weights, gradients, momentum in 32 bits
+    evaluating = 4 * step.params + _evaluating(prepared, step)
+    seconds = pace.seconds(method.work(prepared.config, data))
     return {
-        "method": prepared.method, "space": prepared.space.name, "architectures": e.space_size,
-        "costs": {metric: dict(zip(("smallest", "typical", "largest"), span, strict=True)) for metric, span in e.costs.items()},
+        "method": prepared.method, "space": space.name, "architectures": max(space.size(), among.size()), "costs": costs,
         "limits": [str(limit) for limit in prepared.limits], "automatic_limit": prepared.automatic_limit,
-        "share_within_limits": e.feasible_share,
+        "share_within_limits": feasible_share(among, tables, sums(prepared.limits), numpy_generator(prepared.seed, "share")),
         "data": {
             "name": data.name, "classes": data.num_classes, "input_size": list(data.input_size), "train": len(data.train),
             "val": len(data.val), "test": len(data.test), "notes": list(data.notes),
         },
         "fitted": prepared.fitted, "timed": prepared.timed, "doubts": list(prepared.doubts),
-        "supernet_params": None if METHODS[prepared.method].control == "unsearched" else e.supernet_params,
-        "memory_gib": e.memory_gib, "seconds": e.seconds, "total_seconds": e.total_seconds,
+        "supernet_params": None if method.control == "unsearched" else step.params,
+        "memory_gib": (max(training, evaluating, _measuring(prepared)) + _pictures(prepared)) / 2**30,
+        "seconds": seconds, "total_seconds": sum(seconds.values()),
     }  # fmt: skip
 
 
-def shown(prepared: Prepared, e: Estimate) -> dict[str, str]:
-    """An estimate in words."""
-    data = prepared.data
-    rows = {"space": f"{prepared.space.name}, {units.size(e.space_size)} architectures"}
-    if held := " and ".join(str(limit) for limit in prepared.limits if limit.metric in PEAKS):
+def in_words(found: Mapping[str, Any]) -> dict[str, str]:
+    """The same for the terminal."""
+    data, limits = found["data"], found["limits"]
+    rows = {"space": f"{found['space']}, {units.size(found['architectures'])} architectures"}
+    if held := " and ".join(limit for limit in limits if {*PEAKS} & {*limit.split()}):
         rows["space"] += f", those of {held}"
-    for metric, (smallest, typical, largest) in e.costs.items():
-        values = (units.amount(metric, v) for v in (smallest, typical, largest))
-        rows[metric] = "smallest {}, typical {}, largest {}".format(*values)
-    rows["limits"] = ", ".join(map(str, prepared.limits)) + (" (the median: none was given)" * prepared.automatic_limit)
-    rows["within the limits"] = f"{e.feasible_share:.1%} of the architectures (estimated from 10,000 in large spaces)"
-    rows["data"] = f"{data.name}: {len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images of " + (
-        f"{data.input_size} in {data.num_classes} classes"
+    for metric, span in found["costs"].items():
+        rows[metric] = ", ".join(f"{name} {units.amount(metric, value)}" for name, value in span.items())
+    rows["limits"] = ", ".join(limits) + (" (the median: none was given)" * found["automatic_limit"])
+    share = found["share_within_limits"]
+    rows["within the limits"] = f"{share:.1%} of the architectures (estimated from 10,000 in large spaces)"
+    rows["data"] = f"{data['name']}: {data['train']} training, {data['val']} validation, {data['test']} test images of " + (
+        f"{tuple(data['input_size'])} in {data['classes']} classes"
     )
-    rows |= {"note" + " " * i: note for i, note in enumerate(data.notes)}
-    if prepared.fitted:
-        rows["for so few images"] = prepared.fitted
-    if prepared.timed:
-        rows["within the time"] = prepared.timed
-    rows |= {"doubtful" + " " * i: doubt for i, doubt in enumerate(prepared.doubts)}
-    if METHODS[prepared.method].control != "unsearched":
-        rows["supernet"] = f"{e.supernet_params:,} parameters"
-    rows["memory"] = f"about {e.memory_gib:.2f} GiB"
-    phases = ", ".join(f"{phase} {units.seconds(s)}" for phase, s in e.seconds.items())
-    rows["time"] = f"about {units.seconds(e.total_seconds)} here: {phases}"
+    rows |= {"note" + " " * i: note for i, note in enumerate(data["notes"])}
+    if found["fitted"]:
+        rows["for so few images"] = found["fitted"]
+    if found["timed"]:
+        rows["within the time"] = found["timed"]
+    rows |= {"doubtful" + " " * i: doubt for i, doubt in enumerate(found["doubts"])}
+    if found["supernet_params"] is not None:
+        rows["supernet"] = f"{found['supernet_params']:,} parameters"
+    rows["memory"] = f"about {found['memory_gib']:.2f} GiB"
+    phases = ", ".join(f"{phase} {units.seconds(s)}" for phase, s in found["seconds"].items())
+    rows["time"] = f"about {units.seconds(found['total_seconds'])} here: {phases}"
     return rows
-
-
-def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> Estimate:
-    """What a search faces, from a step of its training and its rehearsal."""
-    space, method = prepared.space, METHODS[prepared.method]
-    among = method.among(space)
-    tables = cost_tables(among, prepared.latency)
-    costs = dict[str, tuple[float, float, float]]()
-    for each, by_metric in ((among, tables), (space, peak_tables(space, method.several))):
-        genes = each.sample_encoded(numpy_generator(prepared.seed, "check"), 10_000)
-        costs |= {m: (table.smallest, float(np.median(table.of(genes))), table.largest) for m, table in by_metric.items()}
-    training = 4 * (3 * step.params) + step.saved  # weights, gradients, momentum in 32 bits
-    evaluating = 4 * step.params + _evaluating(prepared, step)
-    return Estimate(
-        space_size=max(space.size(), among.size()),
-        costs=costs,
-        feasible_share=feasible_share(among, tables, sums(prepared.limits), numpy_generator(prepared.seed, "share")),
-        supernet_params=step.params,
-        memory_gib=(max(training, evaluating, _measuring(prepared)) + _pictures(prepared)) / 2**30,
-        seconds=pace.seconds(method.work(prepared.config, prepared.data)),
-    )
 
 
 def _pictures(prepared: Prepared) -> int:

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hiernas.combinatorics import Decision
-from hiernas.commands.measure import teller
-from hiernas.commands.options import CostOptions, SizedOptions
+from hiernas.commands import CostOptions, SizedOptions
 from hiernas.costs import MEMORY
 from hiernas.costs.tables import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError
@@ -16,8 +14,8 @@ from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
 from hiernas.latency.table import load_table
 from hiernas.report import units
-from hiernas.run.folder import Listener, RunFolder
-from hiernas.space import Architecture, SearchSpace
+from hiernas.run.folder import Listener, RunFolder, teller
+from hiernas.space import Architecture, Decision, SearchSpace
 from hiernas.spaces import KNOWN, Known, known
 from hiernas.subsets import subsets
 
@@ -26,20 +24,18 @@ def cost(asked: CostOptions, listener: Listener) -> dict[str, Any]:
     """Costs of a network as numbers: counted, as published, predicted and measured."""
     architecture, network = architecture_of(asked), published(asked.source)
     skeleton, counted = architecture.skeleton, count_cost(architecture)
+    if network is not None:
+        millions = {"params": network.published_params, "macs": network.published_macs}
+        texts = {"latency": network.published_latency, "source": network.source, "note": network.note}
+        printed = {**{k: v and round(1e6 * v) for k, v in millions.items()}, **texts}
     return {
         "space": skeleton.name,
         "input_size": list(skeleton.input_size),
         "num_classes": skeleton.num_classes,
         **{metric: getattr(counted, metric) for metric in ("params", "macs", *MEMORY)},
-        **({"published": _printed(network)} if network else {}),
+        **({"published": printed} if network else {}),
         **_latencies(architecture, asked, listener),
     }
-
-
-def _printed(network: Known) -> dict[str, Any]:
-    millions = {"params": network.published_params, "macs": network.published_macs}
-    texts = {"latency": network.published_latency, "source": network.source, "note": network.note}
-    return {**{k: v and round(1e6 * v) for k, v in millions.items()}, **texts}
 
 
 def in_words(found: Mapping[str, Any]) -> dict[str, str]:

@@ -8,13 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hiernas.commands import ExportOptions, Table
 from hiernas.commands.cost import architecture_file
-from hiernas.commands.evaluate import Table
-from hiernas.commands.options import ExportOptions
 from hiernas.data.batches import normalise
 from hiernas.errors import ConfigError, ExportError
-from hiernas.export import export, timm_network
-from hiernas.export.int8 import export_int8
+from hiernas.export import export, export_int8, timm_network
 from hiernas.names import FORMATS
 from hiernas.randomness import torch_generator
 from hiernas.report import units

@@ -9,23 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hiernas.commands.options import MeasureOptions
+from hiernas.commands import MeasureOptions
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
-from hiernas.latency.measure import Progress, cached_table_path, doubts, locked, measure_table, plan_of, title
+from hiernas.latency.measure import cached_table_path, doubts, locked, measure_table, plan_of, title
 from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack
 from hiernas.latency.runtimes import RUNTIME, RUNTIMES, make_runtime
 from hiernas.latency.table import LatencyTable, merge
 from hiernas.randomness import numpy_generator
 from hiernas.report import kit
 from hiernas.report.units import milliseconds
-from hiernas.run.folder import Listener
+from hiernas.run.folder import Listener, teller
 from hiernas.space import SearchSpace
 from hiernas.spaces import space_function
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 SHOWN = 5  # doubts that are shown
 BUSY = 0.75  # load per core from which a measurement is warned of
@@ -60,11 +60,6 @@ def measure(asked: MeasureOptions, listener: Listener) -> dict[str, str]:
     if asked.merge is not None:
         return _merge(space, asked.merge, asked.out)
     return _measure(space, asked, listener)
-
-
-def teller(listener: Listener, event: str = "measuring") -> Progress:
-    """Progress of a measurement as events for a listener."""
-    return lambda done, total, key: listener({"event": event, "done": done, "total": total, "key": key})
 
 
 def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> dict[str, str]:
@@ -167,8 +162,7 @@ def scatter(found: Calibration, where: str) -> str:
     """Predicted against measured latencies as an SVG file."""
     measured, sums, c, t = found.measured_ms, found.sums_ms, found.correction, found.table
 
-    def paint(figure: Figure) -> None:
-        ax = kit.axes(figure, 60, 50, 16, 46)
+    def paint(ax: Axes) -> None:
         ends = [float(min(measured.min(), sums.min())), float(max(measured.max(), sums.max()))]
         ax.plot(ends, ends, color=kit.MUTED, linewidth=1.0, label="exact")
         ax.plot(measured[::2], sums[::2], "o", color=kit.BLUE, fillstyle="none", label="sum, networks that fitted")
@@ -177,7 +171,6 @@ def scatter(found: Calibration, where: str) -> str:
             ax.plot(measured[1::2], c.of(sums[1::2]), "x", color=kit.ORANGE, label="corrected, other networks")
         ax.set(xlabel="measured (ms)", ylabel="predicted (ms)")
         ax.set_title(f"{where}\n{t.device}, {t.runtime} {t.version}, {t.threads} thread(s)", color=kit.INK, fontsize=12)
-        ax.legend()
 
     alt = f"Predicted against measured latencies of {len(sums)} networks"
-    return kit.alone(kit.draw("calibration", alt, 518, 403, paint))
+    return kit.alone(kit.draw("calibration", alt, paint, 518, 403))

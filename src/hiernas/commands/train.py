@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hiernas import ranks
+from hiernas.commands import TrainOptions
 from hiernas.commands.cost import architecture_file, published
-from hiernas.commands.options import TrainOptions, seconds_of
 from hiernas.data import Augment, ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
@@ -21,8 +20,8 @@ from hiernas.names import VERSION
 from hiernas.problem import final_work
 from hiernas.run.folder import Listener, RunFolder, begin
 from hiernas.run.outcome import environment, inherited_weights, train_only
-from hiernas.run.pace import fewer, fitting, in_words, rehearsed, training_step
 from hiernas.run.request import read_data, reload_data, retraining_of
+from hiernas.run.search import fewer, fitting, in_words, rehearsed, training_step
 from hiernas.run.settings import differences, for_images, from_dict, names_of, scaled, to_dict, with_settings
 from hiernas.space import Architecture
 from hiernas.spaces import known, known_space
@@ -30,9 +29,8 @@ from hiernas.train.recipes import Recipe
 from hiernas.train.retraining import Retraining, retraining
 
 
-def train(asked: TrainOptions, listener: Listener, began: float | None = None) -> Path:
-    """Check everything, make a run folder, and train in it; returns the folder. `began`: as of a search."""
-    began = time.monotonic() if began is None else began
+def train(asked: TrainOptions, listener: Listener) -> Path:
+    """Check everything, make a run folder, and train in it; returns the folder."""
     source, recipe, preset, settings = asked.source, asked.recipe, asked.preset, asked.settings or []
     origin = RunFolder.open(source) if ranks.told(source.is_dir)() else None
     architecture = None if published(str(source)) else ranks.told(architecture_file)(source)
@@ -54,9 +52,9 @@ def train(asked: TrainOptions, listener: Listener, began: float | None = None) -
         "data": data, "train": json.loads(json.dumps(training)), "fitted": differences(meant, config),
     }  # fmt: skip
     header["environment"] = environment(header)
-    if (seconds := seconds_of(asked.time)) is not None:
+    if (seconds := asked.seconds) is not None:
         listener({"event": "rehearsal"})
-        header = _within(seconds, began, header, how, images)
+        header = _within(seconds, asked.began, header, how, images)
     run = begin(asked.out, "train", header, listener)
     with closing(run):
         if weights is not None:
@@ -66,7 +64,7 @@ def train(asked: TrainOptions, listener: Listener, began: float | None = None) -
 
 
 def _within(asked: float, began: float, header: dict[str, Any], how: Retraining, images: ImageData) -> dict[str, Any]:
-    """The config.yaml of a training that ends `asked` seconds after it began: see `hiernas.run.pace`."""
+    """The config.yaml of a training that ends `asked` seconds after it began: see `hiernas.run.search`."""
 
     def work(how: Retraining, data: ImageData) -> dict[str, float]:
         return {"final": final_work(how.epochs, data)}

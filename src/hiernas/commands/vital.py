@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import hiernas.spaces
+from hiernas.commands import Table, VitalOptions
 from hiernas.commands.cost import architecture_file, architecture_of
-from hiernas.commands.options import VitalOptions
 from hiernas.costs.tables import Count, counted
 from hiernas.data.batches import in_order, normalise
 from hiernas.data.split import ImageData, Split, Subset
@@ -36,7 +36,6 @@ from hiernas.space import Architecture, SearchSpace, Skeleton
 from hiernas.spaces import KNOWN, space_function
 from hiernas.train.loop import accuracy
 
-Table = tuple[list[str], list[list[str]], list[str]]  # column heads, rows, and remarks below
 Progress = Callable[[int, int], None]  # blocks done, of how many (in all batches)
 IMAGES = 1000  # test images that a network with reset blocks is judged on, at most
 PROBABILITIES = (0.3, 0.6, 1.0)  # the paper's p

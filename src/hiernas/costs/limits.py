@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
@@ -237,50 +237,37 @@ def sample_feasible(
     `violation`, half of them from the solver's architecture, and are sampled as the walks find them. Fewer than `n` are
     returned where no more are found with bounded effort.
     """
-    found = _Found(n, set(exclude))
+    excluded, found = set(exclude), dict[bytes, np.ndarray]()  # in the order found
+    drawn: Iterator[np.ndarray] = _drawn(space, tables, limits, rng, found)
     if space.size() <= ENUMERABLE:
         genes = space.all_encoded()
-        found.add(rng.permutation(genes[satisfied(tables, limits, genes)]))
-        return found.genes(space)
-    for _ in range(BATCHES):
-        if found.complete:
+        drawn = iter([rng.permutation(genes[satisfied(tables, limits, genes)])])
+    while len(found) < n:
+        more: np.ndarray | None = next(drawn, None)
+        if more is None:
             break
+        for row in more:
+            if len(found) < n and (key := row.tobytes()) not in excluded:
+                found.setdefault(key, row)
+    return _rows(space, found)
+
+
+def _rows(space: SearchSpace, found: dict[bytes, np.ndarray]) -> np.ndarray:
+    return np.array(list(found.values()), dtype=np.int64).reshape(-1, len(space.decisions))
+
+
+def _drawn(
+    space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, found: dict[bytes, np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Uniform samples, then random walks that change one or two sites at a time and never raise the violation."""
+    for _ in range(BATCHES):
         genes = space.sample_encoded(rng, BATCH)
-        found.add(genes[satisfied(tables, limits, genes)])
-    if not found.complete:
-        _walk(space, tables, limits, rng, found)
-    return found.genes(space)
-
-
-class _Found:
-    """Distinct architectures in the order found, up to a number."""
-
-    def __init__(self, n: int, exclude: set[bytes]) -> None:
-        self._n, self._exclude, self._rows = n, exclude, dict[bytes, np.ndarray]()
-
-    @property
-    def complete(self) -> bool:
-        return len(self._rows) >= self._n
-
-    def add(self, genes: np.ndarray) -> None:
-        for row in genes:
-            if not self.complete and (key := row.tobytes()) not in self._exclude:
-                self._rows.setdefault(key, row)
-
-    def genes(self, space: SearchSpace) -> np.ndarray:
-        return np.array(list(self._rows.values()), dtype=np.int64).reshape(-1, len(space.decisions))
-
-
-def _walk(space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator, found: _Found) -> None:
-    """Random walks that change one or two sites at a time and never raise the violation."""
-    genes = space.sample_encoded(rng, WALKERS)
-    known = found.genes(space)
+        yield genes[satisfied(tables, limits, genes)]
+    genes, known = space.sample_encoded(rng, WALKERS), _rows(space, found)
     genes[::2] = known[rng.integers(len(known), size=WALKERS // 2)] if len(known) else nearest(space, tables, limits)[0]
     outside = violation(tables, limits, genes)
     for _ in range(STEPS):
-        found.add(genes[outside == 0])
-        if found.complete:
-            return
+        yield genes[outside == 0]
         proposed = genes
         for _ in range(int(rng.integers(1, 3))):
             proposed = space.resample(proposed, rng)

@@ -1,34 +1,45 @@
 """What networks cost: counted from the module that `build()` returns, and as a table per site and option.
 
-There is no second formula. MACs are the multiply-adds of convolutions and linear layers for one image (what the papers
-call FLOPs). Biases, batch norm, activations, pooling, residual sums and the products of squeeze-and-excite count as 0.
+There is no second formula: one forward pass on the meta device tells all, operation by operation.
+
+MACs are the multiply-adds of convolutions and linear layers for one image (what the papers call FLOPs). Biases, batch norm,
+activations, pooling, residual sums and the products of squeeze-and-excite count as 0.
+
+`peak_ram`: while an operation runs, memory holds its inputs, its output, and all that a later operation reads. A tensor lives
+from the operation that writes it to the last one that reads it, the image from the beginning, the output to the end; views
+of a tensor are that tensor. Weights are read where they are stored. Batch norm, and a function of one tensor (an activation)
+whose argument nobody reads later, are done in place: runtimes merge them into the operation before. Nothing else is: sums,
+products and convolutions have their output beside their inputs.
+
+`flash`: the weights that are read. Batch norm is merged into the convolution before it and leaves a bias there; behind
+anything else it is a scale and a shift. In INT8 weights and activations take a byte each; biases, scales and shifts four.
+
 A table with a constant beside it is exact for an architecture, and fast for many.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from hiernas.budget import CostTable
 from hiernas.costs import PEAKS
-from hiernas.costs.memory import Memory, memory
-from hiernas.networks.ops import ACTIVATIONS
 from hiernas.networks.parts import mixed
 from hiernas.space import Architecture, SearchSpace, Skeleton
 
 if TYPE_CHECKING:
     from hiernas.networks.parts import Part
 
-# modules without multiply-adds that keep the shape
-FREE: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, *ACTIVATIONS.values())
+NO_TAG = ("hardswish",)  # functions of one tensor that PyTorch does not mark as such
 T = TypeVar("T")
 
 
@@ -38,6 +49,24 @@ class Count:
 
     params: int
     macs: int
+
+
+class Memory(NamedTuple):
+    """Numbers, not bytes: activations alive at once at the worst moment, weights, and biases."""
+
+    activations: int
+    weights: int
+    biases: int
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """By metric."""
+        return {
+            "peak_ram": 4 * self.activations,
+            "peak_ram_int8": self.activations,
+            "flash": 4 * (self.weights + self.biases),
+            "flash_int8": self.weights + 4 * self.biases,
+        }
 
 
 @dataclass(frozen=True)
@@ -65,19 +94,28 @@ class LatencyTable(Protocol):
         """Latency of a network in ms: its operations and `overhead_ms`."""
 
 
-def count(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Count:
-    """Count the module that `build` makes on one input [C, H, W].
+def traced(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> tuple[Count, Memory]:
+    """What the module that `build` makes costs for one input [C, H, W].
 
     It is built on the meta device, so no weight is allocated and no random number drawn.
     """
     with torch.device("meta"), torch.no_grad():
-        module = build().eval()
+        module, image = build().eval(), torch.empty(1, *input_size)
         drop_train_only(module)
-        params = sum(p.numel() for p in module.parameters())
-        _drop_free(module)
-        with FlopCounterMode(display=False) as counter:
-            module(torch.empty(1, *input_size))
-    return Count(params, counter.get_total_flops() // 2)
+        with _Trace(module, image) as trace:
+            output = module(image)
+    params = sum(p.numel() for p in module.parameters())
+    return Count(params, trace.flops // 2), Memory(max(trace.alive(output)), *trace.stored())
+
+
+def count(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Count:
+    """Parameters and multiply-adds alone."""
+    return traced(build, input_size)[0]
+
+
+def memory(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Memory:
+    """Memory alone."""
+    return traced(build, input_size)[1]
 
 
 class Footprint(NamedTuple):
@@ -107,23 +145,14 @@ def drop_train_only(module: nn.Module) -> None:
             setattr(module, name, None)
 
 
-def _drop_free(module: nn.Module) -> None:
-    # nine tenths of the counter's time goes into modules in which it has nothing to count
-    for name, child in module.named_children():
-        if isinstance(child, FREE):
-            setattr(module, name, nn.Identity())
-        else:
-            _drop_free(child)
-
-
 def cost(architecture: Architecture, latency: LatencyTable | None = None) -> Cost:
     """Count the whole network of an architecture and, with a latency table, predict its latency.
 
     Raises `LatencyError` where the table misses an operation of the network.
     """
     size, latency_ms = architecture.skeleton.input_size, None if latency is None else latency.predict(architecture)
-    counted = count(architecture.build, size)
-    return Cost(counted.params, counted.macs, **memory(architecture.build, size).bytes, latency_ms=latency_ms)
+    counted, needed = traced(architecture.build, size)
+    return Cost(**asdict(counted), **needed.bytes, latency_ms=latency_ms)
 
 
 def saved_by(skeleton: Skeleton) -> list[Part]:
@@ -172,7 +201,17 @@ def _remembered(of_module: Callable[[Callable[[], nn.Module], tuple[int, int, in
     return of_part
 
 
-counted, needed, taken_by = _remembered(count), _remembered(memory), _remembered(footprint)
+taken_by, _traced = _remembered(footprint), _remembered(traced)
+
+
+def counted(part: Part) -> Count:
+    """Parameters and multiply-adds of one operation."""
+    return _traced(part)[0]
+
+
+def needed(part: Part) -> Memory:
+    """Memory of one operation."""
+    return _traced(part)[1]
 
 
 def _table(metric: str, space: SearchSpace, cost_of: Callable[[Part], float], constant: float = 0.0) -> CostTable:
@@ -216,3 +255,83 @@ def peak_tables(space: SearchSpace, several: bool = False) -> dict[str, PeakTabl
 
 def _three(part: Part) -> Memory:
     return memory(lambda: mixed([part.build() for _ in range(3)], [0.5] * 3), part.input_size)
+
+
+# -- one forward pass --------------------------------------------------------------------------------------------------
+
+
+class _Step(NamedTuple):
+    """One operation; tensors are known by their storage."""
+
+    name: str
+    reads: frozenset[int]  # activations
+    writes: frozenset[int]
+    constants: frozenset[int]
+    in_place: bool  # where nobody reads its argument later
+
+
+class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no types here
+    """The operations of a forward pass, in their order."""
+
+    def __init__(self, module: nn.Module, image: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.constants = {_storage(t): t for t in (*module.parameters(), *module.buffers())}
+        self.image, self.steps = _storage(image), list[_Step]()
+        self.sizes = {self.image: image.numel()}
+        self.held: list[Any] = [image]  # so that no storage is used twice
+        self.flops = 0  # two for each multiply-add
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name == "constant_pad_nd" and not any(args[1]):
+            return args[0]  # by no pixel: PyTorch copies it, runtimes do not
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        self.held.append(result)
+        given = {_storage(t) for t in _tensors((args, kwargs))}
+        norm = "batch_norm" in name
+        written = {_storage(t): t for t in _tensors(result)[: 1 if norm else None]}  # its others are statistics
+        self.sizes |= {s: t.untyped_storage().nbytes() // t.element_size() for s, t in written.items()}
+        constants, reads = frozenset(given & self.constants.keys()), frozenset(given - self.constants.keys())
+        alone = len(reads) == 1 and (norm or torch.Tag.pointwise in func.tags or name in NO_TAG)
+        self.steps.append(_Step(name, reads, frozenset(written.keys() - self.constants.keys()), constants, alone))
+        return result
+
+    def alive(self, output: Any) -> Iterable[int]:
+        """How many numbers are alive while each operation runs; at least those of the image."""
+        last = {s: i for i, step in enumerate(self.steps) for s in (*step.reads, *step.writes)}
+        last |= dict.fromkeys(map(_storage, _tensors(output)), len(self.steps))
+        now = {self.image}
+        yield self.sizes[self.image]
+        for i, step in enumerate(self.steps):
+            ends = {s for s in step.reads if last[s] == i}
+            in_place = step.in_place and bool(ends - step.writes)
+            now |= step.writes
+            yield sum(self.sizes[s] for s in (now - ends if in_place else now))
+            now = {s for s in now if last[s] > i}
+
+    def stored(self) -> tuple[int, int]:
+        """Weights and biases; what has one dimension is a bias."""
+        read, norms, maker = dict[int, Tensor](), 0, dict[int, _Step]()
+        for step in self.steps:
+            constants = {s: self.constants[s] for s in step.constants}
+            if "batch_norm" in step.name:
+                before = next((maker.get(s) for s in step.reads), None)
+                of_it = 2  # scale and shift
+                if before is not None and before.name == "convolution":  # a bias, where it has none
+                    of_it = int(all(self.constants[s].dim() > 1 for s in before.constants))
+                norms += of_it * max((t.numel() for t in constants.values()), default=0)
+            else:
+                read |= constants
+            maker |= dict.fromkeys(step.writes, step)
+        biases = sum(t.numel() for t in read.values() if t.dim() < 2)
+        return sum(t.numel() for t in read.values() if t.dim() > 1), biases + norms
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]

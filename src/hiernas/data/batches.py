@@ -17,7 +17,7 @@ from torch import Tensor
 from hiernas import ranks
 from hiernas.data.split import Normalisation
 from hiernas.errors import ConfigError, one_of
-from hiernas.quiet import first_line
+from hiernas.host import first_line
 
 KINDS = ("auto", "crop", "none", "resized_crop")
 AT_ONCE = 250

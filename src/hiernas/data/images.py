@@ -31,8 +31,7 @@ from torch import Tensor
 
 from hiernas.data.split import Images
 from hiernas.errors import DataError
-from hiernas.machine import usable_cores, usable_memory
-from hiernas.quiet import first_line
+from hiernas.host import first_line, usable_cores, usable_memory
 
 Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C] of other than 1 or 3 channels
 T = TypeVar("T")

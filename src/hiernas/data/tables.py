@@ -24,7 +24,7 @@ from PIL import Image
 
 from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, open_picture, reason_of
 from hiernas.errors import UNREADABLE, DataError
-from hiernas.machine import usable_memory
+from hiernas.host import usable_memory
 
 LABELS = ("label", "labels", "fine_label", "target")  # tried in this order where several columns hold whole numbers
 IMAGES = ("image", "img")

@@ -127,6 +127,14 @@ class Plan:
         groups = ([p for chunk in group for item in chunk for p in item.probes] for group in self.groups(threads, batch))
         return max((sum(p.taken(batch) for p in probes) for probes in groups), default=0)
 
+    def entries(self, raw: Mapping[str, Entry], known: Mapping[str, Entry]) -> dict[str, Entry]:
+        """All entries that follow from the probes' latencies as far as they are there, and those that were known before."""
+        found = dict(known)
+        for item in self:
+            if all(p.key in raw for p in item.probes) and all(key in found for key in item.needs):
+                found[item.key] = item.entry(raw, found)
+        return found
+
     def __iter__(self) -> Iterator[Item]:
         return iter((*self.overhead, *self.edges, *self.operations))
 
@@ -258,13 +266,14 @@ def measure_table(
     plan = plan_of(space, runtime.inner_layout).without(known)
     left = [item.key for item in (*plan.edges, *plan.operations)]
     total = len(left)
+    raw: dict[str, Entry] = {}
     with torch.random.fork_rng(devices=[]):
         for held in plan.groups(runtime.threads, runtime.batch):
             loaders = [{p.key: partial(p.load, runtime) for item in chunk for p in item.probes} for chunk in held]
             batches = [(each, chunk[0].runs * runs, WARMUP) for each, chunk in zip(loaders, held, strict=True)]
             for chunk, found in zip(LOOKS * held, by_looks(batches), strict=True):
-                raw = {probe.key: Entry(**found[probe.key]) for item in chunk for probe in item.probes}
-                known |= {item.key: item.entry(raw, known) for item in chunk}
+                raw |= {key: Entry(**row) for key, row in found.items()}
+                known = plan.entries(raw, known)
                 entries = {key: entry for key, entry in known.items() if key != OVERHEAD}
                 table = replace(table, raw_overhead_ms=known[OVERHEAD].p10_ms, entries=entries)
                 if path is not None:

@@ -129,10 +129,7 @@ def import_measurement(space: SearchSpace, path: str | Path, allow_missing: bool
     raw = _raw_entries(path, value["entries"], plan.probes())
     if OVERHEAD not in raw:
         raise LatencyError(f"{path} does not even hold the overhead of a call; let measure.py run to its end")
-    entries: dict[str, Entry] = {}
-    for item in plan:
-        if all(p.key in raw for p in item.probes) and all(key in entries for key in item.needs):
-            entries[item.key] = item.entry(raw, entries)
+    entries = plan.entries(raw, {})
     overhead = entries.pop(OVERHEAD).p10_ms
     missing = tuple(o.key for o in plan.operations if o.key not in entries)
     if missing and not allow_missing:

@@ -27,10 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.errors import LatencyError, one_of
+from hiernas.host import first_line, quiet, usable_cores
 from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime, timed
 from hiernas.latency.table import Entry
-from hiernas.machine import usable_cores
-from hiernas.quiet import first_line, quiet
 
 MOST_DIFFERENT = 1e-2  # of the largest output; float32 differs by 1e-6, TF32 and bfloat16 by some 1e-3
 MOST_IN_INT8 = 0.2  # networks of 8 to 24 layers differ by 0.01 to 0.03; something else, by about 1

@@ -18,8 +18,8 @@ import torch
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from hiernas.errors import UNREADABLE, SpaceError, problem
+from hiernas.host import first_line
 from hiernas.networks.graph import Graph, Reader
-from hiernas.quiet import first_line
 
 LARGEST = 2**28  # bytes of JSON
 COUNTED = frozenset({  # the operations that have multiply-adds

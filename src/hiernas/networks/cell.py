@@ -12,14 +12,13 @@ from typing import Any
 
 from torch import nn
 
-from hiernas.combinatorics import Decision, Group
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.networks.cell_ops import OPERATIONS, AuxiliaryHead, CellNet, ReLUConv, operation
 from hiernas.networks.genotype import INPUTS, Edge, Genotype, edge_name, edges_of, operations_by_edge, read_genotype
 from hiernas.networks.ops import Classifier, Conv, Op
 from hiernas.networks.parts import EdgeChoices, Part, Parts, Place, build_parts, cell_options, chosen_edges, output_of, strided
 from hiernas.networks.supernets import CellSupernet
-from hiernas.space import Architecture, Choice, SearchSpace
+from hiernas.space import Architecture, Choice, Decision, Group, SearchSpace
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hiernas.combinatorics import Decision, Group
 from hiernas.gates import Gates
 from hiernas.networks.graph import has_identity
 from hiernas.networks.ops import initialise
 from hiernas.networks.parts import Options, Part, Parts, Site, mixed, strided
 from hiernas.networks.supernets import as_one_step, check_restriction, load_mixed
-from hiernas.space import Architecture, Choice, SearchSpace
+from hiernas.space import Architecture, Choice, Decision, Group, SearchSpace
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from hiernas.errors import SpaceError
+from hiernas.host import first_line, quiet
 from hiernas.networks.ops import Residual
-from hiernas.quiet import first_line, quiet
 
 PRODUCTS = frozenset({"mul", "mm", "bmm", "matmul", "einsum", "scaled_dot_product_attention"})  # zero if a factor is
 EMPTY = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"})

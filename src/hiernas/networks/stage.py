@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import nn
 
-from hiernas.combinatorics import Decision, Group
 from hiernas.errors import SpaceError
 from hiernas.networks.cell import CellNetwork, row_of_cells, stem_parts
 from hiernas.networks.cell_ops import FREE, AuxiliaryHead, Cell, Concat, ReLUConv, StageGraph, StageNet, Sum, operation
@@ -37,7 +36,7 @@ from hiernas.networks.parts import (
     output_of,
 )
 from hiernas.networks.supernets import StageSupernet
-from hiernas.space import Choice, SearchSpace
+from hiernas.space import Choice, Decision, Group, SearchSpace
 
 STAGES, WINDOW = 3, 3
 CELLS = ("normal1", "reduce1", "normal2", "reduce2", "normal3")  # each stage's own

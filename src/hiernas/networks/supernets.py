@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hiernas.combinatorics import Decision
 from hiernas.errors import SpaceError
 from hiernas.gates import Gates
 from hiernas.networks.cell_ops import FactorizedReduce, nothing, sum_of
 from hiernas.networks.genotype import INPUTS, edges_of
 from hiernas.networks.parts import EdgeChoices, Mixture, Part, Place, build_parts, live_nodes
-from hiernas.space import Architecture, SearchSpace
+from hiernas.space import Architecture, Decision, SearchSpace
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 SiteGates = tuple[tuple[int, ...], Tensor | None]  # the active options of one site, and their weights

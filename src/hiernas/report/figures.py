@@ -1,14 +1,14 @@
 """What every method's page shows: the Pareto front, the accuracy curves, the chosen network.
 
-Figures with axes are inline SVG of a given width in pixels, and "" where the run has nothing to show.
+A figure is an inline SVG, and "" where the run has nothing to show.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from hiernas.space import FORMAT, Architecture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # -- the Pareto front --------------------------------------------------------------------------------------------
 
@@ -57,12 +56,11 @@ def cloud(run: kit.Run) -> list[Values]:
 
 def front(result: Values, others: Sequence[Values] = ()) -> Markup:
     """The section on the front: the figure, with others that were evaluated, and every network in numbers."""
-    metric = _metric(result)
-    chosen = result["chosen"]
+    chosen, metric = result["chosen"], _metric(result)
     members = [chosen if m["options"] == chosen["options"] else m for m in result["front"]]  # with all that was measured of it
     at = next((i for i, m in enumerate(members) if m is chosen), -1)
-    drawn = kit.both(lambda width: front_figure(members, result, metric, width, others))
-    return SECTIONS.front(drawn, kit.networks(members, at, {}), result, metric, len(others))
+    drawn = front_figure(members, result, metric, others)
+    return SECTIONS.front(drawn, members, at, result, metric, len(others))
 
 
 def prunings(result: Values) -> Markup:
@@ -76,32 +74,25 @@ def prunings(result: Values) -> Markup:
     return SECTIONS.prunings(maps)
 
 
-def front_figure(
-    members: Sequence[Values], result: Values, metric: str, width: float, others: Sequence[Values] = ()
-) -> str:
+def front_figure(members: Sequence[Values], result: Values, metric: str, others: Sequence[Values] = ()) -> Markup:
     """Objective against the supernet's validation accuracy, the chosen network marked, forbidden values shaded.
 
     Of the others the less accurate half may be below the figure, so that the front is seen.
     """
     members = [m for m in members if _cost(m, metric) is not None]
     if not members:
-        return ""
-    height = 0.42 * width + 100
-    factor, axis = units.axis(metric, [_cost(m, metric) or 0.0 for m in members])
+        return Markup()
+    costs, chosen = [_cost(m, metric) or 0.0 for m in members], result["chosen"]
+    factor, axis = units.axis(metric, costs)
 
-    def paint(figure: Figure) -> None:
-        ax = kit.axes(figure, 62, 26, 16, 82)
-        ax.set_xlabel(axis)
-        ax.set_ylabel("Validation accuracy (%)")
-        xs = [(_cost(m, metric) or 0.0) / factor for m in members]
-        ys = [100 * m["val_accuracy"] for m in members]
+    def paint(ax: Axes) -> None:
+        ax.set(xlabel=axis, ylabel="Validation accuracy (%)")
         label = "predicted" if metric == "latency_ms" else "front"
+        xs, ys = [x / factor for x in costs], [100 * m["val_accuracy"] for m in members]
         ax.plot(xs, ys, "o-", color=kit.BLUE, markersize=6, linewidth=1.2, label=label, zorder=3)
         if metric == "latency_ms":
             _measured(ax, members)
-        chosen = result["chosen"]
-        at = _cost(chosen, metric)
-        if at is not None:
+        if (at := _cost(chosen, metric)) is not None:
             y = 100 * chosen["val_accuracy"]
             ax.plot([at / factor], [y], "o", markersize=14, fillstyle="none", color=kit.INK, label="chosen", zorder=4)
         around = [(x / factor, 100 * m["val_accuracy"]) for m in others if (x := _cost(m, metric)) is not None]
@@ -109,19 +100,12 @@ def front_figure(
         ax.update_datalim([(x, max(y, middle)) for x, y in around])
         _room(ax)
         if around:
-            said = "evaluated" if width > 500 else None  # the caption says it, too
-            ax.plot(*zip(*around, strict=True), ".", color=kit.MUTED, markersize=4, alpha=0.5, label=said, zorder=0.5)
+            ax.plot(*zip(*around, strict=True), ".", color=kit.MUTED, markersize=4, alpha=0.5, label="evaluated", zorder=0.5)
         _shade(ax, [limit for limit in result["limits"] if limit["metric"] == metric], factor)
-        between, pad, handle = (1.4, 0.8, 2.0) if width > 500 else (0.7, 0.3, 1.4)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.45, -52 / (height - 108)), ncols=4,
-                  columnspacing=between, handletextpad=pad, handlelength=handle)  # fmt: skip
 
-    alt = (
-        f"Pareto front of {len(members)} networks: {axis} against validation accuracy, from "
-        f"{units.value(metric, _cost(members[0], metric))} at {units.percent(members[0]['val_accuracy'])} to "
-        f"{units.value(metric, _cost(members[-1], metric))} at {units.percent(members[-1]['val_accuracy'])}."
-    )
-    return kit.draw(f"front{width:.0f}", alt, width, height, paint)
+    ends = (f"{units.value(metric, costs[i])} at {units.percent(members[i]['val_accuracy'])}" for i in (0, -1))
+    alt = f"Pareto front of {len(members)} networks: {axis} against validation accuracy, from {' to '.join(ends)}."
+    return kit.draw("front", alt, paint, height=360)
 
 
 def _metric(result: Values) -> str:
@@ -139,17 +123,13 @@ def _cost(network: Values, metric: str) -> float | None:
 
 def _measured(ax: Axes, members: Sequence[Values]) -> None:
     """Measured latency as diamonds, 10th to 90th percentile as bars, joined to the prediction."""
-    label: str | None = "measured, 10–90 %"
-    for m in members:
-        measured, y = units.latency(m, "measured"), 100 * m["val_accuracy"]
-        if measured is None:
-            continue
-        low, high = units.latency(m, "p10"), units.latency(m, "p90")
-        if low is not None and high is not None:
-            ax.plot([low, high], [y, y], color=kit.ORANGE, linewidth=1.2, zorder=2)
-        ax.plot([units.latency(m, "predicted") or 0.0, measured], [y, y], ":", color=kit.MUTED, linewidth=1.0, zorder=1)
-        ax.plot([measured], [y], "D", color=kit.ORANGE, markersize=5.5, linewidth=1.2, label=label, zorder=2)
-        label = None
+    kinds = ("predicted", "measured", "p10", "p90")
+    found = [(100 * m["val_accuracy"], *(units.latency(m, kind) for kind in kinds)) for m in members]
+    y, predicted, measured, low, high = np.array([row for row in found if None not in row], dtype=float).reshape(-1, 5).T
+    ax.hlines(y, predicted, measured, color=kit.MUTED, linestyle=":", linewidth=1.0, zorder=1)
+    ax.hlines(y, low, high, color=kit.ORANGE, linewidth=1.2, zorder=2)
+    if len(y):
+        ax.plot(measured, y, "D", color=kit.ORANGE, markersize=5.5, label="measured, 10–90 %", zorder=2)
 
 
 def _room(ax: Axes) -> None:
@@ -243,7 +223,7 @@ def by_epoch(
             ax.set_ylim(0, top)
 
     said = [f"{line.label} from {of[0][1]:.2f} to {of[-1][1]:.2f}" for line, of in points.items() if of]
-    return kit.panel(title.lower().replace(" ", "-"), f"{title} by epoch: {'; '.join(said)}.", paint)
+    return kit.draw(title.lower().replace(" ", "-"), f"{title} by epoch: {'; '.join(said)}.", paint, *kit.PANEL)
 
 
 def _points(curves: Sequence[Curve], line: Line, joined: bool) -> list[tuple[float, float]]:
@@ -275,25 +255,6 @@ class Block:
     vital: bool = False
     notes: tuple[str, ...] = ()  # channels and resolution of what leaves the block
 
-    @property
-    def kind(self) -> str:
-        """How it is drawn."""
-        if not self.label or self.identity:
-            return "identity" if self.label else "input"
-        return "plain" if self.plain else "full" if self.kernel > 5 else "searched"
-
-    @property
-    def strength(self) -> int:
-        """Of its colour, by the kernel, in percent."""
-        return {0: 0, 1: 8, 3: 15, 5: 42}.get(self.kernel, 100) if self.kind in ("searched", "full") else 0
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Least width and height in pixels: by kernel and expansion where it was searched."""
-        if self.strength:
-            return 29 + 3 * min(self.kernel, 7), 34 + 12 * min(self.expand, 6)
-        return {"input": (6, 52), "identity": (42, 24)}.get(self.kind, (42, 28 + 16 * self.label.count("\n")))
-
 
 def network(result: Values) -> Markup:
     """The section on the chosen network.
@@ -303,8 +264,8 @@ def network(result: Values) -> Markup:
     """
     blocks, chain = blocks_of(result)
     groups = [list(same) for _, same in groupby(blocks, key=lambda b: b.group)]
-    vital, several = (any(b.vital for b in blocks), any(not isinstance(c, str) for c in result["chosen"]["sites"].values()))
-    return SECTIONS.network(groups, _in_words(blocks), chain, vital, several)
+    several = any(not isinstance(choice, str) for choice in result["chosen"]["sites"].values())
+    return SECTIONS.network(groups, chain, any(b.vital for b in blocks), several)
 
 
 def blocks_of(result: Values) -> tuple[list[Block], bool]:
@@ -316,59 +277,46 @@ def blocks_of(result: Values) -> tuple[list[Block], bool]:
         found: Architecture | None = Architecture.from_json(value)
     except (SpaceError, TypeError):  # a space of the user's own, or of another version
         found = None
-    if found is not None and found.skeleton.searched == "blocks":
-        return list(_chain_blocks(found, vital)), True
-    labels = {site: choice if isinstance(choice, str) else "\n".join(choice) for site, choice in chosen.items()}
-    return [replace(_named(site, label), vital=site in vital) for site, label in labels.items()], False
-
-
-def _named(group: str, option: str) -> Block:
-    """The block of an option, without its place."""
-    found = re.fullmatch(r"k(\d+)_e(\d+)(_\w+)?", option)
-    if found is None:
-        return Block(group, option, identity=option in ("skip", "none"), notes=(group,))
-    kernel, expand = int(found[1]), int(found[2])
-    extra = (found[3] or "").replace("_", "\n")
-    return Block(group, f"{kernel}×{kernel}\ne{expand}{extra}", kernel, expand, notes=(group,))
-
-
-def _chain_blocks(found: Architecture, vital: Collection[str]) -> Iterator[Block]:
+    if found is None or found.skeleton.searched != "blocks":
+        labels = {site: choice if isinstance(choice, str) else "\n".join(choice) for site, choice in chosen.items()}
+        return [Block(site, vital=site in vital, notes=(site,), **_said(label)) for site, label in labels.items()], False
     skeleton: Any = found.skeleton
     fixed, options = skeleton.parts()
     channels, h, w = skeleton.input_size
-    yield Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}"))
-    for part in fixed[: len(skeleton.stem)]:
-        yield _fixed(part, bool(vital))
-    for parts, choice in zip(options, found.choices, strict=True):
-        part = parts[choice[0][0]][0]
-        block = _placed(replace(_named(part.name.partition(".")[0], part.op.name), vital=part.name in vital), part)
-        if len(choice) > 1:
-            yield replace(block, label="\n".join(option for option, _ in choice), kernel=0, identity=False)
-        elif block.identity and not part.is_identity:  # a skip that changes the shape
-            yield replace(block, label="1×1", identity=False)
-        else:
-            yield block
-    for part in fixed[len(skeleton.stem) :]:
-        yield _fixed(part, bool(vital))
+    blocks = [_fixed(part, bool(vital)) for part in fixed]
+    blocks[len(skeleton.stem) : len(skeleton.stem)] = [
+        _searched(parts[choice[0][0]][0], [option for option, _ in choice], vital)
+        for parts, choice in zip(options, found.choices, strict=True)
+    ]
+    return [Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}")), *blocks], True
+
+
+def _said(option: str) -> dict[str, Any]:
+    """What an option's name tells of its block."""
+    found = re.fullmatch(r"k(\d+)_e(\d+)(_\w+)?", option)
+    if found is None:
+        return {"label": option, "identity": option in ("skip", "none")}
+    kernel, expand, extra = int(found[1]), int(found[2]), (found[3] or "").replace("_", "\n")
+    return {"label": f"{kernel}×{kernel}\ne{expand}{extra}", "kernel": kernel, "expand": expand}
+
+
+def _searched(part: Part, options: Sequence[str], vital: Collection[str]) -> Block:
+    said = _said(part.op.name)
+    if len(options) > 1:
+        said = {"label": "\n".join(options)}
+    elif said.get("identity") and not part.is_identity:  # a skip that changes the shape
+        said = {"label": "1×1"}
+    group = part.name.partition(".")[0]
+    return Block(group, stride=part.stride, vital=part.name in vital, notes=_sizes(group, part), **said)
 
 
 def _fixed(part: Part, vital: bool) -> Block:
     if part.op.name == "classifier":
         return Block("classes", "pool\nfc", plain=True, vital=vital, notes=("classes", str(part.cout)))
-    kernel = int(getattr(part.op, "kernel", 1))
-    return _placed(Block(part.name, f"conv\n{kernel}×{kernel}", kernel, plain=True, vital=vital), part)
+    kernel, notes = int(getattr(part.op, "kernel", 1)), _sizes(part.name, part)
+    return Block(part.name, f"conv\n{kernel}×{kernel}", kernel, plain=True, stride=part.stride, vital=vital, notes=notes)
 
 
-def _placed(block: Block, part: Part) -> Block:
-    """With the stride, and the size of what leaves it."""
+def _sizes(group: str, part: Part) -> tuple[str, ...]:
     channels, h, w = part.output_size
-    return replace(block, stride=part.stride, notes=(block.group, f"{channels} ch", f"{h}×{w}"))
-
-
-def _in_words(blocks: Sequence[Block]) -> str:
-    words = []
-    for b in blocks:
-        if b.label:
-            stride = f" stride {b.stride}" if b.stride != 1 else ""
-            words.append(f"{b.group} {b.label}".replace("\n", " ") + stride + " (vital)" * b.vital)
-    return "The chosen network: " + ", ".join(words) + "."
+    return group, f"{channels} ch", f"{h}×{w}"

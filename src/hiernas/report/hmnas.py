@@ -10,8 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from hiernas.report import kit, units
-from hiernas.report.cells import ABOUT_TRAINING, by_part, found_words, how_it_went, pictures
-from hiernas.report.graphs import is_cells, weights_of
+from hiernas.report.cells import ABOUT_TRAINING, by_part, found_words, how_it_went, is_cells, pictures, weights_of
 from hiernas.report.kit import Values
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def tell(run: kit.Run) -> kit.Told:
         found=[
             *(pictures(result) if is_cells(result) else []),
             _importance(result),
-            _compared(result),
+            SECTIONS.compared(result.get("compared") or ()),
             SECTIONS.masks(drawn, units.sentence(moved(result))),
             SECTIONS.filters(units.sentence(filters(result)), [[path, *kept] for path, kept in operations.items()]),
             SECTIONS.merging([[site, " and ".join(alike), how] for site, alike, how in merged]),
@@ -106,16 +105,6 @@ def _importance(result: Values) -> Markup:
     return SECTIONS.importance(by_part(options, rows))
 
 
-def _compared(result: Values) -> Markup:
-    rows = [
-        [row["name"], *(units.percent(row[how]) for how in ("untrained", "fine_tuned", "from_scratch")),
-         units.count(row["params"]), units.count(row["macs"]),
-         *(units.milliseconds(units.latency(row, kind)) for kind in ("predicted", "measured"))]
-        for row in result.get("compared") or ()
-    ]  # fmt: skip
-    return SECTIONS.compared(rows)
-
-
 def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
     """The masks by step, and how many of them are above the threshold; nothing where there are none."""
     values, steps = np.array(record["values"], dtype=float), [0, *record["steps"]]
@@ -141,8 +130,8 @@ def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
     alt = f"Masks of {level} over {steps[-1]} steps: {above[0]} above the threshold at first, {above[-1]} at last."
     some = f": {shown} of {of:,}, spread evenly" if of > shown else ""
     return [
-        (f"Masks of {level}{some}", kit.panel(f"masks-{level}", alt, lines)),
-        (f"Of {of:,} above the threshold", kit.panel(f"above-{level}", alt, counts)),
+        (f"Masks of {level}{some}", kit.draw(f"masks-{level}", alt, lines, *kit.PANEL)),
+        (f"Of {of:,} above the threshold", kit.draw(f"above-{level}", alt, counts, *kit.PANEL)),
     ]
 
 

@@ -17,7 +17,6 @@ from hiernas.report.kit import Values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SECTIONS = kit.macros("hournas.html")
 ABOUT_TRAINING = (
@@ -70,7 +69,7 @@ def tell(run: kit.Run) -> kit.Told:
         lead=_lead(result),
         found=[
             SECTIONS.vital_blocks(result, fixed, changed_vital(result)),
-            SECTIONS.proposals(_proposals(run)),
+            SECTIONS.proposals([_costs(run, row["options"]) | row for row in details["proposals"]], details["best"]),
             SECTIONS.spread(spread(drawn), details["aims"], limits, samples, shown),
         ],
         training=ABOUT_TRAINING if result["stages"] else "",
@@ -84,16 +83,6 @@ def _lead(result: Values) -> str:
     where = f"the {units.size(result['space']['size'])} architectures of the space {result['space']['name']}"
     first = f": first the operations of the {units.number(len(vital), 'vital block')}, then the others,"
     return f"The search went through {where}{first if result['stages'] else ''} in {units.number(len(proposals), 'proposal')}."
-
-
-def _proposals(run: kit.Run) -> Markup:
-    details = run.result["details"]
-    found = [_costs(run, row["options"]) | dict(row) for row in details["proposals"]]
-    more = {
-        "Weight": [f"{100 * row['weight']:.1f}{units.SPACE}%" for row in found],
-        "Changed": [units.number(row["moved"], "layer") if row["moved"] else "none" for row in found],
-    }
-    return kit.networks(found, details["best"], more)
 
 
 def _costs(run: kit.Run, options: Sequence[str]) -> dict[str, Any]:
@@ -141,7 +130,7 @@ def _panel(i: int, s: Values, pair: tuple[str, str], found: Sequence[Values]) ->
 
     name = f"spread-{'-'.join(filter(None, pair))}-{i}"
     alt = f"Costs of networks drawn from the proposals. {_within(s)} within 2 % of every target."
-    return kit.panel(name, alt, paint, 171, 180)
+    return kit.draw(name, alt, paint, 171, 180)
 
 
 def _span(found: Sequence[Values], metric: str) -> tuple[float, float]:
@@ -155,19 +144,16 @@ def _span(found: Sequence[Values], metric: str) -> tuple[float, float]:
 
 def reset_picture(found: Values) -> str:
     """The same figure as a file of its own."""
-    return kit.alone(reset(found, kit.WIDE))
+    return kit.alone(reset(found))
 
 
-def reset(found: Values, width: float) -> str:
+def reset(found: Values) -> str:
     """A bar per block and probability: what the network loses of its accuracy, in percentage points."""
     blocks, chances = found["blocks"], found["probabilities"]
     if not blocks:
         return ""
-    left = 30 + 6.6 * max(len(b["name"]) for b in blocks)
-    slot = 10.0 * len(chances) + 8
 
-    def paint(figure: Figure) -> None:
-        ax = kit.axes(figure, left, 30, 16, 40)
+    def paint(ax: Axes) -> None:
         for y, block in enumerate(blocks):
             if block["vital"]:
                 ax.axhspan(y - 0.5, y + 0.5, color=kit.MUTED, alpha=0.12, linewidth=0, zorder=0)
@@ -182,10 +168,9 @@ def reset(found: Values, width: float) -> str:
         ax.set(ylim=(len(blocks) - 0.5, -0.5), xlabel="Accuracy lost (percentage points)")
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=len(chances), columnspacing=1.2, handlelength=1.2)
 
     alt = "Accuracy lost when a block's channels are reset. " + " ".join(_in_words(found, b) for b in blocks)
-    return kit.draw(f"reset{width:.0f}", alt, width, 70 + slot * len(blocks), paint)
+    return kit.draw("reset", alt, paint, height=70 + (10 * len(chances) + 8) * len(blocks))
 
 
 def _in_words(found: Values, block: Values) -> str:

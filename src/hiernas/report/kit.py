@@ -24,16 +24,15 @@ from hiernas.report import units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Values = Mapping[str, Any]
-WIDE, NARROW = 856, 350  # pixels; figures with axes are drawn for both, and the page shows the one that fits
 HERE = Path(__file__).parent
+PANEL = 412, 290  # pixels of one of two figures side by side
 FULL = 0.75  # share of the strongest colour from which text on it is light
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(HERE / "templates"), undefined=StrictUndefined, autoescape=True, trim_blocks=True,
-    lstrip_blocks=True,
+    lstrip_blocks=True, extensions=["jinja2.ext.do"],
 )
 TEMPLATES.globals |= {"FULL": FULL, "units": units}
 
@@ -91,43 +90,6 @@ def style() -> str:
     return (HERE / "style.css").read_text(encoding="utf-8")
 
 
-def both(draw: Callable[[float], str]) -> tuple[str, str]:
-    """A figure, drawn for a wide and for a narrow screen."""
-    return draw(WIDE), draw(NARROW)
-
-
-def table(
-    head: Sequence[str], rows: Sequence[Sequence[object]], kind: str, numbers: Sequence[int] = (), marked: int = -1
-) -> Markup:
-    """A table that scrolls where it is too wide: columns `numbers` flush right, row `marked` stands out.
-
-    A column in which no row has a value is left out.
-    """
-    shown = [i for i in range(len(rows[0])) if any(row[i] != units.NONE for row in rows)] if head else range(len(rows[0]))
-    right = [k for k, i in enumerate(shown) if i in numbers]
-    return PARTS.table([head[i] for i in shown] if head else [], [[row[i] for i in shown] for row in rows], kind, right, marked)
-
-
-TEMPLATES.globals["table"] = table
-
-
-def networks(found: Sequence[Values], chosen: int, more: Mapping[str, Sequence[object]]) -> Markup:
-    """A table of networks, the chosen one marked; `more`: columns of a method's own."""
-    like = max((t for n in found if (t := units.latency(n, "predicted"))), default=None)
-    columns: dict[str, Sequence[object]] = {
-        "": [PARTS.note(i + 1, "chosen") if i == chosen else i + 1 for i in range(len(found))],
-        "Accuracy": [units.percent(n["val_accuracy"]) for n in found],
-        **more,
-        "Predicted": [units.milliseconds(units.latency(n, "predicted"), like) for n in found],
-        "Measured": [units.milliseconds(units.latency(n, "measured"), like) for n in found],
-        "Parameters": [units.count(n["params"]) for n in found],
-        "Multiply-adds": [units.count(n["macs"]) for n in found],
-        "Operations, layer by layer": [PARTS.code(units.compact(n["options"])) for n in found],
-    }
-    rows = list(zip(*columns.values(), strict=True))
-    return table(list(columns), rows, "front", numbers=range(1, len(columns) - 1), marked=chosen)
-
-
 @dataclass(frozen=True)
 class Cell:
     """A place of a heat map: its share of the strongest colour, what is written in it, and whether it was kept."""
@@ -157,32 +119,28 @@ BLUE, ORANGE = "#0072b2", "#d55e00"  # Okabe and Ito's palette, safe for the col
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", BLUE: "blue", ORANGE: "orange"}
 
 
-def draw(name: str, alt: str, width: float, height: float, paint: Callable[[Figure], None]) -> Markup:
-    """An inline SVG of width x height pixels. `name` keeps its ids apart from the page's other figures'."""
+def draw(name: str, alt: str, paint: Callable[[Axes], None], width: float = 480, height: float = 320) -> Markup:
+    """One pair of axes as an inline SVG of so many pixels, with a legend below where something has a label.
+
+    `name` keeps its ids apart from the page's other figures'.
+    """
     import matplotlib  # only where something is drawn
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": name}, HERE / "figures.mplstyle"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as a letter the fonts of this machine lack: the reader's has it
-        figure = Figure(figsize=(width / 72, height / 72))  # at 72 dpi a point is a pixel
+        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")  # at 72 dpi a point is a pixel
         figure.patch.set_visible(False)
-        paint(figure)
+        ax = figure.add_subplot()
+        ax.patch.set_visible(False)
+        paint(ax)
+        handles, labels = ax.get_legend_handles_labels()
+        if labels:
+            columns = max(1, int(width / (7 * max(map(len, labels)) + 40)))
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     return Markup(_inline(buffer.getvalue(), name, alt, width, height))
-
-
-def panel(name: str, alt: str, paint: Callable[[Axes], None], width: float = 412, height: float = 290) -> Markup:
-    """A small figure: one pair of axes, with room for a legend below where there is one."""
-
-    def all_of_it(figure: Figure) -> None:
-        ax = axes(figure, 56, 8, 12, 46)
-        paint(ax)
-        if ax.get_legend_handles_labels()[1]:
-            ax.set_position((56 / width, 74 / height, 1 - 68 / width, 1 - 82 / height))
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -42 / (height - 82)), ncols=3, columnspacing=1.2)
-
-    return draw(name, alt, width, height, all_of_it)
 
 
 def alone(inline: str) -> str:
@@ -192,15 +150,6 @@ def alone(inline: str) -> str:
     ground = '<rect width="100%" height="100%" style="fill: var(--paper)"/>'
     named = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" ')
     return f"{named}>\n<style>\n{rules}svg {{ fill: var(--ink); stroke-linejoin: round; }}\n</style>\n{ground}{rest}"
-
-
-def axes(figure: Figure, left: float, top: float, right: float, bottom: float) -> Axes:
-    """Axes with these margins, in pixels from the figure's edges."""
-    width, height = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
-    box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
-    added = figure.add_axes(box)
-    added.patch.set_visible(False)
-    return added
 
 
 def _inline(svg: str, name: str, alt: str, width: float, height: float) -> str:

@@ -19,20 +19,19 @@ from typing_extensions import TypedDict
 from hiernas.budget import METRICS
 from hiernas.costs import MEMORY
 from hiernas.errors import UNREADABLE, RunError, validated
+from hiernas.host import first_line, visible
 from hiernas.problem import Journal
-from hiernas.quiet import first_line, visible
-from hiernas.report import cells, controls, figures, hmnas, hournas, kit, units
-from hiernas.report.graphs import is_cells
-from hiernas.report.kit import PARTS, TEMPLATES, Run, Teller, Told, Values, macros, style
+from hiernas.report import cells, figures, hmnas, hournas, kit, units
+from hiernas.report.cells import is_cells
+from hiernas.report.kit import TEMPLATES, Run, Teller, Told, Values, macros, style
 from hiernas.report.trust import MOST, SHOWN, Evaluation, miss, verdict
 from hiernas.run.disk import write_whole
 
 SECTIONS = macros("run.html")
 FORMAT = 1
 LAST_STEP = {"prior": "NASWOT of the candidates", "predicted": "judging what the predictor added"}  # phases of any method
-MISTAKES = ("Class", "Taken for", "Images")
 TELLERS: Mapping[str, Teller] = {  # by what a method left in the result's details; the first that is there tells
-    "control": controls, "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
+    "control": cells, "proposals": hournas, "masks": hmnas, "decided": cells, "weights": cells
 }  # fmt: skip
 
 
@@ -275,18 +274,19 @@ def _events(run_folder: Path) -> list[Values]:
 def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> str:
     """The whole page as text; `reset` is what `hiernas vital --reset` found, `int8` what the export to INT8 did."""
     result, searched = run.result, "front" in run.result
-    told = _teller(result).tell(run) if searched else Told("It was given, and was trained by itself.", _drawn_cells(result))
+    drawn = cells.pictures(result) if is_cells(result) else []
+    told = _teller(result).tell(run) if searched else Told("It was given, and was trained by itself.", drawn)
     by_phase = result.get("seconds") or {}
     brief = sum(s for phase, s in by_phase.items() if phase.startswith("brief"))  # trainings of finalists, as one
     with telling(run.folder / "events.jsonl"):
         curves = figures.training(run.events, told)
     with telling(run.folder / "vital.json"):
-        blocks = hournas.SECTIONS.reset(kit.both(partial(hournas.reset, reset)), reset) if reset else ""
+        blocks = hournas.SECTIONS.reset(hournas.reset(reset), reset) if reset else ""
     with telling(run.folder / "int8.json"):
         eighth = SECTIONS.int8(int8) if int8 else ""
     seconds = {k: s for k, s in by_phase.items() if not k.startswith("brief")} | ({"finalists": brief} if brief else {})
     sections = [
-        SECTIONS.asked(result, partial(_asks, result), partial(_met, result)) if searched else "",
+        SECTIONS.asked(result, partial(miss, result)) if searched else "",
         _tested(result),
         *told.found,
         SECTIONS.finalists(_finalists(result), _order_words(result)),
@@ -303,50 +303,15 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
     return TEMPLATES.get_template("page.html").render(
         over=["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")],
         title=f"{units.percent(result['chosen']['test_accuracy'])} test accuracy on {result['data']['name']}",
-        verdict=verdict(result, _beside(run)), lead=_lead(result, told), tiles=SECTIONS.tiles(result["chosen"]), result=result,
-        sections=sections, style=style(),
+        verdict=verdict(result, _beside(run)), lead=SECTIONS.lead(result, told), tiles=SECTIONS.tiles(result["chosen"]),
+        result=result, sections=sections, style=style(),
     )  # fmt: skip
-
-
-def _drawn_cells(result: Values) -> list[Markup]:
-    return cells.pictures(result) if is_cells(result) else []
 
 
 def _teller(result: Values) -> Teller:
     """Who tells of a result, by what is in it; `figures` of networks of a chain that were evaluated one by one."""
     details = result.get("details") or {}
     return next((teller for key, teller in TELLERS.items() if key in details), cells if is_cells(result) else figures)
-
-
-# -- headline ------------------------------------------------------------------------------------------------------
-
-
-def _lead(result: Values, told: Told) -> str:
-    """What the page is about: where a search has decided nothing, what is handed over is no network that it found."""
-    decided = [verdict["decided"] for verdict in (result.get("details") or {}).get("decided", {}).values()]
-    what = controls.NAMES.get(str((result.get("details") or {}).get("control")), "The best network found")
-    if "front" not in result:
-        what = f"A network of the space {result['space']['name']}"
-    if not all(decided):
-        what = "A network of which a part was found" if any(decided) else "A regular network, which no search has found,"
-    data, limits = result["data"], " and ".join(units.limit_text(limit) for limit in result.get("limits", ()))
-    where = f"{data['name']} ({len(data['classes'])} classes, {units.image(data)} images)"
-    asked = f" with {limits}" if limits else " without limits" if "front" in result else ""
-    return f"{what} for {where}{asked}. {told.lead}"
-
-
-def _asks(result: Values, metric: str) -> str:
-    limits = ", ".join(units.limit_text(limit, named=False) for limit in result["limits"] if limit["metric"] == metric)
-    return limits or ("as low as possible" if metric == result["objective"] else units.NONE)
-
-
-def _met(result: Values, metric: str, found: float | None, predicted: float | None = None) -> Markup | str:
-    """Whether the limits on a metric are met by its final value, or by the predicted one where there is no other."""
-    missed = miss(result, metric, predicted if found is None else found)
-    if missed is None:
-        return "not measured" if any(limit["metric"] == metric for limit in result["limits"]) else ""
-    by = " (predicted)" if found is None else ""
-    return PARTS.verdict(missed <= 0, f"met{by}" if missed <= 0 else f"missed by {100 * missed:.1f} %{by}")
 
 
 def _beside(run: Run) -> dict[str, float]:
@@ -367,17 +332,15 @@ def _tested(result: Values) -> Markup | str:
     """What the network says of the test images: by class, what it takes for what, and its surest mistakes."""
     if (found := Evaluation.read(result)) is None:
         return ""
-    ordered = sorted(found.by_class, key=lambda each: 1.0 if each[2] is None else each[2])
-    by_class = [[name, n, units.percent(right), PARTS.bar(100 * (right or 0.0))] for name, n, right in ordered]
+    classes = sorted(found.by_class, key=lambda each: 1.0 if each[2] is None else each[2])
     if len(found.classes) > SHOWN:
-        mistakes = [[found.classes[a], found.classes[b], n] for a, b, n in found.confused[:MOST]]
-        return SECTIONS.tested(by_class[:MOST], by_class[MOST:], kit.table(MISTAKES, mistakes, "mistakes", (2,)), "", result)
+        return SECTIONS.tested(classes[:MOST], classes[MOST:], found, found.confused[:MOST], None, result)
     shares = found.confusion / np.maximum(found.images, 1)[:, None]
     rows = {
         name: [kit.Cell(share, str(n) if n else "", kept=False) for share, n in zip(of, counts, strict=True)]
         for name, of, counts in zip(found.classes, shares.tolist(), found.confusion.tolist(), strict=True)
     }
-    return SECTIONS.tested(by_class, [], "", PARTS.heat_map(found.classes, rows, True), result)
+    return SECTIONS.tested(classes, [], found, [], rows, result)
 
 
 def _order_words(result: Values) -> list[str]:

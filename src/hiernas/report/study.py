@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 SECTIONS = kit.macros("study.html")
 FEWEST = 3  # seeds of a verdict
+LETTERS = 60  # of a label in a figure
 FINAL = ("final", "compare")  # how the names of phases begin that come after a search
 COLOURS = (kit.BLUE, kit.ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", kit.MUTED)  # Okabe and Ito's
 
@@ -244,10 +244,10 @@ def page(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> str:
     bound = [_bound(limit) for limit in limits]
     metrics = {b[0] for b in bound if b is not None}
     if len(limits) > 1 and None not in bound and len(metrics) == 1:
-        sections.append(SECTIONS.dots("Accuracy against the limit", kit.both(lambda width: _against(rows, width))))
+        sections.append(SECTIONS.dots("Accuracy against the limit", _against(rows)))
     for i, limit in enumerate(limits):
-        drawn = kit.both(partial(_dots, rows, limit, i))
-        sections.append(SECTIONS.dots(f"Under {limit}", drawn, COLUMNS, table(rows, limit), *compared(rows, limit)))
+        drawn, means = _dots(rows, limit, i), table(rows, limit)
+        sections.append(SECTIONS.dots(f"Under {limit}", drawn, COLUMNS, means, *compared(rows, limit)))
     runs = [[_link(r, folder), r.limit, r.seed, units.percent(r.test_accuracy), r.space, r.doubts or units.NONE] for r in rows]
     sections.append(SECTIONS.runs(runs))
     return kit.TEMPLATES.get_template("page.html").render(
@@ -269,49 +269,44 @@ def _bound(limit: str) -> tuple[str, float] | None:
     return (found[0].metric, found[0].high) if found and math.isfinite(found[0].high) else None
 
 
-def _dots(rows: Sequence[Row], limit: str, number: int, width: float) -> str:
+def _dots(rows: Sequence[Row], limit: str, number: int) -> Markup:
     """Every run under a limit as a dot, labels down."""
-    labels = [x for x in labels_of(rows) if any((r.label, r.limit) == (x, limit) for r in rows)]
-    height, most = 42.0 * len(labels) + 54, int(width / 7)  # letters that fit
+    under = [r for r in rows if r.limit == limit]
+    labels = labels_of(under)
 
-    def paint(figure: Any) -> None:
-        ax: Axes = kit.axes(figure, 10, 8, 16, 46)
+    def paint(ax: Axes) -> None:
         for y, label in enumerate(labels):
-            of = [r for r in rows if (r.label, r.limit) == (label, limit)]
+            of = [r for r in under if r.label == label]
             xs = [100 * r.test_accuracy for r in of]
             colour = kit.MUTED if control_of(of[0].method) == "unsearched" else kit.BLUE
             ax.plot(xs, [y] * len(xs), "o", color=colour, markersize=7, alpha=0.75)
             ax.plot([np.mean(xs)] * 2, [y - 0.2, y + 0.2], "-", color=kit.INK, linewidth=2)
-            said = label if len(label) <= most else f"{label[: most - 1]}…"
+            said = label if len(label) <= LETTERS else f"{label[: LETTERS - 1]}…"
             ax.annotate(said, (0, y - 0.25), (2, 0), ("axes fraction", "data"), "offset points", va="bottom")
         ax.set(ylim=(len(labels) - 0.5, -0.75), xlabel="Test accuracy (%)", yticks=[])
         ax.grid(axis="y", visible=False)
 
     said = "; ".join(f"{line[0]} {line[2]}" for line in table(rows, limit))
-    return kit.draw(f"dots{number}{width:.0f}", f"Test accuracy under {limit}: {said}.", width, height, paint)
+    return kit.draw(f"dots{number}", f"Test accuracy under {limit}: {said}.", paint, height=42 * len(labels) + 54)
 
 
-def _against(rows: Sequence[Row], width: float) -> str:
+def _against(rows: Sequence[Row]) -> Markup:
     """Test accuracy against the limit, a line for each label."""
     bounds = {limit: b for limit in limits_of(rows) if (b := _bound(limit)) is not None}
     factor, axis = units.axis(next(iter(bounds.values()))[0], [b for _, b in bounds.values()])
-    longest, labels = max(map(len, labels_of(rows))), ", ".join(labels_of(rows))
-    columns = max(1, min(3, int(width / (7.5 * longest + 60))))
-    below = 60 + 20 * -(-len(labels_of(rows)) // columns)
-    height = 0.42 * width + below
+    labels = labels_of(rows)
 
-    def paint(figure: Any) -> None:
-        ax: Axes = kit.axes(figure, 62, 26, 16, below)
-        for i, label in enumerate(labels_of(rows)):
+    def paint(ax: Axes) -> None:
+        for i, label in enumerate(labels):
             colour, style = COLOURS[i % len(COLOURS)], ("-", "--")[i >= len(COLOURS)]
             of = [(bounds[r.limit][1] / factor, 100 * r.test_accuracy) for r in rows if r.label == label]
             ax.plot(*zip(*of, strict=True), "o", color=colour, markersize=5, alpha=0.6)
             xs = sorted({x for x, _ in of})
             ax.plot(xs, [np.mean([y for x, y in of if x == at]) for at in xs], style, color=colour, label=label)
         ax.set(xlabel=f"{axis}, at most", ylabel="Test accuracy (%)")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.45, -46 / (height - below - 26)), ncols=columns)
 
-    return kit.draw(f"against{width:.0f}", f"Test accuracy against the limit for {labels}.", width, height, paint)
+    alt = f"Test accuracy against the limit for {', '.join(labels)}."
+    return kit.draw("against", alt, paint, height=280 + 20 * len(labels))
 
 
 def files(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> dict[str, str]:

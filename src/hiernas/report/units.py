@@ -27,9 +27,9 @@ def lower(metric: str) -> str:
     return f"{name(metric)[0].lower()}{name(metric)[1:]}".replace(", ", " in ")
 
 
-def percent(fraction: float | None) -> str:
+def percent(fraction: float | None, decimals: int = 2) -> str:
     """0.98886 -> '98.89 %'."""
-    return NONE if fraction is None else f"{100 * fraction:.2f}{SPACE}%"
+    return NONE if fraction is None else f"{100 * fraction:.{decimals}f}{SPACE}%"
 
 
 def milliseconds(ms: float | None, like: float | None = None) -> str:

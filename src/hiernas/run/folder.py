@@ -38,6 +38,11 @@ WITHOUT = {  # what then, if not that `resume` writes it again
 Listener = Callable[[Mapping[str, Any]], None]
 
 
+def teller(listener: Listener | None, event: str = "measuring") -> Callable[[int, int, str], None]:
+    """Progress of a measurement, (done, total, key), as events for a listener."""
+    return lambda done, total, key: listener and listener({"event": event, "done": done, "total": total, "key": key})
+
+
 class TakenError(RunError):
     """The folder is another run's, or another process is at it."""
 
@@ -140,23 +145,19 @@ class RunFolder:
 
     # -- files -------------------------------------------------------------------------------------------------
 
-    def write_bytes(self, name: str, data: bytes) -> Path:
-        """Write a file of the folder, whole or not at all, and its checksum."""
-        self._write(name, data)
-        return self.path / name
-
     @ranks.by_first
-    def _write(self, name: str, data: bytes) -> None:
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file of the folder, whole or not at all, and its checksum."""
         self.checksums.expect(name, hashlib.sha256(data).hexdigest())
         write_whole(self.path / name, data)
 
-    def write_text(self, name: str, text: str) -> Path:
+    def write_text(self, name: str, text: str) -> None:
         """Write a file of the folder atomically."""
-        return self.write_bytes(name, text.encode())
+        self.write_bytes(name, text.encode())
 
-    def write_json(self, name: str, value: Any) -> Path:
+    def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file atomically; numbers that are not finite are refused."""
-        return self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+        self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     def damaged(self, name: str, what: str = "") -> RunError:
         """The error for a file of the folder that cannot be what was written. `what`: is wrong in it."""
@@ -301,12 +302,6 @@ class RunFolder:
             rows = db.execute(f"SELECT {', '.join(columns)} FROM candidates").fetchall()
         found = (dict(zip(columns, row, strict=True)) for row in rows)
         return [{**each, "options": each["options"].split(",")} for each in found]
-
-    @ranks.told
-    def count_candidates(self) -> int:
-        """Number of evaluations over all phases."""
-        with self._database() as db:
-            return int(db.execute("SELECT count(*) FROM candidates").fetchone()[0])
 
     # -- time --------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,9 @@ from markupsafe import Markup, escape
 from safetensors import safe_open
 
 from hiernas.errors import ConfigError, RunError
+from hiernas.host import first_line, quiet, visible
 from hiernas.methods import FILES
 from hiernas.names import SPACES
-from hiernas.quiet import first_line, quiet, visible
 from hiernas.report import units
 from hiernas.report.kit import TEMPLATES, Run
 from hiernas.report.page import page, result_of, summary, telling

@@ -15,8 +15,7 @@ from typing_extensions import TypedDict
 from hiernas import ranks
 from hiernas.budget import Limit
 from hiernas.costs import MEMORY
-from hiernas.costs.memory import memory
-from hiernas.costs.tables import cost
+from hiernas.costs.tables import cost, memory
 from hiernas.data import ImageData
 from hiernas.data.batches import at_once, normalise
 from hiernas.data.images import small_png
@@ -79,7 +78,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
         "chosen": chosen,
         **({"compared": compared} if compared else {}),
         "latency_error": _latency_error(found, measured),
-        "evaluated": run.count_candidates() or len(found.candidates),
+        "evaluated": len(run.table()) or len(found.candidates),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
         "details": dict(found.details),
         "doubts": [*own["doubts"], *(found.doubts or ranked), *of_latency(chosen, limits), *prepared.doubts],
@@ -178,7 +177,7 @@ def _taken_home(
         "chosen": {"test_accuracy": tested.accuracy, "sites": architecture.to_json()["sites"]},
         "tested": {**tested.kept(), "worst": _worst(data, said)},
         "inherited": inherited,
-        "environment": both_ends(run),
+        "environment": {"began": run.config.get("environment"), "ended": environment(run.config)},
         "doubts": of_test(tested),
         "fitted": run.config.get("fitted", ""),
         **({"timed": run.config["timed"]} if run.config.get("timed") else {}),
@@ -377,8 +376,3 @@ def tell_changes(run: RunFolder) -> None:
     changed = [f"{name} {began[name]} -> {now[name]}" for name in now if name in began and began[name] != now[name]]
     if changed:
         run.event("environment", changed=", ".join(changed))
-
-
-def both_ends(run: RunFolder) -> dict[str, Any]:
-    """What a result says of the environment it was begun and ended under."""
-    return {"began": run.config.get("environment"), "ended": environment(run.config)}

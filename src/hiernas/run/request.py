@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 import hiernas.spaces
 from hiernas import ranks
-from hiernas.budget import Limit, Tables
+from hiernas.budget import Limit
 from hiernas.costs import parse_limits, sums
 from hiernas.costs.limits import check_reachable, median_limit, sample_feasible, within_peaks
 from hiernas.costs.tables import cost_tables, peak_tables
 from hiernas.data import Augment, ImageData, load_data
-from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, did_you_mean
+from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, one_of
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
 from hiernas.latency.table import bounded, load_table
@@ -25,7 +24,7 @@ from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.randomness import numpy_generator
 from hiernas.report.trust import of_limits
-from hiernas.run.folder import Listener, RunFolder
+from hiernas.run.folder import Listener, RunFolder, teller
 from hiernas.run.settings import differences, for_images, from_dict, from_file, names_of, plain, to_dict, with_settings
 from hiernas.space import SearchSpace
 from hiernas.spaces import make_space, space_function
@@ -71,12 +70,11 @@ class Request:
 
     def resolved(self) -> Any:
         """The configuration: the given one or the preset's, with the settings."""
-        if self.method not in METHODS:
-            raise ConfigError(f"unknown method '{self.method}'; {did_you_mean(self.method, METHODS)}")
+        one_of("method", self.method, METHODS)
         presets, config = METHODS[self.method].presets, self.config
         kind = type(presets["paper"])
-        if config is None and self.preset not in presets:
-            raise ConfigError(f"unknown preset '{self.preset}'; {did_you_mean(self.preset, presets)}")
+        if config is None:
+            one_of("preset", self.preset, presets)
         if config is not None and not isinstance(config, kind):
             raise ConfigError(f"method '{self.method}' takes a {kind.__name__}, not a {type(config).__name__}")
         return with_settings(presets[self.preset] if config is None else config, self.settings)
@@ -187,6 +185,8 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
         limits = (median_limit(space, table, numpy_generator(request.seed, "limit")),)
     tables, summed = cost_tables(among, latency), sums(limits)
     check_reachable(among, tables, summed)
+    left = sample_feasible(among, tables, summed, numpy_generator(request.seed, "left"), 2)
+    one_left = [ONE_LEFT] if len(left) < 2 else []
     every = {**tables, **peak_tables(whole, method.several)}
     runtime = runtime or RUNTIME if latency is None else latency.runtime
     of_latency = [*bounded(latency, space), *([IN_INT8] if runtime == "onnxruntime-int8" else [])]
@@ -194,19 +194,11 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
         method=request.method, preset=request.preset if request.config is None and not request.settings else "custom",
         seed=request.seed, space=space, data=data, data_source=source, limits=limits, automatic_limit=not metrics,
         latency_table=None if file is None else str(Path(file).resolve()),
-        runtime=runtime,
-        threads=threads or 1 if latency is None else latency.threads,
-        latency=latency, config=config, final_recipe=None if recipe == config.train else recipe, fitted=fitted,
-        doubts=(*of_limits(every, limits, not metrics), *_one_left(among, tables, summed, request.seed), *of_latency),
+        runtime=runtime, threads=threads or 1 if latency is None else latency.threads, latency=latency, config=config,
+        final_recipe=None if recipe == config.train else recipe, fitted=fitted,
+        doubts=(*of_limits(every, limits, not metrics), *one_left, *of_latency),
         asked=request.asked(),
     )  # fmt: skip
-
-
-def _one_left(space: SearchSpace, tables: Tables, limits: Sequence[Limit], seed: int) -> tuple[str, ...]:
-    """A doubt where the limits leave nothing to choose from."""
-    if len(sample_feasible(space, tables, limits, numpy_generator(seed, "left"), 2)) > 1:
-        return ()
-    return (ONE_LEFT,)
 
 
 def _named_space(request: Request) -> tuple[str | SearchSpace, Mapping[str, Any]]:
@@ -224,7 +216,7 @@ def _named_space(request: Request) -> tuple[str | SearchSpace, Mapping[str, Any]
 
 def _refuse(method: str, config: Any, final: Recipe, space: SearchSpace, data: ImageData) -> None:
     """What cannot be searched, or trained on these images."""
-    refusal, images = METHODS[method].refusal(space), getattr(config, "calibration_images", math.inf)
+    refusal, images = METHODS[method].refusal(space), getattr(config, "calibration_images", inf)
     if len(data.train) < 2 * 2:
         raise ConfigError(f"{len(data.train)} training images are too few to train on")
     if refusal is not None:
@@ -317,14 +309,9 @@ def _latency(
             cost_tables(each, table)  # says what is missing
         return table
     engine = make_runtime(runtime or RUNTIME, threads or 1)
-
-    def progress(done: int, total: int, key: str) -> None:
-        if listener is not None:
-            listener({"event": "measuring", "done": done, "total": total, "key": key})
-
     if "latency_ms" in (config.objective, *(limit.metric for limit in limits)):
         for each in spaces:
-            table = measure_table(each, engine, cached_table_path(engine), progress)
+            table = measure_table(each, engine, cached_table_path(engine), teller(listener))
     return table
 
 

@@ -22,7 +22,6 @@ from pydantic import Field
 from hiernas.costs import parse_limits
 from hiernas.errors import UNREADABLE, ConfigError, HiernasError, LimitError, RunError, SpaceError
 from hiernas.methods import METHODS, variants
-from hiernas.problem import Method
 from hiernas.randomness import numpy_generator
 from hiernas.run.disk import from_yaml, on_disk, to_yaml, write_whole
 from hiernas.run.folder import Listener
@@ -193,8 +192,9 @@ def _decided(study: Study, there: Study | None, listener: Listener | None) -> St
             arguments = {k: plain(v) for k, v in skeleton.arguments if k not in of_data}
             entry = replace(entry, space=skeleton.name, arguments=arguments)
             study = replace(study, final=study.final or found.final)
-        if study.work is None and METHODS[entry.method].control != "unsearched":
-            study = replace(study, work=_work(METHODS[entry.method], found))
+        if study.work is None and (method := METHODS[entry.method]).control != "unsearched":
+            share = method.final_share(found.space, found.config, numpy_generator(0, "share"))
+            study = replace(study, work=sum(method.plan(found.config, found.data).values()) / share)
         entries.append(entry)
     kept = [e for label, e in old.items() if label not in {x.label for x in entries}]
     new = [_matched(e, prepared[e.label], study.work) if e.label in prepared else e for e in entries]
@@ -207,12 +207,6 @@ def _as_before(entry: Entry, old: Entry, path: Path) -> Entry:
     if (entry.method, entry.settings) != (old.method, old.settings) or not same_space:
         raise RunError(f"'{entry.label}' of {path} was asked for otherwise; give this one a name of its own, NAME=METHOD:...")
     return old
-
-
-def _work(method: Method, prepared: Prepared) -> float:
-    """Of a search, in forward passes of a network that is found, by numbers of images and of operations."""
-    share = method.final_share(prepared.space, prepared.config, numpy_generator(0, "share"))
-    return sum(method.plan(prepared.config, prepared.data).values()) / share
 
 
 def _matched(entry: Entry, prepared: Prepared, work: float | None) -> Entry:
@@ -252,8 +246,13 @@ def work(path: Path, listener: Listener | None = None) -> dict[str, str]:
                 if not mine or job.done:
                     continue
                 taken += 1
+                if listener is not None:
+                    listener({"event": "job", "label": job.label, "limit": job.limit, "seed": job.seed})
                 try:
-                    _do(job, listener)
+                    if (job.path / "config.yaml").exists():
+                        resume(job.path, listener)
+                    else:
+                        search(job.request, job.path, listener)
                 except HiernasError as error:
                     failed[str(job.path)] = str(error)
         if not taken:
@@ -270,15 +269,6 @@ def _claim(path: Path, job: Job) -> Iterator[bool]:
         with suppress(Timeout):  # another process is at it
             held.enter_context(lock)
         yield lock.is_locked
-
-
-def _do(job: Job, listener: Listener | None) -> None:
-    if listener is not None:
-        listener({"event": "job", "label": job.label, "limit": job.limit, "seed": job.seed})
-    if (job.path / "config.yaml").exists():
-        resume(job.path, listener)
-    else:
-        search(job.request, job.path, listener)
 
 
 def spread(study: Study, jobs: int, backend: str, listener: Listener | None = None) -> dict[str, str]:

@@ -24,10 +24,10 @@ from hiernas.data.batches import Augment, at_once, augment, epoch_order, in_orde
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError, validated
 from hiernas.gates import Gates
+from hiernas.host import first_line, quiet
 from hiernas.networks.cell_ops import DropPath
 from hiernas.networks.graph import evaluating
 from hiernas.problem import Architect, DrawGates, Journal, Validate
-from hiernas.quiet import first_line, quiet
 from hiernas.randomness import numpy_generator, seeded, torch_generator, torch_seed
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.train.together import WholeBatch, backward_of, device_of, whole_batches

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from hiernas.budget import Budget, CostTable, Limit
-from hiernas.combinatorics import Decision
 from hiernas.data.split import Split
 from hiernas.errors import LimitError
 from hiernas.gates import Gates
 from hiernas.methods.hmnas.masks import Masks, MaskSettings
 from hiernas.networks.filters import Output, masked, output_of, tails_of
 from hiernas.search.alphas import Pressure
-from hiernas.space import Architecture, SearchSpace
+from hiernas.space import Architecture, Decision, SearchSpace
 
 COUNTED = ("params", "macs")  # what filters cost
 DRAWN = 60  # masks of a history, at most

@@ -1,13 +1,15 @@
-"""What others say, made fit to be shown: notes of libraries kept away, errors in a line, and nothing that steers a terminal."""
+"""Around this process: cores and memory that it may use, and what others say in it, made fit to be shown."""
 
 from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 NOISY = (  # loggers that talk
     "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "lightning_fabric", "huggingface_hub",
@@ -39,3 +41,19 @@ def first_line(error: Exception) -> str:
 def visible(text: str) -> str:
     """A text that is safe in a terminal and on a page: what would steer it, or is no character, as Python writes it."""
     return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_memory() -> int:
+    """Bytes of memory that this machine or this process' control group has, used or not."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else []
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+        except (OSError, ValueError):  # no control groups, or no limit ("max")
+            continue
+    return min(limits, default=8 * 2**30)

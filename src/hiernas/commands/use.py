@@ -1,21 +1,23 @@
-"""`hiernas evaluate`: how often a trained network is right, class by class."""
+"""The trained network in use: what it sees in pictures (`hiernas predict`), how often it is right (`hiernas evaluate`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from hiernas.commands.options import EvaluateOptions
+from hiernas.commands import EvaluateOptions, PredictOptions, Table
 from hiernas.data.batches import at_once, in_order
-from hiernas.data.images import Form, load_images
+from hiernas.data.images import Form, load_images, some
 from hiernas.data.load import MEMORY_GIB
-from hiernas.data.sources import find
+from hiernas.data.sources import find, pictures
 from hiernas.data.split import Split, Subset
-from hiernas.errors import DataError, HiernasError, RunError
+from hiernas.errors import ConfigError, DataError, HiernasError, RunError
 from hiernas.report import units
 from hiernas.report.trust import MOST, SHOWN, Evaluation
 from hiernas.run.folder import RunFolder
@@ -23,7 +25,30 @@ from hiernas.run.hub import fetched
 from hiernas.run.request import reload_data
 from hiernas.run.trained import TrainedNetwork, load
 
-Table = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]
+COLUMNS = ("image", "class", "probability")
+
+
+def predict(asked: PredictOptions) -> tuple[list[list[str]], list[str]]:
+    """Image, class and probability of each picture, and remarks; written as CSV where that is asked for."""
+    network, reader, target = load(asked.source), pictures(asked.images), asked.csv
+    if target is not None and (target.is_dir() or not target.parent.is_dir()):
+        raise ConfigError(f"--csv {target}: name a file in a folder that exists, or - for standard output")
+    rows, bad = [], []
+    for name, found in network.probabilities(reader, asked.skip_bad_images):
+        if isinstance(found, str):
+            bad.append(f"{name} ({found})")
+        else:
+            label, probability = network.named(found)
+            rows.append([name, label, f"{probability:.4f}"])
+    remarks = [f"{len(bad)} damaged images left out: {some(bad)}"] if bad else []
+    if target is not None:
+        try:
+            with nullcontext(sys.stdout) if str(target) == "-" else target.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+        except OSError as error:
+            raise ConfigError(f"--csv {target} cannot be written: {error.strerror}; name another file") from error
+        remarks += [f"{units.number(len(rows), 'image')} written to {target}"] if str(target) != "-" else []
+    return rows, remarks
 
 
 def to_json(found: Evaluation, images: str) -> dict[str, Any]:
