@@ -19,7 +19,6 @@ from hiernas.commands.check import estimate
 from hiernas.commands.cost import cost
 from hiernas.costs import MEMORY
 from hiernas.data import ImageData, load_data
-from hiernas.data.images import WORKERS
 from hiernas.errors import LatencyError, LimitError, RunError
 from hiernas.latency.measure import Plan, identity, plan_of
 from hiernas.latency.runtimes import Runtime
@@ -200,12 +199,13 @@ def test_a_table_says_its_runtime_where_none_is_asked_for(few: ImageData, tmp_pa
     assert chosen["latency_ms"]["predicted"] > 0
 
 
-def test_check_foretells_what_evaluating_measuring_and_decoding_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for i in range(24):
+def test_check_foretells_what_evaluating_measuring_and_pixels_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [Image.fromarray(np.full((40, 64, 3), 10 * i, dtype=np.uint8)) for i in range(24)]
+    for i, picture in enumerate(pictures):
         (tmp_path / "data" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
-        pixels = np.full((40, 64, 3), 10 * i, dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "data" / f"class{i % 2}" / f"{i}.png")
-    kept, lazy = (load_data(tmp_path / "data", image_size=32, memory_gib=gib) for gib in (4.0, 0.0))
+        picture.save(tmp_path / "data" / f"class{i % 2}" / f"{i}.png")
+    pairs: Any = [(picture, i % 2) for i, picture in enumerate(pictures)]
+    kept, filed = load_data(pairs, image_size=32), load_data(tmp_path / "data", image_size=32)
     chosen = config("train.batch_size=2", "objective=params")
 
     def foretold(data: ImageData, *limits: str, **more: Any) -> float:
@@ -217,8 +217,7 @@ def test_check_foretells_what_evaluating_measuring_and_decoding_take(tmp_path: P
     weights = 4 * sum(p.numel() for p in space.supernet().parameters())
     evaluated = weights + 24 * evaluation_bytes(space)  # as many images as batch norm's statistics are of
     assert small == pytest.approx(evaluated + 24 * 3 * 32 * 32)
-    # pictures that are read on demand: one at a time in each thread, in four bytes a pixel
-    assert foretold(lazy) == pytest.approx(evaluated + WORKERS * 40 * 64 * 4)
+    assert foretold(filed) == pytest.approx(evaluated)  # pixels in a file take no memory
     # a table of this device is measured first; a given one is not
     monkeypatch.setattr(run_module, "measure_table", lambda space, runtime, *_: made_up(space, runtime))
     monkeypatch.setattr(Plan, "loaded_bytes", lambda plan, threads, batch: 10 * int(small) * threads * batch)

@@ -42,6 +42,8 @@ def test_the_bar_is_full_when_nothing_is_left_to_do(monkeypatch: pytest.MonkeyPa
         *({**epoch, "phase": phase, "epoch": n} for phase in ("train1", "final") for n in (1, 2)),
         *({"event": "measured", "done": n, "total": 3} for n in (1, 2, 3)),
     ]
+    reading = [{"event": "decoding", "what": "decoding", "done": 1500, "total": 60_000}]
+    assert shown(reading, monkeypatch) == ["  2% decoding pictures: 1,500 of 60,000"]
     first, *lines = shown(events, monkeypatch)
     assert first == "run folder r, limits params <= 60k"
     shares = [int(re.findall(r"^ *(\d+)%", line)[0]) for line in lines]

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 NOISY = (  # loggers that talk
@@ -57,3 +57,23 @@ def usable_memory() -> int:
         except (OSError, ValueError):  # no control groups, or no limit ("max")
             continue
     return min(limits, default=8 * 2**30)
+
+
+def cache_folder(what: str) -> Path:
+    """Where `what` is kept between runs: $HIERNAS_CACHE, or the user's cache folder by the system's custom.
+
+    Where that cannot be written, a folder in the working folder, which is said as a warning.
+    """
+    from platformdirs import user_cache_path
+
+    folder = Path(os.environ.get("HIERNAS_CACHE") or "~")
+    with suppress(OSError, RuntimeError):  # the latter without HOME and passwd entry
+        if str(folder) == "~":
+            folder = user_cache_path("hiernas", appauthor=False)
+        if not str(folder).startswith("~"):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    text = f"{what} cannot be kept in {folder}; they are kept in hiernas-cache here: name a folder by HIERNAS_CACHE"
+    warnings.warn(text, stacklevel=3)
+    return Path("hiernas-cache")

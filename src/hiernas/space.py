@@ -92,7 +92,7 @@ class Block:
         if self.group is None or self.group.more:  # any that is allowed: few are not
             genes = rng.integers(sizes := np.array([len(d.options) for d in self.decisions]), size=(n, len(self.decisions)))
             none = [d.options.index("none") if self.group and "none" in d.options else -1 for d in self.decisions]
-            for i in np.flatnonzero((genes == none).all(axis=1)):
+            for i in np.flatnonzero((genes == none).all(axis=1)).tolist():
                 while (genes[i] == none).all():
                     genes[i] = rng.integers(sizes)
             return genes

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hiernas.data import ImageData, load_data
-from hiernas.data.load import default_val_per_class, divide, fingerprint_of
+from hiernas.data.load import fingerprint_of
+from hiernas.data.sources import default_val_per_class, divide
 from hiernas.errors import DataError
 
 

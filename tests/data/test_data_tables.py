@@ -8,6 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from pictures import encoded, everything, picture, pixels, write
 from PIL import Image
 
 from hiernas.data import load_data
-from hiernas.data.tables import Table, rows_of
+from hiernas.data.tables import Table, _arrays, rows_of
 from hiernas.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
@@ -37,8 +38,7 @@ def write_table(path: Path, images: list[bytes | None], labels: list[int | None]
     parquet.write_table(table, path, row_group_size=4)
 
 
-@pytest.mark.parametrize("memory_gib", [4.0, 0.0])
-def test_a_table_gives_the_pixels_of_the_folder(tmp_path: Path, memory_gib: float) -> None:
+def test_a_table_gives_the_pixels_of_the_folder(tmp_path: Path) -> None:
     write(tmp_path / "files" / "train", {"ant": 7, "bee": 7, "cat": 7})
     write(tmp_path / "files" / "test", {"ant": 1, "bee": 1, "cat": 1}, 50)
     (tmp_path / "tables").mkdir()
@@ -48,7 +48,7 @@ def test_a_table_gives_the_pixels_of_the_folder(tmp_path: Path, memory_gib: floa
     write_table(tmp_path / "tables" / "train-00001-of-00002.parquet", images[10:], labels[10:], NAMES)
     write_table(tmp_path / "tables" / "test.parquet", [encoded(picture(i)) for i in (50, 51, 52)], [0, 1, 2], NAMES)
     folder = load_data(tmp_path / "files", seed=4)
-    table = load_data(tmp_path / "tables", seed=4, memory_gib=memory_gib)
+    table = load_data(tmp_path / "tables", seed=4)
     for a, b in ((folder.train, table.train), (folder.val, table.val), (folder.test, table.test)):
         assert torch.equal(pixels(a), pixels(b))
         assert torch.equal(a.labels, b.labels)
@@ -59,13 +59,32 @@ def test_rows_are_counted_within_their_table() -> None:
     pa = pytest.importorskip("pyarrow")
     numbers = [(0, 1, 2), (), (20, 21), (30, 31, 32, 33)]
     arrays = [pa.array([{"bytes": encoded(picture(i))} for i in some], pa.struct({"bytes": pa.binary()})) for some in numbers]
-    empty = Table("empty", pa.chunked_array([arrays[1]]), None, None)
-    a, b = (Table(name, pa.chunked_array(x), None, None) for name, x in (("a", arrays[:3]), ("b", arrays[3:])))
+    empty = Table("empty", lambda: [arrays[1]], [], None)
+    a, b = (Table(name, partial(iter, x), range(n), None) for name, x, n in (("a", arrays[:3], 5), ("b", arrays[3:], 4)))
     rows = rows_of([empty, a, empty, b], follow_paths=False)
     names = [f"a, row {i}," for i in range(5)] + [f"b, row {i}," for i in range(4)]
     assert [rows.name(i) for i in range(rows.count)] == names
     truth = [picture(i) for some in numbers for i in some]
-    assert all(np.array_equal(np.asarray(rows.open(i)), x) for i, x in enumerate(truth))
+    for some in (range(9), [8], [0, 4, 5, 7]):
+        found = [np.asarray(opened()) for opened in rows.pictures(some)]
+        assert np.array_equal(found, [truth[i] for i in some])
+
+
+def test_a_table_is_read_a_little_at_a_time(tmp_path: Path) -> None:
+    """60 MB in one row group, as pyarrow writes it when it is not told otherwise."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(0)
+    table = pa.table({"image": pa.array([{"bytes": rng.bytes(2000)} for _ in range(30_000)])})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    before, most, rows = pa.total_allocated_bytes(), 0, 0
+    for array in _arrays(tmp_path / "a.parquet", "image", 30_000):
+        most, rows = max(most, pa.total_allocated_bytes() - before), rows + len(array)
+    assert rows == 30_000
+    assert most < 2**24
+    with pytest.raises(DataError, match=r"a.parquet' cannot be read \(its columns have different lengths\); replace it"):
+        list(_arrays(tmp_path / "a.parquet", "image", 30_001))
 
 
 def test_labels_without_names_are_their_own_names(tmp_path: Path) -> None:

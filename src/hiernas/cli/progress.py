@@ -47,6 +47,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {  # events that are a
     "numbers": lambda e: f"cells per stage: {', '.join(map(str, e['cells']))}",
 }
 COUNTED: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, float]]] = {  # and those that move the bar, and how far
+    "decoding": lambda e: (f"{e['what']} pictures: {e['done']:,} of {e['total']:,}", e["done"] / max(e["total"], 1)),
     "measuring": lambda e: (f"measuring latency of operation {e['done']} of {e['total']}", e["done"] / max(e["total"], 1)),
     "measured": lambda e: (
         f"measuring whole network {e['done']} of {e['total']}", PLANNED + (1 - PLANNED) * e["done"] / max(e["total"], 1)

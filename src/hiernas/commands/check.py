@@ -8,6 +8,7 @@ counted as they are saved; or what is evaluated, or measured, at a time, where t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from hiernas.commands.cost import cells_named
 from hiernas.costs import PEAKS, sums
 from hiernas.costs.limits import feasible_share
 from hiernas.costs.tables import cost_tables, peak_tables
-from hiernas.data.images import OnDemand
+from hiernas.data.images import OnDisk
 from hiernas.data.split import Subset
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runtimes import RUNTIMES
@@ -65,7 +66,7 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> dict[str, Any
             costs[metric] = {"smallest": table.smallest, "typical": typical, "largest": table.largest}
     training = 4 * (3 * step.params) + step.saved  # weights, gradients, momentum in 32 bits
     evaluating = 4 * step.params + _evaluating(prepared, step)
-    seconds = pace.seconds(method.work(prepared.config, data))
+    seconds, file = pace.seconds(method.work(prepared.config, data)), _file(prepared)
     return {
         "method": prepared.method, "space": space.name, "architectures": max(space.size(), among.size()), "costs": costs,
         "limits": [str(limit) for limit in prepared.limits], "automatic_limit": prepared.automatic_limit,
@@ -77,6 +78,7 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> dict[str, Any
         "fitted": prepared.fitted, "timed": prepared.timed, "doubts": list(prepared.doubts),
         "supernet_params": None if method.control == "unsearched" else step.params,
         "memory_gib": (max(training, evaluating, _measuring(prepared)) + _pictures(prepared)) / 2**30,
+        "pixels": file and {"gib": file.total / 2**30, "folder": str(Path(file.file.name).parent)},
         "seconds": seconds, "total_seconds": sum(seconds.values()),
     }  # fmt: skip
 
@@ -104,18 +106,24 @@ def in_words(found: Mapping[str, Any]) -> dict[str, str]:
     if found["supernet_params"] is not None:
         rows["supernet"] = f"{found['supernet_params']:,} parameters"
     rows["memory"] = f"about {found['memory_gib']:.2f} GiB"
+    if file := found["pixels"]:
+        rows["memory"] += f"; {file['gib']:.2f} GiB of pixels are in {file['folder']}"
     phases = ", ".join(f"{phase} {units.seconds(s)}" for phase, s in found["seconds"].items())
     rows["time"] = f"about {units.seconds(found['total_seconds'])} here: {phases}"
     return rows
 
 
-def _pictures(prepared: Prepared) -> int:
-    """Bytes of the pixels in memory; of pictures that are read on demand, those that are being decoded."""
-    data, images = prepared.data, prepared.data.train.images
+def _file(prepared: Prepared) -> OnDisk | None:
+    """The file of the pixels, where they are not in memory."""
+    images = prepared.data.train.images
     source = images.images if isinstance(images, Subset) else images
-    if isinstance(source, OnDemand):
-        return source.decoding_bytes
-    return (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
+    return source if isinstance(source, OnDisk) else None
+
+
+def _pictures(prepared: Prepared) -> int:
+    """Bytes of the pixels in memory; those in a file are read as they are needed."""
+    data = prepared.data
+    return 0 if _file(prepared) else (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
 
 
 def _evaluating(prepared: Prepared, step: LargestStep) -> int:

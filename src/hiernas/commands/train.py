@@ -36,7 +36,7 @@ def train(asked: TrainOptions, listener: Listener) -> Path:
     architecture = None if published(str(source)) else ranks.told(architecture_file)(source)
     config = _recipe_source(origin, recipe, preset)
     with_settings(config, settings)  # a mistake is named before images are read
-    images, data = _training_data(origin, asked)
+    images, data = _training_data(origin, asked, listener)
     if recipe is not None:
         config = replace(config, train=replace(config.train, cutout=min(config.train.cutout, min(images.input_size[1:]) // 2)))
     config = with_settings(config, settings)
@@ -105,13 +105,14 @@ def _recipe_source(origin: RunFolder | None, recipe: str | None, preset: str | N
     return PRESETS[preset or "quick"]
 
 
-def _training_data(origin: RunFolder | None, asked: TrainOptions) -> tuple[ImageData, Mapping[str, Any]]:
+def _training_data(origin: RunFolder | None, asked: TrainOptions, listener: Listener) -> tuple[ImageData, Mapping[str, Any]]:
     if asked.data is None and origin is not None:
         return reload_data(origin, None), dict(origin.config["data"])
     if asked.data is None:
         raise ConfigError("an architecture does not say which images to train on; name them with --data")
     return read_data(
-        asked.data, image_size=asked.image_size, val_per_class=None, skip_bad_images=asked.skip_bad_images, seed=asked.seed
+        asked.data, listener, image_size=asked.image_size, val_per_class=None, skip_bad_images=asked.skip_bad_images,
+        seed=asked.seed,
     )
 
 

@@ -13,8 +13,8 @@ import torch
 
 from hiernas.commands import EvaluateOptions, PredictOptions, Table
 from hiernas.data.batches import at_once, in_order
-from hiernas.data.images import Form, load_images, some
-from hiernas.data.load import MEMORY_GIB
+from hiernas.data.images import Form, some
+from hiernas.data.load import load_images
 from hiernas.data.sources import find, pictures
 from hiernas.data.split import Split, Subset
 from hiernas.errors import ConfigError, DataError, HiernasError, RunError
@@ -92,7 +92,7 @@ def _labelled(asked: EvaluateOptions, network: TrainedNetwork) -> tuple[Split, s
             raise RunError(f"{asked.source} lies in no run folder, so it has no test images; name some with --data")
         data = reload_data(run)
         return data.test, f"{data.name}, {len(data.test)} test images"
-    found = find(asked.data, MEMORY_GIB)
+    found = find(asked.data)
     if "test" not in found.parts and run is not None:
         try:
             data = reload_data(run, asked.data)
@@ -103,8 +103,8 @@ def _labelled(asked: EvaluateOptions, network: TrainedNetwork) -> tuple[Split, s
     strange = [name for name in found.classes if name not in network.classes]
     if strange:
         raise DataError(f"class '{strange[0]}' of '{found.name}' is none of the network's: {', '.join(network.classes)}")
-    loaded = load_images(found, image_size=Form(*network.input_size), skip_bad=asked.skip_bad_images, memory_gib=MEMORY_GIB)
-    rows = np.setdiff1d(found.parts.get("test", np.arange(found.reader.count)), loaded.bad)
+    loaded = load_images(found, Form(*network.input_size), asked.skip_bad_images)
+    rows = np.setdiff1d(found.parts.get("test", np.arange(found.reader.count)), list(loaded.bad))
     if not len(rows):
         raise DataError(f"'{found.name}' has no image to look at; name a folder with class folders that hold some")
     ours = torch.tensor([network.classes.index(name) for name in found.classes])

@@ -17,11 +17,16 @@ import base64
 import hashlib
 import io
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool
+import os
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from multiprocessing.pool import AsyncResult, ThreadPool
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,7 +34,6 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hiernas.data.split import Images
 from hiernas.errors import DataError
 from hiernas.host import first_line, usable_cores, usable_memory
 
@@ -37,6 +41,8 @@ Picture = Image.Image | np.ndarray  # an array is uint8 [H, W, C] of other than 
 T = TypeVar("T")
 
 MIN_SIZE, KEEP_UP_TO, MAX_SIZE = 4, 256, 224  # pixels of the short side
+DRAFT = 2  # a JPEG may be decoded at a fraction of its size that is no less than so many times what it becomes
+PIECE = 16  # pictures that a thread takes at a time
 DIGEST = 16  # bytes of the hash of a picture's pixels
 BATCH, SHARE = 64, 16  # so many images as a network's input may take this part of the memory
 ENLARGED = 16  # times that pictures may be enlarged
@@ -54,14 +60,22 @@ CONVERTED = {
 }
 
 
+Opener = Callable[[], Picture]  # may raise anything where the picture is damaged
+
+
 @dataclass(frozen=True)
 class Reader:
     """Pictures by number."""
 
     count: int
-    open: Callable[[int], Picture]  # may raise anything where a picture is damaged
+    pictures: Callable[[Sequence[int]], Iterable[Opener]]  # how each of these is opened, which are in ascending order
     name: Callable[[int], str]
-    workers: int = WORKERS  # threads that may call `open` at a time
+    workers: int = WORKERS  # threads that may open pictures at a time
+
+    @classmethod
+    def of(cls, count: int, opened: Callable[[int], Picture], name: Callable[[int], str], workers: int = WORKERS) -> Reader:
+        """Where each is opened by itself."""
+        return cls(count, lambda rows: (partial(opened, row) for row in rows), name, workers)
 
 
 class Header(NamedTuple):
@@ -84,6 +98,17 @@ class Found:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     headers: Sequence[Header | str] | None = None  # where opening the pictures was needed to get the labels
+    origin: str = ""  # where they are from, for those that have a stamp
+    stamp: str = ""  # changes with the files that hold them; "" where nothing would tell
+
+    def held_by(self, files: Sequence[str], origin: str, within: str = "") -> Found:
+        """The same with a stamp: names (what is behind `within`), sizes and times of change of these files."""
+        digest = hashlib.sha256()
+        for path in files:
+            with suppress(OSError):  # said when it is opened
+                facts = os.stat(path)
+                digest.update(os.fsencode(f"{path.removeprefix(within)}\n{facts.st_size} {facts.st_mtime_ns}\n"))
+        return replace(self, origin=origin, stamp=digest.hexdigest())
 
 
 class Form(NamedTuple):
@@ -103,36 +128,56 @@ class InMemory:
     def fetch(self, indices: Tensor) -> Tensor:
         return self.pixels[indices]
 
+    def put(self, row: int, pixels: np.ndarray, digest: np.ndarray) -> None:
+        self.pixels.numpy()[row] = pixels
 
-class OnDemand:
-    """Pictures decoded at each `fetch`, by a few threads: the same pixels as `InMemory`."""
 
-    def __init__(self, reader: Reader, form: Form, largest: int, digests: np.ndarray) -> None:
-        self.reader, self.form, self.digests = reader, form, digests
-        self.decoding_bytes = reader.workers * 4 * largest  # pictures of at most `largest` pixels, one for each thread
+class OnDisk:
+    """Pixels in a file, one picture's behind the other's, then their hashes; memory holds what is fetched, and no more."""
+
+    def __init__(self, file: io.FileIO, count: int, form: Form) -> None:
+        self.file, self.count, self.form, self.size = file, count, form, math.prod(form)
+        self.total = count * (self.size + DIGEST)  # bytes
+        self._lock = Lock()  # a file has one position
+        weakref.finalize(self, file.close)
 
     def fetch(self, indices: Tensor) -> Tensor:
-        rows = indices.tolist()
-        pixels, digests, _ = decode_rows(self.reader, self.form, rows)
-        for k in np.flatnonzero((digests != self.digests[rows]).any(1)).tolist():
-            raise DataError(f"{self.reader.name(rows[k])} changed since the data were loaded; put the former image back")
+        pixels = np.empty((len(indices), *self.form), dtype=np.uint8)
+        for row, into in zip(indices.tolist(), pixels, strict=True):
+            self._read(row * self.size, into)
         return torch.from_numpy(pixels)
 
+    def digests(self) -> np.ndarray:
+        found = np.empty((self.count, DIGEST), dtype=np.uint8)
+        self._read(self.count * self.size, found)
+        return found
 
-class Loaded(NamedTuple):
-    """The pictures of a source in one form."""
+    def put(self, row: int, pixels: np.ndarray, digest: np.ndarray) -> None:
+        with self._lock:
+            for at, values in ((row * self.size, pixels), (self.count * self.size + row * DIGEST, digest)):
+                self.file.seek(at)
+                self.file.write(values.tobytes())
 
-    images: Images
-    form: Form
-    bad: list[int]  # rows that are damaged and must not be fetched
-    notes: list[str]
-    digests: np.ndarray  # uint8 [N, 16]: a hash of the pixels of each
+    def _read(self, at: int, into: np.ndarray) -> None:
+        try:
+            with self._lock:
+                self.file.seek(at)
+                reason = "" if self.file.readinto(into.data) == into.nbytes else "they were cut off"
+        except OSError as error:
+            reason = str(error.strerror)
+        if reason:
+            raise DataError(f"the pixels in {self.file.name} cannot be read ({reason}); delete it, and start or resume again")
 
 
 def open_picture(file: Any) -> Image.Image:
     """A picture file in one of the documented formats, by its content; any other is unidentified, whatever its name."""
     Image.init()  # loads what this Pillow has of them, once
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def shut(picture: Picture) -> AbstractContextManager[Picture]:
+    """A picture that is closed in the end."""
+    return nullcontext(picture) if isinstance(picture, np.ndarray) else picture
 
 
 def measure(picture: Picture) -> Header:
@@ -142,7 +187,7 @@ def measure(picture: Picture) -> Header:
         return Header("bands", channels, height, width)
     width, height = picture.size
     if width != height and picture.getexif().get(ORIENTATION, 1) >= 5:  # turned by 90 degrees
-        width, height = _upright(picture).size
+        width, height = (height, width) if picture.format in ("JPEG", "MPO") else _upright(picture).size
     if picture.mode == "F":
         raise ValueError("32-bit float pixels; save it with 8 or 16 bits")
     sixteen = picture.mode.startswith("I")
@@ -150,17 +195,6 @@ def measure(picture: Picture) -> Header:
     kinds = {"P": "palette", "CMYK": "cmyk"}
     kind = "transparent" if picture.has_transparency_data else kinds.get(picture.mode, "grey" if grey else "rgb")
     return Header("16-bit" if sixteen else kind, 1 if grey else 3, height, width)
-
-
-def survey(reader: Reader) -> list[Header | str]:
-    """The header of every picture, or the reason why it cannot be read."""
-
-    def header(i: int) -> Header:
-        picture = reader.open(i)
-        with nullcontext() if isinstance(picture, np.ndarray) else picture:
-            return measure(picture)
-
-    return list(_each(header, reader.count, reader.workers))
 
 
 def choose_form(headers: Sequence[Header], image_size: int | Form | None) -> Form:
@@ -187,7 +221,7 @@ def choose_form(headers: Sequence[Header], image_size: int | Form | None) -> For
     return Form(channels[-1], round(height * scale), round(width * scale))
 
 
-def _check_form(form: Form, headers: Sequence[Header]) -> None:
+def check_form(form: Form, headers: Sequence[Header]) -> None:
     """Refuse, before any pixel is allocated, sizes that no network could be trained on here, or that only enlarge."""
     short = int(np.median([min(h.height, h.width) for h in headers]))
     side, longer = sorted((form.height, form.width))
@@ -207,13 +241,14 @@ def _check_form(form: Form, headers: Sequence[Header]) -> None:
 
 
 def decode(picture: Picture, form: Form) -> np.ndarray:
-    """A picture in the common form: uint8 [C, H, W]."""
+    """A picture in the common form: uint8 [C, H, W]. A JPEG of four times that size or more is read at 1/2 to 1/8."""
     bands = picture.shape[2] if isinstance(picture, np.ndarray) else form.channels if form.channels in (1, 3) else 3
     if bands != form.channels:
         raise ValueError(f"it has {bands} channels, and {form.channels} are needed")
     if isinstance(picture, np.ndarray):
         return np.stack([np.asarray(_fit(Image.fromarray(band), form)) for band in np.moveaxis(picture, 2, 0)])
     with picture:
+        picture.draft(picture.mode, (DRAFT * max(form.height, form.width),) * 2)  # of a JPEG
         pixels = np.asarray(_fit(_flat(_upright(picture), "L" if form.channels == 1 else "RGB"), form))
     return pixels[None] if form.channels == 1 else pixels.transpose(2, 0, 1)
 
@@ -242,35 +277,6 @@ def _fit(image: Image.Image, form: Form) -> Image.Image:
     return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
 
 
-def load_images(found: Found, *, image_size: int | Form | None, skip_bad: bool, memory_gib: float) -> Loaded:
-    """All pictures in one form.
-
-    Decodes every picture once; keeps the pixels where they fit in `memory_gib`, otherwise only checks the files.
-    With `skip_bad` damaged pictures are left out, and have no say in the common form.
-    Raises `DataError` for the first damaged picture without it, or where no picture is left.
-    """
-    reader, headers = found.reader, found.headers if found.headers is not None else survey(found.reader)
-    bad = {i: header for i, header in enumerate(headers) if isinstance(header, str)}
-    if bad and not skip_bad:
-        raise _damaged(reader, *min(bad.items()))
-    good, form = _good(headers, bad), None
-    largest = max(h.height * h.width for h in good)
-    while form != (chosen := choose_form(good, image_size)):  # again if a picture that cannot be decoded had a say
-        form = chosen
-        if not isinstance(image_size, Form):
-            _check_form(form, good)
-        gib = reader.count * math.prod(form) / 2**30
-        pixels, digests, damaged = decode_rows(reader, form, range(reader.count), skip_bad, keep=gib <= memory_gib)
-        bad = damaged | bad
-        good = _good(headers, bad)
-    notes = [f"{len(bad)} damaged images left out: {some([reader.name(i) for i in sorted(bad)])}"] if bad else []
-    notes += _form_notes(good, form)
-    if gib <= memory_gib:
-        return Loaded(InMemory(torch.from_numpy(pixels)), form, list(bad), notes, digests)
-    notes.append(f"images are decoded on demand: {gib:.2g} GiB of pixels exceed the limit of {memory_gib:g} GiB")
-    return Loaded(OnDemand(reader, form, largest, digests), form, list(bad), notes, digests)
-
-
 def reason_of(error: Exception) -> str:
     """One short line that says what is wrong with a picture."""
     if isinstance(error, UnidentifiedImageError):
@@ -283,31 +289,7 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _good(headers: Sequence[Header | str], bad: Mapping[int, str]) -> list[Header]:
-    good = [header for i, header in enumerate(headers) if isinstance(header, Header) and i not in bad]
-    if not good:
-        raise DataError(f"none of the {len(headers)} images can be read; the first one: {bad[0]}")
-    return good
-
-
-def _damaged(reader: Reader, row: int, reason: str) -> DataError:
-    return DataError(
-        f"{reader.name(row)} cannot be read ({reason}); replace it, or leave such images out with --skip-bad-images "
-        "(skip_bad_images=True)"
-    )
-
-
-def small_png(pixels: Tensor) -> str:
-    """Pixels, uint8 [C, H, W], as a PNG file of 96 pixels a side at most, in base64; of 2 or 4 channels and more the mean."""
-    grey = pixels[0] if len(pixels) == 1 else pixels.float().mean(0).byte()
-    picture = Image.fromarray((pixels.permute(1, 2, 0) if len(pixels) == 3 else grey).contiguous().numpy())
-    picture.thumbnail((SMALL, SMALL))
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:
+def form_notes(headers: Sequence[Header], form: Form) -> list[str]:
     kinds = Counter(h.kind for h in headers)
     notes = [text.format(kinds[kind]) for kind, text in CONVERTED.items() if kinds[kind]]
     if form.channels == 3 and any(h.channels == 1 for h in headers):
@@ -320,41 +302,64 @@ def _form_notes(headers: Sequence[Header], form: Form) -> list[str]:
     return notes
 
 
-def decode_rows(
-    reader: Reader, form: Form, rows: Sequence[int], skip_bad: bool = False, keep: bool = True
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """The pixels of these pictures, uint8 [N, C, H, W], or [0, C, H, W] where they are only tried and not kept; a hash of each
-    one's, uint8 [N, 16]; and the rows that fail and why, if that is no error."""
-    kept, digests = np.zeros((keep * len(rows), *form), dtype=np.uint8), np.zeros((len(rows), DIGEST), dtype=np.uint8)
-
-    def put(k: int) -> None:
-        pixels = decode(reader.open(rows[k]), form)
-        digests[k] = np.frombuffer(hashlib.blake2b(pixels.tobytes(), digest_size=DIGEST).digest(), dtype=np.uint8)
-        if keep:
-            kept[k] = pixels
-
-    bad = {}
-    for row, reason in zip(rows, _each(put, len(rows), reader.workers), strict=True):
-        if reason is not None:
-            if not skip_bad:
-                raise _damaged(reader, row, reason)
-            bad[row] = reason
-    return kept, digests, bad
+def small_png(pixels: Tensor) -> str:
+    """Pixels, uint8 [C, H, W], as a PNG file of 96 pixels a side at most, in base64; of 2 or 4 channels and more the mean."""
+    grey = pixels[0] if len(pixels) == 1 else pixels.float().mean(0).byte()
+    picture = Image.fromarray((pixels.permute(1, 2, 0) if len(pixels) == 3 else grey).contiguous().numpy())
+    picture.thumbnail((SMALL, SMALL))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
-def _each(work: Callable[[int], T], n: int, workers: int) -> Iterator[T | str]:
-    """In order, for i below n, what `work(i)` returns, or the reason why picture i cannot be read."""
+def decode_rows(reader: Reader, form: Form, rows: Sequence[int], skip_bad: bool) -> tuple[np.ndarray, dict[int, str]]:
+    """The pixels of these pictures, uint8 [N, C, H, W], and with `skip_bad` the rows that cannot be read, black, and why."""
+    found = list(each(lambda _, opened: decode(opened(), form), reader, rows, skip_bad))
+    bad = {row: reason for row, reason in zip(rows, found, strict=True) if isinstance(reason, str)}
+    return np.stack([np.zeros(form, dtype=np.uint8) if isinstance(x, str) else x for x in found]), bad
 
-    def attempt(i: int) -> T | str:
+
+def each(work: Callable[[int, Opener], T], reader: Reader, rows: Sequence[int], skip_bad: bool) -> Iterator[T | str]:
+    """In order, what `work` returns for each of these pictures, which are in ascending order, or why it cannot be read.
+
+    A few are under way at a time. Raises `DataError` where one cannot be read, without `skip_bad`.
+    """
+
+    def attempt(piece: list[tuple[int, Opener]]) -> list[T | str]:
+        return [one(row, opened) for row, opened in piece if not ended]
+
+    def one(row: int, opened: Opener) -> T | str:
         try:
-            return work(i)
+            return work(row, opened)
         except (DataError, MemoryError):
             raise
         except Exception as error:  # Pillow raises many types on damaged files
+            if not skip_bad:
+                raise damaged(reader, row, reason_of(error)) from None
             return reason_of(error)
 
-    if workers == 1:
-        yield from map(attempt, range(n))
+    ended = list[bool]()
+    pairs = zip(rows, reader.pictures(rows), strict=False)  # which would be read on until their end
+    pieces = iter(lambda: list(islice(pairs, PIECE)), [])
+    if reader.workers == 1:
+        yield from chain.from_iterable(map(attempt, pieces))
         return
-    with ThreadPool(workers) as pool:
-        yield from pool.imap(attempt, range(n), max(1, min(256, n // (4 * workers))))  # pictures that a thread takes at a time
+    pool, ahead = ThreadPool(reader.workers), deque[AsyncResult[list[T | str]]]()
+    try:
+        for piece in pieces:
+            ahead.append(pool.apply_async(attempt, (piece,)))
+            if len(ahead) > reader.workers + 1:
+                yield from ahead.popleft().get()
+        for result in ahead:
+            yield from result.get()
+    finally:  # nothing goes on behind an error
+        ended.append(True)
+        pool.close()
+        pool.join()
+
+
+def damaged(reader: Reader, row: int, reason: str) -> DataError:
+    return DataError(
+        f"{reader.name(row)} cannot be read ({reason}); replace it, or leave such images out with --skip-bad-images "
+        "(skip_bad_images=True)"
+    )

@@ -1,13 +1,15 @@
 """Where images come from: digits, folders, torch data sets; tables and IDX files are read by `tables.py`.
 
-`find` looks at what the user named and returns a `Found`: pictures that can be opened by number, with their labels.
+`find` looks at what the user named and returns a `Found`: pictures that can be opened by number, with their labels. `divide`
+cuts the splits that a source lacks.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,14 +31,14 @@ JUNK = ("thumbs.db", "desktop.ini", "__macosx")
 LAYOUTS = "one folder per class, or train/, val/ and test/ with class folders, or parquet or IDX files"
 
 
-def find(source: object, memory_gib: float) -> Found:
+def find(source: object) -> Found:
     """Looks at a source as `load_data` describes it. Raises `DataError` where there is nothing to train on."""
     if isinstance(source, str) and source == "digits":
         return from_digits()
     if isinstance(source, str) and source.startswith("hf:"):
         return from_hub(source.removeprefix("hf:"))
     if isinstance(source, str | Path):
-        return from_folder(Path(source).expanduser(), memory_gib)
+        return from_folder(Path(source).expanduser())
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return from_dataset(source)
     kind = type(source).__name__
@@ -55,7 +57,7 @@ def from_digits() -> Found:
 # Folders
 
 
-def from_folder(folder: Path, memory_gib: float) -> Found:
+def from_folder(folder: Path) -> Found:
     """Class folders, split folders with class folders, parquet files, or IDX files."""
     if not folder.exists():
         hint = did_you_mean(str(folder), ["digits"])
@@ -66,7 +68,7 @@ def from_folder(folder: Path, memory_gib: float) -> Found:
     tables = [p for at in (folder, folder / "data") if at.is_dir() for p in _files(at) if p.suffix == ".parquet"]
     name = folder.resolve().name
     if tables:
-        return from_parquet(name, tables, memory_gib)
+        return from_parquet(name, tables).held_by([*map(str, tables)], str(folder.resolve()), str(folder))
     arrays = idx_files(_files(folder))
     return from_idx(name, arrays) if arrays else _from_class_folders(name, folder)
 
@@ -74,30 +76,31 @@ def from_folder(folder: Path, memory_gib: float) -> Found:
 def _from_class_folders(name: str, folder: Path) -> Found:
     trees, notes = _split_folders(folder)
     classes = _classes(trees)
-    paths: list[str] = []
-    labels: list[int] = []
-    others: list[Path] = []
-    odd: list[Path] = []
+    paths, others, odd = list[str](), list[str](), list[str]()
+    labels = list[int]()
     parts = {}
     for part, tree in trees.items():
         start = len(paths)
-        others += _files(tree)
+        others += map(str, _files(tree))
         for label, c in enumerate(classes):
             files, skipped = _walk(tree / c)
             odd += skipped
-            images = [str(path) for path in files if path.suffix.lower() in EXTENSIONS]
-            others += [path for path in files if path.suffix.lower() not in EXTENSIONS]
+            images = [path for path in files if _is_image(path)]
+            others += [path for path in files if not _is_image(path)]
             paths += images
             labels += [label] * len(images)
         parts[part] = range(start, len(paths))
-    if others:
-        named = some([str(path.relative_to(folder)) for path in others])
-        notes.append(f"{len(others)} files that are no images in class folders are ignored: {named}")
-    if odd:
-        named = some([str(path.relative_to(folder)) for path in odd])
-        notes.append(f"{len(odd)} pipes, devices or links to folders are skipped: {named}")
-    reader = Reader(len(paths), lambda i: open_picture(paths[i]), lambda i: paths[i])
-    return Found(name, reader, np.array(labels, dtype=np.int64), parts, classes, tuple(notes))
+    for left, why in ((others, "files that are no images in class folders are ignored"),
+                      (odd, "pipes, devices or links to folders are skipped")):  # fmt: skip
+        if left:
+            notes.append(f"{len(left)} {why}: {some([os.path.relpath(path, folder) for path in left[:6]])}")
+    reader = Reader.of(len(paths), lambda i: open_picture(paths[i]), lambda i: paths[i])
+    found = Found(name, reader, np.array(labels, dtype=np.int64), parts, classes, tuple(notes))
+    return found.held_by(paths, str(folder.resolve()), str(folder))
+
+
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(EXTENSIONS)
 
 
 def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -152,16 +155,21 @@ def _inside(folder: Path, *, folders: bool) -> list[Path]:
 _folders, _files = partial(_inside, folders=True), partial(_inside, folders=False)
 
 
-def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
+def _walk(folder: str | Path) -> tuple[list[str], list[str]]:
     """All files below a folder, hidden ones left out, sorted; and what is skipped: reading a pipe would never end."""
-    files: list[Path] = []
-    odd: list[Path] = []
-    for at, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not _hidden(name)]
-        odd += [path for name in folders if (path := Path(at, name)).is_symlink()]  # not followed: it may lead in circles
-        for path in (Path(at, name) for name in names if not _hidden(name)):
-            (odd if path.exists() and not path.is_file() else files).append(path)
-    return sorted(files), sorted(odd)
+    files, odd = list[str](), list[str]()
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if _hidden(entry.name):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                for ours, deeper in zip((files, odd), _walk(entry.path), strict=True):
+                    ours += deeper
+            elif entry.is_file() or not os.path.exists(entry.path):
+                files.append(entry.path)
+            else:  # links to folders are not followed: they may lead in circles
+                odd.append(entry.path)
+    return files, odd
 
 
 def pictures(given: Any) -> Reader:
@@ -182,13 +190,13 @@ def pictures(given: Any) -> Reader:
     def read(i: int) -> Picture:
         return open_picture(items[i]) if isinstance(items[i], str) else as_picture(items[i], name(i))
 
-    return Reader(len(items), read, name)
+    return Reader.of(len(items), read, name)
 
 
 def _below(path: Path) -> list[str]:
     """The file itself, or all pictures in a folder and below."""
     if path.is_dir():
-        return [str(file) for file in _walk(path)[0] if file.suffix.lower() in EXTENSIONS]
+        return [file for file in _walk(path)[0] if _is_image(file)]
     if not path.is_file():
         raise DataError(f"there is no file or folder '{path}'; name pictures, or a folder that holds some")
     return [str(path)]
@@ -210,7 +218,7 @@ def from_dataset(dataset: Any, name: str | None = None) -> Found:
     ids = np.unique(labels[labels >= 0])
     classes, headers = tuple(str(i) for i in ids), [header for _, header in looked]
     # one thread, as data sets need not bear several
-    reader = Reader(len(rows), lambda i: as_picture(dataset[i][0], ITEM.format(i)), ITEM.format, workers=1)
+    reader = Reader.of(len(rows), lambda i: as_picture(dataset[i][0], ITEM.format(i)), ITEM.format, workers=1)
     name = name or type(dataset).__name__
     return Found(name, reader, np.searchsorted(ids, labels), {"train": rows}, classes, headers=headers)
 
@@ -269,3 +277,62 @@ def _bytes(array: np.ndarray, name: str) -> np.ndarray:
     if not (low >= 0 and high <= 1):
         raise DataError(f"{name} has values from {low:g} to {high:g}; floats must be in 0..1, so without normalisation")
     return np.rint(array * 255).astype(np.uint8)
+
+
+# Splits that a source lacks
+
+
+def default_val_per_class(images: int, classes: int) -> int:
+    """Validation images cut from a class with so many training images: 20 %, at most max(50, 2000 // classes)."""
+    return max(1, min((images + 2) // 5, max(50, 2000 // classes)))
+
+
+def divide(
+    labels: np.ndarray, parts: Mapping[str, np.ndarray], classes: Sequence[str], val_per_class: int | None, seed: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Rows of "train", "val" and "test", in ascending order, and what was held out, in words.
+
+    `labels` [N] belong to all rows; `parts` are the rows of "train" and of those of "val" and "test" that the source
+    has. A missing one is cut from "train" class by class: for testing 20 %, for validation `val_per_class` images.
+    Raises `DataError` where a class has too few images for that, or none in a split the source has.
+    """
+    if val_per_class is not None and "val" in parts:
+        raise DataError(f"val_per_class={val_per_class} does nothing: the data have a validation split; leave it out")
+    _check_counts(labels, parts, classes)
+    rows, notes = dict(parts), []
+    if "test" not in parts:
+        shares = [max(1, (n + 2) // 5) for n in _counts(labels, rows["train"], classes)]
+        rows["test"], rows["train"] = _cut(labels, rows["train"], shares, [seed, 0])
+        notes.append(f"no test split given: {len(rows['test'])} images (20 % of each class) are held out for testing")
+    if "val" not in parts:
+        counts = _counts(labels, rows["train"], classes)
+        shares = [val_per_class or default_val_per_class(n, len(classes)) for n in counts]
+        for name, n, share in zip(classes, counts, shares, strict=True):
+            if share >= n:
+                of_class = f"the {n} training images of class '{name}'"
+                raise DataError(f"val_per_class={share} would leave none of {of_class}; give at most {min(counts) - 1}")
+        rows["val"], rows["train"] = _cut(labels, rows["train"], shares, [seed, 1])
+        notes.append(f"no validation split given: {len(rows['val'])} training images are held out for validation")
+    return rows, notes
+
+
+def _counts(labels: np.ndarray, rows: np.ndarray, classes: Sequence[str]) -> list[int]:
+    return [int(n) for n in np.bincount(labels[rows], minlength=len(classes))]
+
+
+def _check_counts(labels: np.ndarray, parts: Mapping[str, np.ndarray], classes: Sequence[str]) -> None:
+    needed = {0: 1, 1: 2, 2: 5}[("test" not in parts) + ("val" not in parts)]
+    for part, rows in parts.items():
+        least = needed if part == "train" else 1
+        for name, n in zip(classes, _counts(labels, rows, classes), strict=True):
+            if n < least:
+                has = f"class '{name}' has {n} usable images in the {part} split"
+                raise DataError(f"{has}, but at least {least} must be there; add images or leave the class out")
+
+
+def _cut(labels: np.ndarray, rows: np.ndarray, shares: Sequence[int], seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """`shares[c]` random rows of each class c, and the others."""
+    rng = np.random.default_rng(seed)
+    taken = [rng.permutation(rows[labels[rows] == c])[:n] for c, n in enumerate(shares)]
+    cut = np.sort(np.concatenate(taken))
+    return cut, np.setdiff1d(rows, cut)

@@ -10,19 +10,19 @@ import bisect
 import gzip
 import io
 import json
-import os
 import re
-import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Picture, Reader, open_picture, reason_of
+from hiernas.data.images import PART_NAMES, PARTS, Found, Header, Opener, Picture, Reader, open_picture, reason_of
 from hiernas.errors import UNREADABLE, DataError
 from hiernas.host import usable_memory
 
@@ -32,57 +32,50 @@ SHARD = re.compile(r"(train|val|valid|validation|test)([-_.].*)?", re.IGNORECASE
 
 
 class Table(NamedTuple):
-    """One table: its picture and label columns (Arrow chunked arrays), and class names where it has them."""
+    """One table: its pictures in Arrow's arrays, read anew each time; its labels, and class names where it has them."""
 
     name: str
-    images: Any
+    pictures: Callable[[], Iterable[Any]]
     labels: Any
     classes: tuple[str, ...] | None
 
 
 def rows_of(tables: Sequence[Table], follow_paths: bool) -> Reader:
     """The pictures in the rows of these tables, one table after the other."""
-    starts = np.cumsum([0, *(len(table.images) for table in tables)]).tolist()
+    starts = np.cumsum([0, *(len(table.labels) for table in tables)]).tolist()
 
-    def at(i: int) -> tuple[Table, int]:
-        k = bisect.bisect_right(starts, i) - 1
-        return tables[k], i - starts[k]
-
-    def picture(i: int) -> Picture:
-        table, row = at(i)
-        value = table.images[row].as_py() or {}
+    def opened(array: Any, row: int) -> Picture:
+        value = array[row].as_py() or {}
         if value.get("bytes") is not None:
             return open_picture(io.BytesIO(value["bytes"]))
         if not follow_paths or value.get("path") is None:
             raise ValueError("no picture in this row")
         return open_picture(value["path"])
 
+    def pictures(rows: Sequence[int]) -> Iterator[Opener]:
+        at = 0
+        for array in chain.from_iterable(table.pictures() for table in tables):
+            for row in rows[bisect.bisect_left(rows, at) : bisect.bisect_left(rows, at + len(array))]:
+                yield partial(opened, array, row - at)
+            at += len(array)
+
     def name(i: int) -> str:
-        table, row = at(i)
-        return f"{table.name}, row {row},"
+        k = bisect.bisect_right(starts, i) - 1
+        return f"{tables[k].name}, row {i - starts[k]},"
 
-    return Reader(starts[-1], picture, name)
+    return Reader(starts[-1], pictures, name)
 
 
-def from_parquet(name: str, files: Sequence[Path], memory_gib: float) -> Found:
-    """Parquet files named after their split, or without any such name as one unsplit set. Raises `DataError`.
-
-    Encoded pictures of more than `memory_gib` GiB in all are kept on disk.
-    """
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError("reading parquet needs pyarrow: pip install 'hiernas[hub]'") from None
+def from_parquet(name: str, files: Sequence[Path]) -> Found:
+    """Parquet files named after their split, or without any such name as one unsplit set. Raises `DataError`."""
     tables: dict[str, list[Table]] = {}
-    on_disk = sum(path.stat().st_size for path in files) / 2**30 > memory_gib  # pictures do not compress further
     for path in files:
         match = SHARD.fullmatch(path.stem)
         part = PART_NAMES[match.group(1).lower()] if match else ""
-        try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                tables.setdefault(part, []).append(_read(path.name, file, on_disk))
-        except (OSError, pyarrow.ArrowInvalid) as error:
-            raise DataError(f"parquet file '{path}' cannot be read ({reason_of(error)}); replace it") from None
+        with _parquet(path) as file:
+            image, label = _columns(path.name, file.schema_arrow)
+            labels, named = file.read(columns=[label])[label], _class_names(file.schema_arrow.metadata, label)
+        tables.setdefault(part, []).append(Table(path.name, partial(_arrays, path, image, len(labels)), labels, named))
     if list(tables) == [""]:
         tables = {"train": tables[""]}
     elif "" in tables or "train" not in tables:
@@ -93,28 +86,29 @@ def from_parquet(name: str, files: Sequence[Path], memory_gib: float) -> Found:
     return _found(name, tables, follow_paths=False)
 
 
-def _read(name: str, file: Any, on_disk: bool) -> Table:
-    """The image and label columns of a parquet file."""
-    image, label = _columns(name, file.schema_arrow)
-    table = _unpack(file, [image, label]) if on_disk else file.read(columns=[image, label])
-    return Table(name, table[image], table[label], _class_names(file.schema_arrow.metadata, label))
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """A parquet file, read a little at a time."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError("reading parquet needs pyarrow: pip install 'hiernas[hub]'") from None
+    try:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
+            yield file
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise DataError(f"parquet file '{path}' cannot be read ({reason_of(error)}); replace it") from None
 
 
-def _unpack(file: Any, columns: list[str]) -> Any:
-    """These columns as a table mapped from a temporary file, which the system removes when it is no longer used."""
-    import pyarrow as pa
-
-    schema = pa.schema([file.schema_arrow.field(c) for c in columns])
-    with tempfile.NamedTemporaryFile(prefix="hiernas-", suffix=".arrow", delete=False) as sink:
-        try:
-            with pa.ipc.new_file(sink, schema) as writer:
-                for batch in file.iter_batches(batch_size=256, columns=columns):
-                    writer.write_batch(batch.select(columns))
-            sink.flush()
-            return pa.ipc.open_file(pa.memory_map(sink.name)).read_all()
-        finally:
-            with suppress(OSError):  # some systems keep a file that is open
-                os.unlink(sink.name)
+def _arrays(path: Path, column: str, rows: int) -> Iterator[Any]:
+    """A column in pieces of about 4 MiB. Raises `DataError`, also where it has another length."""
+    at_a_time = max(1, min(256, rows * 2**22 // path.stat().st_size))
+    with _parquet(path) as file:
+        for batch in file.iter_batches(at_a_time, columns=[column]):
+            rows -= len(batch)
+            yield batch.column(0)
+        if rows:
+            raise OSError("its columns have different lengths")
 
 
 def from_hub(name: str) -> Found:
@@ -137,11 +131,13 @@ def from_hub(name: str) -> Found:
         dataset = splits[split]
         image, label = _columns(f"hf:{name}", dataset.data.schema)
         names = getattr(dataset.features[label], "names", None)
-        columns = dataset.data.column(image), dataset.data.column(label)  # as Arrow: nothing is decoded yet
-        tables[part] = [Table(f"hf:{name} {split}", *columns, tuple(names) if names else None)]
+        pictures, labels = dataset.data.column(image), dataset.data.column(label)  # as Arrow: nothing is decoded yet
+        tables[part] = [Table(f"hf:{name} {split}", pictures.iterchunks, labels, tuple(names) if names else None)]
     skipped = [split for split in splits if split not in by_part.values()]
     notes = (f"other splits of the data set are ignored: {', '.join(skipped)}",) if skipped else ()
-    return _found(name, tables, follow_paths=True, notes=notes)
+    found = _found(name, tables, follow_paths=True, notes=notes)
+    files = [file["filename"] for part in by_part.values() for file in splits[part].cache_files]
+    return found.held_by(files, f"hf:{name}") if files else found
 
 
 def _columns(table: str, schema: Any) -> tuple[str, str]:
@@ -237,7 +233,7 @@ def from_idx(name: str, files: dict[tuple[str, str], Path]) -> Found:
     ids, parts, classes = _classes(labels)
     joined = np.concatenate(pixels)
     header = Header("grey", 1, *joined.shape[1:])
-    reader = Reader(len(joined), lambda i: Image.fromarray(joined[i]), "image {}".format)
+    reader = Reader.of(len(joined), lambda i: Image.fromarray(joined[i]), "image {}".format)
     return Found(name, reader, ids, parts, classes, headers=[header] * len(joined))
 
 

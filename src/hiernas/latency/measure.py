@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from glob import escape
@@ -23,11 +22,11 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from platformdirs import user_cache_path
 from torch import nn
 
 from hiernas.costs.tables import counted, footprint, parts_of_space
 from hiernas.errors import LatencyError
+from hiernas.host import cache_folder
 from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
 from hiernas.latency.runtimes import Runtime
 from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
@@ -190,24 +189,11 @@ def identity(owner: Runtime | LatencyTable) -> dict[str, Any]:
 
 
 def cached_table_path(owner: Runtime | LatencyTable) -> Path:
-    """Where this device's table is kept: in $HIERNAS_CACHE, or in the user's cache folder by the system's custom.
-
-    Where that cannot be written, in the working folder; a damaged table is set aside. Both are said as warnings.
-    """
-    folder, usable = Path(os.environ.get("HIERNAS_CACHE") or "~"), False
-    with suppress(OSError, RuntimeError):  # the latter without HOME and passwd entry
-        if str(folder) == "~":
-            folder = user_cache_path("hiernas", appauthor=False)
-        if not str(folder).startswith("~"):
-            folder.mkdir(parents=True, exist_ok=True)
-            usable = os.access(folder, os.W_OK)
-    if not usable:
-        text = f"latencies cannot be kept in {folder}; they are kept in hiernas-cache here: name a folder by HIERNAS_CACHE"
-        warnings.warn(text, stacklevel=2)
-        folder = Path("hiernas-cache")
+    """Where this device's table is kept, in the cache folder. A damaged one is set aside, as a warning says."""
     device, runtime, version, threads, batch = identity(owner).values()
     names = ("latency", device, runtime, version, f"t{threads}", f"b{batch}")
-    path = folder / f"{'-'.join(re.sub(r'[^a-z0-9.]+', '-', name.lower()).strip('-') for name in names)}.json"
+    plain = (re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") for name in names)
+    path = cache_folder("latencies") / f"{'-'.join(plain)}.json"
     if path.exists():
         with locked(path):
             _set_aside_damaged(path)

@@ -21,18 +21,23 @@ LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is whole or as it was before, also after a power cut."""
-    partial = path.with_name(path.name + ".partial")
     with on_disk(path):
-        try:
-            with open(partial, "wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(partial, path)
-            sync_folder(path.parent)
-        except OSError:
-            partial.unlink(missing_ok=True)  # it would fill a full disk
-            raise
+        replace_whole(path, data)
+
+
+def replace_whole(path: Path, data: bytes) -> None:
+    """The same; raises `OSError`."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+        sync_folder(path.parent)
+    except OSError:
+        partial.unlink(missing_ok=True)  # it would fill a full disk
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -161,7 +161,7 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
     (name, arguments), limits = _named_space(request), parse_limits(request.limits)
     if isinstance(name, str):
         space_function(name, arguments)
-    data, source = read or read_data(request.data, **{k: getattr(request, k) for k in OPTIONS})
+    data, source = read or read_data(request.data, listener, **{k: getattr(request, k) for k in OPTIONS})
     config, metrics = asked, [limit.metric for limit in limits]
     if request.config is None:
         config = for_images(asked, request.preset, len(data.train), names_of(request.settings))
@@ -252,14 +252,19 @@ def reading(run: RunFolder) -> Iterator[Mapping[str, Any]]:
         raise RunError(f"{run.path}/config.yaml is damaged ({what}); start the search again") from error
 
 
-def read_data(data: Any, **options: Any) -> Read:
+def read_data(data: Any, listener: Listener | None = None, **options: Any) -> Read:
     """Images, and what config.yaml says of them: where they are from, how they were read, and how they are recognised.
 
     `data`: an `ImageData`, or anything that `load_data` takes; `options`: a value for each of OPTIONS.
     """
     if isinstance(data, str) and not data:
         raise DataError("--data is empty; name 'digits', a folder or hf:NAME")
-    images = data if isinstance(data, ImageData) else load_data(data, **options)
+
+    def told(what: str, done: int, total: int) -> None:
+        if listener is not None:
+            listener({"event": "decoding", "what": what, "done": done, "total": total})
+
+    images = data if isinstance(data, ImageData) else load_data(data, **options, on_progress=told)
     name = str(data) if isinstance(data, str | Path) else None
     if name is not None and data != "digits" and Path(name).exists():  # the embedded images, whatever lies here
         name = str(Path(name).resolve())
@@ -276,7 +281,7 @@ def reload_data(run: RunFolder, data: Any = None) -> ImageData:
         raise RunError(f"{run.path} does not say where its images are ({where}); give them with data=... or --data")
     if data is None and Path(source).is_absolute() and not Path(source).exists():
         raise RunError(f"the data are not at {source} any more; say where: `hiernas resume {run.path} --data NEW`")
-    images, now = read_data(source if data is None else data, **options)
+    images, now = read_data(source if data is None else data, run.listener, **options)
     if now["fingerprint"] != fingerprint:
         where = data if isinstance(data, str) else source
         raise RunError(

@@ -87,7 +87,7 @@ class TrainedNetwork(nn.Module):
         self.eval()
         for batch in in_order(reader.count, at_once(self.input_size)):
             rows = batch.tolist()
-            pixels, _, bad = decode_rows(reader, Form(*self.input_size), rows, skip_bad)
+            pixels, bad = decode_rows(reader, Form(*self.input_size), rows, skip_bad)
             found = self(torch.from_numpy(pixels)).softmax(1).cpu()
             yield from ((reader.name(row), bad.get(row, each)) for row, each in zip(rows, found, strict=True))
 
