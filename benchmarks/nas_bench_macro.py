@@ -1,6 +1,6 @@
 """What a search on CIFAR-10 finds in NAS-Bench-Macro, whose 6,561 networks have all been trained: tau, and regret.
 
-    python benchmarks/nas_bench_macro.py FOLDER [SEED ...]
+    python benchmarks/nas_bench_macro.py FOLDER [SEED ...] [--stages 2 3 4] [--limits 25 50 75]
 
 A supernet sees every training image but 1,000 four times in all, whatever M is: 4 epochs, 2 + 2 or 2 + 1 + 1. An hour and
 more per seed and core. What FOLDER has is not computed again, and each row is appended to the dated result file once.
@@ -8,9 +8,9 @@ more per seed and core. What FOLDER has is not computed again, and each row is a
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,23 +24,25 @@ from common import CIFAR10, dated
 from hiernas.budget import Limit
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data, normalise
+from hiernas.methods import hnas as method
 from hiernas.methods.hnas import SMALL, hnas
-from hiernas.problem import Problem
+from hiernas.problem import Candidate, Problem
 from hiernas.randomness import seeded
 from hiernas.run.finalists import effects, naswot
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
-from hiernas.search.evolution import train_supernet
+from hiernas.search.evolution import search_supernet, train_supernet
+from hiernas.search.ranking import pareto_front
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import nasbench_macro
 
 RECORDS = CIFAR10.parent / "nas-bench-macro" / "nas-bench-macro_cifar10.json"
-LIMITS = {"25 %": 45.5e6, "50 %": 55.4e6, "75 %": 65.4e6}  # quantiles of MACs
+LIMITS = {25: 45.5e6, 50: 55.4e6, 75: 65.4e6}  # by the quantile of MACs, in percent
 CONFIG = replace(
     SMALL, epochs=(2, 1, 1), population=24, generations=6, objective="macs", calibration_images=250,
     train=replace(SMALL.train, accelerator="cpu"),
 )  # fmt: skip
-STAGES = (2, 3)  # M: one supernet, or one pruning
+STAGES = (2, 3, 4)  # M: one supernet, one pruning, two
 RANDOM, BEST = 120, 60  # networks that are ranked: of all, and of the best 600
 IMAGES = 128  # of NASWOT
 HEAD = """# NAS-Bench-Macro
@@ -49,9 +51,10 @@ HEAD = """# NAS-Bench-Macro
 three trainings, over 120 random networks, and over 60 of the best 600; p@10: how many of the ten best of the 120 are among
 the ten that are put first. `both`: the sum of the ranks by the supernet and by NASWOT. `linear`: by what a sum over layers,
 learned from the same networks, says (of `both`: of the sum of both in standard deviations); it may take any network within
-the limit, not only those that were looked at. Regret: percentage points between
-the best network within the limit and the one taken; k = 5: the best of the five that are put first, as training them would
-show.
+the limit, not only those that were looked at. Of each supernet of a search, in the space that is left to it: `tau` over 120
+random networks of that space and over the search's Pareto front, with that of MACs and of blocks over the same. Regret:
+percentage points between the best network within the limit and the one taken; k = 5: the best of the five that are put
+first, as training them would show.
 
 | seed | what | by | tau, 120 of all | p@10 | tau, 60 of the best 600 | regret, k = 1 | regret, k = 5 |
 |---|---|---|---|---|---|---|---|
@@ -165,22 +168,40 @@ def ranking(bench: Benchmark, folder: Path, data: ImageData, seed: int) -> list[
     return lines
 
 
-def searched(bench: Benchmark, folder: Path, data: ImageData, stages: int, label: str, seed: int) -> list[str]:
-    """Rows: what a search under a limit takes, by its supernet and by both."""
-    base, limit = folder / ("once" if stages == 2 else f"first{stages}"), LIMITS[label]
-    own = folder / f"M{stages}-{label.split()[0]}"
+def searched(bench: Benchmark, folder: Path, data: ImageData, stages: int, label: int, seed: int) -> list[str]:
+    """Rows: how each supernet of a search under a limit ranks, and what the search takes, by the last of them and by both."""
+    base, limit = folder / ("once" if stages == 2 else "first"), LIMITS[label]
+    own = folder / f"M{stages}-{label}"
 
-    def search() -> dict[str, float]:
+    def search() -> dict[str, Any]:
         if not own.exists():
             trained_once(bench, base, data, stages, seed)
             shutil.copytree(base, own)
-        run = opened(own, seed)
+        run, ranks = opened(own, seed), dict[str, Any]()
+
+        def looked_at(supernet: Any, problem: Problem, phase: str, config: Any) -> list[Candidate]:
+            found = search_supernet(supernet, problem, phase, config)
+            drawn = [a.options for a in some_of(supernet.space, RANDOM)]
+            front = [c.options for c in pareto_front(found, config.objective)]
+            evaluate = problem.trainer.evaluator(supernet, config.train, config.calibration_images)
+
+            def judged() -> list[float]:
+                some = [bench.space.architecture(list(options)) for options in drawn + front]
+                return [x for start in range(0, len(some), 30) for x in evaluate(some[start : start + 30])]
+
+            ranks[phase] = {"drawn": drawn, "front": front, "accuracies": cached(own / f"ranks-{phase}.json", judged)}
+            return found
+
+        setattr(method, "search_supernet", looked_at)  # noqa: B010  (mypy: not what the module exports)
         hnas(problem_in(run, bench.space, data, limit, seed), replace(CONFIG, stages=stages))
         found = run.candidates(f"evolve{stages}")
         run.close()
-        return found
+        return {"found": found, "ranks": ranks}
 
-    found: Mapping[str, float] = cached(folder / f"M{stages}-{label.split()[0]}.json", search)
+    known = cached(folder / f"M{stages}-{label}.json", search)
+    found: Mapping[str, float] = known["found"]
+    begin = f"| {seed} | M = {stages}, MACs <= {limit / 1e6:g}M"
+    lines = [line for phase, ranked in known["ranks"].items() for line in of_supernet(bench, begin, phase, ranked)]
     rows = [bench.row[tuple(key.split(","))] for key in found]
     accuracies = np.array(list(found.values()))
     networks = [bench.space.decode(bench.genes[i]) for i in rows]
@@ -192,7 +213,31 @@ def searched(bench: Benchmark, folder: Path, data: ImageData, stages: int, label
     for name, values in learned.items():
         everywhere = bench.predicted(rows, values)
         orders[f"{name}, linear"] = everywhere[rows], bench.first(limit, everywhere)
-    return chosen(bench, limit, rows, orders, f"| {seed} | M = {stages}, MACs <= {limit / 1e6:g}M ({len(rows)} evaluated)")
+    return lines + chosen(bench, limit, rows, orders, f"{begin} ({len(rows)} evaluated)")
+
+
+def some_of(space: SearchSpace, n: int) -> list[Architecture]:
+    """Random networks of a space, different ones, or all where it has no more."""
+    rng, found = np.random.default_rng(7), dict[Any, Architecture]()
+    while len(found) < min(n, space.size()):
+        drawn = space.sample(rng)
+        found[drawn.options] = drawn
+    return list(found.values())
+
+
+def of_supernet(bench: Benchmark, begin: str, phase: str, ranked: Mapping[str, Any]) -> list[str]:
+    """Rows: Kendall's tau of one supernet, and of what costs nothing, over networks of its space and over its front."""
+    rows = [bench.row[tuple(options)] for options in ranked["drawn"] + ranked["front"]]
+    n, truth = len(ranked["drawn"]), bench.accuracy[rows]
+    values = {"supernet": np.array(ranked["accuracies"]), "MACs": bench.macs[rows]}
+    values["blocks"] = np.array([sum(o != "skip" for o in bench.space.decode(bench.genes[i]).options) for i in rows])
+    lines = []
+    for name, of in values.items():
+        parts = slice(n), slice(n, None)
+        taus = [kendalltau(of[part], truth[part]).statistic if len(truth[part]) > 2 else float("nan") for part in parts]
+        what = f"{begin}, supernet {int(phase.removeprefix('evolve')) - 1} | {name}"
+        lines.append(f"{what} | {taus[0]:.3f} of its {n} | - | {taus[1]:.3f} of its front of {len(rows) - n} | - | - |")
+    return lines
 
 
 def chosen(bench: Benchmark, limit: float, rows: Sequence[int], orders: Mapping[str, Any], begin: str) -> list[str]:
@@ -205,12 +250,12 @@ def chosen(bench: Benchmark, limit: float, rows: Sequence[int], orders: Mapping[
     return lines
 
 
-def drawn(bench: Benchmark, folder: Path, data: ImageData, label: str, seed: int) -> list[str]:
+def drawn(bench: Benchmark, folder: Path, data: ImageData, label: int, seed: int) -> list[str]:
     """Rows of the control without a search: as many networks as an evolution judges, drawn within the limit, by NASWOT."""
     limit, rng = LIMITS[label], np.random.default_rng(seed)
     rows = rng.choice(np.flatnonzero(bench.macs <= limit), CONFIG.population * (CONFIG.generations + 1), replace=False).tolist()
     networks = [bench.space.decode(bench.genes[i]) for i in rows]
-    scores = np.array(cached(folder / f"drawn-{label.split()[0]}.json", lambda: promise(networks, data, seed)))
+    scores = np.array(cached(folder / f"drawn-{label}.json", lambda: promise(networks, data, seed)))
     everywhere = bench.predicted(rows, scores)
     orders = {"NASWOT": (scores, [rows[i] for i in np.argsort(-scores, kind="stable")])}
     orders["NASWOT, linear"] = everywhere[rows], bench.first(limit, everywhere)
@@ -243,19 +288,24 @@ def best_of(regrets: np.ndarray, k: int) -> float:
     return float((ordered * -np.diff(at_least)).sum())
 
 
-def main(words: Sequence[str]) -> None:
-    folder, seeds = Path(words[0]), [int(w) for w in words[1:]] or [0, 1, 2]
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--stages", type=int, nargs="+", default=STAGES, choices=STAGES)
+    parser.add_argument("--limits", type=int, nargs="+", default=list(LIMITS), choices=LIMITS)
+    asked = parser.parse_args()
     path, bench = dated("nas_bench_macro"), Benchmark()
     if not path.exists():
         path.write_text(HEAD + "\n".join(exact(bench)) + "\n")
-    for seed in seeds:
-        at, data = folder / f"seed{seed}", images_of(seed)
+    for seed in asked.seeds:
+        at, data = asked.folder / f"seed{seed}", images_of(seed)
         at.mkdir(parents=True, exist_ok=True)
-        append(path, ranking(bench, at, data, seed))
-        for label in LIMITS:
+        if 2 in asked.stages:
+            append(path, ranking(bench, at, data, seed))
+        for label in asked.limits:
             append(path, drawn(bench, at, data, label, seed))
-        for stages in STAGES:
-            for label in LIMITS:
+            for stages in asked.stages:
                 append(path, searched(bench, at, data, stages, label, seed))
 
 
@@ -269,4 +319,4 @@ def append(path: Path, lines: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1:])
+    main()

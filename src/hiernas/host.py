@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
-NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "lightning_fabric")  # loggers that talk
+NOISY = (  # loggers that talk
+    "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "lightning_fabric", "huggingface_hub",
+)  # fmt: skip
 UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")  # control, direction, none
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings, log lines and printed graphs of exporters and of Fabric; their loggers are put back as they were."""
+    """No warnings, log lines, bars and graphs of exporters, Fabric and the hub's library; loggers are put back as they were."""
     loggers = [logging.getLogger(name) for name in NOISY]
     levels = [logger.level for logger in loggers]
     try:

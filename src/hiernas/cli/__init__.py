@@ -362,21 +362,26 @@ def report(
     open_: Annotated[bool, typer.Option("--open", help="in the browser")] = False,
 ) -> None:
     """Write the HTML report of a run or a study again."""
-    if (run / "study.yaml").exists():
-        from hiernas.commands.compare import summarised
+    from hiernas.commands.compare import page_of
 
-        written = summarised(run).page
-    else:
-        from hiernas.report.page import write_report
-        from hiernas.run.folder import RunFolder, owned
-
-        with owned(RunFolder.open(run)) as folder:
-            for name in ("result.json", "vital.json", "int8.json", "events.jsonl", "candidates.sqlite"):
-                folder.check(name)
-            written = write_report(run)
-    out.print(f"wrote {written}")
+    out.print(f"wrote {(written := page_of(run))}")
     if open_ and not webbrowser.open(at := Path(str(written)).resolve().as_uri()):
         _say(f"no browser could be started here; open {at}")
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="a finished run")], to: Annotated[str, typer.Option(help="hf:USER/NAME")], *,
+    private: Annotated[bool, typer.Option("--private", help="make it for you alone")] = False,
+    license_: Annotated[str | None, typer.Option("--license", help="that the card names; default: none")] = None,
+    with_images: Annotated[bool, typer.Option("--with-images", help="also the test images of the run's report")] = False,
+    dry_run: Annotated[Path | None, typer.Option(metavar="FOLDER", help="write it there instead, and send nothing")] = None,
+) -> None:  # fmt: skip
+    """Put the trained network of a run on the Hugging Face hub, with a model card and without your images."""
+    from hiernas.run.hub import push as run_push
+
+    with listening(f"hiernas push {run} --to {to}"):
+        run_push(run, to, private=private, license=license_, with_images=with_images, dry_run=dry_run, say=out.print)
 
 
 LISTS = ["methods", "spaces", "networks", "recipes", "data", "runtimes", "presets", "runs"]

@@ -344,7 +344,7 @@ class TrainOptions(Options):
 class ExportOptions(Options):
     """A network to be written as a file."""
 
-    source: Annotated[Path, Argument(help="a run folder or an architecture file")]
+    source: Annotated[Path, Argument(help="a run folder, hf:USER/NAME, or an architecture file")]
     to: Annotated[str, Option(help="onnx, onnx-int8 (of a run), openvino, litert, executorch, pt2 or python")] = "onnx"
     out: Annotated[Path | None, Option(help="default: best.onnx, best.xml (openvino; and .bin), best.py (and .pt), ...")] = None
     weights: Annotated[Path | None, Option(help="safetensors file; default: the one beside the source")] = None
@@ -378,7 +378,7 @@ class RankOptions(Options):
 class PredictOptions(Options):
     """Pictures to be named."""
 
-    source: Annotated[Path, Argument(metavar="RUN", help="a run folder, or the best.safetensors of one")]
+    source: Annotated[Path, Argument(metavar="RUN", help="a run folder, its best.safetensors, or hf:USER/NAME")]
     images: Annotated[list[Path], Argument(metavar="IMAGE...", help="picture files, or folders of them")]
     csv: Annotated[Path | None, Option(help="a CSV file to write; - for standard output")] = None
     skip_bad_images: SkipBad = False
@@ -388,7 +388,7 @@ class PredictOptions(Options):
 class EvaluateOptions(Options):
     """A trained network to be judged."""
 
-    source: Annotated[Path, Argument(metavar="RUN", help="a run folder, or the best.safetensors of one")]
+    source: Annotated[Path, Argument(metavar="RUN", help="a run folder, its best.safetensors, or hf:USER/NAME")]
     data: Annotated[str | None, Option(help="other images of the same classes; default: the run's test images")] = None
     skip_bad_images: SkipBad = False
     json: Json = False

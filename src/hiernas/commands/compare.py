@@ -11,10 +11,10 @@ from hiernas.commands import CompareOptions, split_settings
 from hiernas.errors import HiernasError, RunError
 from hiernas.report import study as results
 from hiernas.report import units
-from hiernas.report.page import result_of
+from hiernas.report.page import result_of, write_report
 from hiernas.report.study import Row
 from hiernas.run.disk import on_disk, write_whole
-from hiernas.run.folder import Listener, RunFolder
+from hiernas.run.folder import Listener, RunFolder, owned
 from hiernas.run.request import OPTIONS
 from hiernas.run.study import FILE, Study, begin, entries_of, spread, work
 
@@ -62,6 +62,16 @@ def compare(asked: CompareOptions, listener: Listener) -> Compared:
     else:
         failed = spread(study, asked.jobs, asked.backend or "loky", listener)
     return summarised(study.path, failed)
+
+
+def page_of(run: Path) -> Path | None:
+    """The page of a study or a run, written again."""
+    if (run / FILE).exists():
+        return summarised(run).page
+    with owned(RunFolder.open(run)) as folder:
+        for name in ("result.json", "vital.json", "int8.json", "events.jsonl", "candidates.sqlite"):
+            folder.check(name)
+        return write_report(run)
 
 
 def _begun(asked: CompareOptions, listener: Listener) -> Study:

@@ -19,6 +19,7 @@ from hiernas.randomness import torch_generator
 from hiernas.report import units
 from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder, owned
+from hiernas.run.hub import fetched
 from hiernas.run.request import reload_data
 from hiernas.run.trained import load_network
 from hiernas.space import Architecture
@@ -26,7 +27,9 @@ from hiernas.space import Architecture
 
 def exported(asked: ExportOptions) -> Table:
     """What was written. For INT8 what that gains and loses; that is kept in RUN/int8.json, and shown in the run's report."""
-    folder, out, weights = asked.source, asked.out, asked.weights
+    folder, out, weights = fetched(asked.source), asked.out, asked.weights
+    if folder != asked.source and out is None:
+        raise ConfigError(f"{asked.source} lies in the hub's cache; name the file to write with --out")
     if asked.to != "onnx-int8":
         shown = export_network(folder, asked.to, out, weights, asked.with_preprocessing)
         return ("Exported", ""), list(shown.items()), ()
@@ -98,10 +101,11 @@ def _in_timm(architecture: Architecture, network: nn.Module) -> str:
 
 def _parity_images(folder: Path, architecture: Architecture, pixels: bool) -> tuple[torch.Tensor, str]:
     """Images to check a file on, as `export` takes them, and what they are."""
-    if (folder / "config.yaml").exists():
-        data = reload_data(RunFolder.open(folder), None)
+    run = RunFolder.open(folder) if (folder / "config.yaml").exists() else None
+    if run is not None and run.config["data"].get("source") is not None:
+        data = reload_data(run, None)
         indices = torch.arange(min(16, len(data.test)))
         return (as_pixels if pixels else as_input)(data.test, data, indices), f"{len(indices)} test images"
     noise = torch.randn(16, *architecture.skeleton.input_size, generator=torch_generator(0, "parity"))
     noise = (noise * 64 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1) if pixels else noise
-    return noise, "16 inputs of noise (an architecture file names no images)"
+    return noise, "16 inputs of noise (it names no images)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from hiernas.errors import ConfigError, DataError, HiernasError, RunError
 from hiernas.report import units
 from hiernas.report.trust import MOST, SHOWN, Evaluation
 from hiernas.run.folder import RunFolder
+from hiernas.run.hub import fetched
 from hiernas.run.request import reload_data
 from hiernas.run.trained import TrainedNetwork, load
 
@@ -73,6 +75,7 @@ def tables(found: Evaluation, images: str) -> list[Table]:
 
 def evaluate(asked: EvaluateOptions) -> tuple[Evaluation, str]:
     """Of a run on its test images, or on others with the same class names; and which they are."""
+    asked = replace(asked, source=fetched(asked.source))
     network = load(asked.source)
     split, images = _labelled(asked, network)
     with torch.no_grad():

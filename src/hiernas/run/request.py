@@ -277,7 +277,8 @@ def reload_data(run: RunFolder, data: Any = None) -> ImageData:
         asked = config["data"]
         source, fingerprint, options = asked["source"], asked["fingerprint"], {k: asked[k] for k in OPTIONS}
     if data is None and source is None:
-        raise RunError(f"{run.path} was started from Python with data that have no name; resume it with data=...")
+        where = "they were given in Python, or it is from the hub"
+        raise RunError(f"{run.path} does not say where its images are ({where}); give them with data=... or --data")
     if data is None and Path(source).is_absolute() and not Path(source).exists():
         raise RunError(f"the data are not at {source} any more; say where: `hiernas resume {run.path} --data NEW`")
     images, now = read_data(source if data is None else data, run.listener, **options)

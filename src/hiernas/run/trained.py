@@ -15,6 +15,7 @@ from hiernas.data.images import Form, Reader, decode_rows
 from hiernas.data.sources import pictures
 from hiernas.errors import UNREADABLE, RunError, validated
 from hiernas.run.folder import RunFolder
+from hiernas.run.hub import fetched
 from hiernas.space import Architecture, SearchSpace
 
 
@@ -94,9 +95,10 @@ class TrainedNetwork(nn.Module):
 def load(source: str | Path, space: SearchSpace | None = None) -> TrainedNetwork:
     """The trained network of a run (`hiernas search`, `hiernas train`) or of its best.safetensors, which suffices alone.
 
-    `space` is needed where it was found in one of your own. Raises `RunError` where there is none yet, or it is damaged.
+    Or of hf:USER/NAME or hf:USER/NAME@REVISION, where `hiernas push` put one on the Hugging Face hub. `space` is needed where
+    it was found in one of your own. Raises `RunError` where there is none yet, or it is damaged.
     """
-    path = Path(source)
+    path = fetched(source)
     if not path.exists():
         raise RunError(f"there is nothing at {path}; name a run folder, or the best.safetensors of one")
     if path.is_dir():
