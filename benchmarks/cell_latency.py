@@ -19,9 +19,9 @@ from scipy.stats import spearmanr
 
 from common import write
 from hiernas.errors import SpaceError
+from hiernas.latency import LatencyTable, predict_ms
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import make_runtime
-from hiernas.latency.table import LatencyTable, predict_ms
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.networks.cell_ops import Concat, Sum
 from hiernas.randomness import numpy_generator

@@ -51,10 +51,9 @@ import hiernas.run.outcome
 import hiernas.run.search
 from common import dated
 from failing_disk import DAMAGES, Fault
-from hiernas import export
+from hiernas.latency import Entry, LatencyTable, runtimes
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runner import load_onnxruntime
-from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
 from hiernas.run.folder import RunFolder
 from hiernas.spaces import tiny
@@ -197,7 +196,7 @@ def prepare(folder: Path) -> None:
     LatencyTable(**device, raw_overhead_ms=0.01, entries=entries).save(folder / "table.json")
     os.environ["HIERNAS_CACHE"] = str(folder / "cache")
     hiernas.run.outcome.make_runtime = lambda *_: Meter(**device)  # type: ignore[assignment, return-value]
-    export._by_dynamo = export._by_tracing
+    runtimes._by_dynamo = runtimes._by_tracing
     RunFolder.checkpoint_seconds = 0.0  # after every step
     torch.set_num_threads(1)
     load_onnxruntime()

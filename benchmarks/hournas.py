@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from common import side_by_side, write
 from hiernas import spaces
 from hiernas.costs.tables import cost_tables
-from hiernas.data import ImageData, load_data
-from hiernas.data.batches import normalise
+from hiernas.data import ImageData, load_data, normalise
 from hiernas.methods.hournas import PRESETS
 from hiernas.methods.hournas.architect import ProposalArchitect, Sampling
 from hiernas.methods.hournas.proposals import Targets, make_targets, optimise_proposals, spread

@@ -33,7 +33,7 @@ from common import dated, side_by_side
 from hiernas import spaces
 from hiernas.costs import parse_limits
 from hiernas.costs.tables import cost_tables
-from hiernas.data.batches import normalise
+from hiernas.data import normalise
 from hiernas.data.split import shares
 from hiernas.gates import Gates, frozen, single_path, uniform_path
 from hiernas.methods import hournas as module

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 from hiernas.costs.tables import cost_tables
+from hiernas.latency import RUNS, WARMUP
 from hiernas.latency.calibrate import Calibration, calibrate
 from hiernas.latency.measure import measure_table
 from hiernas.latency.runner import by_turns
 from hiernas.latency.runtimes import Runtime
-from hiernas.latency.table import RUNS, WARMUP
 from hiernas.space import SearchSpace
 from hiernas.spaces import hnas_basic, tiny
 

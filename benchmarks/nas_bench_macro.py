@@ -23,8 +23,7 @@ from scipy.stats import kendalltau, rankdata
 from common import CIFAR10, dated
 from hiernas.budget import Limit
 from hiernas.costs.tables import cost_tables
-from hiernas.data import ImageData, load_data
-from hiernas.data.batches import normalise
+from hiernas.data import ImageData, load_data, normalise
 from hiernas.methods import hnas as method
 from hiernas.methods.hnas import SMALL, hnas
 from hiernas.problem import Candidate, Problem

@@ -23,11 +23,11 @@ import torch
 from torch import nn
 
 from hiernas.errors import LatencyError
+from hiernas.latency import RUNS, WARMUP, Entry
 from hiernas.latency.calibrate import calibrate
 from hiernas.latency.measure import measure_table
 from hiernas.latency.runner import by_looks
 from hiernas.latency.runtimes import RUNTIMES, Loaded, Runtime, difference, example
-from hiernas.latency.table import RUNS, WARMUP, Entry
 from hiernas.networks.ops import Classifier, Conv, MBConv
 from hiernas.spaces import hnas_basic, nasbench_macro, tiny
 

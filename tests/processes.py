@@ -22,15 +22,15 @@ LOADED = (
 )  # fmt: skip # no threads begin by these
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(list(LOADED))
-QUICK = "from hiernas import cli, export; export._by_dynamo = export._by_tracing; cli.main()"  # `quick_export` elsewhere
+QUICK = "from hiernas import cli; import hiernas.latency.runtimes as r; r._by_dynamo = r._by_tracing; cli.main()"
 
 
 @contextmanager
 def quick_export() -> Iterator[None]:
     """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
-    from hiernas import export
+    from hiernas.latency import runtimes
 
-    with mock.patch.object(export, "_by_dynamo", export._by_tracing):
+    with mock.patch.object(runtimes, "_by_dynamo", runtimes._by_tracing):
         yield
 
 

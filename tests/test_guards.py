@@ -20,9 +20,9 @@ from hiernas.commands.cost import cost
 from hiernas.costs import MEMORY
 from hiernas.data import ImageData, load_data
 from hiernas.errors import LatencyError, LimitError, RunError
+from hiernas.latency import Entry, LatencyTable
 from hiernas.latency.measure import Plan, identity, plan_of
 from hiernas.latency.runtimes import Runtime
-from hiernas.latency.table import Entry, LatencyTable
 from hiernas.methods import METHODS
 from hiernas.report.page import summary
 from hiernas.run import request as run_module

@@ -23,11 +23,11 @@ from huggingface_hub import ModelCard, constants
 from typer.testing import CliRunner
 
 import hiernas
-from hiernas import export
 from hiernas.api import SearchResult
 from hiernas.cli import app
 from hiernas.data.sources import pictures
 from hiernas.errors import HiernasError, RunError
+from hiernas.latency import runtimes
 from hiernas.methods.hnas import QUICK
 from hiernas.run.hub import fetched, md, push
 from hiernas.run.settings import with_settings
@@ -52,7 +52,7 @@ def found(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResul
     out = tmp_path_factory.mktemp("found") / "r"
     settings = [*(s for s in SETTINGS if "final_epochs" not in s), "final_epochs=1"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_by_dynamo", export._by_tracing)
+        patch.setattr(runtimes, "_by_dynamo", runtimes._by_tracing)
         config = with_settings(QUICK, settings)
         result = hiernas.hnas("tiny", str(photos), ["params<=200k"], config, out=out, skip_bad_images=True)
     assert result.result["tested"]["worst"]

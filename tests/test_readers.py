@@ -20,10 +20,10 @@ import yaml
 from safetensors.torch import save_file
 
 from hiernas.errors import HiernasError
+from hiernas.latency import Entry, LatencyTable, load_table
 from hiernas.latency.measure import fingerprint, plan_of
 from hiernas.latency.pack import import_measurement
 from hiernas.latency.runner import RESULT_KIND, CannotMeasure, read_manifest
-from hiernas.latency.table import Entry, LatencyTable, load_table
 from hiernas.networks.genotype import read_genotype
 from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import hiernas
-from hiernas.data.batches import normalise
+from hiernas.data import normalise
 from hiernas.errors import ConfigError, RunError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import QUICK

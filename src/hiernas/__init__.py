@@ -18,7 +18,7 @@ _NAMES = {  # by the module that each comes from
         "ConfigError", "DataError", "ExportError", "HiernasError", "LatencyError", "LimitError", "RunError", "SpaceError",
         "TrainingError",
     ),
-    "latency.table": ("LatencyTable",),
+    "latency": ("LatencyTable",),
     "methods.darts": ("DARTSConfig",),
     "methods.hdas": ("HDASConfig",),
     "methods.hmnas": ("HMNASConfig",),

@@ -8,7 +8,7 @@ import pytest
 from hiernas.budget import METRICS
 from hiernas.costs.tables import cost, cost_tables, parts_of_space, peak_tables
 from hiernas.errors import LatencyError
-from hiernas.latency.table import Entry, LatencyTable
+from hiernas.latency import Entry, LatencyTable
 from hiernas.space import SearchSpace
 from toy import toy_space
 

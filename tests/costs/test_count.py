@@ -78,7 +78,7 @@ def test_several_options_at_a_site_all_count() -> None:
 
 
 def test_cost_needs_the_entries_of_the_latency_table() -> None:
-    from hiernas.latency.table import LatencyTable
+    from hiernas.latency import LatencyTable
 
     architecture = next(iter(toy_space()))
     with pytest.raises(LatencyError, match=r"of 'cpu' .* has no entry 'conv3_relu6 3->8 s2 16x16'; measure the space"):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiernas.data import Augment, augment, epoch_order, in_order, load_data, normalise
+from hiernas.data import augment, check_augment, epoch_order, in_order, load_data, normalise
 from hiernas.errors import ConfigError
+from hiernas.train.recipes import Recipe
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -24,7 +25,7 @@ def noise(n: int, c: int, h: int, w: int) -> Tensor:
 @pytest.mark.parametrize(("c", "h", "w"), [(1, 8, 8), (3, 32, 32), (3, 24, 40), (2, 5, 9)])
 def test_crop_flip_and_cutout_equal_a_loop(c: int, h: int, w: int) -> None:
     x, cut = noise(150, c, h, w), 3
-    got = augment(x, Augment("crop", flip=True, cutout=cut), generator())
+    got = augment(x, Recipe(augment="crop", flip=True, cutout=cut), generator())
     g, pad = generator(), max(1, min(h, w) // 8)
     top, left = torch.randint(0, 2 * pad + 1, (2, 150, 1), generator=g)
     mirror = torch.rand(150, generator=g) < 0.5
@@ -58,7 +59,7 @@ def bilinear(image: np.ndarray, y: float, x: float) -> float:
 def test_resized_crop_equals_a_loop() -> None:
     h, w = 7, 10
     x = noise(12, 1, h, w)
-    got = augment(x, Augment("resized_crop"), generator(4)).numpy().astype(float)
+    got = augment(x, Recipe(augment="resized_crop"), generator(4)).numpy().astype(float)
     area, ratio, across, down = (v.double().numpy() for v in torch.rand((4, 12), generator=generator(4)))
     for i in range(12):
         share, shape = 0.25 + 0.75 * area[i], (3 / 4) ** (1 - ratio[i]) * (4 / 3) ** ratio[i]
@@ -72,17 +73,17 @@ def test_resized_crop_equals_a_loop() -> None:
 
 def test_auto_takes_the_kind_by_the_size() -> None:
     small, large = noise(6, 3, 95, 120), noise(6, 3, 96, 120)
-    assert torch.equal(augment(small, Augment(), generator()), augment(small, Augment("crop"), generator()))
-    assert torch.equal(augment(large, Augment(), generator()), augment(large, Augment("resized_crop"), generator()))
+    assert torch.equal(augment(small, Recipe(), generator()), augment(small, Recipe(augment="crop"), generator()))
+    assert torch.equal(augment(large, Recipe(), generator()), augment(large, Recipe(augment="resized_crop"), generator()))
 
 
 def test_only_colour_images_are_mirrored_by_default() -> None:
     colour, grey = noise(20, 3, 8, 8), noise(20, 1, 8, 8)
     for x, mirrored in ((colour, True), (grey, False)):
-        same = augment(x, Augment("crop", flip=mirrored), generator())
-        assert torch.equal(augment(x, Augment("crop"), generator()), same)
-    assert torch.equal(augment(colour, Augment("none"), generator()), colour)
-    flipped = augment(colour, Augment("none", flip=True), generator())
+        same = augment(x, Recipe(augment="crop", flip=mirrored), generator())
+        assert torch.equal(augment(x, Recipe(augment="crop"), generator()), same)
+    assert torch.equal(augment(colour, Recipe(augment="none"), generator()), colour)
+    flipped = augment(colour, Recipe(augment="none", flip=True), generator())
     kinds = [torch.equal(a, b) for a, b in zip(flipped, colour, strict=True)]
     assert all(torch.equal(a, b if k else b.flip(2)) for a, b, k in zip(flipped, colour, kinds, strict=True))
     assert 0 < sum(kinds) < 20
@@ -90,21 +91,21 @@ def test_only_colour_images_are_mirrored_by_default() -> None:
 
 def test_the_same_image_is_varied_differently() -> None:
     x = noise(1, 3, 32, 32).expand(64, 3, 32, 32)
-    got = augment(x, Augment(), generator())
+    got = augment(x, Recipe(), generator())
     assert len({bytes(image.numpy().tobytes()) for image in got}) > 50  # of 9 * 9 * 2
-    again = augment(x, Augment(), generator())
+    again = augment(x, Recipe(), generator())
     assert torch.equal(got, again)
 
 
 def test_augmentation_out_of_range() -> None:
     with pytest.raises(ConfigError, match="unknown augmentation 'crops'; did you mean 'crop'"):
-        Augment("crops")
-    with pytest.raises(ConfigError, match="cutout=-1 is not a side in pixels"):
-        Augment(cutout=-1)
+        check_augment(Recipe(augment="crops"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"train\.cutout is -1; it must be at least 0"):
+        Recipe(cutout=-1)
     with pytest.raises(ConfigError, match="cutout=16 covers images of 8 pixels; give at most 7"):
-        augment(noise(2, 1, 8, 8), Augment(cutout=16), generator())
+        augment(noise(2, 1, 8, 8), Recipe(cutout=16), generator())
     with pytest.raises(ConfigError, match=r"takes uint8 pixels, not torch\.float32"):
-        augment(torch.zeros(2, 1, 8, 8), Augment(), generator())
+        augment(torch.zeros(2, 1, 8, 8), Recipe(), generator())
 
 
 def test_normalise_subtracts_and_divides() -> None:

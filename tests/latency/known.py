@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from hiernas.latency import Entry
 from hiernas.latency.runner import by_turns
-from hiernas.latency.table import Entry
 
 
 def weights(module: nn.Module) -> int:

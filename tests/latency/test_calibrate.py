@@ -16,10 +16,10 @@ from torch import nn
 
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
+from hiernas.latency import Correction, LatencyTable, load_table
 from hiernas.latency import calibrate as module
 from hiernas.latency.calibrate import calibrate, errors_of, fit, sample
 from hiernas.latency.measure import measure_table
-from hiernas.latency.table import Correction, LatencyTable, load_table
 from hiernas.spaces import tiny
 from toy import toy_space
 

@@ -16,9 +16,9 @@ from hiernas.commands.lists import listing
 from hiernas.commands.measure import measure
 from hiernas.data import ImageData
 from hiernas.errors import ConfigError, LatencyError
+from hiernas.latency import Entry, LatencyTable, merge
 from hiernas.latency.measure import cached_table_path, fingerprint, identity, plan_of
 from hiernas.latency.runner import RESULT_KIND
-from hiernas.latency.table import Entry, LatencyTable, merge
 from hiernas.run.request import Request, prepare
 from hiernas.spaces import tiny
 

@@ -24,11 +24,11 @@ from hiernas.commands import MeasureOptions
 from hiernas.commands import measure as command
 from hiernas.commands.measure import measure
 from hiernas.errors import ConfigError, LatencyError
+from hiernas.latency import Entry
 from hiernas.latency.measure import Plan, doubts, fingerprint, identity, measure_table, plan_of
 from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack
 from hiernas.latency.runner import RESULT_KIND, by_turns
 from hiernas.latency.runtimes import example
-from hiernas.latency.table import Entry
 from hiernas.spaces import tiny
 from toy import toy_space
 
@@ -48,7 +48,7 @@ def own_pack(pack: Path, tmp_path: Path) -> Path:
 def measured_by(runtime: Known, plan: Plan) -> dict[str, Any]:
     """What measure.py writes, from a runtime of known latencies."""
     found: dict[str, Entry] = {}
-    for chunk in (chunk for group in plan.groups() for chunk in group):
+    for chunk, _ in plan.chunks():
         probes = [probe for item in chunk for probe in item.probes]
         calls = [runtime.prepare(probe.build(), probe.input_size) for probe in probes]
         measured = [Entry(**row) for row in by_turns(calls, 45 * chunk[0].runs, 3)]

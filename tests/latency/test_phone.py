@@ -8,7 +8,7 @@ import pytest
 from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData
 from hiernas.errors import LatencyError
-from hiernas.latency.table import PhoneTable, load_table
+from hiernas.latency import PhoneTable, load_table
 from hiernas.networks.ops import Classifier, Conv, MBConv, Skip
 from hiernas.networks.parts import Part
 from hiernas.run.request import Request, prepare

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from hiernas.errors import LatencyError
+from hiernas.latency import Entry
 from hiernas.latency import runtimes as runtimes_module
 from hiernas.latency.runner import by_turns, load_onnx, load_onnxruntime
 from hiernas.latency.runtimes import (
@@ -29,7 +30,6 @@ from hiernas.latency.runtimes import (
     quantised,
     to_onnx,
 )
-from hiernas.latency.table import Entry
 from hiernas.networks.ops import MBConv
 from toy import toy_space
 

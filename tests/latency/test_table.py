@@ -16,10 +16,10 @@ from known import Known
 from hiernas.commands.measure import _merge
 from hiernas.costs.tables import cost_tables, parts_of_space
 from hiernas.errors import LatencyError
+from hiernas.latency import Correction, Entry, LatencyTable, load_table
 from hiernas.latency import measure as probes_module
 from hiernas.latency.measure import _keep, cached_table_path, measure_table
 from hiernas.latency.runtimes import Runtime
-from hiernas.latency.table import Correction, Entry, LatencyTable, load_table
 from hiernas.spaces import tiny
 from processes import FORKED, Forked
 from toy import toy_space

@@ -13,7 +13,7 @@ from hiernas.costs import parse_limits
 from hiernas.costs.tables import parts_of_space
 from hiernas.data import ImageData
 from hiernas.data.split import Split, Subset
-from hiernas.latency.table import Entry, LatencyTable
+from hiernas.latency import Entry, LatencyTable
 from hiernas.methods.hournas import HourNASConfig, hournas
 from hiernas.problem import Found, Problem
 from hiernas.run.folder import RunFolder

@@ -19,7 +19,7 @@ from hiernas import spaces
 from hiernas.costs.tables import cost_tables, parts_of_space
 from hiernas.data import ImageData, load_data
 from hiernas.errors import SpaceError
-from hiernas.latency.table import Entry, LatencyTable
+from hiernas.latency import Entry, LatencyTable
 from hiernas.methods import METHODS
 from hiernas.networks.genotype import Genotype
 from hiernas.run import outcome

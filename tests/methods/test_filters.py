@@ -27,7 +27,7 @@ from hiernas.data.images import InMemory
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, ExportError, LimitError, SpaceError
 from hiernas.export import export, timm_network
-from hiernas.latency.table import Entry, LatencyTable
+from hiernas.latency import Entry, LatencyTable
 from hiernas.methods.hmnas import PRESETS, _filtered, plan
 from hiernas.methods.hmnas.filter_masks import FilterArchitect, filters_within, with_fewer_filters
 from hiernas.methods.hmnas.masks import MaskSettings

@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 
 import hiernas
 from hiernas.costs import parse_limits
-from hiernas.data import ImageData, load_data
-from hiernas.data.batches import normalise
+from hiernas.data import ImageData, load_data, normalise
 from hiernas.errors import ConfigError, LimitError
 from hiernas.methods import METHODS
 from hiernas.methods.darts import DARTSConfig, darts

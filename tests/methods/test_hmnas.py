@@ -25,7 +25,7 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, LimitError
 from hiernas.gates import Gates
-from hiernas.latency.table import LatencyTable
+from hiernas.latency import LatencyTable
 from hiernas.methods import METHODS
 from hiernas.methods.hmnas import HMNASConfig, hmnas
 from hiernas.methods.hmnas.encoding import Encoding

@@ -29,8 +29,7 @@ from torch.distributed import TCPStore
 import hiernas.spaces
 import test_golden as golden
 from hiernas import ranks
-from hiernas.data import load_data
-from hiernas.data.batches import Augment, augment, normalise
+from hiernas.data import augment, load_data, normalise
 from hiernas.errors import ConfigError
 from hiernas.methods import METHODS
 from hiernas.networks.cell_ops import DropPath
@@ -195,14 +194,14 @@ def test_a_population_and_all_that_looks_at_a_whole_batch(images: str, tmp_path:
 @pytest.mark.parametrize("kind", ["crop", "resized_crop", "none"])
 def test_a_part_of_a_batch_is_varied_as_in_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randint(0, 256, (12, 3, 16, 16), generator=torch_generator(0), dtype=torch.uint8)
-    settings = Augment(kind, flip=True)
-    whole = augment(x, settings, torch_generator(1))
+    recipe = Recipe(augment=kind, flip=True)
+    whole = augment(x, recipe, torch_generator(1))
     assert not torch.equal(whole, x)
     monkeypatch.setattr(ranks, "size", lambda: 3)
     for number in range(3):
         monkeypatch.setattr(ranks, "number", lambda number=number: number)
         rows = ranks.rows(12)
-        assert torch.equal(augment(x[rows], settings, torch_generator(1)), whole[rows])
+        assert torch.equal(augment(x[rows], recipe, torch_generator(1)), whole[rows])
 
 
 def test_parts_are_whole_and_even(monkeypatch: pytest.MonkeyPatch) -> None:

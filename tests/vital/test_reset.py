@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from hiernas import spaces
 from hiernas.commands.vital import output_modules, reset_blocks
-from hiernas.data import ImageData
-from hiernas.data.batches import normalise
+from hiernas.data import ImageData, normalise
 from hiernas.data.images import InMemory
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, SpaceError

@@ -10,9 +10,9 @@ from hiernas.commands import CostOptions, SizedOptions
 from hiernas.costs import MEMORY
 from hiernas.costs.tables import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError
+from hiernas.latency import load_table
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
-from hiernas.latency.table import load_table
 from hiernas.report import units
 from hiernas.run.folder import Listener, RunFolder, teller
 from hiernas.space import Architecture, Decision, SearchSpace

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from hiernas.commands import MeasureOptions
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import ConfigError, LatencyError
+from hiernas.latency import LatencyTable, merge
 from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
 from hiernas.latency.measure import cached_table_path, doubts, locked, measure_table, plan_of, title
 from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack
 from hiernas.latency.runtimes import RUNTIME, RUNTIMES, make_runtime
-from hiernas.latency.table import LatencyTable, merge
 from hiernas.randomness import numpy_generator
 from hiernas.report import kit
 from hiernas.report.units import milliseconds

@@ -12,7 +12,7 @@ from typing import Any
 from hiernas import ranks
 from hiernas.commands import TrainOptions
 from hiernas.commands.cost import architecture_file, published
-from hiernas.data import Augment, ImageData
+from hiernas.data import ImageData, check_augment
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import PRESETS
@@ -123,7 +123,7 @@ def _network(asked: TrainOptions, architecture: Architecture | None, images: Ima
         architecture = known(name, images.input_size, images.num_classes)
         if recipe.drop_path and architecture.skeleton.searched != "blocks":  # the recipe is for a second classifier, too
             architecture = known(name, images.input_size, images.num_classes, auxiliary=True)
-    Augment.of(recipe)  # says so where it is not available
+    check_augment(recipe)  # says so where it is not available
     if asked.network is not None:
         architecture = transfer(architecture, images.input_size, images.num_classes, asked.network)
     skeleton = architecture.skeleton

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hiernas.commands import EvaluateOptions, PredictOptions, Table
-from hiernas.data.batches import at_once, in_order
+from hiernas.data import at_once, in_order
 from hiernas.data.images import Form, some
 from hiernas.data.load import load_images
 from hiernas.data.sources import find, pictures

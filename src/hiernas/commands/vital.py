@@ -20,7 +20,7 @@ import hiernas.spaces
 from hiernas.commands import Table, VitalOptions
 from hiernas.commands.cost import architecture_file, architecture_of
 from hiernas.costs.tables import Count, counted
-from hiernas.data.batches import in_order, normalise
+from hiernas.data import in_order, normalise
 from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import ConfigError, RunError, SpaceError, did_you_mean
 from hiernas.methods.hournas import vital_sites

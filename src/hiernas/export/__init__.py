@@ -23,14 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiernas.data import ImageData
-from hiernas.data.batches import at_once, in_order, normalise
+from hiernas.data import ImageData, at_once, in_order, normalise
 from hiernas.data.split import Split
 from hiernas.errors import ConfigError, ExportError, HiernasError, did_you_mean
 from hiernas.export.python import python_files, timm_network
 from hiernas.host import first_line, quiet
-from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime
-from hiernas.latency.runtimes import load_executorch, load_litert, packages, quantised, to_executorch, to_litert
+from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime, onnx_session
+from hiernas.latency.runtimes import load_executorch, load_litert, packages, quantised, to_executorch, to_litert, to_onnx
 from hiernas.names import FORMATS
 from hiernas.space import Architecture
 from hiernas.train.evaluate import calibration_indices
@@ -122,20 +121,21 @@ def _written(
     network: nn.Module, images: Tensor, path: Path, to: str, metadata: Mapping[str, str], architecture: Architecture | None
 ) -> tuple[dict[Path, bytes], Runner]:
     """The contents of all files of a format, and what runs them."""
+    formats: dict[str, tuple[Callable[[], tuple[bytes, ...]], Callable[..., Runner]]] = {
+        "onnx": (lambda: (_to_onnx(network, images, metadata),), onnx_runner),
+        "pt2": (lambda: (_to_pt2(network, images, metadata),), _load_pt2),
+        "openvino": (lambda: _to_openvino(network, images, metadata), _load_openvino),
+        "litert": (lambda: (to_litert(network, images[:1]),), _load_litert),
+        "executorch": (lambda: (to_executorch(network, images[:1]),), _load_executorch),
+        "python": (
+            lambda: python_files(network, images, metadata, architecture),
+            lambda source, weights: _load_python(source, weights, (images[:1], images)),
+        ),
+    }
+    write, load = formats[to]
     try:
-        if to == "python":
-            source, weights = python_files(network, images, metadata, architecture)
-            return {path.with_suffix(".pt"): weights, path: source}, _load_python(source, weights, (images[:1], images))
-        if to == "openvino":
-            source, weights = _to_openvino(network, images, metadata)
-            return {path.with_suffix(".bin"): weights, path: source}, _load_openvino(source, weights)
-        if to in ("onnx", "pt2"):
-            write, load = (_to_onnx, onnx_runner) if to == "onnx" else (_to_pt2, _load_pt2)
-            data = write(network, images, metadata)
-        else:
-            convert, load = (to_litert, _load_litert) if to == "litert" else (to_executorch, _load_executorch)
-            data = convert(network, images[:1])
-        return {path: data}, load(data)
+        data, *weights = files = write()
+        return {**{path.with_suffix(WEIGHTS[to]): beside for beside in weights}, path: data}, load(*files)
     except HiernasError as error:
         raise ExportError(str(error)) from error
     except Exception as error:  # exporters raise almost anything
@@ -256,11 +256,7 @@ def _two(images: Tensor) -> Tensor:
 def _to_onnx(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> bytes:
     import onnx
 
-    names: dict[str, Any] = {"input_names": [_input(network)], "output_names": ["logits"], "verbose": False}
-    try:
-        model = _by_dynamo(network, _two(images), names)
-    except Exception:  # the older exporter knows some networks that the new one refuses
-        model = _by_tracing(network, _two(images), names)
+    model = onnx.load_model_from_string(to_onnx(network, _two(images), (_input(network), "logits"), any_batch=True))
     del model.graph.metadata_props[:]  # the exporter's notes: half the file, with source paths of this machine
     for item in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del item.metadata_props[:]
@@ -269,27 +265,9 @@ def _to_onnx(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) ->
     return bytes(model.SerializeToString())
 
 
-def _by_dynamo(network: nn.Module, example: Tensor, names: Mapping[str, Any]) -> Any:
-    shapes = ({0: torch.export.Dim("batch")},)
-    program: Any = torch.onnx.export(network, (example,), dynamo=True, dynamic_shapes=shapes, external_data=False, **names)
-    return program.model_proto
-
-
-def _by_tracing(network: nn.Module, example: Tensor, names: Mapping[str, Any]) -> Any:
-    import onnx
-
-    axes, buffer = {name: {0: "batch"} for name in (*names["input_names"], *names["output_names"])}, io.BytesIO()
-    file: Any = buffer  # the annotation of `export` leaves buffers out
-    torch.onnx.export(network, (example,), file, dynamo=False, dynamic_axes=axes, **names)
-    return onnx.load_model_from_string(buffer.getvalue())
-
-
 def onnx_runner(data: bytes) -> Runner:
     """An ONNX file as a function, by ONNX Runtime on the CPU."""
-    onnxruntime = load_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    session = onnx_session(data)
     (image,) = session.get_inputs()
     return lambda x: torch.from_numpy(session.run(["logits"], {image.name: x.numpy()})[0])
 

@@ -17,10 +17,10 @@ from torch import nn
 
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
+from hiernas.latency import RUNS, WARMUP, Correction, Entry, LatencyTable
 from hiernas.latency.measure import Probe, Progress, identity, title
-from hiernas.latency.runner import by_looks, share, together
+from hiernas.latency.runner import Batch, by_looks, share, together
 from hiernas.latency.runtimes import Runtime
-from hiernas.latency.table import RUNS, WARMUP, Correction, Entry, LatencyTable
 from hiernas.space import Architecture, SearchSpace
 
 FEWEST = 8  # networks; half of them must tell a line
@@ -122,7 +122,7 @@ def calibrate(
         # one by one within each pass: a network that runs alone finds its own weights in the caches, not another's
         with torch.random.fork_rng(devices=[]):
             some = {p.key: partial(p.load, runtime) for p in probes[held.start : held.stop]}
-            *_, found = by_looks([(some, runs, WARMUP)], in_turn=1)
+            *_, found = by_looks([Batch(some, runs, WARMUP, share=1.0)], in_turn=1)
         entries += [Entry(**row) for row in found.values()]
         if on_progress is not None:
             on_progress(len(entries), len(architectures), " ".join(architectures[len(entries) - 1].options))

@@ -27,9 +27,9 @@ from torch import nn
 from hiernas.costs.tables import counted, footprint, parts_of_space
 from hiernas.errors import LatencyError
 from hiernas.host import cache_folder
-from hiernas.latency.runner import HELD, IN_TURN, LOOKS, by_looks, share, together
+from hiernas.latency import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
+from hiernas.latency.runner import HELD, IN_TURN, Batch, by_looks, share, together
 from hiernas.latency.runtimes import Runtime
-from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, check_asked
 from hiernas.networks.parts import Part
 from hiernas.space import SearchSpace
 
@@ -111,20 +111,20 @@ class Plan:
         edges = tuple(e for e in self.edges if e.key in needed and e.key not in known)
         return Plan(tuple(o for o in self.overhead if o.key not in known), edges, operations)
 
-    def groups(self, threads: int = 1, batch: int = 1) -> list[list[Sequence[Item]]]:
-        """Chunks whose items are measured by turns, in groups that stay loaded together: bounded threads and bytes."""
-        shares = {item.key: sum(share(p.taken(batch), threads) for p in item.probes) for item in self}
-        kinds: tuple[Sequence[Item], ...] = (self.overhead, self.edges, self.operations)
-        chunks = [
-            items[r.start : r.stop] for items in kinds for r in together([shares[i.key] for i in items], AT_ONCE, IN_TURN)
-        ]
-        held = together([sum(shares[item.key] for item in chunk) for chunk in chunks], HELD)
-        return [chunks[r.start : r.stop] for r in held]
+    def chunks(self, threads: int = 1, batch: int = 1) -> list[tuple[Sequence[Item], float]]:
+        """Items that are measured by turns, with the share that they take of what may be loaded at a time."""
+        found: list[tuple[Sequence[Item], float]] = []
+        for items in (self.overhead, self.edges, self.operations):
+            shares = [sum(share(p.taken(batch), threads) for p in item.probes) for item in items]
+            ranges = together(shares, AT_ONCE, IN_TURN)
+            found += [(items[r.start : r.stop], sum(shares[r.start : r.stop])) for r in ranges]
+        return found
 
     def loaded_bytes(self, threads: int = 1, batch: int = 1) -> int:
-        """The most that `groups` keeps loaded at a time."""
-        groups = ([p for chunk in group for item in chunk for p in item.probes] for group in self.groups(threads, batch))
-        return max((sum(p.taken(batch) for p in probes) for probes in groups), default=0)
+        """The most that is loaded at a time while all this is measured."""
+        chunks, shares = zip(*self.chunks(threads, batch), strict=True)
+        taken = [sum(p.taken(batch) for item in chunk for p in item.probes) for chunk in chunks]
+        return max(sum(taken[r.start : r.stop]) for r in together(shares, HELD))
 
     def entries(self, raw: Mapping[str, Entry], known: Mapping[str, Entry]) -> dict[str, Entry]:
         """All entries that follow from the probes' latencies as far as they are there, and those that were known before."""
@@ -196,18 +196,14 @@ def cached_table_path(owner: Runtime | LatencyTable) -> Path:
     path = cache_folder("latencies") / f"{'-'.join(plain)}.json"
     if path.exists():
         with locked(path):
-            _set_aside_damaged(path)
+            try:
+                LatencyTable.load(path)
+            except LatencyError as error:
+                if path.exists():  # unless another process has done it
+                    aside = path.with_suffix(".damaged")
+                    path.replace(aside)
+                    warnings.warn(f"{error}; it was set aside as {aside} (HIERNAS_CACHE names another folder)", stacklevel=2)
     return path
-
-
-def _set_aside_damaged(path: Path) -> None:
-    try:
-        LatencyTable.load(path)
-    except LatencyError as error:
-        if path.exists():  # unless another process has done it
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
-            warnings.warn(f"{error}; it was set aside as {aside} (HIERNAS_CACHE names another folder)", stacklevel=3)
 
 
 @contextmanager
@@ -253,21 +249,22 @@ def measure_table(
     left = [item.key for item in (*plan.edges, *plan.operations)]
     total = len(left)
     raw: dict[str, Entry] = {}
+    batches = [
+        Batch({p.key: partial(p.load, runtime) for item in chunk for p in item.probes}, chunk[0].runs * runs, WARMUP, taken)
+        for chunk, taken in plan.chunks(runtime.threads, runtime.batch)
+    ]
     with torch.random.fork_rng(devices=[]):
-        for held in plan.groups(runtime.threads, runtime.batch):
-            loaders = [{p.key: partial(p.load, runtime) for item in chunk for p in item.probes} for chunk in held]
-            batches = [(each, chunk[0].runs * runs, WARMUP) for each, chunk in zip(loaders, held, strict=True)]
-            for chunk, found in zip(LOOKS * held, by_looks(batches), strict=True):
-                raw |= {key: Entry(**row) for key, row in found.items()}
-                known = plan.entries(raw, known)
-                entries = {key: entry for key, entry in known.items() if key != OVERHEAD}
-                table = replace(table, raw_overhead_ms=known[OVERHEAD].p10_ms, entries=entries)
-                if path is not None:
-                    _keep(table, Path(path))
-                for key in [item.key for item in chunk if item.key in left]:
-                    left.remove(key)
-                    if on_progress is not None:
-                        on_progress(total - len(left), total, key)
+        for rows in by_looks(batches):
+            raw |= {key: Entry(**row) for key, row in rows.items()}
+            known = plan.entries(raw, known)
+            entries = {key: entry for key, entry in known.items() if key != OVERHEAD}
+            table = replace(table, raw_overhead_ms=known[OVERHEAD].p10_ms, entries=entries)
+            if path is not None:
+                _keep(table, Path(path))
+            for key in [key for key in left if key in known]:
+                left.remove(key)
+                if on_progress is not None:
+                    on_progress(total - len(left), total, key)
     return table
 
 

@@ -21,10 +21,9 @@ from typing import Any
 import torch
 
 from hiernas.errors import UNREADABLE, LatencyError, validated
-from hiernas.latency import runner
+from hiernas.latency import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, read_text, runner
 from hiernas.latency.measure import OVERHEAD, Plan, Probe, Progress, doubts, entry_doubt, fingerprint, plan_of, title
 from hiernas.latency.runtimes import example, to_onnx
-from hiernas.latency.table import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, read_text
 from hiernas.names import VERSION
 from hiernas.space import SearchSpace
 
@@ -55,8 +54,7 @@ def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> list
                 }  # fmt: skip
         batches = [
             {"runs": chunk[0].runs * runs, "warmup": WARMUP, "probes": [listed[p.key] for item in chunk for p in item.probes]}
-            for group in plan.groups()
-            for chunk in group
+            for chunk, _ in plan.chunks()
         ]
         manifest = {
             "kind": runner.MANIFEST_KIND, "hiernas": VERSION, "space": title(space), "plan": fingerprint(plan),

@@ -28,7 +28,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     TimedCall = Callable[[], float]  # runs a module once and returns the milliseconds it took
-    Batch = tuple[Mapping[str, Callable[[], TimedCall]], int, int]  # what loads modules, by key; runs, warm-up runs
     Row = dict[str, Any]
 
 MANIFEST_KIND = "hiernas latency pack, format 1"
@@ -102,22 +101,32 @@ def together(shares: Sequence[float], most: int, least: int = 1) -> list[range]:
     return groups
 
 
+class Batch(NamedTuple):
+    """Modules that are measured by turns."""
+
+    loaders: Mapping[str, Callable[[], TimedCall]]  # by key
+    runs: int
+    warmup: int
+    share: float  # of all that may be loaded at a time
+
+
 def by_looks(batches: Sequence[Batch], in_turn: int = IN_TURN) -> Iterator[dict[str, Row]]:
-    """Latencies by key of batches that stay loaded together, after each batch; all are measured once, then again.
+    """The latencies of one batch after the other, by key; those that fit stay loaded, and are measured once, then again.
 
     The second look is the later one: a busy second or two spoils one of them only, and the lower latency counts.
     """
-    calls: dict[str, TimedCall] = {}
-    found: dict[str, Row] = {}
-    for look in range(LOOKS):
-        for loaders, runs, warmup in batches:
-            if look == 0:
-                calls.update({key: load() for key, load in loaders.items()})
-            rows = by_turns([calls[key] for key in loaders], runs, warmup, in_turn)
-            for i, key in enumerate(loaders):
-                if key not in found or rows[i]["p10_ms"] < found[key]["p10_ms"]:
-                    found[key] = rows[i]
-            yield found
+    for held in together([batch.share for batch in batches], HELD):
+        calls: dict[str, TimedCall] = {}
+        found: dict[str, Row] = {}
+        for look in range(LOOKS):
+            for batch in batches[held.start : held.stop]:
+                if look == 0:
+                    calls.update({key: load() for key, load in batch.loaders.items()})
+                rows = by_turns([calls[key] for key in batch.loaders], batch.runs, batch.warmup, in_turn)
+                for i, key in enumerate(batch.loaders):
+                    if key not in found or rows[i]["p10_ms"] < found[key]["p10_ms"]:
+                        found[key] = rows[i]
+                yield {key: found[key] for key in batch.loaders}
 
 
 def timed(function: Callable[[], object], *held: object) -> TimedCall:
@@ -131,16 +140,18 @@ def timed(function: Callable[[], object], *held: object) -> TimedCall:
     return call
 
 
-def load_onnx(model: Any, x: np.ndarray, threads: int) -> tuple[TimedCall, np.ndarray]:
-    """A session of ONNX Runtime on the CPU for one input; returns the call and what it computes.
-
-    All graph optimisations are on, and input and output stay in buffers bound beforehand.
-    """
+def onnx_session(model: Any, threads: int = 0) -> Any:
+    """A session of ONNX Runtime on the CPU, with all graph optimisations; 0 threads: as many as there are cores."""
     ort = load_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 3  # errors only
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def load_onnx(model: Any, x: np.ndarray, threads: int) -> tuple[TimedCall, np.ndarray]:
+    """An ONNX file for one input, which stays with the output in buffers bound beforehand: the call and what it computes."""
+    ort, session = load_onnxruntime(), onnx_session(model, threads)
     name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
     value = session.run([output], {name: x})[0]
     buffers = ort.OrtValue.ortvalue_from_numpy(x), ort.OrtValue.ortvalue_from_numpy(value.copy())
@@ -226,20 +237,18 @@ def measure(folder: Path, header: Row, manifest: Row, path: Path) -> Row:
     """Measure what the file at `path` does not hold yet, saving as it goes; returns the whole measurement."""
     result = _begun(path, header)
     entries, threads = result["entries"], header["threads"]
-    batches = [{**b, "probes": [p for p in b["probes"] if p["key"] not in entries]} for b in manifest["batches"]]
-    batches = [batch for batch in batches if batch["probes"]]
-    shapes = {p["key"]: p["shape"] for b in batches for p in b["probes"]}
-    total = len(entries) + len(shapes)
-    shares = [sum(share(p.get("bytes", 0), threads) for p in b["probes"]) for b in batches]
-    for held in together(shares, HELD):
-        loaded = [
-            ({p["key"]: partial(_call, folder, p, threads) for p in b["probes"]}, b["runs"], b["warmup"])
-            for b in batches[held.start : held.stop]
-        ]
-        for i, found in enumerate(by_looks(loaded)):
-            entries.update({key: {**row, "shape": shapes[key]} for key, row in found.items()})
-            write(path, result)
-            print(f"measured {len(entries)} of {total}" + (", again" if i >= len(held) else ""), file=sys.stderr)
+    shapes = {p["key"]: p["shape"] for b in manifest["batches"] for p in b["probes"]}
+    batches = []
+    for listed in manifest["batches"]:
+        if probes := [p for p in listed["probes"] if p["key"] not in entries]:
+            loaders = {p["key"]: partial(_call, folder, p, threads) for p in probes}
+            taken = sum(share(p.get("bytes", 0), threads) for p in probes)
+            batches.append(Batch(loaders, listed["runs"], listed["warmup"], taken))
+    for found in by_looks(batches):
+        again = ", again" if entries.keys() >= found.keys() else ""
+        entries.update({key: {**row, "shape": shapes[key]} for key, row in found.items()})
+        write(path, result)
+        print(f"measured {len(entries)} of {len(shapes)}{again}", file=sys.stderr)
     return result
 
 

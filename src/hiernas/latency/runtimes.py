@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from hiernas.errors import LatencyError, one_of
 from hiernas.host import first_line, quiet, usable_cores
+from hiernas.latency import Entry
 from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime, timed
-from hiernas.latency.table import Entry
 
 MOST_DIFFERENT = 1e-2  # of the largest output; float32 differs by 1e-6, TF32 and bfloat16 by some 1e-3
 MOST_IN_INT8 = 0.2  # networks of 8 to 24 layers differ by 0.01 to 0.03; something else, by about 1
@@ -146,23 +146,35 @@ def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
     return timed(request.infer, array, core), request.get_output_tensor().data.copy()
 
 
-def to_onnx(module: nn.Module, example: Tensor) -> bytes:
-    """A module as an ONNX file with one input `x`, by the tracing exporter (it is 40 times as fast) or the new one."""
-    module = copy.deepcopy(module).eval().cpu()
-    traced: Any = io.BytesIO()  # the annotation of `export` leaves buffers out
-    try:
-        with quiet():
-            torch.onnx.export(module, (example,), traced, dynamo=False, input_names=["x"])
-            return traced.getvalue()
-    except Exception:  # the tracing exporter is gone from this torch, or does not know an operation
-        pass
-    try:
-        with quiet():
-            program: Any = torch.onnx.export(module, (example,), dynamo=True, input_names=["x"], verbose=False)
-            program.save(buffer := io.BytesIO())
-            return buffer.getvalue()
-    except Exception as error:
-        raise LatencyError(f"a {type(module).__name__} cannot be exported to ONNX: {first_line(error)}") from error
+def to_onnx(module: nn.Module, x: Tensor, names: tuple[str, str] = ("x", "y"), any_batch: bool = False) -> bytes:
+    """A module in evaluation mode as an ONNX file with one input and one output, of these names.
+
+    For the number of images in `x` by the tracing exporter, which is 40 times as fast, for any number by the new one; where
+    it does not know an operation, or is gone from this torch, by the other.
+    """
+    module, reason = copy.deepcopy(module).eval().cpu(), ""
+    for write in (_by_dynamo, _by_tracing) if any_batch else (_by_tracing, _by_dynamo):
+        try:
+            with quiet():
+                return write(module, x, names, any_batch)
+        except Exception as error:  # of many types
+            reason = first_line(error)
+    raise LatencyError(f"a {type(module).__name__} cannot be exported to ONNX: {reason}")
+
+
+def _by_tracing(module: nn.Module, x: Tensor, names: tuple[str, str], any_batch: bool) -> bytes:
+    file: Any = io.BytesIO()  # the annotation of `export` leaves buffers out
+    axes = {name: {0: "batch"} for name in names} if any_batch else None
+    torch.onnx.export(module, (x,), file, dynamo=False, input_names=names[:1], output_names=names[1:], dynamic_axes=axes)
+    return bytes(file.getvalue())
+
+
+def _by_dynamo(module: nn.Module, x: Tensor, names: tuple[str, str], any_batch: bool) -> bytes:
+    program: Any = torch.onnx.export(
+        module, (x,), dynamo=True, input_names=names[:1], output_names=names[1:], external_data=False, verbose=False,
+        dynamic_shapes=({0: torch.export.Dim("batch")},) if any_batch else None,
+    )  # fmt: skip
+    return bytes(program.model_proto.SerializeToString())
 
 
 def quantised(file: bytes, batches: Iterable[Tensor], name: str) -> bytes:
@@ -181,10 +193,6 @@ def quantised(file: bytes, batches: Iterable[Tensor], name: str) -> bytes:
         load_onnxruntime("quantization.shape_inference").quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         tools.quantize_static(prepared, small, reader, per_channel=True, **kinds)
         return small.read_bytes()
-
-
-def _int8(module: nn.Module, x: Tensor, threads: int) -> Loaded:
-    return load_onnx(quantised(to_onnx(module, x), [x], "x"), x.numpy(), threads)
 
 
 # -- those of phones and small boards, on the processor at hand --------------------------------------------------
@@ -336,14 +344,17 @@ def _cuda(module: nn.Module, x: Tensor, threads: int) -> Loaded:
 
 RUNTIMES: dict[str, Kind] = {
     "onnxruntime": Kind(lambda: str(load_onnxruntime().__version__), lambda m, x, n: load_onnx(to_onnx(m, x), x.numpy(), n)),
-    "onnxruntime-int8": Kind(lambda: RUNTIMES["onnxruntime"].version(), _int8, most_different=MOST_IN_INT8),
+    "onnxruntime-int8": Kind(
+        lambda: RUNTIMES["onnxruntime"].version(),
+        lambda m, x, n: load_onnx(quantised(to_onnx(m, x), [x], "x"), x.numpy(), n), most_different=MOST_IN_INT8,
+    ),
     "openvino": Kind(lambda: packages("openvino", "openvino")[0].__version__.split("-")[0], _openvino),  # without the build
     "litert": Kind(partial(_version, "ai-edge-litert", LITERT), _litert),
     "executorch": Kind(partial(_version, "executorch", EXECUTORCH), _executorch),
     "torch": Kind(lambda: str(torch.__version__), _on_cpu, inner_layout=False),  # nothing is converted
     "torch_compiled": Kind(lambda: str(torch.__version__), _compiled),
     "cuda": Kind(_cuda_version, _cuda, inner_layout=False),
-}
+}  # fmt: skip
 
 
 def make_runtime(name: str, threads: int) -> Runtime:

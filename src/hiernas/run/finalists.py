@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from hiernas import ranks
-from hiernas.data.batches import normalise
+from hiernas.data import normalise
 from hiernas.errors import LimitError
 from hiernas.networks.ops import ACTIVATIONS
 from hiernas.problem import Candidate, Found, Problem, rungs

@@ -16,15 +16,14 @@ from hiernas import ranks
 from hiernas.budget import Limit
 from hiernas.costs import MEMORY
 from hiernas.costs.tables import cost, memory
-from hiernas.data import ImageData
-from hiernas.data.batches import at_once, normalise
+from hiernas.data import ImageData, at_once, normalise
 from hiernas.data.images import small_png
 from hiernas.data.load import joined
 from hiernas.errors import LatencyError, LimitError, RunError
 from hiernas.export import export
+from hiernas.latency import BELONGS_TO
 from hiernas.latency.runner import cpu_name
 from hiernas.latency.runtimes import make_runtime
-from hiernas.latency.table import BELONGS_TO
 from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.problem import CALIBRATION_IMAGES, Candidate, Found, Start
@@ -241,7 +240,7 @@ def _measured(run: RunFolder, data: ImageData, meter: Any | None, found: Found) 
         if key in measured:
             continue
         entry = meter.measure(architecture.build(), data.input_size, runs=MEASURED_RUNS, warmup=10)
-        # like a table's entries, a network counts with the tenth percentile of its runs: see `latency.table`
+        # like a table's entries, a network counts with the tenth percentile of its runs: see `hiernas.latency`
         measured[key] = {"measured": entry.p10_ms, "median": entry.median_ms, "p10": entry.p10_ms, "p90": entry.p90_ms}
         run.event("measured", done=i + 1, total=len(members), latency_ms=entry.p10_ms)
         run.write_json("checkpoint/measured.json", measured)

@@ -15,11 +15,11 @@ from hiernas.budget import Limit
 from hiernas.costs import parse_limits, sums
 from hiernas.costs.limits import check_reachable, median_limit, sample_feasible, within_peaks
 from hiernas.costs.tables import cost_tables, peak_tables
-from hiernas.data import Augment, ImageData, load_data
+from hiernas.data import ImageData, check_augment, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, one_of
+from hiernas.latency import bounded, load_table
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
-from hiernas.latency.table import bounded, load_table
 from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.randomness import numpy_generator
@@ -225,7 +225,7 @@ def _refuse(method: str, config: Any, final: Recipe, space: SearchSpace, data: I
             "(`hiernas list methods`)"
         )
     for recipe in dict.fromkeys((config.train, final)):
-        Augment.of(recipe)  # says so where it is not available
+        check_augment(recipe)  # says so where it is not available
         make_fabric(recipe)  # says so where this machine lacks the device or the precision
         size = data.input_size[1:]
         if recipe.cutout >= min(size):

@@ -23,8 +23,7 @@ from hiernas.budget import Limit
 from hiernas.costs import sums
 from hiernas.costs.limits import TableBudget
 from hiernas.costs.tables import cost_tables
-from hiernas.data import ImageData
-from hiernas.data.batches import normalise
+from hiernas.data import ImageData, normalise
 from hiernas.data.split import Split, Subset
 from hiernas.errors import ConfigError, LimitError, RunError, TrainingError
 from hiernas.gates import Gates, single_path, softmax

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hiernas.data.batches import at_once, in_order, normalise
+from hiernas.data import at_once, in_order, normalise
 from hiernas.data.images import Form, Reader, decode_rows
 from hiernas.data.sources import pictures
 from hiernas.errors import UNREADABLE, RunError, validated

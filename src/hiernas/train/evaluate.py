@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hiernas import ranks
 from hiernas.costs.tables import parts_of_space, taken_by
-from hiernas.data.batches import AT_ONCE, at_once, in_order, normalise
+from hiernas.data import AT_ONCE, at_once, in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.gates import Gates
 from hiernas.networks.graph import evaluating

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hiernas import ranks, stop
-from hiernas.data.batches import Augment, at_once, augment, epoch_order, in_order, normalise
+from hiernas.data import at_once, augment, check_augment, epoch_order, in_order, normalise
 from hiernas.data.split import ImageData, Split
 from hiernas.errors import ConfigError, RunError, TrainingError, validated
 from hiernas.gates import Gates
@@ -139,7 +139,8 @@ class _Trainer:
     average: Average | None
 
     def __post_init__(self) -> None:
-        self.settings, self.backward = Augment.of(self.recipe), backward_of(self.fabric)
+        check_augment(self.recipe)
+        self.backward = backward_of(self.fabric)
 
     def steps(self, position: Position) -> Iterator[int]:
         """Run the remaining steps of the current epoch, yielding the epoch's number of steps after each."""
@@ -232,7 +233,7 @@ class _Trainer:
     def _batch(self, split: Split, indices: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """The images that are this process' to look at, and the labels of all."""
         generator, own = torch_generator(self.seed, self.phase.name, epoch, step, "augment"), indices[ranks.rows(len(indices))]
-        images = augment(split.images.fetch(own).to(self.fabric.device), self.settings, generator)
+        images = augment(split.images.fetch(own).to(self.fabric.device), self.recipe, generator)
         x = normalise(images, self.data, self.fabric.device)
         return x, split.labels[indices].to(self.fabric.device)
 
