@@ -104,7 +104,8 @@ def front_figure(members: Sequence[Values], result: Values, metric: str, others:
         _shade(ax, [limit for limit in result["limits"] if limit["metric"] == metric], factor)
 
     ends = (f"{units.value(metric, costs[i])} at {units.percent(members[i]['val_accuracy'])}" for i in (0, -1))
-    alt = f"Pareto front of {len(members)} networks: {axis} against validation accuracy, from {' to '.join(ends)}."
+    alt = f"Pareto front of {len(members)} networks: {axis} against validation accuracy, from {' to '.join(ends)}. "
+    alt += f"Chosen: {units.value(metric, _cost(chosen, metric))} at {units.percent(chosen['val_accuracy'])}."
     return kit.draw("front", alt, paint, height=360)
 
 
@@ -223,7 +224,8 @@ def by_epoch(
             ax.set_ylim(0, top)
 
     said = [f"{line.label} from {of[0][1]:.2f} to {of[-1][1]:.2f}" for line, of in points.items() if of]
-    return kit.draw(title.lower().replace(" ", "-"), f"{title} by epoch: {'; '.join(said)}.", paint, *kit.PANEL)
+    alt = f"{title} over {units.number(ends[-1], 'epoch')}: {'; '.join(said)}{'. ' * bool(marks)}{', '.join(marks)}."
+    return kit.draw(title.lower().replace(" ", "-"), alt, paint, *kit.PANEL)
 
 
 def _points(curves: Sequence[Curve], line: Line, joined: bool) -> list[tuple[float, float]]:
