@@ -101,6 +101,18 @@ def test_curves_of_phases_in_order_and_last_word() -> None:
     assert figures.training([], Told("")) == ""
 
 
+def test_phases_of_one_epoch_are_points() -> None:
+    """A line through a single point shows nothing, nor do lines of one point each where nothing joins them."""
+    phases = [[{"train_accuracy": 0.5, "val_accuracy": 0.4}], [{"train_accuracy": 0.6, "val_accuracy": 0.7}]]
+    dashed = figures.Line("train_accuracy", "training", "--", kit.ORANGE)
+    solid = figures.Line("val_accuracy", "validation", "-", kit.BLUE)
+    for curves, points in ((phases[:1], 1), (phases, 2)):
+        svg = figures.by_epoch("One", curves, [dashed, solid])
+        for colour in ("orange", "blue"):
+            found = re.findall(rf"<use [^>]*fill: var\(--{colour}\)", svg)
+            assert len(found) == points + 1  # and one in the legend
+
+
 def blocks(space: Any, options: list[str]) -> tuple[list[figures.Block], bool]:
     sites = dict(zip((d.name for d in space.decisions), options, strict=True))
     described = {"name": space.name, "arguments": dict(space.skeleton.arguments)}

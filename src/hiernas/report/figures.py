@@ -205,13 +205,14 @@ def by_epoch(
 ) -> Markup:  # fmt: skip
     """Values by epoch over all phases; dotted lines between two phases, with what happened there. `joined`: across them."""
     points = {line: _points(curves, line, joined) for line in lines}
-    ends = list(accumulate(map(len, curves)))
+    ends, lone = list(accumulate(map(len, curves))), any(len(curve) == 1 for curve in curves)  # which a line would not show
 
     def paint(ax: Axes) -> None:
         for line, of in points.items():
             if of:
-                marker = "o" if (len(of) <= 40 and line.style == "-") or len(of) == 1 else ""
-                ax.plot(*zip(*of, strict=True), line.style, color=line.colour, marker=marker, markersize=4, label=line.label)
+                marker = "o" if (len(of) <= 40 and line.style == "-") or len(of) == 1 or lone else ""
+                size = 7 if lone else 4
+                ax.plot(*zip(*of, strict=True), line.style, color=line.colour, marker=marker, markersize=size, label=line.label)
         for end, text in zip(ends, marks, strict=False):
             ax.axvline(end + 0.5, color=kit.INK, linewidth=1.0, linestyle=":")
             ax.annotate(text, (end + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points", rotation=90, va="bottom",
