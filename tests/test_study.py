@@ -111,7 +111,7 @@ def test_files_hold_every_run(tmp_path: Path) -> None:
     assert "<b>" not in page
     assert "random_k &amp; &lt;b&gt;" in page
     assert "Accuracy against the limit" in page
-    assert page.count("<svg") == 2 * 3
+    assert page.count("<svg") == 1 + 2
     for block in re.findall(r"\\begin\{tabular\}\{(.*?)\}(.*?)\\end", latex, re.DOTALL):
         lines = [line for line in block[1].splitlines() if line.endswith("\\\\")]
         assert len(lines) == 3

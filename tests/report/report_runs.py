@@ -51,7 +51,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" in self.open:
+        if "style" in self.open or "script" in self.open:
             return
         (self.svg_words if "svg" in self.open else self.words).append(data)
         if "table" in self.open and ("td" in self.open or "th" in self.open):

@@ -81,7 +81,6 @@ def test_every_probability_is_a_cell() -> None:
                     assert (shown, text) == ("", "")
                 else:
                     assert f"--p:{100 * p:.1f}%" in shown
-                    assert (" full" in shown) == (p > 0.75)
                     assert text == (f"<i>{100 * p:.0f}</i>" if option in s["kept"][site] else "<s>×</s>")
 
 
@@ -98,8 +97,20 @@ def test_curves_of_phases_in_order_and_last_word() -> None:
     svg = figures.training(log, Told("", marks=["pruned to 1,234"]))
     assert "pruned to 1,234" in texts(svg)
     assert "training" not in texts(svg)  # no such values
-    assert "Chosen network by epoch: validation from 60.00 to 60.00." in svg
+    assert "Chosen network over 1 epoch: validation from 60.00 to 60.00." in svg
     assert figures.training([], Told("")) == ""
+
+
+def test_phases_of_one_epoch_are_points() -> None:
+    """A line through a single point shows nothing, nor do lines of one point each where nothing joins them."""
+    phases = [[{"train_accuracy": 0.5, "val_accuracy": 0.4}], [{"train_accuracy": 0.6, "val_accuracy": 0.7}]]
+    dashed = figures.Line("train_accuracy", "training", "--", kit.ORANGE)
+    solid = figures.Line("val_accuracy", "validation", "-", kit.BLUE)
+    for curves, points in ((phases[:1], 1), (phases, 2)):
+        svg = figures.by_epoch("One", curves, [dashed, solid])
+        for colour in ("orange", "blue"):
+            found = re.findall(rf"<use [^>]*fill: var\(--{colour}\)", svg)
+            assert len(found) == points + 1  # and one in the legend
 
 
 def blocks(space: Any, options: list[str]) -> tuple[list[figures.Block], bool]:
@@ -165,7 +176,7 @@ def test_blocks_stand_in_stages_and_their_sizes_say_what_they_are() -> None:
     sites = dict(zip((d.name for d in space.decisions), ["k3_e3", "skip", "k5_e6", "skip", *["k5_e3"] * 4], strict=True))
     described = {"name": space.name, "arguments": dict(space.skeleton.arguments)}
     markup = figures.network({"space": described, "chosen": {"sites": sites}})
-    assert "Blocks in the order an image passes them." in markup
+    assert "An image passes the blocks from left to right." in markup
     groups = markup.split('<div class="group">')[1:]
     assert [group.count('<div class="block ') for group in groups] == [1, 1, 2, 2, 2, 2, 1, 1]
     assert [re.findall(r"<span>([^<]*)</span>", group)[0] for group in groups] == [

@@ -60,7 +60,7 @@ def test_sections_are_those_of_the_method(tmp_path: Path, value: dict[str, Any])
     assert "A thick frame marks a vital block" in page.text
     assert "vital blocks fixed" in page.svg_words
     assert {row[0] for row in page.rows["times"]} == {
-        "train1 vital blocks", "proposals", "train2 the other blocks", "final", "Total"
+        "train1 vital blocks", "proposals", "train2 the other blocks", "final training the chosen network", "Total"
     }  # fmt: skip
     ids = [a["id"] for _, a in page.attributes if "id" in a]
     assert len(ids) == len(set(ids))
@@ -218,7 +218,7 @@ def test_the_page_shows_reset_blocks(tmp_path: Path, value: dict[str, Any]) -> N
     (tmp_path / "vital.json").write_text(json.dumps(runs.reset(BLOCKS)))
     page = Page(write_report(tmp_path))
     assert headings(tmp_path) == [*SECTIONS[:5], "What each block is worth", *SECTIONS[5:]]
-    assert "on 359 test images (90.00 % with all blocks), the lines the least and the most over 2 draws." in page.text
+    assert "on 359 test images (90.00 % with all blocks), the thin lines the least and the most over 2 draws." in page.text
     (tmp_path / "vital.json").write_text("{")
     with pytest.raises(RunError, match=r"vital\.json is damaged .*delete it, and `hiernas vital .* --reset` writes it again"):
         write_report(tmp_path)

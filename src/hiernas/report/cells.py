@@ -338,8 +338,8 @@ def by_part(
     for site, row in rows.items():
         part, edge = site.rsplit(".", 1) if "->" in site else ("", site)
         parts.setdefault(part, {})[edge.replace("->", " → ")] = row
-    columns = list(map(short, options))
-    return [(part, kit.PARTS.heat_map(columns, edges, framed)) for part, edges in parts.items()]
+    columns, what = list(map(short, options)), "Weights" if framed else "Importances"
+    return [(part, kit.PARTS.heat_map(f"{what} {part}".strip(), columns, edges, framed)) for part, edges in parts.items()]
 
 
 # -- how the search went ---------------------------------------------------------------------------------------------

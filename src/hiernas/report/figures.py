@@ -104,7 +104,8 @@ def front_figure(members: Sequence[Values], result: Values, metric: str, others:
         _shade(ax, [limit for limit in result["limits"] if limit["metric"] == metric], factor)
 
     ends = (f"{units.value(metric, costs[i])} at {units.percent(members[i]['val_accuracy'])}" for i in (0, -1))
-    alt = f"Pareto front of {len(members)} networks: {axis} against validation accuracy, from {' to '.join(ends)}."
+    alt = f"Pareto front of {len(members)} networks: {axis} against validation accuracy, from {' to '.join(ends)}. "
+    alt += f"Chosen: {units.value(metric, _cost(chosen, metric))} at {units.percent(chosen['val_accuracy'])}."
     return kit.draw("front", alt, paint, height=360)
 
 
@@ -204,13 +205,14 @@ def by_epoch(
 ) -> Markup:  # fmt: skip
     """Values by epoch over all phases; dotted lines between two phases, with what happened there. `joined`: across them."""
     points = {line: _points(curves, line, joined) for line in lines}
-    ends = list(accumulate(map(len, curves)))
+    ends, lone = list(accumulate(map(len, curves))), any(len(curve) == 1 for curve in curves)  # which a line would not show
 
     def paint(ax: Axes) -> None:
         for line, of in points.items():
             if of:
-                marker = "o" if (len(of) <= 40 and line.style == "-") or len(of) == 1 else ""
-                ax.plot(*zip(*of, strict=True), line.style, color=line.colour, marker=marker, markersize=4, label=line.label)
+                marker = "o" if (len(of) <= 40 and line.style == "-") or len(of) == 1 or lone else ""
+                size = 7 if lone else 4
+                ax.plot(*zip(*of, strict=True), line.style, color=line.colour, marker=marker, markersize=size, label=line.label)
         for end, text in zip(ends, marks, strict=False):
             ax.axvline(end + 0.5, color=kit.INK, linewidth=1.0, linestyle=":")
             ax.annotate(text, (end + 0.5, 0.03), (4, 0), ("data", "axes fraction"), "offset points", rotation=90, va="bottom",
@@ -223,7 +225,8 @@ def by_epoch(
             ax.set_ylim(0, top)
 
     said = [f"{line.label} from {of[0][1]:.2f} to {of[-1][1]:.2f}" for line, of in points.items() if of]
-    return kit.draw(title.lower().replace(" ", "-"), f"{title} by epoch: {'; '.join(said)}.", paint, *kit.PANEL)
+    alt = f"{title} over {units.number(ends[-1], 'epoch')}: {'; '.join(said)}{'. ' * bool(marks)}{', '.join(marks)}."
+    return kit.draw(title.lower().replace(" ", "-"), alt, paint, *kit.PANEL)
 
 
 def _points(curves: Sequence[Curve], line: Line, joined: bool) -> list[tuple[float, float]]:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
@@ -28,13 +29,12 @@ if TYPE_CHECKING:
 Values = Mapping[str, Any]
 HERE = Path(__file__).parent
 PANEL = 412, 290  # pixels of one of two figures side by side
-FULL = 0.75  # share of the strongest colour from which text on it is light
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(HERE / "templates"), undefined=StrictUndefined, autoescape=True, trim_blocks=True,
     lstrip_blocks=True, extensions=["jinja2.ext.do"],
 )
-TEMPLATES.globals |= {"FULL": FULL, "units": units}
+TEMPLATES.globals |= {"units": units}
 
 
 def macros(template: str) -> Any:
@@ -90,6 +90,14 @@ def style() -> str:
     return (HERE / "style.css").read_text(encoding="utf-8")
 
 
+def page(sections: Sequence[str], **said: Any) -> str:
+    """A page of these sections, the empty ones left out, with a list of them on top."""
+    text, numbers = "\n".join(filter(None, sections)), count(1)
+    titles = [Markup(title) for title in re.findall(r"<section>\n<h2>(.*?)</h2>", text)]
+    placed = Markup(re.sub("<section>", lambda _: f'<section id="part{next(numbers)}">', text))
+    return TEMPLATES.get_template("page.html").render(sections=placed, titles=titles, style=style(), **said)
+
+
 @dataclass(frozen=True)
 class Cell:
     """A place of a heat map: its share of the strongest colour, what is written in it, and whether it was kept."""
@@ -108,7 +116,7 @@ def probabilities(stage: Values, sites: Sequence[str], framed: bool = False, sta
         for site in sites:
             p = stage["sites"].get(site, {}).get(option)
             row.append(None if p is None else Cell(min(1.0, p), f"{100 * p:.0f}", option in stage["kept"].get(site, ())))
-    return PARTS.heat_map(sites, rows, framed)
+    return PARTS.heat_map(f"Probabilities, stage {stage['stage']}", sites, rows, framed)
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from hiernas.host import first_line, visible
 from hiernas.problem import Journal
 from hiernas.report import cells, figures, hmnas, hournas, kit, units
 from hiernas.report.cells import is_cells
-from hiernas.report.kit import TEMPLATES, Run, Teller, Told, Values, macros, style
+from hiernas.report.kit import Run, Teller, Told, Values, macros
 from hiernas.report.trust import MOST, SHOWN, Evaluation, miss, verdict
 from hiernas.run.disk import write_whole
 
@@ -300,11 +300,11 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
         SECTIONS.times(seconds, {**LAST_STEP, **told.phases}),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
-    return TEMPLATES.get_template("page.html").render(
+    return kit.page(
         over=["HierNAS report", result["method"], result.get("preset"), last.replace("T", " ")],
         title=f"{units.percent(result['chosen']['test_accuracy'])} test accuracy on {result['data']['name']}",
         verdict=verdict(result, _beside(run)), lead=SECTIONS.lead(result, told), tiles=SECTIONS.tiles(result["chosen"]),
-        result=result, sections=sections, style=style(),
+        result=result, sections=sections,
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ SECTIONS = kit.macros("study.html")
 FEWEST = 3  # seeds of a verdict
 LETTERS = 60  # of a label in a figure
 FINAL = ("final", "compare")  # how the names of phases begin that come after a search
+MARKERS = "os^Dv<>"
 COLOURS = (kit.BLUE, kit.ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", kit.MUTED)  # Okabe and Ito's
 
 
@@ -250,10 +251,10 @@ def page(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> str:
         sections.append(SECTIONS.dots(f"Under {limit}", drawn, COLUMNS, means, *compared(rows, limit)))
     runs = [[_link(r, folder), r.limit, r.seed, units.percent(r.test_accuracy), r.space, r.doubts or units.NONE] for r in rows]
     sections.append(SECTIONS.runs(runs))
-    return kit.TEMPLATES.get_template("page.html").render(
+    return kit.page(
         over=["HierNAS study", f"{len(rows)} runs"], title=f"{units.number(len(labels_of(rows)), 'method')} on {data}",
         lead=f"Under {'; '.join(limits)}. " + " ".join(remarks), tiles="", verdict=("", ""), result={"hiernas": VERSION},
-        sections=sections, style=kit.style(),
+        sections=sections,
     )  # fmt: skip
 
 
@@ -286,8 +287,11 @@ def _dots(rows: Sequence[Row], limit: str, number: int) -> Markup:
         ax.set(ylim=(len(labels) - 0.5, -0.75), xlabel="Test accuracy (%)", yticks=[])
         ax.grid(axis="y", visible=False)
 
-    said = "; ".join(f"{line[0]} {line[2]}" for line in table(rows, limit))
-    return kit.draw(f"dots{number}", f"Test accuracy under {limit}: {said}.", paint, height=42 * len(labels) + 54)
+    return kit.draw(f"dots{number}", f"Test accuracy {_said(rows, limit)}.", paint, height=42 * len(labels) + 54)
+
+
+def _said(rows: Sequence[Row], limit: str) -> str:
+    return f"under {limit}: " + ", ".join(f"{line[0]} {line[2]}" for line in table(rows, limit))
 
 
 def _against(rows: Sequence[Row]) -> Markup:
@@ -300,12 +304,13 @@ def _against(rows: Sequence[Row]) -> Markup:
         for i, label in enumerate(labels):
             colour, style = COLOURS[i % len(COLOURS)], ("-", "--")[i >= len(COLOURS)]
             of = [(bounds[r.limit][1] / factor, 100 * r.test_accuracy) for r in rows if r.label == label]
-            ax.plot(*zip(*of, strict=True), "o", color=colour, markersize=5, alpha=0.6)
+            shape = MARKERS[i % len(MARKERS)]
+            ax.plot(*zip(*of, strict=True), shape, color=colour, markersize=5, alpha=0.6)
             xs = sorted({x for x, _ in of})
-            ax.plot(xs, [np.mean([y for x, y in of if x == at]) for at in xs], style, color=colour, label=label)
+            ax.plot(xs, [np.mean([y for x, y in of if x == at]) for at in xs], style + shape, color=colour, label=label)
         ax.set(xlabel=f"{axis}, at most", ylabel="Test accuracy (%)")
 
-    alt = f"Test accuracy against the limit for {', '.join(labels)}."
+    alt = f"Mean test accuracy {'; '.join(_said(rows, limit) for limit in bounds)}."
     return kit.draw("against", alt, paint, height=280 + 20 * len(labels))
 
 

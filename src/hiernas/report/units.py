@@ -120,8 +120,8 @@ def compact(options: Sequence[object]) -> str:
 
 
 def number(n: int, what: str) -> str:
-    """3, 'block' -> '3 blocks'."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
+    """1000, 'block' -> '1,000 blocks'."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def sentence(said: str) -> str:
