@@ -360,3 +360,24 @@ def test_a_part_of_a_picture_is_not_taken_for_it(folder: Path, monkeypatch: pyte
     monkeypatch.undo()
     monkeypatch.setenv("HIERNAS_CACHE", str(folder.parent / "cache"))
     assert everything(load_data(folder)) == truth()
+
+
+def test_two_pictures_that_change_places_are_seen(folder: Path) -> None:
+    """They have one size and one time of change, as files that were unpacked or copied with their times may."""
+    one, other = folder / "ant" / "0.bmp", folder / "bee" / "0.bmp"
+    for path, number in ((one, 1), (other, 2)):
+        Image.fromarray(picture(number)).save(path)
+        os.utime(path, (10**9, 10**9))
+    before = load_data(folder)
+    aside = one.rename(folder / "aside")
+    other.rename(one)
+    aside.rename(other)
+    assert load_data(folder).fingerprint != before.fingerprint
+
+
+def test_a_folder_is_the_same_from_within(folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    load_data(folder)
+    opened.clear()
+    monkeypatch.chdir(folder)
+    assert everything(load_data(".")) == truth()
+    assert not opened

@@ -103,12 +103,14 @@ class Found:
     stamp: str = ""  # changes with the files that hold them; "" where nothing would tell
 
     def held_by(self, files: Sequence[str], origin: str, within: str = "") -> Found:
-        """The same with a stamp: names (what is behind `within`), sizes and times of change of these files."""
+        """The same with a stamp: names (what is behind `within`), sizes and times of change of these files; a swap of two
+        leaves their contents' times as they are, and changes only those of the files themselves."""
         digest = hashlib.sha256()
         for path in files:
             with suppress(OSError):  # said when it is opened
                 facts = os.stat(path)
-                digest.update(os.fsencode(f"{path.removeprefix(within)}\n{facts.st_size} {facts.st_mtime_ns}\n"))
+                name, times = path.removeprefix(within).lstrip("/"), f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
+                digest.update(os.fsencode(f"{name}\n{facts.st_size} {times}\n"))
         return replace(self, origin=origin, stamp=digest.hexdigest())
 
 
