@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pictures import everything, picture, pixels, write
 from PIL import Image
 
@@ -298,3 +303,81 @@ def test_memory_holds_no_more_than_what_is_at_work(tmp_path: Path, monkeypatch: 
         grown, held = map(int, ran.stdout.split())
         assert held == 150
         assert grown < 50
+
+
+def test_forked_processes_read_at_places_of_their_own(folder: Path) -> None:
+    """They share the file's position with the one that they are forked from."""
+    images = stored(load_data(folder))
+    expected, children = images.fetch(torch.arange(COUNT)).numpy(), []
+
+    def differs() -> bool:
+        order = np.random.default_rng(os.getpid())
+        for _ in range(400):
+            rows = order.permutation(COUNT).tolist()
+            if not np.array_equal(images.fetch(Rows(rows)).numpy(), expected[rows]):  # type: ignore[arg-type]
+                return True
+        return False
+
+    for _ in range(3):
+        if not (child := os.fork()):
+            code = 1
+            try:
+                code = int(differs())
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+
+
+class Rows(list[int]):
+    """Indices that are no tensor: in a forked process torch may wait for threads that are not there."""
+
+    def tolist(self) -> list[int]:
+        return self
+
+
+def test_copies_hold_the_pixels(folder: Path) -> None:
+    """So they do not change with the file, and go to processes that cannot share it."""
+    data = load_data(folder)
+    expected = data.train.images.fetch(torch.arange(len(data.train)))
+    copies = [copy.deepcopy(data), pickle.loads(pickle.dumps(data))]
+    kept(folder.parent).write_bytes(b"")
+    for each in copies:
+        assert torch.equal(each.train.images.fetch(torch.arange(len(data.train))), expected)
+        assert each.fingerprint == data.fingerprint
+
+
+def test_a_part_of_a_picture_is_not_taken_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is almost full takes what it can, and says how much."""
+
+    class Short(FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[: len(data) // 2])
+
+    monkeypatch.setattr(load_module, "FileIO", Short)
+    with pytest.raises(DataError, match=r"cannot be written to .* \(No space left on device"):
+        load_data(folder)
+    monkeypatch.undo()
+    monkeypatch.setenv("HIERNAS_CACHE", str(folder.parent / "cache"))
+    assert everything(load_data(folder)) == truth()
+
+
+def test_two_pictures_that_change_places_are_seen(folder: Path) -> None:
+    """They have one size and one time of change, as files that were unpacked or copied with their times may."""
+    one, other = folder / "ant" / "0.bmp", folder / "bee" / "0.bmp"
+    for path, number in ((one, 1), (other, 2)):
+        Image.fromarray(picture(number)).save(path)
+        os.utime(path, (10**9, 10**9))
+    before = load_data(folder)
+    aside = one.rename(folder / "aside")
+    other.rename(one)
+    aside.rename(other)
+    assert load_data(folder).fingerprint != before.fingerprint
+
+
+def test_a_folder_is_the_same_from_within(folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    load_data(folder)
+    opened.clear()
+    monkeypatch.chdir(folder)
+    assert everything(load_data(".")) == truth()
+    assert not opened

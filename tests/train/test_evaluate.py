@@ -99,3 +99,23 @@ def test_what_a_population_begins_with_is_known_from_those_before(supernet: nn.M
         changed = evaluate(second)
         assert changed == make(supernet, digits)(second) != found
         supernet.stem[0][0].weight.copy_(saved)
+
+
+def test_an_operation_that_writes_into_its_input_changes_nothing_for_others(digits: ImageData) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8))
+            self.a, self.b = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3)), nn.Identity()
+            self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
+
+        def path(self, architecture: str) -> list[tuple[str, nn.Module]]:
+            return [(name, getattr(self, name)) for name in ("stem", architecture, "head")]
+
+    with seeded(0, "test"):
+        net = Two()
+    expected = {name: make(net, digits)([name])[0] for name in "ab"}  # type: ignore[list-item] # a path's name will do
+    assert expected["a"] != expected["b"]
+    evaluate = make(net, digits)
+    for names in ("aaaaa", "bbbbb", "ababa"):
+        assert evaluate(list(names)) == [expected[name] for name in names]  # type: ignore[arg-type]

@@ -493,20 +493,20 @@ def test_a_minimum_above_the_learning_rate_is_refused(tmp_path: Path, digits: Im
 
 def test_relu6_keeps_no_copy_of_its_input_and_gives_the_same_bits() -> None:
     """Its gradient is 0 at 0 and 6, and endless or missing numbers go on as they came."""
-    network = nn.Sequential(nn.Identity(), nn.ReLU6(inplace=True))
+    network = nn.Sequential(nn.Identity(), nn.ReLU6(inplace=True), nn.Conv2d(1, 1, 1))  # which reads it and changes nothing
     x = torch.tensor([-torch.inf, -1.0, -0.0, 0.0, 1e-30, 5.9, 6.0, 7.0, torch.inf, torch.nan], requires_grad=True)
     upstream = torch.arange(1.0, 11.0)
 
     def once() -> tuple[Tensor, Tensor, list[int]]:
         kept: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
-            y = network(x * 1.0)
+            y = network[1](x * 1.0)
         return y, torch.autograd.grad(y, x, upstream)[0], [p for p in kept if p != y.data_ptr()]
 
     y, gradient, others = once()
     with whole_batches(network):
         fast, fast_gradient, fast_others = once()
-        assert torch.equal(network(torch.full((2,), 9.0)), torch.full((2,), 6.0))
+        assert torch.equal(network[1](torch.full((2,), 9.0)), torch.full((2,), 6.0))
     assert torch.equal(fast.nan_to_num(99), y.nan_to_num(99))
     assert torch.equal(fast_gradient.nan_to_num(99), gradient.nan_to_num(99))
     assert len(fast_others) < len(others)
@@ -522,3 +522,23 @@ def test_training_is_by_the_faster_convolutions_and_ends_with_plain_ones() -> No
         assert "Depthwise" in repr(y.grad_fn.next_functions[0][0])
         torch.testing.assert_close(torch.autograd.grad(y.square().sum(), list(network.parameters())), expected)
     assert [type(m) for m in network] == kinds
+
+
+def test_a_block_may_write_into_what_its_relu6_gave() -> None:
+    """As a user's own block may: torch keeps a copy of that one's input, so the faster one is not for it."""
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU6(inplace=True))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x)
+            y += x
+            return y
+
+    network, x = nn.Sequential(Own(), nn.ReLU6(inplace=True), nn.Dropout(0.0, inplace=True)), 4 * torch.randn(2, 3, 8, 8)
+    expected = torch.autograd.grad(network(x).square().sum(), list(network.parameters()))
+    with whole_batches(network):
+        found = torch.autograd.grad(network(x).square().sum(), list(network.parameters()))
+    torch.testing.assert_close(found, expected)

@@ -14,6 +14,7 @@ are refused, and those to which pictures would grow more than 16-fold.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import io
 import math
@@ -102,12 +103,14 @@ class Found:
     stamp: str = ""  # changes with the files that hold them; "" where nothing would tell
 
     def held_by(self, files: Sequence[str], origin: str, within: str = "") -> Found:
-        """The same with a stamp: names (what is behind `within`), sizes and times of change of these files."""
+        """The same with a stamp: names (what is behind `within`), sizes and times of change of these files; a swap of two
+        leaves their contents' times as they are, and changes only those of the files themselves."""
         digest = hashlib.sha256()
         for path in files:
             with suppress(OSError):  # said when it is opened
                 facts = os.stat(path)
-                digest.update(os.fsencode(f"{path.removeprefix(within)}\n{facts.st_size} {facts.st_mtime_ns}\n"))
+                name, times = path.removeprefix(within).lstrip("/"), f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
+                digest.update(os.fsencode(f"{name}\n{facts.st_size} {times}\n"))
         return replace(self, origin=origin, stamp=digest.hexdigest())
 
 
@@ -147,6 +150,10 @@ class OnDisk:
             self._read(row * self.size, into)
         return torch.from_numpy(pixels)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, and what is sent to other processes, hold the pixels: the file may go, or become another."""
+        return InMemory, (self.fetch(torch.arange(self.count)),)
+
     def digests(self) -> np.ndarray:
         found = np.empty((self.count, DIGEST), dtype=np.uint8)
         self._read(self.count * self.size, found)
@@ -156,13 +163,18 @@ class OnDisk:
         with self._lock:
             for at, values in ((row * self.size, pixels), (self.count * self.size + row * DIGEST, digest)):
                 self.file.seek(at)
-                self.file.write(values.tobytes())
+                if self.file.write(values.tobytes()) != values.nbytes:  # of a disk that is almost full
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _read(self, at: int, into: np.ndarray) -> None:
         try:
-            with self._lock:
-                self.file.seek(at)
-                reason = "" if self.file.readinto(into.data) == into.nbytes else "they were cut off"
+            if hasattr(os, "preadv"):  # processes that are forked from this one share the file's position
+                found = os.preadv(self.file.fileno(), [into.data], at)
+            else:
+                with self._lock:
+                    self.file.seek(at)
+                    found = self.file.readinto(into.data)
+            reason = "" if found == into.nbytes else "they were cut off"
         except OSError as error:
             reason = str(error.strerror)
         if reason:

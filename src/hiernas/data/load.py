@@ -43,7 +43,7 @@ Progress = Callable[[str, int, int], object]  # what is being done, with how man
 
 STATISTICS_IMAGES = 10_000  # training images that mean and std are taken from, at most
 MEMORY_GIB = 4.0  # of pixels kept in memory at most, where nothing would tell a change of the source
-PIECE = 256  # images fetched at a time
+VALUES = 2**22  # that are counted at a time, on 8 bytes each
 VERSION = 1  # of what is kept: another one where pictures are decoded in another way
 TOLD_EVERY, LOOK = 50, 1.0  # pictures; seconds that another process is waited for until that is said again
 
@@ -104,7 +104,8 @@ def channel_statistics(split: Split, seed: int) -> tuple[tuple[float, ...], tupl
     """
     rng = np.random.default_rng([seed, 2])
     rows = torch.from_numpy(np.sort(rng.permutation(len(split))[:STATISTICS_IMAGES]))
-    pieces = (split.images.fetch(some).unbind(1) for some in torch.split(rows, PIECE))
+    at_once = max(1, VALUES // split.images.fetch(rows[:1]).numel())
+    pieces = (split.images.fetch(some).unbind(1) for some in torch.split(rows, at_once))
     histograms = [torch.stack([torch.bincount(x.flatten(), minlength=256) for x in channels]) for channels in pieces]
     counts = torch.stack(histograms).sum(0).double()  # [C, 256]
     values = torch.arange(256, dtype=torch.float64) / 255

@@ -12,7 +12,7 @@ from hiernas.randomness import torch_generator
 
 
 class Images(Protocol):
-    """Pixels of one size, in memory or decoded on demand."""
+    """Pixels of one size, in memory or in a file."""
 
     def fetch(self, indices: Tensor) -> Tensor: ...  # int64 [B] -> uint8 [B, C, H, W]
 

@@ -60,6 +60,7 @@ class Evaluator:
         self._new: dict[Names, list[Tensor]] = {}  # the same, under way
         self._weights: list[tuple[int, int]] = []  # places and versions of those that they were made with
         self._room = 0  # bytes for more of them
+        self._writes: dict[int, bool] = {}  # by module id: whether it writes into its input
 
     def calibrate(self, network: nn.Module) -> None:
         """Re-estimate the batch-norm statistics of a network on the same training images, on the CPU."""
@@ -94,7 +95,7 @@ class Evaluator:
     def _correct(self, paths: list[Path]) -> list[int]:
         modules = {id(m): m for path in paths for _, m in path}.values()
         norms = {id(m): batch_norms(m) for m in modules}
-        self._new = {}
+        self._new, self._writes = {}, {}
         with ExitStack() as stack:
             for module in modules:
                 stack.enter_context(observing(module))  # puts modes and the supernet's own statistics back at the end
@@ -104,6 +105,14 @@ class Evaluator:
             correct = self._count(paths, norms, statistics)
         self._kept |= self._new
         return correct
+
+    def _run(self, names: Names, module: nn.Module, x: Tensor) -> Tensor:
+        """A module's output. `x` is read by others, too: one that writes into its input, such as a user's own, gets a copy."""
+        if len(names) > 1 and id(module) not in self._writes:
+            few = x[:2].clone()
+            before, _ = few._version, module(few)
+            self._writes[id(module)] = few._version != before
+        return module(x.clone() if self._writes.get(id(module)) else x)
 
     def _keep(self, names: Names, y: Tensor, images: int) -> None:
         """Keep activations for later populations where there is room for those of all `images`."""
@@ -120,7 +129,7 @@ class Evaluator:
         def apply(names: Names, module: nn.Module, x: Tensor) -> Tensor:
             if names in self._kept:
                 return self._kept[names][batch]
-            y = module(x)
+            y = self._run(names, module, x)
             totals[names] = add_statistics(totals.get(names), read_statistics(norms[id(module)]))
             self._keep(names, y, images)
             return y
@@ -136,7 +145,7 @@ class Evaluator:
             if names in self._kept:
                 return self._kept[names][batch]
             write_statistics(norms[id(module)], statistics[names])
-            y = module(x)
+            y = self._run(names, module, x)
             if names in self._new:
                 self._new[names].append(y)
             return y

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 from hiernas import ranks
 from hiernas.errors import ConfigError
 from hiernas.networks.cell_ops import DropPath
+from hiernas.networks.ops import ChannelShuffle, SqueezeExcite
 from hiernas.networks.supernets import convolve
 
+READERS = (nn.Conv2d, ChannelShuffle, SqueezeExcite)
 PER_CHANNEL = (None, slice(None), None, None)
 
 
@@ -101,12 +104,15 @@ def _all_of(own: Tensor) -> Tensor:
 def whole_batches(network: nn.Module) -> Iterator[None]:
     """Inside, what looks at a batch as a whole (batch norm, dropout) looks at that of all processes.
 
-    Convolutions and ReLU6 compute what they do outside, with faster backward passes.
+    Convolutions, and ReLU6 where a layer reads it that changes nothing in place, compute what they do outside, with faster
+    backward passes.
     """
     kinds: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _Conv, nn.ReLU6: _ReLU6}
     if ranks.size() > 1:
         kinds |= {nn.BatchNorm2d: _Norm, nn.Dropout: _Dropout, DropPath: _DropPath}
-    changed = [(m, type(m)) for m in network.modules() if type(m) in kinds]
+    rows = [pairwise(m) for m in network.modules() if type(m) is nn.Sequential]
+    read = {id(layer) for layer, reader in chain.from_iterable(rows) if type(reader) in READERS}
+    changed = [(m, type(m)) for m in network.modules() if type(m) in kinds and (type(m) is not nn.ReLU6 or id(m) in read)]
     for module, kind in changed:
         module.__class__ = kinds[kind]
     try:
