@@ -23,6 +23,7 @@ SQLite's own operations are taken as one. Each row is written as it ends, and wh
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import re
@@ -51,7 +52,6 @@ import hiernas.run.outcome
 import hiernas.run.search
 from common import dated
 from failing_disk import DAMAGES, Fault
-from hiernas import export
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runner import load_onnxruntime
 from hiernas.latency.table import Entry, LatencyTable
@@ -59,6 +59,8 @@ from hiernas.methods import METHODS
 from hiernas.run.folder import RunFolder
 from hiernas.spaces import tiny
 from same_run import differing, facts
+
+export = importlib.import_module("hiernas.export")  # `hiernas.export` is a function
 
 COMMON = ("train.batch_size=24", "train.warmup_epochs=0", "train.accelerator=cpu", "final_epochs=2", "final_lr=0.05")
 ONE_SHOT = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
@@ -14,8 +15,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the tests themselves load ON
 import torch
 from PIL import Image
 
-from hiernas import export
 from hiernas.data import ImageData, load_data
+
+export = importlib.import_module("hiernas.export")  # `hiernas.export` is a function
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -56,8 +57,9 @@ def _run(words: tuple[str, ...], folder: Path, environment: Mapping[str, str], s
     os.chdir(folder)
     sys.argv = ["hiernas", *words]
 
-    from hiernas import cli, export
+    from hiernas import cli
 
+    export = importlib.import_module("hiernas.export")
     if quick:
         export._by_dynamo = export._by_tracing
     cli.main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sqlite3
@@ -17,7 +18,6 @@ import yaml
 from safetensors.torch import load_file
 
 import hiernas
-from hiernas import export as formats
 from hiernas.commands.cost import architecture_file
 from hiernas.data import ImageData, load_data
 from hiernas.errors import RunError
@@ -27,6 +27,8 @@ from hiernas.run.folder import RunFolder
 from hiernas.run.settings import with_settings
 from hiernas.run.trained import load_network
 from toy import RUN
+
+formats = importlib.import_module("hiernas.export")  # `hiernas.export` is a function
 
 SETTINGS = [
     "epochs=1,1", "lr=0.1,0.1", "stages=3", "population=4", "generations=2", "final_epochs=1", "calibration_images=24",

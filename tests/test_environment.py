@@ -20,7 +20,10 @@ SETTINGS = (
     "final_epochs=1", "stages=3", "epochs=1,1", "lr=0.1,0.1", "population=4", "generations=1", "calibration_images=24",
     "train.batch_size=256",
 )  # fmt: skip
-QUICK = "from hiernas import cli, export; export._by_dynamo = export._by_tracing; cli.main()"  # by the quicker exporter
+QUICK = (  # by the quicker exporter
+    "from importlib import import_module; from hiernas import cli; export = import_module('hiernas.export'); "
+    "export._by_dynamo = export._by_tracing; cli.main()"
+)
 
 
 def cli(*arguments: str, threads: int) -> str:

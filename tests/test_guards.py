@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,7 +15,6 @@ import yaml
 from PIL import Image
 
 import hiernas
-from hiernas import export as formats
 from hiernas.commands import CostOptions
 from hiernas.commands.check import estimate
 from hiernas.commands.cost import cost
@@ -34,6 +34,8 @@ from hiernas.run.search import Pace, largest_step, resume, search
 from hiernas.run.settings import with_settings
 from hiernas.spaces import Stage, chain_space
 from hiernas.train.evaluate import evaluation_bytes
+
+formats = importlib.import_module("hiernas.export")  # `hiernas.export` is a function
 
 SIZE, CLASSES = (1, 8, 8), 3
 OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -15,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hiernas
-from hiernas import export as formats
 from hiernas.commands import SearchOptions, TrainOptions, seconds_of
 from hiernas.commands import train as command
 from hiernas.data import ImageData, load_data
@@ -27,6 +27,8 @@ from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare
 from hiernas.run.search import Pace, fitting, in_miniature, largest_step, rehearse, rehearsed, resume, search
 from hiernas.run.settings import keys, scaled, with_settings
+
+formats = importlib.import_module("hiernas.export")  # `hiernas.export` is a function
 
 SIZE, CLASSES = (1, 8, 8), 3
 

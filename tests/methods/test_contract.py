@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 
 import hiernas
-from hiernas import export as formats
 from hiernas import spaces
 from hiernas.costs.tables import cost_tables, parts_of_space
 from hiernas.data import ImageData, load_data
@@ -28,6 +28,8 @@ from hiernas.run.request import Request, prepare
 from hiernas.run.search import resume, search
 from hiernas.run.settings import keys, with_settings
 from hiernas.space import Architecture, SearchSpace
+
+formats = importlib.import_module("hiernas.export")  # `hiernas.export` is a function
 
 SIZE, CLASSES = (1, 8, 8), 3
 OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import hiernas
-from hiernas import export as formats
 from hiernas.budget import Limit
 from hiernas.costs import limits as limits_module
 from hiernas.costs import parse_limits
@@ -50,6 +50,8 @@ from methods.test_encoding import NO_IMAGES, nodes_of, options_of, plain_shares,
 from methods.test_masks import THRESHOLD, kept_edges, kept_operations, present, random_values
 from networks.test_subsets import listed, two_nodes, with_fixed_edges
 from toy import RUN
+
+formats = importlib.import_module("hiernas.export")  # `hiernas.export` is a function
 
 SIZE, CLASSES = (1, 8, 8), 3
 LITTLE = ("none", "skip_connect", "dil_conv_3x3", "max_pool_3x3")

@@ -178,13 +178,19 @@ def _common(
         raise ConfigError(f"{asked.invoked_subcommand} is done by one process; start it without torchrun")
 
 
+def asked_by(run: Callable[..., Any]) -> tuple[Any, bool]:
+    """The dataclass of a command's options, and whether it tells a listener what happens."""
+    (asked,) = (hint for name, hint in get_type_hints(run).items() if name not in ("return", "listener"))
+    return asked, "listener" in inspect.signature(run).parameters
+
+
 def _command(run: Callable[..., Any]) -> Callable[..., Any]:
     """Make a command of a function of one dataclass, whose fields are the command's options, and perhaps of a listener.
 
     It prints by itself, or gives what it says: as JSON, and a function that prints the same.
     """
-    (asked,) = (hint for name, hint in get_type_hints(run).items() if name not in ("return", "listener"))
-    hints, listens = get_type_hints(asked, include_extras=True), "listener" in inspect.signature(run).parameters
+    asked, listens = asked_by(run)
+    hints = get_type_hints(asked, include_extras=True)
     of_options = [(f.name, inspect.Parameter.empty if f.default is MISSING else f.default) for f in fields(asked) if f.init]
     kind = inspect.Parameter.KEYWORD_ONLY
     signature = [inspect.Parameter(name, kind, default=default, annotation=hints[name]) for name, default in of_options]
@@ -310,11 +316,12 @@ def train(asked: options.TrainOptions, listener: Any) -> Any:
 
 
 @_command
-def export(asked: options.ExportOptions) -> None:
+def export(asked: options.ExportOptions) -> Any:
     """Write the trained network for use without HierNAS, after a check that it computes the same."""
     from hiernas.commands.export import exported
 
-    print_table(*exported(asked))
+    found, table = exported(asked)
+    return found, partial(print_table, *table)
 
 
 @_command
@@ -356,12 +363,10 @@ def compare(asked: options.CompareOptions, listener: Any) -> Any:
     return found.to_json(), partial(print_tables, found.tables())
 
 
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="a finished run, or a study")],
-    open_: Annotated[bool, typer.Option("--open", help="in the browser")] = False,
-) -> None:
+@_command
+def report(asked: options.ReportOptions) -> Any:
     """Write the HTML report of a run or a study again."""
+    run: Path = asked.run
     if (run / "study.yaml").exists():
         from hiernas.commands.compare import summarised
 
@@ -374,9 +379,9 @@ def report(
             for name in ("result.json", "vital.json", "int8.json", "events.jsonl", "candidates.sqlite"):
                 folder.check(name)
             written = write_report(run)
-    out.print(f"wrote {written}")
-    if open_ and not webbrowser.open(at := Path(str(written)).resolve().as_uri()):
+    if asked.open_ and not webbrowser.open(at := Path(str(written)).resolve().as_uri()):
         _say(f"no browser could be started here; open {at}")
+    return written, partial(out.print, f"wrote {written}")
 
 
 LISTS = ["methods", "spaces", "networks", "recipes", "data", "runtimes", "presets", "runs"]

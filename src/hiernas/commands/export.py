@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,11 +24,12 @@ from hiernas.run.trained import load_network
 from hiernas.space import Architecture
 
 
-def exported(asked: ExportOptions) -> Table:
-    """What was written. For INT8 what that gains and loses; that is kept in RUN/int8.json, and shown in the run's report."""
+def exported(asked: ExportOptions) -> tuple[dict[str, Any], Table]:
+    """What was written, by name and in words. For INT8 what that gains and loses, as RUN/int8.json and the report have it."""
     folder, out, weights = asked.source, asked.out, asked.weights
     if asked.to != "onnx-int8":
-        return ("Exported", ""), list(export_network(folder, asked.to, out, weights).items()), ()
+        shown = export_network(folder, asked.to, out, weights)
+        return shown, (("Exported", ""), list(shown.items()), ())
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"an INT8 file is made with the training images of a run, and {folder} is none; name a run folder")
     path = _target(folder, out, "onnx-int8")
@@ -39,7 +41,8 @@ def exported(asked: ExportOptions) -> Table:
         run.write_json("int8.json", found)
         if (folder / "report.html").exists():
             write_report(folder)
-    return units.INT8, units.int8_rows(found), [units.int8_words(found), f"wrote {path} and {folder / 'int8.json'}"]
+    remarks = [units.int8_words(found), f"wrote {path} and {folder / 'int8.json'}"]
+    return {**found, "file": str(path)}, (units.INT8, units.int8_rows(found), remarks)
 
 
 def export_network(source: Path, to: str, out: Path | None, weights: Path | None) -> dict[str, str]:
