@@ -26,5 +26,7 @@ docs: $(VENV)/ready
 	mkdir -p build/pages/benchmarks
 	cp -r docs CONTRIBUTING.md SECURITY.md CHANGELOG.md build/pages
 	cp -r benchmarks/results build/pages/benchmarks
+	mkdir -p build/pages/examples
+	cp examples/*.ipynb build/pages/examples
 	cp README.md build/pages/index.md
 	$(VENV)/bin/zensical build --strict --clean

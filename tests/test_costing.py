@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import hiernas.cli as show
 from hiernas import spaces
-from hiernas.cli import app
+from hiernas.cli import app, show
 from hiernas.cli.progress import Display
 from hiernas.commands import CostOptions, compare
 from hiernas.commands import cost as command

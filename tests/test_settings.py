@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hiernas.errors import ConfigError
+from hiernas.methods import METHODS as RECORDS
 from hiernas.methods import darts, hmnas, hournas
 from hiernas.methods.hnas import PAPER, PRESETS, QUICK, HNASConfig
 from hiernas.run.settings import MADE_FOR, differences, for_images, from_dict, keys, to_dict, with_settings
+from hiernas.train.recipes import Recipe
 
 
 def test_settings_are_applied_with_their_types() -> None:
@@ -39,9 +43,9 @@ def test_settings_are_applied_with_their_types() -> None:
         ("train.precision=8", "train.precision: input should be"),
         ("epochs=[", "cannot be read"),
         ("lr=.nan,0.1,0.1", r"lr\.0: input should be "),
-        ("train.batch_size=0", r"train\.batch_size is 0; it must be at least 2"),
-        ("train.momentum=5", r"train\.momentum is 5\.0; it must be between 0 and 0\.9999"),
-        ("train.grad_clip=.nan", r"train\.grad_clip is nan"),
+        ("train.batch_size=0", r"train\.batch_size: input should be greater than or equal to 2 \(got 0\)"),
+        ("train.momentum=5", r"train\.momentum: input should be less than or equal to 0\.9999 \(got 5"),
+        ("train.grad_clip=.nan", r"train\.grad_clip: input should be greater than or equal to 0 \(got nan\)"),
     ],
 )
 def test_mistakes_are_named(setting: str, message: str) -> None:
@@ -117,3 +121,21 @@ def test_finalists_get_more_epochs_only_where_there_are_some() -> None:
     assert for_images(asked, "quick", 100).finalist_epochs == asked.finalist_epochs
     several = with_settings(asked, ["finalists=5"])
     assert for_images(several, "quick", 100).finalist_epochs > asked.finalist_epochs
+
+
+def test_lists_and_numbers_of_numpy_are_taken_as_what_they_are() -> None:
+    taken = HNASConfig(epochs=[3, 2, 1], lr=np.array([0.5, 0.25, 0.125]), population=np.int64(8), p_th=np.float64(0.5))
+    assert taken == HNASConfig(epochs=(3, 2, 1), lr=(0.5, 0.25, 0.125), population=8, p_th=0.5)
+    assert [type(value) for value in (taken.epochs, taken.lr, taken.population, taken.p_th)] == [tuple, tuple, int, float]
+    assert yaml.safe_load(yaml.safe_dump(to_dict(taken)))["lr"] == [0.5, 0.25, 0.125]
+    assert type(Recipe(batch_size=np.int32(16)).batch_size) is int
+    with pytest.raises(ConfigError, match=r"settings of HNASConfig: epochs\.1: input should be a valid integer \(got 2\.5\)"):
+        HNASConfig(epochs=[3, 2.5, 1])
+
+
+@pytest.mark.parametrize("method", list(RECORDS))
+def test_a_configuration_gives_its_presets(method: str) -> None:
+    for name, config in RECORDS[method].presets.items():
+        assert type(config).preset(name) == config
+    with pytest.raises(ConfigError, match="unknown preset 'quik'; did you mean 'quick'"):
+        type(config).preset("quik")

@@ -6,13 +6,17 @@ Importing this package touches no device, no seed and no optional dependency; na
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 from hiernas.names import VERSION as __version__
 
 _NAMES = {  # by the module that each comes from
-    "api": ("SearchResult", "darts", "hdas", "hmnas", "hnas", "hournas", "random_search", "resume", "spos"),
-    "costs.tables": ("cost",),
+    "api": (
+        "SearchResult", "check", "compare", "cost", "darts", "evaluate", "export", "hdas", "hmnas", "hnas", "hournas",
+        "measure", "random_search", "rank", "report", "resume", "spos", "train",
+    ),
     "data": ("ImageData", "load_data"),
     "errors": (
         "ConfigError", "DataError", "ExportError", "HiernasError", "LatencyError", "LimitError", "RunError", "SpaceError",
@@ -43,3 +47,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(ModuleType):
+    """What has the name of a function and of a folder (`train`, `export`, `report`) is the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

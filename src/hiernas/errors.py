@@ -80,10 +80,19 @@ def validated(kind: Any, value: Any, source: object, error: type[HiernasError]) 
         raise error(f"{source}: {problem(wrong.errors()[0])}") from wrong
 
 
-def check_fields(config: Any) -> None:
-    """Raise `ConfigError` where a field of a dataclass has a value that its annotation does not allow, or no finite number."""
-    kind: Any = type(config)
-    validated(_allowed(kind), vars(config), f"settings of {kind.__name__}", ConfigError)
+class Settings:
+    """Base of frozen dataclasses. Raises `ConfigError` for what an annotation does not allow, and for no finite number."""
+
+    def __post_init__(self) -> None:
+        kind: Any = type(self)
+        vars(self).update({name: builtin(value) for name, value in vars(self).items()})
+        validated(_allowed(kind), vars(self), f"settings of {kind.__name__}", ConfigError)
+
+
+def builtin(value: Any) -> Any:
+    """Lists and NumPy's arrays as tuples, and its numbers as Python's."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(builtin, value)) if isinstance(value, list | tuple) else value
 
 
 @cache

@@ -36,12 +36,10 @@ def uniform_path(space: SearchSpace, rng: np.random.Generator) -> Gates:
 
 def of_architecture(space: SearchSpace, architecture: Architecture) -> Gates:
     """The gates that compute an architecture, several weighted options per site included."""
-    indices, weights = [], []
-    for decision, choice in zip(space.decisions, architecture.choices, strict=True):
-        indices.append(tuple(decision.index(option) for option, _ in choice))
-        plain = len(choice) == 1 and choice[0][1] == 1.0
-        weights.append(None if plain else torch.tensor([w for _, w in choice]))
-    return Gates(tuple(indices), tuple(weights))
+    choices = architecture.choices
+    indices = tuple(tuple(d.index(o) for o, _ in choice) for d, choice in zip(space.decisions, choices, strict=True))
+    plain = [len(choice) == 1 and choice[0][1] == 1.0 for choice in choices]
+    return Gates(indices, tuple(None if p else torch.tensor([w for _, w in c]) for c, p in zip(choices, plain, strict=True)))
 
 
 def softmax(alphas: Sequence[Tensor]) -> Gates:
@@ -50,11 +48,8 @@ def softmax(alphas: Sequence[Tensor]) -> Gates:
 
 
 def straight_through(mask: Tensor, threshold: float) -> Tensor:
-    """1 where a real-valued mask exceeds the threshold, else 0; backwards the identity (Mallya et al. 2018, Piggyback).
-
-    What is dropped goes on learning, and can come back.
-    """
-    binary = (mask.detach() > threshold).to(mask.dtype)
+    """1 where a real-valued mask exceeds the threshold, else 0; backwards the identity (Mallya et al. 2018, Piggyback)."""
+    binary = (mask.detach() > threshold).to(mask.dtype)  # what is dropped goes on learning, and can come back
     return binary + (mask - mask.detach())  # in this order exactly 0 or 1
 
 

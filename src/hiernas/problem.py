@@ -6,11 +6,12 @@ networks on images, the journal keeps what must outlive the process. What fulfil
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split
+from hiernas.errors import Settings, one_of
 from hiernas.gates import Gates
 from hiernas.randomness import seeded
 from hiernas.space import Architecture, SearchSpace
@@ -216,6 +218,19 @@ def final_work(epochs: float, data: ImageData) -> float:
 
 # -- what the program must know of a method: its record stands at the end of the method's own file -----------------------
 
+
+class Config(Settings):
+    """Base of a method's settings."""
+
+    @classmethod
+    def preset(cls, name: str = "quick") -> Self:
+        """Those of a preset: quick, small or paper. `dataclasses.replace` changes some of them."""
+        methods: Mapping[str, Method] = sys.modules[cls.__module__].METHODS
+        presets = next(m.presets for m in methods.values() if type(m.presets["paper"]) is cls)
+        one_of("preset", name, presets)
+        return presets[name]
+
+
 Arguments = Mapping[str, Any]  # of a space, beyond image size and classes
 Spaces = Mapping[str, Mapping[str, Arguments]]  # by preset: spaces by name; the first is the method's own
 TINY: Spaces = {preset: {"tiny": {}} for preset in ("quick", "small", "paper")}
@@ -246,9 +261,8 @@ class Method:
     def work(self, config: Any, data: ImageData) -> dict[str, float]:
         """Work per phase, the final training included, in forward passes of one image."""
         found = self.plan(config, data)
-        final = {"final": final_work(config.final_epochs, data)}
         compared = {phase: found.pop(phase) for phase in list(found) if phase.startswith("compare")}  # after the final one
-        return {**found, **final, **compared}
+        return {**found, "final": final_work(config.final_epochs, data), **compared}
 
     def final_share(self, space: SearchSpace, config: Any, rng: np.random.Generator) -> float:
         """About how long a step of a final network takes by one of the supernet: by the number of operations, untimed."""

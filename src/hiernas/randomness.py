@@ -1,7 +1,4 @@
-"""Randomness is a parameter: every generator is derived from the run's seed and the names of what it is for.
-
-A run that was interrupted therefore draws the same numbers again, whatever it did before.
-"""
+"""Randomness is a parameter: a generator comes from the run's seed and what it is for, so that a resumed run draws the same."""
 
 from __future__ import annotations
 

@@ -40,10 +40,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Group:
-    """Sites of which exactly `keep`, or with `more` at least so many, have an option other than 'none'.
-
-    Such are the edges into one node of a graph.
-    """
+    """Sites of which exactly `keep`, or with `more` at least so many, are other than 'none': edges into a node of a graph."""
 
     sites: tuple[str, ...]
     keep: int
@@ -80,12 +77,9 @@ class Block:
 
     def extreme(self, rows: Sequence[np.ndarray], largest: bool) -> float:
         """The least or greatest sum of one number of each row over the members."""
-        pick = max if largest else min
-        return pick(
-            sum(pick(float(row[i]) for i in options) for row, options in zip(rows, choices, strict=True))
-            for choices in self._choices()
-            if all(choices)
-        )
+        pick, every = max if largest else min, (choices for choices in self._choices() if all(choices))
+        sums = ((pick(float(r[i]) for i in options) for r, options in zip(rows, choices, strict=True)) for choices in every)
+        return pick(map(sum, sums))
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Uniform members: int64 [n, decisions]."""

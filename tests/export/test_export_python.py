@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
@@ -18,7 +19,6 @@ from generated import computes, imported, noise, trained, written
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hiernas import export as formats
 from hiernas import spaces
 from hiernas.errors import ConfigError, ExportError
 from hiernas.export import export
@@ -27,6 +27,8 @@ from hiernas.networks.parts import Mixture
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import Stage, chain_space
 from toy import toy_space
+
+formats = importlib.import_module("hiernas.export")  # `hiernas.export` is a function
 
 METADATA = {"classes": json.dumps(['<b>"""', "né\\", "x" * 60]), "mean": "[0.3]", "std": "[0.25]", "note": "plain text"}
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import inspect
-import json
 import os
 import sys
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields
 from functools import partial
@@ -16,31 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 import hiernas.commands as options
 from hiernas import ranks
-from hiernas.errors import ConfigError, HiernasError, RunError
-from hiernas.host import visible
+from hiernas.cli.show import errors, out, print_either, print_pairs, print_summary, print_table, print_tables
+from hiernas.errors import ConfigError, HiernasError
 from hiernas.names import VERSION
 
-
-class Terminal(Console):
-    """Prints lines; what steers a terminal in a name of a class, file or device is shown, not done."""
-
-    def print(self, *objects: Any, **how: Any) -> None:
-        try:
-            super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **how)
-        except OSError:  # nobody reads it any more
-            self.on_broken_pipe()
-
-    def on_broken_pipe(self) -> None:
-        """Where the reader of a pipe or the terminal is gone, the run goes on in silence."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
-out, errors = (Terminal(stderr=stderr, highlight=False, soft_wrap=True, markup=False) for stderr in (False, True))
 _say = errors.print
 app = typer.Typer(
     no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]},
@@ -76,67 +57,6 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     _say(f"error: {message}")
     sys.exit(code)
-
-
-# -- what is printed ---------------------------------------------------------------------------------------------------
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
-    """Columns and rows, numbers flush right, then remarks, a line each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        numbers = all(row[i].lstrip("-")[:1].isdigit() for row in rows if row[i].strip("-"))
-        longest = max(len(cell) for cell in (column, *(row[i] for row in rows)))
-        whole = longest if numbers or (i == 0 and longest <= 30) else None  # what is never broken over lines
-        table.add_column(column, min_width=whole, no_wrap=i == 0 and whole is not None, overflow="fold",
-                         justify="right" if numbers else "left")  # fmt: skip
-    for row in rows:
-        table.add_row(*map(visible, row))
-    out.print(table)
-    for remark in remarks:
-        out.print(remark)
-
-
-def print_tables(tables: Sequence[Any]) -> None:
-    for table in tables:
-        print_table(*table)
-
-
-def print_either(as_json: bool, value: Any, show: Callable[[], None]) -> None:
-    """A value as JSON, or what a function prints of it."""
-    if as_json:
-        out.print(json.dumps(value))
-    else:
-        show()
-
-
-def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
-    """Names and values below a title."""
-    table = Table(box=None, show_header=False, pad_edge=False, title=visible(title), title_justify="left", title_style="bold")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in pairs.items():
-        table.add_row(visible(name.strip()), visible(value))
-    out.print(table)
-
-
-def print_summary(run: Path) -> None:
-    """The result of a finished run; raises `RunError` for others."""
-    from hiernas.report.page import result_of, summary, telling
-    from hiernas.run.folder import RunFolder
-
-    result = result_of(RunFolder.open(run))
-    if result is None:
-        raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
-    with telling(run / "result.json"):
-        lines, rows = summary(result)
-    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if (run / "report.html").exists() else "")
-    lines += [*(f"doubtful: {doubt}" for doubt in result.get("doubts", ())), where]
-    if rows:
-        print_table(["", "asked", "predicted", "measured"], rows, lines)
-    else:
-        for line in lines:
-            out.print(line)
 
 
 @contextmanager
@@ -178,13 +98,19 @@ def _common(
         raise ConfigError(f"{asked.invoked_subcommand} is done by one process; start it without torchrun")
 
 
+def asked_by(run: Callable[..., Any]) -> tuple[Any, bool]:
+    """The dataclass of a command's options, and whether it tells a listener what happens."""
+    (asked,) = (hint for name, hint in get_type_hints(run).items() if name not in ("return", "listener"))
+    return asked, "listener" in inspect.signature(run).parameters
+
+
 def _command(run: Callable[..., Any]) -> Callable[..., Any]:
     """Make a command of a function of one dataclass, whose fields are the command's options, and perhaps of a listener.
 
     It prints by itself, or gives what it says: as JSON, and a function that prints the same.
     """
-    (asked,) = (hint for name, hint in get_type_hints(run).items() if name not in ("return", "listener"))
-    hints, listens = get_type_hints(asked, include_extras=True), "listener" in inspect.signature(run).parameters
+    asked, listens = asked_by(run)
+    hints = get_type_hints(asked, include_extras=True)
     of_options = [(f.name, inspect.Parameter.empty if f.default is MISSING else f.default) for f in fields(asked) if f.init]
     kind = inspect.Parameter.KEYWORD_ONLY
     signature = [inspect.Parameter(name, kind, default=default, annotation=hints[name]) for name, default in of_options]
@@ -310,11 +236,12 @@ def train(asked: options.TrainOptions, listener: Any) -> Any:
 
 
 @_command
-def export(asked: options.ExportOptions) -> None:
+def export(asked: options.ExportOptions) -> Any:
     """Write the trained network for use without HierNAS, after a check that it computes the same."""
     from hiernas.commands.export import exported
 
-    print_table(*exported(asked))
+    found, table = exported(asked)
+    return found, partial(print_table, *table)
 
 
 @_command
@@ -356,17 +283,15 @@ def compare(asked: options.CompareOptions, listener: Any) -> Any:
     return found.to_json(), partial(print_tables, found.tables())
 
 
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="a finished run, or a study")],
-    open_: Annotated[bool, typer.Option("--open", help="in the browser")] = False,
-) -> None:
+@_command
+def report(asked: options.ReportOptions) -> Any:
     """Write the HTML report of a run or a study again."""
     from hiernas.commands.compare import page_of
 
-    out.print(f"wrote {(written := page_of(run))}")
-    if open_ and not webbrowser.open(at := Path(str(written)).resolve().as_uri()):
+    written = page_of(asked.run)
+    if asked.open_ and not webbrowser.open(at := Path(str(written)).resolve().as_uri()):
         _say(f"no browser could be started here; open {at}")
+    return written, partial(out.print, f"wrote {written}")
 
 
 @app.command()

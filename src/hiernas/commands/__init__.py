@@ -18,16 +18,14 @@ from hiernas.host import usable_memory
 from hiernas.methods import FILES, variants
 from hiernas.names import FORMATS, PRESETS, RUNTIMES, SPACES
 
-Settings = Annotated[
-    list[str] | None, Option("--set", help="KEY=VALUE of the method's configuration, or space.KEY=VALUE; repeatable")
-]
+Texts = list[str] | None
+Settings = Annotated[Texts, Option("--set", help="KEY=VALUE of the method's configuration, or space.KEY=VALUE; repeatable")]
 Seed = Annotated[int, Option(help="seed of everything random", min=0)]
 Folder = Annotated[Path | None, Option(help="folder to write; default: a new one under runs/")]
 ImageSize = Annotated[int | None, Option(help="resize images to this many pixels a side")]
 SkipBad = Annotated[bool, Option("--skip-bad-images", help="leave out images that cannot be read, and count them")]
 Space = Annotated[
-    str | None,
-    Option(help="default: the (first) method's own; see `hiernas list spaces`", autocompletion=lambda: list(SPACES)),
+    str | None, Option(help="default: the (first) method's own; see `hiernas list spaces`", autocompletion=lambda: list(SPACES))
 ]
 Preset = Annotated[str, Option(help="quick, small or paper; see `hiernas list presets`", autocompletion=lambda: list(PRESETS))]
 Method = Annotated[
@@ -57,7 +55,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for option, (kind, known, error) in NAMES.items():
-            if (name := getattr(self, option, None)) is not None:
+            if isinstance(name := getattr(self, option, None), str):  # no space that was given from Python
                 one_of(kind, name, known, error)
         checked_log(getattr(self, "log", None))
         seconds_of(getattr(self, "time", None))
@@ -89,7 +87,7 @@ class AskedOptions(SharedOptions):
     """A search that is asked for or about."""
 
     method: Method = "hnas"
-    limit: Annotated[list[str] | None, Option(help='such as "latency_ms<=5" or "peak_ram_int8<=256k"; repeatable')] = None
+    limits: Annotated[Texts, Option("--limit", help='such as "latency_ms<=5" or "peak_ram_int8<=256k"; repeatable')] = None
     cells: Annotated[str | None, Option(help="of a stage search: a genotype by name or text, or a run that found some")] = None
     time: Time = None
     seed: Seed = 0
@@ -99,7 +97,7 @@ class AskedOptions(SharedOptions):
         from hiernas.costs import parse_limits
 
         super().__post_init__()
-        parse_limits(self.limit or ())
+        parse_limits(self.limits or ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +126,8 @@ class CompareOptions(SharedOptions):
     runs: Annotated[
         list[Path] | None, Argument(metavar="[RUN...]", help="finished runs, side by side; or a study, to go on with it")
     ] = None
-    limit: Annotated[
-        list[str] | None, Option(help='such as "params<=60k and macs<=3M"; repeatable: the study is done under each')
+    limits: Annotated[
+        Texts, Option("--limit", help='such as "params<=60k and macs<=3M"; repeatable: the study is done under each')
     ] = None
     methods: Annotated[
         str, Option(help="by commas; once=hnas:stages=2+p_th=0.1 names a variant. All have the final training of the first")
@@ -145,12 +143,13 @@ class CompareOptions(SharedOptions):
 
         super().__post_init__()
         variants(self.methods)
-        for text in self.limit or ():
+        for text in self.limits or ():
             parse_limits(part.strip() for part in text.split(" and "))
-        given = [f"--{f.name.replace('_', '-')}" for f in fields(self) if getattr(self, f.name) != f.default]
-        strange = [flag for flag in given if flag not in ("--runs", "--out", "--jobs", "--backend", "--json")]
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        strange = [name.replace("_", "-") for name in given if name not in ("runs", "out", "jobs", "backend", "json")]
         if self.runs and strange:
-            raise ConfigError(f"{strange[0].replace('--settings', '--set')} is for a new study; with RUN... leave it out")
+            flag = {"settings": "set", "limits": "limit"}.get(strange[0], strange[0])
+            raise ConfigError(f"--{flag} is for a new study; with RUN... leave it out")
 
 
 def checked_log(log: str | None) -> str | None:
@@ -200,7 +199,7 @@ class SizedOptions(Options):
     source: str
     input_size: Annotated[str | None, Option(help="channels,height,width; of a space or a published network")] = None
     num_classes: Annotated[int | None, Option(help="classes; of a space or a published network", min=2)] = None
-    settings: Annotated[list[str] | None, Option("--set", help="space.KEY=VALUE; repeatable")] = None
+    settings: Annotated[Texts, Option("--set", help="space.KEY=VALUE; repeatable")] = None
 
     @property
     def sizes(self) -> tuple[int, int, int] | None:
@@ -352,9 +351,13 @@ class ExportOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankOptions(Options):
-    """A finished search to be ranked."""
+class ReportOptions(Options):
+    run: Annotated[Path, Argument(help="a finished run, or a study")]
+    open_: Annotated[bool, Option("--open", help="in the browser")] = False
 
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions(Options):
     run: Annotated[Path, Argument(help="a finished search")]
     against: Annotated[str, Option(help="'random': networks drawn under the same limits")] = "random"
     networks: Annotated[
@@ -376,8 +379,6 @@ class RankOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(Options):
-    """Pictures to be named."""
-
     source: Annotated[Path, Argument(metavar="RUN", help="a run folder, its best.safetensors, or hf:USER/NAME")]
     images: Annotated[list[Path], Argument(metavar="IMAGE...", help="picture files, or folders of them")]
     csv: Annotated[Path | None, Option(help="a CSV file to write; - for standard output")] = None
@@ -386,8 +387,6 @@ class PredictOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """A trained network to be judged."""
-
     source: Annotated[Path, Argument(metavar="RUN", help="a run folder, its best.safetensors, or hf:USER/NAME")]
     data: Annotated[str | None, Option(help="other images of the same classes; default: the run's test images")] = None
     skip_bad_images: SkipBad = False

@@ -39,7 +39,7 @@ def request_of(asked: AskedOptions) -> Request:
     if asked.cells is not None:
         of_space["cell"] = cells_named(asked.cells)
     request = Request(
-        asked.method, asked.space, of_space, asked.data, asked.limit or (), asked.latency_table, asked.runtime, asked.threads,
+        asked.method, asked.space, of_space, asked.data, asked.limits or (), asked.latency_table, asked.runtime, asked.threads,
         asked.preset, settings=settings, seed=asked.seed, image_size=asked.image_size, val_per_class=asked.val_per_class,
         skip_bad_images=asked.skip_bad_images, time=asked.seconds,
     )  # fmt: skip
@@ -132,7 +132,8 @@ def _evaluating(prepared: Prepared, step: LargestStep) -> int:
     if space.skeleton.searched != "blocks":
         recipe = getattr(prepared.config, "search", prepared.config).train
         return step.saved * IN_CELLS // min(recipe.batch_size, len(data.train))
-    return min(batch_for(space), max(len(data.val), prepared.config.calibration_images)) * evaluation_bytes(space)
+    images = max(len(data.val), getattr(prepared.config, "calibration_images", 0))  # a control may judge none
+    return min(batch_for(space), images) * evaluation_bytes(space)
 
 
 def _measuring(prepared: Prepared) -> int:

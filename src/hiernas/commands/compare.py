@@ -81,7 +81,7 @@ def _begun(asked: CompareOptions, listener: Listener) -> Study:
     table = asked.latency_table and str(asked.latency_table.resolve())
     entries = entries_of(asked.methods, asked.space, of_space)
     request |= {"data": data, "settings": settings, "latency_table": table}
-    return begin(asked.out or Path("study"), entries, asked.limit or (), asked.seeds, request, listener)
+    return begin(asked.out or Path("study"), entries, asked.limits or (), asked.seeds, request, listener)
 
 
 def summarised(path: Path, failed: dict[str, str] | None = None) -> Compared:

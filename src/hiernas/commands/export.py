@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,14 +26,14 @@ from hiernas.run.trained import load_network
 from hiernas.space import Architecture
 
 
-def exported(asked: ExportOptions) -> Table:
-    """What was written. For INT8 what that gains and loses; that is kept in RUN/int8.json, and shown in the run's report."""
+def exported(asked: ExportOptions) -> tuple[dict[str, Any], Table]:
+    """What was written, by name and in words. For INT8 what that gains and loses, as RUN/int8.json and the report have it."""
     folder, out, weights = fetched(asked.source), asked.out, asked.weights
     if folder != asked.source and out is None:
         raise ConfigError(f"{asked.source} lies in the hub's cache; name the file to write with --out")
     if asked.to != "onnx-int8":
         shown = export_network(folder, asked.to, out, weights, asked.with_preprocessing)
-        return ("Exported", ""), list(shown.items()), ()
+        return shown, (("Exported", ""), list(shown.items()), ())
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"an INT8 file is made with the training images of a run, and {folder} is none; name a run folder")
     path = _target(folder, out, "onnx-int8", asked.with_preprocessing)
@@ -45,7 +46,8 @@ def exported(asked: ExportOptions) -> Table:
         run.write_json("int8.json", found)
         if (folder / "report.html").exists():
             write_report(folder)
-    return units.INT8, units.int8_rows(found), [units.int8_words(found), f"wrote {path} and {folder / 'int8.json'}"]
+    remarks = [units.int8_words(found), f"wrote {path} and {folder / 'int8.json'}"]
+    return {**found, "file": str(path)}, (units.INT8, units.int8_rows(found), remarks)
 
 
 def export_network(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from hiernas.data import at_once, in_order
 from hiernas.data.images import Form, some
 from hiernas.data.load import load_images
 from hiernas.data.sources import find, pictures
-from hiernas.data.split import Split, Subset
+from hiernas.data.split import ImageData, Split, Subset
 from hiernas.errors import ConfigError, DataError, HiernasError, RunError
 from hiernas.report import units
 from hiernas.report.trust import MOST, SHOWN, Evaluation
@@ -92,22 +93,33 @@ def _labelled(asked: EvaluateOptions, network: TrainedNetwork) -> tuple[Split, s
             raise RunError(f"{asked.source} lies in no run folder, so it has no test images; name some with --data")
         data = reload_data(run)
         return data.test, f"{data.name}, {len(data.test)} test images"
-    found = find(asked.data)
+    given: Any = asked.data
+    if isinstance(given, ImageData):
+        if given.input_size != network.input_size:
+            raise DataError(f"'{given.name}' has images of {given.input_size}, and the network takes {network.input_size}")
+        labels = _ours(given.name, given.classes, network)[given.test.labels]
+        return Split(given.test.images, labels), f"{given.name}, {len(labels)} test images"
+    found = find(given)
     if "test" not in found.parts and run is not None:
         try:
-            data = reload_data(run, asked.data)
+            data = reload_data(run, given)
         except HiernasError:  # others than the run's own
             pass
         else:
             return data.test, f"{data.name}, {len(data.test)} test images, which the run held out"
-    strange = [name for name in found.classes if name not in network.classes]
-    if strange:
-        raise DataError(f"class '{strange[0]}' of '{found.name}' is none of the network's: {', '.join(network.classes)}")
+    ours = _ours(found.name, found.classes, network)
     loaded = load_images(found, Form(*network.input_size), asked.skip_bad_images)
     rows = np.setdiff1d(found.parts.get("test", np.arange(found.reader.count)), list(loaded.bad))
     if not len(rows):
         raise DataError(f"'{found.name}' has no image to look at; name a folder with class folders that hold some")
-    ours = torch.tensor([network.classes.index(name) for name in found.classes])
     labels = ours[torch.from_numpy(found.labels[rows])]
     which = f"{len(rows)} test images" if "test" in found.parts else f"all {len(rows)} images"
     return Split(Subset(loaded.images, torch.from_numpy(rows)), labels), f"{found.name}, {which}"
+
+
+def _ours(name: str, classes: Sequence[str], network: TrainedNetwork) -> torch.Tensor:
+    """The network's number of each class of other images."""
+    strange = [each for each in classes if each not in network.classes]
+    if strange:
+        raise DataError(f"class '{strange[0]}' of '{name}' is none of the network's: {', '.join(network.classes)}")
+    return torch.tensor([network.classes.index(each) for each in classes])

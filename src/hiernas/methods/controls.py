@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
-from hiernas.errors import LimitError, check_fields
+from hiernas.errors import LimitError
 from hiernas.methods.hnas import PRESETS as HNAS
-from hiernas.problem import CHAINS, TINY, Found, Method, Problem, brief_work
+from hiernas.problem import CHAINS, TINY, Config, Found, Method, Problem, brief_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.decided import regular
 from hiernas.search.ranking import candidate_of
@@ -26,17 +26,13 @@ from hiernas.train.recipes import Recipe
 
 
 @dataclass(frozen=True)
-class ControlConfig:
+class ControlConfig(Config):
     """Settings of a control: those of the final training, which is all that it does."""
 
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the limit that is chosen where none is given
     final_epochs: PositiveInt = 240  # of the training from scratch
     final_lr: PositiveFloat = 0.5  # initial learning rate of it
     train: Recipe = field(default_factory=lambda: HNAS["paper"].train)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
 class RandomKConfig(ControlConfig):

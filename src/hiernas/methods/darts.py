@@ -11,15 +11,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from hiernas.errors import check_fields
-from hiernas.problem import CELLS, Found, Method, Problem, sized
+from hiernas.problem import CELLS, Config, Found, Method, Problem, sized
 from hiernas.search.alphas import Softmax, cost_penalty
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, plan, proxy
 from hiernas.train.recipes import DARTS, Recipe
 
 
 @dataclass(frozen=True)
-class DARTSConfig:
+class DARTSConfig(Config):
     """Settings of DARTS; the defaults are the paper's on its own scale."""
 
     search: SearchSettings = field(default_factory=SearchSettings)
@@ -30,10 +29,6 @@ class DARTSConfig:
     final_epochs: PositiveInt = 600  # training of the chosen network from scratch
     final_lr: PositiveFloat = 0.025
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 def darts(problem: Problem, config: DARTSConfig) -> Found:
     """DARTS (arXiv 1806.09055), first order: weights and logits by turns, then the two strongest edges of each node."""

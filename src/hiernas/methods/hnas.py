@@ -12,15 +12,15 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
-from hiernas.errors import ConfigError, check_fields
-from hiernas.problem import CHAINS, TINY, Found, Method, Problem, Pruning, brief_work, training_work
+from hiernas.errors import ConfigError
+from hiernas.problem import CHAINS, TINY, Config, Found, Method, Problem, Pruning, brief_work, training_work
 from hiernas.search.evolution import LOOKS, MONITORED, search_supernet, train_supernet
 from hiernas.search.ranking import at_least, most_accurate, operation_frequency, pareto_front
 from hiernas.train.recipes import Phase, Recipe
 
 
 @dataclass(frozen=True)
-class HNASConfig:
+class HNASConfig(Config):
     """Settings of HNAS; the defaults are the paper's (section 4.1) on its own scale."""
 
     stages: Annotated[int, Field(ge=2)] = 4  # M: initial training, M - 2 prunings with fine-tuning, final search
@@ -42,7 +42,7 @@ class HNASConfig:
     final_lr: PositiveFloat = 0.5  # initial learning rate of it
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if len(self.epochs) < self.stages - 1 or len(self.lr) < self.stages - 1:
             given = f"epochs has {len(self.epochs)} and lr has {len(self.lr)}"
             raise ConfigError(f"stages={self.stages} needs {self.stages - 1} values of epochs and of lr; {given}")

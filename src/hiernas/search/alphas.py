@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hiernas.budget import Budget, Limit, Tables
 from hiernas.data.split import Split
-from hiernas.errors import check_fields
+from hiernas.errors import Settings
 from hiernas.gates import Gates, frozen, softmax
 from hiernas.space import SearchSpace
 
@@ -30,15 +30,12 @@ Extra = Callable[[Sequence[Tensor]], Tensor]  # a further loss of the logits, a 
 
 
 @dataclass(frozen=True)
-class AlphaSettings:
+class AlphaSettings(Settings):
     """Adam for the logits; the defaults are DARTS'."""
 
     lr: PositiveFloat = 3e-4
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 1e-3
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 class Encoding(Protocol):

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, shares
-from hiernas.errors import ConfigError, LimitError, check_fields
+from hiernas.errors import ConfigError, LimitError, Settings
 from hiernas.problem import Found, Problem, training_work
 from hiernas.randomness import torch_generator
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Encoding, Extra, by_strength, rounded
@@ -20,7 +20,7 @@ from hiernas.train.recipes import Phase, Recipe
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class SearchSettings(Settings):
     """A differentiable search; the defaults are DARTS' (arXiv 1806.09055, appendix A.1) on its own scale."""
 
     epochs: PositiveInt = 50  # in which weights and logits learn by turns
@@ -37,7 +37,7 @@ class SearchSettings:
     keep: Literal["last", "best"] = "last"  # epoch whose logits are kept; best: of the supernet's accuracy on their images
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.images == 1:
             raise ConfigError("images is 1; it must be 0, for all, or at least 2")
         if self.train.lr_min > self.lr:

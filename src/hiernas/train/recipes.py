@@ -4,44 +4,34 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from hiernas.errors import ConfigError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+
+from hiernas.errors import Settings
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """SGD with momentum; the defaults are HNAS' (arXiv 2005.07564v1, section 4.1) but for the batch size."""
 
-    batch_size: int = 64  # images; the paper: 1024
-    momentum: float = 0.9
-    weight_decay: float = 4e-5  # not applied to batch norm and biases, as in SPOS
+    batch_size: Annotated[int, Field(ge=2)] = 64  # images; the paper: 1024
+    momentum: Annotated[float, Field(ge=0, le=0.9999)] = 0.9
+    weight_decay: NonNegativeFloat = 4e-5  # not applied to batch norm and biases, as in SPOS
     schedule: Literal["linear", "cosine"] = "linear"  # decay of the learning rate, per step
-    lr_min: float = 0.0  # where the decay of the learning rate ends
-    warmup_epochs: float = 0.0  # linear increase from 0
-    label_smoothing: float = 0.0
-    grad_clip: float = 0.0  # largest gradient norm; 0: not clipped
+    lr_min: NonNegativeFloat = 0.0  # where the decay of the learning rate ends
+    warmup_epochs: NonNegativeFloat = 0.0  # linear increase from 0
+    label_smoothing: Annotated[float, Field(ge=0, le=0.99)] = 0.0
+    grad_clip: NonNegativeFloat = 0.0  # largest gradient norm; 0: not clipped
     augment: Literal["auto", "crop", "resized_crop", "none"] = "auto"
     flip: bool | None = None  # horizontal; None: for colour images
-    cutout: int = 0  # side of the square, in pixels
+    cutout: NonNegativeInt = 0  # side of the square, in pixels
     autoaugment: bool = False  # torchvision's AutoAugment; refused where torchvision cannot be imported
-    auxiliary: float = 0.4  # weight of the auxiliary classifier's loss, in networks that have one
-    drop_path: float = 0.0  # probability at the last epoch, grown linearly from 0; for networks of cells
-    ema: float = 0.0  # decay of a moving average of the weights, which is what remains in the end; 0: none
+    auxiliary: NonNegativeFloat = 0.4  # weight of the auxiliary classifier's loss, in networks that have one
+    drop_path: Annotated[float, Field(ge=0, le=0.99)] = 0.0  # probability at the last epoch, from 0; for networks of cells
+    ema: Annotated[float, Field(ge=0, le=0.999999)] = 0.0  # decay of a moving average of the weights, which remains; 0: none
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-
-    def __post_init__(self) -> None:
-        ranges = {  # lowest, highest
-            "batch_size": (2, math.inf), "momentum": (0, 0.9999), "weight_decay": (0, math.inf),
-            "lr_min": (0, math.inf), "warmup_epochs": (0, math.inf), "label_smoothing": (0, 0.99), "grad_clip": (0, math.inf),
-            "cutout": (0, math.inf), "auxiliary": (0, math.inf), "drop_path": (0, 0.99), "ema": (0, 0.999999),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not (low <= value <= high and math.isfinite(value)):
-                allowed = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-                raise ConfigError(f"train.{name} is {value}; it must be {allowed}")
 
     def lr(self, initial: float, epoch: float, epochs: int) -> float:
         """Learning rate at a point of the training (in epochs, fractional) that begins with `initial`."""

@@ -12,9 +12,8 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData
-from hiernas.errors import check_fields
 from hiernas.methods.hdas.depth import Form, StageSoftmax, computation_loss, depth_loss, graphs_of, sum_of_losses
-from hiernas.problem import CELLS, Found, Method, Problem, only, sized
+from hiernas.problem import CELLS, Config, Found, Method, Problem, only, sized
 from hiernas.search.alphas import AlphaArchitect, Softmax, by_strength, cost_penalty
 from hiernas.search.decided import NUMBER, Verdict
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, found, learn, plan, proxy, search_work
@@ -22,7 +21,7 @@ from hiernas.train.recipes import DARTS, Recipe
 
 
 @dataclass(frozen=True)
-class HDASConfig:
+class HDASConfig(Config):
     """Settings of one level of H-DAS; the defaults are the paper's on its own scale, but for the losses' weights.
 
     Those are measured (benchmarks/hdas_losses.py). The authors' are 1 and 0.4, in the form `release`: preset `paper`.
@@ -41,10 +40,6 @@ class HDASConfig:
     final_epochs: PositiveInt = 600  # training of the chosen network from scratch
     final_lr: PositiveFloat = 0.025
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 def hdas_cells(problem: Problem, config: HDASConfig) -> Found:
     """H^c-DAS (arXiv 2101.04028v2): three normal and two reduction cells, each stage's own, searched as DARTS does."""

@@ -16,13 +16,13 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from hiernas.budget import Budget
 from hiernas.data.split import ImageData, Split, shares
-from hiernas.errors import LimitError, check_fields
+from hiernas.errors import LimitError
 from hiernas.methods.hmnas.encoding import NONE, Encoding
 from hiernas.methods.hmnas.filter_masks import COUNTED, FilterArchitect, filters_within, with_fewer_filters
 from hiernas.methods.hmnas.kept import candidate_of, narrowed, restored, start_of, within_limits
 from hiernas.methods.hmnas.masks import Level, MaskArchitect, MaskSettings
 from hiernas.networks.filters import outputs_of
-from hiernas.problem import Evaluator, Found, Method, Problem, Rival, Spaces, Start, final_work, training_work
+from hiernas.problem import Config, Evaluator, Found, Method, Problem, Rival, Spaces, Start, final_work, training_work
 from hiernas.search.alphas import AlphaArchitect, Pressure, rounded
 from hiernas.search.decided import Verdict
 from hiernas.search.differentiable import QUICK, SEARCH, SMALL, SearchSettings, learn, search_work
@@ -32,7 +32,7 @@ from hiernas.train.recipes import DARTS, Phase, Recipe
 
 
 @dataclass(frozen=True)
-class HMNASConfig:
+class HMNASConfig(Config):
     """Settings of HM-NAS; the defaults are our design on DARTS' scale (the paper's are not at hand)."""
 
     search: SearchSettings = field(default_factory=SearchSettings)  # of the supernet and its logits
@@ -46,10 +46,6 @@ class HMNASConfig:
     final_lr: PositiveFloat = 0.025  # from scratch
     inherited_lr: PositiveFloat = 0.01  # from the supernet's weights
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 def hmnas(problem: Problem, config: HMNASConfig) -> Found:
     """HM-NAS (arXiv 1909.00122v2): a supernet with weighted edges and operations, of which learned masks keep what stays."""

@@ -24,7 +24,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from hiernas.data.split import Split
-from hiernas.errors import ConfigError, TrainingError, check_fields
+from hiernas.errors import ConfigError, Settings, TrainingError
 from hiernas.gates import Gates, frozen, straight_through
 from hiernas.methods.hmnas.encoding import Encoding
 from hiernas.search.alphas import Pressure
@@ -35,7 +35,7 @@ ROWS = 40  # of a level's history that are kept
 
 
 @dataclass(frozen=True)
-class MaskSettings:
+class MaskSettings(Settings):
     """How masks learn; initial value and threshold are Piggyback's."""
 
     edges_epochs: PositiveInt = 1  # over the images that the logits learned from
@@ -48,7 +48,7 @@ class MaskSettings:
     filters: Annotated[float, Field(gt=0, le=1)] = 0.75  # with weights_level: share of filters that others make room for
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if not self.initial > self.threshold:
             raise ConfigError(
                 f"mask.initial={self.initial} must be above mask.threshold={self.threshold}: all is kept at first"

@@ -15,10 +15,10 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hiernas.data.split import ImageData, Split, shares
-from hiernas.errors import ConfigError, SpaceError, check_fields
+from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods.hournas import proposals
 from hiernas.methods.hournas.architect import Estimator, ProposalArchitect, Sampling
-from hiernas.problem import CHAINS, TINY, Found, Method, Problem, Pruning, brief_work, training_work
+from hiernas.problem import CHAINS, TINY, Config, Found, Method, Problem, Pruning, brief_work, training_work
 from hiernas.randomness import numpy_generator
 from hiernas.search.ranking import Ledger, pareto_front
 from hiernas.space import SearchSpace
@@ -28,7 +28,7 @@ SEPARATED = 0.9  # share of the entropy of equal probabilities, above which a se
 
 
 @dataclass(frozen=True)
-class HourNASConfig:
+class HourNASConfig(Config):
     """Settings of HourNAS; the defaults are the paper's (section 4.1) on its own scale."""
 
     vital_epochs: PositiveInt = 1  # E_vital
@@ -55,7 +55,7 @@ class HourNASConfig:
     final_lr: PositiveFloat = 0.25
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.tau_end > self.tau:
             raise ConfigError(f"tau_end={self.tau_end} is above tau={self.tau}; the temperature falls")
         if self.sampling == "gumbel_softmax" and self.estimator != "score":

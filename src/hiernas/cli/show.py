@@ -1,0 +1,90 @@
+"""What the command line prints: lines, tables, pairs, JSON, and the result of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hiernas.errors import RunError
+from hiernas.host import visible
+
+
+class Terminal(Console):
+    """Prints lines; what steers a terminal in a name of a class, file or device is shown, not done."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        try:
+            super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **how)
+        except OSError:  # nobody reads it any more
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """Where the reader of a pipe or the terminal is gone, the run goes on in silence."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+out, errors = (Terminal(stderr=stderr, highlight=False, soft_wrap=True, markup=False) for stderr in (False, True))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
+    """Columns and rows, numbers flush right, then remarks, a line each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        numbers = all(row[i].lstrip("-")[:1].isdigit() for row in rows if row[i].strip("-"))
+        longest = max(len(cell) for cell in (column, *(row[i] for row in rows)))
+        whole = longest if numbers or (i == 0 and longest <= 30) else None  # what is never broken over lines
+        table.add_column(column, min_width=whole, no_wrap=i == 0 and whole is not None, overflow="fold",
+                         justify="right" if numbers else "left")  # fmt: skip
+    for row in rows:
+        table.add_row(*map(visible, row))
+    out.print(table)
+    for remark in remarks:
+        out.print(remark)
+
+
+def print_tables(tables: Sequence[Any]) -> None:
+    for table in tables:
+        print_table(*table)
+
+
+def print_either(as_json: bool, value: Any, show: Callable[[], None]) -> None:
+    """A value as JSON, or what a function prints of it."""
+    if as_json:
+        out.print(json.dumps(value))
+    else:
+        show()
+
+
+def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
+    """Names and values below a title."""
+    table = Table(box=None, show_header=False, pad_edge=False, title=visible(title), title_justify="left", title_style="bold")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(visible(name.strip()), visible(value))
+    out.print(table)
+
+
+def print_summary(run: Path) -> None:
+    """The result of a finished run; raises `RunError` for others."""
+    from hiernas.report.page import result_of, summary, telling
+    from hiernas.run.folder import RunFolder
+
+    result = result_of(RunFolder.open(run))
+    if result is None:
+        raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
+    with telling(run / "result.json"):
+        lines, rows = summary(result)
+    where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if (run / "report.html").exists() else "")
+    lines += [*(f"doubtful: {doubt}" for doubt in result.get("doubts", ())), where]
+    if rows:
+        print_table(["", "asked", "predicted", "measured"], rows, lines)
+    else:
+        for line in lines:
+            out.print(line)
