@@ -38,6 +38,7 @@ def test_settings_are_applied_with_their_types() -> None:
         ("evolution=magic", "evolution: input should be 'ces', 'spos' or 'random'"),
         ("population=1", "population: input should be greater than or equal to 4"),
         ("stages=5", "stages=5 needs 4 values of epochs"),
+        ("epochs=3", r"needs 3 values of epochs and lr \(epochs=\[4,2,1\]\); epochs has 1"),
         ("p_th=2", "p_th: input should be less than or equal to 1"),
         ("lr=0.1,-1,0.1", r"lr\.1: input should be greater than 0"),
         ("train.precision=8", "train.precision: input should be"),

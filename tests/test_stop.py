@@ -7,11 +7,13 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from io import StringIO
 
 import pytest
 import typer
+from rich.console import Console
 
-from hiernas import stop
+from hiernas import cli, stop
 from hiernas.cli import listening
 
 
@@ -66,3 +68,16 @@ def test_the_sentence_is_true_in_every_phase(begun: bool, again: str, said: str,
         command(begun, again)
     assert ended.value.exit_code == 130
     assert capsys.readouterr().err == f"interrupted: {said}\n"
+
+
+def test_in_a_terminal_the_bar_is_gone_before_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = StringIO()
+    for name in ("out", "errors"):
+        monkeypatch.setattr(cli, name, Console(file=screen, force_terminal=True, width=60))
+    monkeypatch.setattr(cli, "_say", lambda sentence: screen.write(f"{sentence}\n"))
+    with pytest.raises(typer.Exit):
+        command(True, "")
+    before, _, after = screen.getvalue().partition("interrupted: ")
+    assert "starting" in before
+    assert "\x1b[2K" in before.rpartition("starting")[2]  # the bar's lines were erased
+    assert "\x1b[" not in after  # and the sentence's were not

@@ -108,6 +108,8 @@ def test_what_is_said_before_a_search(few: ImageData) -> None:
     assert value["total_seconds"] == pytest.approx(sum(value["seconds"].values()))
     assert found["space"] == "little, 27 architectures, those of peak_ram_int8 <= 5.2k"
     assert found["peak_ram_int8"].replace("\N{NO-BREAK SPACE}", " ") == "smallest 1.28 kB, typical 4.61 kB, largest 4.61 kB"
+    for share, words in ((0.0, "0.0%"), (0.0002, "under 0.1%"), (0.014, "1.4%")):  # rare is not none
+        assert in_words({**value, "share_within_limits": share})["within the limits"].startswith(f"{words} of the arch")
     loose = prepare(asked("hnas", few, ("flash_int8<=1M", "peak_ram<=1M")))
     assert loose.config.objective == "params"
     assert [doubt.split(":")[0] for doubt in loose.doubts] == [

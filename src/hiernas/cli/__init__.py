@@ -68,9 +68,11 @@ def listening(again: str = "", quietly: bool = False, log: str | None = None) ->
     from hiernas import stop
     from hiernas.cli.progress import Display
 
-    with stop.heeded(), Display(errors if quietly else out, log=log) as listener:
+    listener = Display(errors if quietly else out, log=log)
+    with stop.heeded():
         try:
-            yield listener
+            with listener:  # its bar is gone before the sentence is written: it would erase the line that it stands on
+                yield listener
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, stop.Stopped) else 2
             word = {2: "interrupted", 15: "asked to stop (SIGTERM)", 1: "hung up (SIGHUP)"}.get(number, f"signal {number}")

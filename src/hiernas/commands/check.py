@@ -92,8 +92,8 @@ def in_words(found: Mapping[str, Any]) -> dict[str, str]:
     for metric, span in found["costs"].items():
         rows[metric] = ", ".join(f"{name} {units.amount(metric, value)}" for name, value in span.items())
     rows["limits"] = ", ".join(limits) + (" (the median: none was given)" * found["automatic_limit"])
-    share = found["share_within_limits"]
-    rows["within the limits"] = f"{share:.1%} of the architectures (estimated from 10,000 in large spaces)"
+    words = "under 0.1%" if 0 < (share := found["share_within_limits"]) < 0.001 else f"{share:.1%}"
+    rows["within the limits"] = f"{words} of the architectures (estimated from 10,000 in large spaces)"
     rows["data"] = f"{data['name']}: {data['train']} training, {data['val']} validation, {data['test']} test images of " + (
         f"{tuple(data['input_size'])} in {data['classes']} classes"
     )

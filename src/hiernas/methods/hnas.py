@@ -45,7 +45,7 @@ class HNASConfig(Config):
         super().__post_init__()
         if len(self.epochs) < self.stages - 1 or len(self.lr) < self.stages - 1:
             given = f"epochs has {len(self.epochs)} and lr has {len(self.lr)}"
-            raise ConfigError(f"stages={self.stages} needs {self.stages - 1} values of epochs and of lr; {given}")
+            raise ConfigError(f"stages={self.stages} needs {self.stages - 1} values of epochs and lr (epochs=[4,2,1]); {given}")
 
     def trainings(self) -> list[Phase]:
         """The supernet trainings. All M share one total of epochs, so that they can be compared."""
