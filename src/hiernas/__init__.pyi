@@ -74,6 +74,7 @@ def train(
 ) -> Path: ...
 def export(
     source: str | Path, *, to: str = "onnx", out: str | Path | None = None, weights: str | Path | None = None,
+    with_preprocessing: bool = False,
 ) -> dict[str, Any]: ...
 def report(
     run: str | Path, *, open: bool = False,
