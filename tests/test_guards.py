@@ -31,7 +31,7 @@ from hiernas.run.request import OPTIONS, Prepared, Request, prepare, read_data, 
 from hiernas.run.search import Pace, largest_step, resume, search
 from hiernas.run.settings import with_settings
 from hiernas.spaces import Stage, chain_space
-from hiernas.train.evaluate import evaluation_bytes
+from hiernas.train.evaluate import evaluation_bytes, kept_bytes
 
 SIZE, CLASSES = (1, 8, 8), 3
 OPS = (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2), hiernas.MBConv(5, 2))
@@ -216,6 +216,7 @@ def test_check_foretells_what_evaluating_measuring_and_pixels_take(tmp_path: Pat
     space = hiernas.spaces.tiny((3, 32, 32), 2)
     weights = 4 * sum(p.numel() for p in space.supernet().parameters())
     evaluated = weights + 24 * evaluation_bytes(space)  # as many images as batch norm's statistics are of
+    evaluated += kept_bytes(space, 24 + len(kept.val))
     assert small == pytest.approx(evaluated + 24 * 3 * 32 * 32)
     assert foretold(filed) == pytest.approx(evaluated)  # pixels in a file take no memory
     # a table of this device is measured first; a given one is not

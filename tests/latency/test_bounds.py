@@ -25,7 +25,7 @@ from hiernas.networks.ops import MBConv
 from hiernas.run.request import Request, prepare
 from hiernas.run.search import largest_step
 from hiernas.spaces import hnas_basic, tiny
-from hiernas.train.evaluate import Evaluator, batch_for, evaluation_bytes
+from hiernas.train.evaluate import MOST_KEPT, Evaluator, batch_for, evaluation_bytes, kept_bytes
 from hiernas.train.loop import accuracy, make_fabric
 from hiernas.train.recipes import Recipe
 from toy import toy_space
@@ -135,8 +135,9 @@ def test_an_evaluation_keeps_no_more_than_is_foretold(digits: ImageData) -> None
     with Live() as live:
         evaluator(candidates)
     statistics = 10 * 4 * 3 * sum(m.num_features for m in supernet.modules() if isinstance(m, nn.BatchNorm2d))
-    foretold = batch * evaluation_bytes(space)
-    assert live.most <= foretold + statistics
+    foretold, kept = batch * evaluation_bytes(space), MOST_KEPT - evaluator._room  # for later populations
+    assert 0 < kept == sum(y.nbytes for of in evaluator._kept.values() for y in of) <= kept_bytes(space, 90 + len(digits.val))
+    assert live.most <= foretold + statistics + kept
     assert live.most > foretold / 8  # and it is not many times more that is foretold
 
 

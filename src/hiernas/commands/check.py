@@ -28,7 +28,7 @@ from hiernas.report import units
 from hiernas.run.folder import Listener
 from hiernas.run.request import Prepared, Request, prepare
 from hiernas.run.search import LargestStep, Pace, paced
-from hiernas.train.evaluate import batch_for, evaluation_bytes
+from hiernas.train.evaluate import batch_for, evaluation_bytes, kept_bytes
 
 IN_CELLS = 20  # more than what all images that are evaluated at a time come to, of all spaces (tests/latency/test_bounds.py)
 
@@ -132,8 +132,8 @@ def _evaluating(prepared: Prepared, step: LargestStep) -> int:
     if space.skeleton.searched != "blocks":
         recipe = getattr(prepared.config, "search", prepared.config).train
         return step.saved * IN_CELLS // min(recipe.batch_size, len(data.train))
-    images = max(len(data.val), getattr(prepared.config, "calibration_images", 0))  # a control may judge none
-    return min(batch_for(space), images) * evaluation_bytes(space)
+    judged = len(data.val), getattr(prepared.config, "calibration_images", 0)  # a control may judge none
+    return min(batch_for(space), max(judged)) * evaluation_bytes(space) + kept_bytes(space, sum(judged))
 
 
 def _measuring(prepared: Prepared) -> int:

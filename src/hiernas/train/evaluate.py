@@ -171,6 +171,16 @@ def evaluation_bytes(space: SearchSpace) -> int:
     return kept + max(taken_by(part).activations for site in sites for part in site)
 
 
+def kept_bytes(space: SearchSpace, images: int) -> int:
+    """The most activations of so many images that a chain's evaluations keep for later populations, in bytes."""
+    fixed, options = parts_of_space(space)
+    each, ways = math.prod(fixed[0].output_size), 1
+    for site in options[: KEPT_DEPTH - 1]:
+        each += sum(math.prod(parts[-1].output_size) for parts in site) * ways
+        ways *= len(site)
+    return min(MOST_KEPT, 4 * images * each)
+
+
 def batch_for(space: SearchSpace) -> int:
     """Images of a chain's evaluation that are looked at together: 250, fewer where they would take more than 2 GiB."""
     return max(2, min(AT_ONCE, MOST_BYTES // evaluation_bytes(space)))
