@@ -125,6 +125,20 @@ def test_a_narrow_terminal_shows_all_of_it() -> None:
     assert re.search(r"25% about 1 h 30 min left", lines[-1])
 
 
+def test_what_was_left_out_and_pruned_is_said() -> None:
+    file = io.StringIO()
+    display = Display(Console(file=file, soft_wrap=True))
+    left_out = ["2 damaged images left out: a.png, b.png"]
+    display({"event": "start", "plan": {}, "run": "r", "limits": ["none"], "left_out": left_out})
+    display({"event": "pruned", "stage": 2, "size_before": 3888, "size_after": 1296})
+    display({"event": "pruned", "stage": 3, "size_before": 1296, "size_after": 1296})
+    assert file.getvalue().splitlines() == [
+        "run folder r, limits none", "images: 2 damaged images left out: a.png, b.png",
+        "stage 2: pruned the space from 3,888 to 1,296 architectures",
+        "stage 3: pruned nothing of the space of 1,296 architectures",
+    ]  # fmt: skip
+
+
 LOGGED = [
     {"event": "generation", "phase": "evolve2", "generation": 1, "generations": 9, "best": 0.5, "evaluated": 7},
     {"event": "epoch", **EPOCH, "epoch": 3, "lr": 0.1, "alarm": "no number", "derived": {"a": "b"}},

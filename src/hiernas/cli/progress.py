@@ -36,8 +36,9 @@ SEARCHED = {
 LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {  # events that are a line each
     "job": lambda e: f"{e['label']}, seed {e['seed']}, {e['limit']}",
     "undecided": lambda e: f"warning: {e['doubt']}",
-    "pruned": lambda e: f"stage {e['stage']}: pruned the space from {units.size(e['size_before'])} to "
-    f"{units.size(e['size_after'])} architectures",
+    "pruned": lambda e: f"stage {e['stage']}: pruned "
+    + (f"the space from {units.size(e['size_before'])} to" if e["size_after"] < e["size_before"] else "nothing of the space of")
+    + f" {units.size(e['size_after'])} architectures",
     "ranking": lambda e: f"{e['of'] - e['trained']} networks to train for {e['epochs']} epochs each; "
     f"{e['trained']} are trained",
     "cells": lambda e: f"cells: {e['genotype']}",
@@ -106,6 +107,8 @@ class Display:
             self.again = f"hiernas resume {e['run']}"
         self.best, self.first_done = 0.0, None
         self.console.print(f"run folder {e['run']}, limits {', '.join(e['limits'])}")
+        for note in e.get("left_out", ()):
+            self.console.print(f"images: {note}")
         if e.get("fitted"):
             self.console.print(f"for so few images: {e['fitted']}")
         if e.get("timed"):

@@ -322,7 +322,7 @@ def _decoded(found: Found, image_size: int | Form | None, skip_bad: bool, shelf:
     while True:
         for done, header in enumerate(pictures.each(look, reader, left, skip_bad)):
             headers[left[done]] = header
-            if done % TOLD_EVERY == 0:
+            if done and done % TOLD_EVERY == 0:
                 told("decoding", done, len(left))
         bad = {row: header for row, header in enumerate(headers) if isinstance(header, str)}
         if bad and not skip_bad:

@@ -121,7 +121,8 @@ def _finish(prepared: Prepared, run: RunFolder) -> None:
     share = method.final_share(prepared.space, prepared.config, numpy_generator(seed, "share"))
     phases = method.work(prepared.config, data).items()
     work = {phase: x * (share if phase.startswith(("final", "compare", "brief")) else 1.0) for phase, x in phases}
-    told = {"fitted": prepared.fitted, "timed": prepared.timed}
+    left_out = [note for note in data.notes if "left out" in note]
+    told = {"fitted": prepared.fitted, "timed": prepared.timed, "left_out": left_out}
     run.event("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], **told)
     problem = make_problem(prepared.space, data, prepared.limits, prepared.latency, run, seed)
     found = method.search(problem, prepared.config)
