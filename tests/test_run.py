@@ -254,7 +254,7 @@ def test_a_moved_folder_of_images(tmp_path: Path) -> None:
         (["report", "nowhere"], "nowhere"),
         (["search", "--set", "train.accelerator=cuda"], "this machine cannot train with train.accelerator=cuda"),
         (["search", "--set", "train.cutout=8"], "train.cutout is 8, and the images are (8, 8) pixels"),
-        (["search", "--set", "train.batch_size=0"], "train.batch_size is 0"),
+        (["search", "--set", "train.batch_size=0"], "train.batch_size: input should be greater than or equal to 2 (got 0)"),
         (["search", "--data", ""], "--data is empty"),
         (["search", "--time", "soon"], "--time soon: write a number with s, m or h"),
         (["measure", "tiny", "--set", "population=3"], "takes --set space.KEY=VALUE only"),

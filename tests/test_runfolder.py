@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from hiernas.cli import report
-from hiernas.commands import VitalOptions
+from hiernas.commands import ReportOptions, VitalOptions
 from hiernas.commands.rank import rank
 from hiernas.commands.vital import reset
 from hiernas.errors import RunError
@@ -197,6 +197,6 @@ def test_what_a_start_that_was_killed_left_is_used_by_the_next(tmp_path: Path) -
 def test_commands_that_write_take_the_lock(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "r", RUN)
     asked = VitalOptions(source=str(run.path), reset=True)
-    for command in (lambda: rank(run.path, 2, None, print), lambda: reset(asked), lambda: report(run.path)):
+    for command in (lambda: rank(run.path, 2, None, print), lambda: reset(asked), lambda: report(ReportOptions(run=run.path))):
         with pytest.raises(TakenError, match="another process is working on"):
             command()

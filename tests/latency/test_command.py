@@ -166,5 +166,6 @@ def test_latencies_in_int8_are_of_the_quantised_operations_and_are_said_to_be(di
     plain = prepare(replace(asked_for, runtime=None))
     assert not any("INT8" in doubt for doubt in plain.doubts)
     entries = [{k: e.p10_ms for k, e in found.latency.entries.items()} for found in (plain, prepared)]
-    assert entries[0].keys() == entries[1].keys()
-    assert entries[0] != entries[1]
+    asked = {o.key for o in plan_of(prepared.space, with_edges=True).operations}
+    assert asked <= entries[0].keys() & entries[1].keys()  # the cache may hold those of other sizes
+    assert [entries[0][key] for key in asked] != [entries[1][key] for key in asked]

@@ -286,7 +286,7 @@ def load_images(
     """
     told = told or (lambda *_: None)
     if not found.stamp:
-        return _decoded(found, image_size, skip_bad, Shelf(found, None, memory_gib), told)
+        return _decoded(found, image_size, skip_bad, Shelf(found, None, memory_gib), lambda *_: None)  # it takes a moment
     key = hashlib.sha256(os.fsencode(repr((VERSION, found.origin, image_size)))).hexdigest()[:16]
     folder = cache_folder("pixels").absolute() / "pictures" / key
     with _alone(folder, found, told):
