@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageData", "Images", "Split", "augment", "epoch_order", "in_order", "load_data", "normalise"]
 
-KINDS = ("auto", "crop", "none", "resized_crop")
 AT_ONCE = 250
 RESIZED_FROM = 96  # pixels of the short side from which "auto" means "resized_crop"
 AREA = (0.25, 1.0)  # share of the image a resized crop covers
