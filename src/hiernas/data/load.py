@@ -282,11 +282,12 @@ def load_images(
     """All pictures in one form, decoded, or taken from the cache folder.
 
     With `skip_bad` damaged pictures are left out, and have no say in the common form.
-    Raises `DataError` for a damaged picture without it, or where no picture is left, or there is no room for the pixels.
+    Raises `DataError` for a damaged picture without it, or where no picture is left, or there is no room for the pixels. `told`
+    hears of pictures that are decoded into the cache folder alone.
     """
     told = told or (lambda *_: None)
     if not found.stamp:
-        return _decoded(found, image_size, skip_bad, Shelf(found, None, memory_gib), lambda *_: None)  # it takes a moment
+        return _decoded(found, image_size, skip_bad, Shelf(found, None, memory_gib), lambda *_: None)
     key = hashlib.sha256(os.fsencode(repr((VERSION, found.origin, image_size)))).hexdigest()[:16]
     folder = cache_folder("pixels").absolute() / "pictures" / key
     with _alone(folder, found, told):
@@ -322,7 +323,7 @@ def _decoded(found: Found, image_size: int | Form | None, skip_bad: bool, shelf:
     while True:
         for done, header in enumerate(pictures.each(look, reader, left, skip_bad)):
             headers[left[done]] = header
-            if done and done % TOLD_EVERY == 0:
+            if done % TOLD_EVERY == 0:
                 told("decoding", done, len(left))
         bad = {row: header for row, header in enumerate(headers) if isinstance(header, str)}
         if bad and not skip_bad:
