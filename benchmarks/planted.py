@@ -22,7 +22,7 @@ from common import dated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from hiernas.methods.baselines import random_search
+from hiernas.methods.baselines import one_shot
 from hiernas.methods.hnas import hnas
 from planted import residual_chain
 from planted_cells import BY_HAND, TRUTHS, Measured, quick
@@ -34,9 +34,12 @@ EVERY: dict[str, Callable[[int], Measured]] = {
     "hnas: options of two vital blocks": of_hnas,
     **{f"{name}, preset quick": partial(measure, config=quick(method)) for name, (method, measure) in TRUTHS.items()},
     **{
-        f"{name}: {what}": partial(of_hnas, make=residual_chain, sites=sites, options=options, method=method)
+        f"{name}{words}: {what}": partial(
+            of_hnas, make=residual_chain, sites=sites, options=options, method=method, predictor=predictor
+        )
         for what, (sites, options) in RESIDUAL.items()
-        for name, method in (("hnas", hnas), ("random-search", random_search))
+        for name, method in (("hnas", hnas), ("random-search", partial(one_shot, algorithm="random")))
+        for words, predictor in (("", "none"), (" with its predictor", "linear"))
     },
 }
 HEAD = """# Planted truths

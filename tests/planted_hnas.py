@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hiernas.methods.hnas import HNASConfig, hnas
 from hiernas.problem import Found, Problem
+from hiernas.run.finalists import best_of
 from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
 from hiernas.space import SearchSpace
 from hiernas.train.recipes import Recipe
+from hiernas.train.retraining import Retraining
 from planted import right_sites, textures, vital_chain
 from planted_cells import Measured
 from toy import RUN
@@ -26,12 +29,14 @@ CONFIG = HNASConfig(
 
 def of_hnas(
     seed: int, make: Callable[..., SearchSpace] = vital_chain, sites: int = 2, options: int = 4,
-    method: Callable[[Problem, Any], Found] = hnas,
+    method: Callable[[Problem, Any], Found] = hnas, predictor: Literal["none", "linear"] = "none",
 ) -> Measured:  # fmt: skip
     """The share of the sites at which the option that sees the image was found (so that no pruning dropped it); by chance."""
+    config = replace(CONFIG, predictor=predictor)
     space = make(sites, options, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "r", RUN)
-        found = method(make_problem(space, textures(seed=seed), (), None, run, seed), CONFIG)
+        problem = make_problem(space, textures(seed=seed), (), None, run, seed)
+        found = best_of(problem, method(problem, config), config, Retraining(config.train, 1, 0.1))
         run.close()
     return Measured(right_sites(found.architecture.options) / sites, 1 / options)
