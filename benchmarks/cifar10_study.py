@@ -24,7 +24,7 @@ from nas_bench_macro import Benchmark
 LIMIT, MACS, EPOCHS = "macs<=45.5M", 45.5e6, 12
 SUPERNET = f"stages=2+epochs=[{EPOCHS}]"
 METHODS = (
-    f"hnas=hnas:{SUPERNET},full=hnas:{SUPERNET}+prior=naswot+predictor=linear+finalists=5,"
+    f"hnas=hnas:{SUPERNET}+predictor=none,full=hnas:{SUPERNET}+prior=naswot+predictor=linear+finalists=5,"
     f"hournas=hournas:vital_epochs={EPOCHS // 4}+epochs={EPOCHS - EPOCHS // 4},naswot,random-k,random,plain"
 )
 SETTINGS = (

@@ -12,8 +12,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,23 +25,26 @@ from common import dated
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from hiernas.methods.baselines import one_shot
-from hiernas.methods.hnas import hnas
+from hiernas.methods.hnas import QUICK, hnas
 from planted import residual_chain
 from planted_cells import BY_HAND, TRUTHS, Measured, quick
-from planted_hnas import of_hnas
+from planted_hnas import CONFIG, of_hnas
 
+PRESET = replace(QUICK, objective="macs", train=replace(QUICK.train, accelerator="cpu", augment="none"))
+WORDS: dict[str, Literal["none", "linear"]] = {"": "none", " with its predictor": "linear"}
 RESIDUAL = {"four residual blocks of four options": (4, 4), "eight residual blocks of two options": (8, 2)}  # 256 networks each
 EVERY: dict[str, Callable[[int], Measured]] = {
     **{name: partial(measure, config=BY_HAND[method]) for name, (method, measure) in TRUTHS.items()},
     "hnas: options of two vital blocks": of_hnas,
     **{f"{name}, preset quick": partial(measure, config=quick(method)) for name, (method, measure) in TRUTHS.items()},
     **{
-        f"{name}{words}: {what}": partial(
-            of_hnas, make=residual_chain, sites=sites, options=options, method=method, predictor=predictor
+        f"{name}{words}: {what}{preset}": partial(
+            of_hnas, make=residual_chain, sites=sites, options=options, method=method, config=replace(config, predictor=way)
         )
         for what, (sites, options) in RESIDUAL.items()
+        for preset, config in (("", CONFIG), (", preset quick", PRESET))
         for name, method in (("hnas", hnas), ("random-search", partial(one_shot, algorithm="random")))
-        for words, predictor in (("", "none"), (" with its predictor", "linear"))
+        for words, way in WORDS.items()
     },
 }
 HEAD = """# Planted truths

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hiernas.methods.hnas import HNASConfig, hnas
 from hiernas.problem import Found, Problem
@@ -29,10 +28,9 @@ CONFIG = HNASConfig(
 
 def of_hnas(
     seed: int, make: Callable[..., SearchSpace] = vital_chain, sites: int = 2, options: int = 4,
-    method: Callable[[Problem, Any], Found] = hnas, predictor: Literal["none", "linear"] = "none",
+    method: Callable[[Problem, Any], Found] = hnas, config: HNASConfig = CONFIG,
 ) -> Measured:  # fmt: skip
     """The share of the sites at which the option that sees the image was found (so that no pruning dropped it); by chance."""
-    config = replace(CONFIG, predictor=predictor)
     space = make(sites, options, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "r", RUN)

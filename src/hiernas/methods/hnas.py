@@ -75,12 +75,12 @@ def hnas(problem: Problem, config: HNASConfig) -> Found:
 
 QUICK = HNASConfig(  # digits: 3.5 minutes on 2 idle cores, 99.2 % test accuracy with seed 0 (docs/log.md)
     epochs=(30, 15, 10), lr=(0.2, 0.1, 0.1), population=24, generations=8, calibration_images=300,
-    final_epochs=60, final_lr=0.1,
+    predictor="linear", final_epochs=60, final_lr=0.1,
     train=Recipe(batch_size=64, weight_decay=5e-4, schedule="cosine", warmup_epochs=2, label_smoothing=0.1, grad_clip=5.0),
 )  # fmt: skip
 SMALL = HNASConfig(  # 10,000 to 100,000 small images on 2 cores; CIFAR-10: 33 minutes beside other work (docs/log.md)
     epochs=(4, 2, 2), lr=(0.2, 0.1, 0.1), population=24, generations=6, calibration_images=500,
-    final_epochs=7, final_lr=0.3,
+    predictor="linear", final_epochs=7, final_lr=0.3,
     train=Recipe(batch_size=128, weight_decay=1e-4, schedule="cosine", warmup_epochs=0.5, label_smoothing=0.1, grad_clip=5.0),
 )  # fmt: skip
 PAPER = HNASConfig()  # ImageNet on a large GPU: 240 epochs of supernet training and 240 of final training; days
