@@ -3,6 +3,7 @@
     python benchmarks/hmnas.py [SEEDS] [FOLDER]     # all of it; half an hour per seed on one idle core
     python benchmarks/hmnas.py speed                # only the derived network against one written by hand
     python benchmarks/hmnas.py latency [SEEDS] [FOLDER]  # both within the same predicted latency, on digits
+    python benchmarks/hmnas.py params [SEEDS] [FOLDER]   # both within the same number of parameters, on digits
 
 FOLDER keeps the searches (`hiernas search hmnas --space darts --preset small`), so that a run that was cut off goes on.
 """
@@ -32,7 +33,8 @@ from hiernas.subsets import subsets
 
 WAYS = {"untrained": "without training (validation)", "fine_tuned": "fine-tuned (test)", "from_scratch": "from scratch (test)"}
 BATCH, TURNS = 32, 15
-EPOCHS = 15  # of each training at equal latency
+EPOCHS = 15  # of each training on digits
+EQUAL = {"latency": "latency_ms", "params": "params"}  # what is equal on digits
 
 
 # -- accuracy ----------------------------------------------------------------------------------------------------------
@@ -48,15 +50,15 @@ def searched(seed: int, folder: Path) -> dict[str, Any]:
     return dict(json.loads((path / "result.json").read_text()))
 
 
-def at_equal_latency(seeds: int, folder: Path) -> None:
-    """Masks and rule within one limit on predicted latency, the median of two-edge networks; written by itself."""
+def on_digits(what: str, seeds: int, folder: Path) -> None:
+    """Masks and rule within one limit on what is equal, the median of two-edge networks; written by itself."""
     results = []
     for seed in range(seeds):
-        path = folder / f"latency{seed}"
+        path = folder / f"{what}{seed}"
         if (path / "config.yaml").exists():
             resume(path)
         else:
-            settings = ("objective=latency_ms", f"final_epochs={EPOCHS}")
+            settings = (f"objective={EQUAL[what]}", f"final_epochs={EPOCHS}")
             search(Request("hmnas", space_arguments={"cells": 3}, data="digits", settings=settings, seed=seed), path)
         results.append(json.loads((path / "result.json").read_text()))
     lines = [
@@ -72,7 +74,7 @@ def at_equal_latency(seeds: int, folder: Path) -> None:
         lines.append(f"| {name} | {' | '.join(cells)} | {_spread([row['params'] / 1e3 for row in rows], 1)} k |")
     for seed, r in enumerate(results):
         lines.append(f"\nDoubts of seed {seed}: {'; '.join(r['doubts']) or 'none'}.")
-    write("hmnas_latency", "HM-NAS: masks against DARTS' rule at equal latency", lines, "hmnas.py latency")
+    write(f"hmnas_{what}", f"HM-NAS: masks against DARTS' rule at equal {EQUAL[what]}", lines, f"hmnas.py {what}")
 
 
 def accuracies(results: list[dict[str, Any]]) -> list[str]:
@@ -189,12 +191,13 @@ def main() -> None:
     if sys.argv[1:] == ["speed"]:
         print("\n".join(speed()))
         return
-    words = sys.argv[2:] if sys.argv[1:2] == ["latency"] else sys.argv[1:]
+    what = sys.argv[1] if sys.argv[1:] and sys.argv[1] in EQUAL else ""
+    words = sys.argv[2:] if what else sys.argv[1:]
     seeds = int(words[0]) if words else 3
     folder = Path(words[1] if len(words) > 1 else tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
-    if sys.argv[1:2] == ["latency"]:
-        at_equal_latency(seeds, folder)
+    if what:
+        on_digits(what, seeds, folder)
         return
     results = [searched(seed, folder) for seed in range(seeds)]
     limits = " and ".join(limit["text"] for limit in results[0]["limits"])
