@@ -22,6 +22,7 @@ from hiernas.data.load import joined
 from hiernas.errors import ExportError, LatencyError, LimitError, RunError
 from hiernas.export import export
 from hiernas.latency import BELONGS_TO
+from hiernas.latency.calibrate import measured_whole
 from hiernas.latency.runner import cpu_name
 from hiernas.latency.runtimes import make_runtime
 from hiernas.methods import METHODS
@@ -39,7 +40,6 @@ from hiernas.train.loop import accuracy, fit, logits
 from hiernas.train.recipes import Phase, Recipe
 
 PARITY_IMAGES = 16  # real test images that exported files are compared on
-MEASURED_RUNS = 100
 WAYS = ("fine_tuned", "from_scratch")  # in which networks are trained that are compared
 
 
@@ -249,13 +249,11 @@ def _measured(run: RunFolder, data: ImageData, meter: Any | None, found: Found) 
         return measured
     members = {",".join(rival.architecture.labels): rival.architecture for rival in found.rivals}
     members |= {",".join(options): architecture for options, architecture in _networks(found).items()}
-    for i, (key, architecture) in enumerate(members.items()):
-        if key in measured:
-            continue
-        entry = meter.measure(architecture.build(), data.input_size, runs=MEASURED_RUNS, warmup=10)
+    left = {key: architecture.build for key, architecture in members.items() if key not in measured}
+    for key, entry in measured_whole(left, data.input_size, meter):
         # like a table's entries, a network counts with the tenth percentile of its runs: see `hiernas.latency`
         measured[key] = {"measured": entry.p10_ms, "median": entry.median_ms, "p10": entry.p10_ms, "p90": entry.p90_ms}
-        run.event("measured", done=i + 1, total=len(members), latency_ms=entry.p10_ms)
+        run.event("measured", done=len(measured), total=len(members), latency_ms=entry.p10_ms)
         run.write_json("checkpoint/measured.json", measured)
     return measured
 
