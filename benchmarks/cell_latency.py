@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from common import write
 from hiernas.errors import SpaceError
 from hiernas.latency import LatencyTable, predict_ms
+from hiernas.latency.calibrate import measured_whole
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import make_runtime
 from hiernas.methods.hmnas.encoding import Encoding
@@ -63,7 +64,8 @@ def rows(name: str, space: SearchSpace, draw: Callable[[], Architecture], networ
     runtime = make_runtime("onnxruntime", 1)
     table = measure_table(space, runtime, cached_table_path(runtime))
     found = [draw() for _ in range(networks)]
-    measured = np.array([runtime.measure(a.build(), (3, 32, 32), runs=200, warmup=10).p10_ms for a in found])
+    builds = {str(i): a.build for i, a in enumerate(found)}
+    measured = np.array([entry.p10_ms for _, entry in measured_whole(builds, (3, 32, 32), runtime)])
     lines = []
     for label, source in (("with", table), ("without", WithoutJoins(table))):
         predicted = np.array([predict_ms(source, a) for a in found])  # type: ignore[arg-type] # all that it asks for

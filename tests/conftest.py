@@ -32,6 +32,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _no_waiting() -> None:
+    from hiernas.latency import calibrate
+
+    calibrate.APART = 0.0  # between looks at whole networks
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HIERNAS_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
 

@@ -62,4 +62,4 @@ def test_the_method_finds_a_network_within_a_hundredth_of_the_best(examples: Any
 def test_the_runtime_computes_what_torch_computes(examples: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RUNTIMES, "fused", examples.FUSED)
     network = little().sample(np.random.default_rng(0)).build().eval()
-    assert Runtime("fused").measure(network, (1, 8, 8), runs=3, warmup=1).median_ms > 0
+    assert Runtime("fused").prepare(network, (1, 8, 8))() > 0

@@ -38,7 +38,8 @@ from hiernas.methods.hnas import QUICK
 from hiernas.report.page import write_report
 from hiernas.report.trust import Evaluation
 from hiernas.run.folder import RunFolder
-from hiernas.run.outcome import _worst
+from hiernas.run.outcome import _in_int8, _worst
+from hiernas.run.request import reload_data
 from hiernas.run.settings import with_settings
 
 SETTINGS = [
@@ -72,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     out = tmp_path_factory.mktemp("found") / "r"
-    return hiernas.hnas("tiny", str(folder), ["params<=200k"], with_settings(QUICK, SETTINGS), out=out)
+    return hiernas.hnas("tiny", str(folder), ["params<=200k"], with_settings(QUICK, SETTINGS), int8=True, out=out)
 
 
 def test_what_a_report_says_to_do_can_be_copied(found: SearchResult, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,6 +331,23 @@ def test_int8_tells_what_its_file_does(int8: tuple[Path, str], found: SearchResu
     page = (run / "report.html").read_text()
     assert all(f"{ratio:.2f} times as fast" in text for text in (shown, page))
     assert "<h2>In INT8</h2>" in page
+
+
+def test_a_search_tells_of_int8_where_it_is_asked(found: SearchResult, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, value = found.run_folder, found.result["int8"]
+    paths = sorted((folder / "test").rglob("*.png"))
+    right = np.mean(by_onnx(run, paths, "best.int8.onnx").argmax(1) == [list(COLOURS).index(p.parent.name) for p in paths])
+    assert value == json.loads((run / "int8.json").read_text())
+    assert (value["int8"]["accuracy"], value["fp32"]["accuracy"]) == pytest.approx((right, found.test_accuracy))
+    assert value["int8"]["bytes"] == (run / "best.int8.onnx").stat().st_size < (run / "best.onnx").stat().st_size
+    shown = run_command("resume", run)
+    accuracies = "  ".join(f"{100 * a:.2f}\N{NO-BREAK SPACE}%" for a in (found.test_accuracy, right))
+    assert re.search(rf"FP32 +INT8 +Change *\nTest accuracy +{accuracies.replace('  ', ' +')}", shown)
+    assert all("INT8" not in line for line in found.result["doubts"])
+    data, network = reload_data(RunFolder.open(run)), found.load().network
+    monkeypatch.setattr("onnxruntime.quantization.quantize_static", lambda *_, **__: 1 / 0)
+    reason = "there is no network in INT8: ONNX Runtime cannot quantise this network: division by zero"
+    assert _in_int8(RunFolder.open(run), data, network) == ({}, [reason])  # a search ends all the same
 
 
 @pytest.mark.parametrize("to", ["onnx", "onnx-int8"])

@@ -6,9 +6,6 @@ from collections.abc import Callable
 
 from torch import nn
 
-from hiernas.latency import Entry
-from hiernas.latency.runner import by_turns
-
 
 def weights(module: nn.Module) -> int:
     """Weights of all convolutions and linear layers."""
@@ -37,6 +34,3 @@ class Known:
             ends = (input_size[0] != 3) + (not any(isinstance(m, nn.Linear) for m in module.modules()))
             ms += self.edge * ends
         return lambda: ms
-
-    def measure(self, module: nn.Module, input_size: tuple[int, int, int], runs: int, warmup: int) -> Entry:
-        return Entry(**by_turns([self.prepare(module, input_size)], runs, warmup)[0])

@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from known import Known
+from known import Known, weights
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from torch import nn
@@ -18,7 +19,7 @@ from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
 from hiernas.latency import Correction, LatencyTable, load_table
 from hiernas.latency import calibrate as module
-from hiernas.latency.calibrate import calibrate, errors_of, fit, sample
+from hiernas.latency.calibrate import calibrate, errors_of, fit, measured_whole, sample
 from hiernas.latency.measure import measure_table
 from hiernas.spaces import tiny
 from toy import toy_space
@@ -167,3 +168,33 @@ def test_measured_networks_have_no_scale_of_zero() -> None:
     calibrate(toy_space(), measure_table(toy_space(), Looking()), Looking(), 8, np.random.default_rng(0))
     assert len(seen) > 8
     assert set(seen) == {1.0}
+
+
+def test_a_busy_second_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that takes twice as long in its first 1.5 seconds; a run takes a millisecond of the clock."""
+
+    class Busy(Known):
+        now = 0.0
+
+        def sleep(self, seconds: float) -> None:
+            self.now += seconds
+
+        def prepare(self, module: nn.Module, input_size: tuple[int, int, int]) -> Callable[[], float]:
+            ms = super().prepare(module, input_size)()
+
+            def call() -> float:
+                self.now += 0.001
+                return ms if self.now > 1.5 else 2 * ms
+
+            return call
+
+    networks = {name: toy_space().sample(np.random.default_rng(i)).build for i, name in enumerate("ab")}
+    quiet = {name: 0.05 + 1e-4 * weights(build()) for name, build in networks.items()}
+    for apart, factor in ((0.0, 2.0), (1.0, 1.0)):
+        clock = Busy()
+        monkeypatch.setattr("hiernas.latency.runner.time", SimpleNamespace(monotonic=lambda c=clock: c.now, sleep=clock.sleep))
+        monkeypatch.setattr(module, "APART", apart)
+        found = dict(measured_whole(networks, toy_space().skeleton.input_size, clock))
+        assert {name: entry.p10_ms for name, entry in found.items()} == pytest.approx(
+            {name: factor * ms for name, ms in quiet.items()}
+        )

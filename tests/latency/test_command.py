@@ -160,11 +160,13 @@ def test_latencies_in_int8_are_of_the_quantised_operations_and_are_said_to_be(di
     here = {row[0]: row[1] for row in listing("runtimes")[1]}
     assert here["onnxruntime-int8"] == here["onnxruntime"] == "yes"
     asked_for = Request("random", data=digits, limits=("latency_ms<=1",), runtime="onnxruntime-int8")
-    prepared = prepare(asked_for)
+    prepared, without = prepare(asked_for), prepare(replace(asked_for, int8=False))
     assert prepared.latency.runtime == prepared.runtime == "onnxruntime-int8"
-    assert any("latencies are in INT8, accuracies and best.onnx in FP32" in doubt for doubt in prepared.doubts)
+    assert (prepared.int8, without.int8) == (True, False)  # the file that the limit means is written, too
+    assert any("latencies are in INT8, accuracies and best.onnx in FP32" in doubt for doubt in without.doubts)
     plain = prepare(replace(asked_for, runtime=None))
-    assert not any("INT8" in doubt for doubt in plain.doubts)
+    assert not any("INT8" in doubt for found in (plain, prepared) for doubt in found.doubts)
+    assert (plain.int8, prepare(replace(asked_for, runtime=None, int8=True)).int8) == (False, True)
     entries = [{k: e.p10_ms for k, e in found.latency.entries.items()} for found in (plain, prepared)]
     asked = {o.key for o in plan_of(prepared.space, with_edges=True).operations}
     assert asked <= entries[0].keys() & entries[1].keys()  # the cache may hold those of other sizes

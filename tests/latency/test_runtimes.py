@@ -52,7 +52,7 @@ def test_a_measurement_is_positive_and_ordered_and_changes_nothing(name: str) ->
     network = MBConv(3, 2).build(3, 8, 2).train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     state = torch.get_rng_state()
-    entry = runtime.measure(network, (3, 16, 16), runs=20, warmup=3)
+    entry = Entry(**by_turns([runtime.prepare(network, (3, 16, 16))], runs=20, warmup=3)[0])
     assert 0 < entry.p10_ms <= entry.median_ms <= entry.p90_ms
     assert entry.runs >= 20
     assert all(module.training for module in network.modules())
@@ -109,7 +109,7 @@ class Unexportable(nn.Module):
 
 def test_a_module_that_cannot_be_exported() -> None:
     with pytest.raises(LatencyError, match=r"^a Unexportable cannot be exported to ONNX: \S"):
-        Runtime().measure(Unexportable(), (1, 3, 3), 1, 1)
+        Runtime().prepare(Unexportable(), (1, 3, 3))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -39,9 +39,6 @@ class Counting:
         self.prepared.append(input_size)
         return self._inner.prepare(module, input_size)
 
-    def measure(self, module: torch.nn.Module, input_size: tuple[int, int, int], runs: int, warmup: int) -> Entry:
-        return self._inner.measure(module, input_size, runs, warmup)
-
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[LatencyTable, Path]:

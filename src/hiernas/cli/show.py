@@ -14,6 +14,8 @@ from rich.table import Table
 from hiernas.errors import RunError
 from hiernas.host import visible
 
+Columns = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]  # heads, rows, and remarks below
+
 
 class Terminal(Console):
     """Prints lines; what steers a terminal in a name of a class, file or device is shown, not done."""
@@ -48,7 +50,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: 
         out.print(remark)
 
 
-def print_tables(tables: Sequence[Any]) -> None:
+def print_tables(tables: Sequence[Columns]) -> None:
     for table in tables:
         print_table(*table)
 
@@ -73,6 +75,7 @@ def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
 
 def print_summary(run: Path) -> None:
     """The result of a finished run; raises `RunError` for others."""
+    from hiernas.report import units
     from hiernas.report.page import result_of, summary, telling
     from hiernas.run.folder import RunFolder
 
@@ -81,10 +84,11 @@ def print_summary(run: Path) -> None:
         raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
     with telling(run / "result.json"):
         lines, rows = summary(result)
+        tables: list[Columns] = [(["", "asked", "predicted", "measured"], rows, ())] if rows else []
+        if "int8" in result:
+            tables.append((units.INT8, units.int8_rows(result["int8"]), [units.int8_words(result["int8"])]))
     where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if (run / "report.html").exists() else "")
     lines += [*(f"doubtful: {doubt}" for doubt in result.get("doubts", ())), where]
-    if rows:
-        print_table(["", "asked", "predicted", "measured"], rows, lines)
-    else:
-        for line in lines:
-            out.print(line)
+    print_tables(tables)
+    for line in lines:
+        out.print(line)

@@ -41,7 +41,7 @@ def request_of(asked: AskedOptions) -> Request:
     request = Request(
         asked.method, asked.space, of_space, asked.data, asked.limits or (), asked.latency_table, asked.runtime, asked.threads,
         asked.preset, settings=settings, seed=asked.seed, image_size=asked.image_size, val_per_class=asked.val_per_class,
-        skip_bad_images=asked.skip_bad_images, time=asked.seconds,
+        skip_bad_images=asked.skip_bad_images, time=asked.seconds, int8=asked.int8,
     )  # fmt: skip
     request.resolved()
     return request

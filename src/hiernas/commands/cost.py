@@ -11,6 +11,7 @@ from hiernas.costs import MEMORY
 from hiernas.costs.tables import cost as count_cost
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.latency import load_table
+from hiernas.latency.calibrate import measured_whole
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
 from hiernas.report import units
@@ -70,7 +71,7 @@ def _latencies(architecture: Architecture, asked: CostOptions, listener: Listene
     only = SearchSpace(architecture.skeleton, kept)  # its operations, however many a node keeps
     only = only if architecture.is_single else subsets(only)
     measured = measure_table(only, engine, cached_table_path(engine), teller(listener))
-    whole = engine.measure(architecture.build(), architecture.skeleton.input_size, runs=100, warmup=10)
+    ((_, whole),) = measured_whole({"": architecture.build}, architecture.skeleton.input_size, engine)
     predicted = measured.predict(architecture)
     return {
         "latency_ms": {"predicted": predicted, "measured": whole.p10_ms, "median": whole.median_ms, "p90": whole.p90_ms},

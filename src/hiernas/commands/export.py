@@ -14,7 +14,7 @@ from torch import nn
 from hiernas.commands import ExportOptions, Table
 from hiernas.commands.cost import architecture_file
 from hiernas.errors import ConfigError, ExportError
-from hiernas.export import OfPixels, as_input, as_pixels, export, export_int8, timm_network
+from hiernas.export import OfPixels, as_input, as_pixels, export, timm_network
 from hiernas.names import FORMATS
 from hiernas.randomness import torch_generator
 from hiernas.report import units
@@ -22,7 +22,7 @@ from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder, owned
 from hiernas.run.hub import fetched
 from hiernas.run.request import reload_data
-from hiernas.run.trained import load_network
+from hiernas.run.trained import in_int8, load_network
 from hiernas.space import Architecture
 
 
@@ -40,10 +40,7 @@ def exported(asked: ExportOptions) -> tuple[dict[str, Any], Table]:
     with owned(RunFolder.open(folder)) as run:
         network, metadata = load_network(architecture_file(folder), weights or folder / "best.safetensors")
         network = _of_pixels(network, metadata) if asked.with_preprocessing else network
-        found = export_int8(network, reload_data(run), path, metadata, run.config.get("threads", 1))
-        if path.parent == folder:
-            run.record(path.name)
-        run.write_json("int8.json", found)
+        found = in_int8(run, network, reload_data(run), metadata, path)
         if (folder / "report.html").exists():
             write_report(folder)
     remarks = [units.int8_words(found), f"wrote {path} and {folder / 'int8.json'}"]

@@ -16,7 +16,8 @@ BYTES = {f"{unit}{b}": n for unit, n in {"": 1, **SUFFIXES, "Ki": 2**10, "Mi": 2
 UNITS = {"latency_ms": {"": 1, "ms": 1}, "params": {"": 1, **SUFFIXES}, "macs": {"": 1, **SUFFIXES}}
 UNITS |= dict.fromkeys(MEMORY, BYTES)
 EXAMPLES = {"latency_ms": "5 or 5ms", "params": "4.8M or 4800000", "macs": "300M or 3e8"}
-MEANT = {"flops": "papers' FLOPs are 'macs'", "latency_int8_ms": "in INT8 write latency_ms with --runtime onnxruntime-int8"}
+MEANT = {"flops": "papers' FLOPs are 'macs'"}
+MEANT |= {"latency_int8_ms": "in INT8 write latency_ms with --runtime onnxruntime-int8; a search goes by one latency table"}
 EXAMPLES |= dict.fromkeys(MEMORY, "256k, 256Ki or 262144 (bytes)")
 
 

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from hiernas.data.split import Split
 from hiernas.errors import ConfigError, ExportError, HiernasError, did_you_mean
 from hiernas.export.python import python_files, timm_network
 from hiernas.host import first_line, quiet
-from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime, onnx_session
+from hiernas.latency import calibrate
+from hiernas.latency.runner import Batch, by_looks, cpu_name, load_onnx, load_onnxruntime, onnx_session
 from hiernas.latency.runtimes import load_executorch, load_litert, packages, quantised, to_executorch, to_litert, to_onnx
 from hiernas.names import FORMATS
 from hiernas.space import Architecture
@@ -188,7 +190,6 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 # instead of their outputs, the accuracies of both files are compared.
 
 IMAGES, BATCH = 250, 25  # training images that scales are found on, and how many at once
-RUNS, WARMUP = 100, 10
 
 
 def export_int8(
@@ -197,8 +198,8 @@ def export_int8(
     """Write the file, and return what it gains and loses against the ONNX file in FP32: JSON, see docs/design.md.
 
     `network`: in evaluation mode, or `OfPixels` of it. Accuracies are of all test images; latencies of one image, both files
-    in turns. Raises `ExportError` where a package is missing, or ONNX Runtime cannot quantise the network; then no file is
-    written.
+    in turns, in looks as of whole networks. Raises `ExportError` where a package is missing, or ONNX Runtime cannot quantise
+    the network; then no file is written.
     """
     indices = calibration_indices(data, 0, IMAGES, BATCH)
     read = as_pixels if isinstance(network, OfPixels) else as_input
@@ -211,13 +212,15 @@ def export_int8(
     except Exception as error:  # it raises almost anything
         raise ExportError(f"ONNX Runtime cannot quantise this network: {first_line(error)}") from error
     image = np.ascontiguousarray(read(data.test, data, torch.tensor([0])).numpy())
-    rows = by_turns([load_onnx(file, image, threads)[0] for file in files.values()], RUNS, WARMUP)
+    loaders = {kind: partial(_timed, file, image, threads) for kind, file in files.items()}
+    together = Batch(loaders, calibrate.RUNS, calibrate.WARMUP, 1.0)
+    *_, rows = by_looks([together], looks=calibrate.LOOKS, apart=calibrate.APART)
     found = {
         kind: {
             "accuracy": _accuracy(file, data, read), "bytes": len(file),
-            "latency_ms": {name: row[f"{name}_ms"] for name in ("median", "p10", "p90")},
+            "latency_ms": {name: rows[kind][f"{name}_ms"] for name in ("median", "p10", "p90")},
         }
-        for (kind, file), row in zip(files.items(), rows, strict=True)
+        for kind, file in files.items()
     }  # fmt: skip
     write_files({path: files["int8"]})
     return {
@@ -225,6 +228,10 @@ def export_int8(
         "calibration_images": sum(map(len, indices)), "device": cpu_name(), "version": load_onnxruntime().__version__,
         "threads": threads,
     }  # fmt: skip
+
+
+def _timed(file: bytes, image: np.ndarray, threads: int) -> Callable[[], float]:
+    return load_onnx(file, image, threads)[0]
 
 
 def as_input(split: Split, data: ImageData, indices: Tensor) -> Tensor:

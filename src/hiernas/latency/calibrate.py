@@ -1,12 +1,14 @@
 """How far the sum of a table's entries is from whole networks of a space, and the correction that follows.
 
-The networks are measured as often as the operations, in three passes and two looks, and count with the same
-percentile. Half of them fit `measured = constant + scale * sum`, by least squares on the relative error; the other
-half says what the correction is worth.
+The networks are measured in three passes and three looks, and count with the same percentile as operations. Half of them
+fit `measured = constant + scale * sum`, by least squares on the relative error; the other half says what the correction is
+worth.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,14 +19,14 @@ from torch import nn
 
 from hiernas.costs.tables import cost_tables
 from hiernas.errors import LatencyError
-from hiernas.latency import RUNS, WARMUP, Correction, Entry, LatencyTable
+from hiernas.latency import Correction, Entry, LatencyTable
 from hiernas.latency.measure import Probe, Progress, identity, title
-from hiernas.latency.runner import Batch, by_looks, share, together
+from hiernas.latency.runner import Batch, by_looks, share
 from hiernas.latency.runtimes import Runtime
 from hiernas.space import Architecture, SearchSpace
 
 FEWEST = 8  # networks; half of them must tell a line
-AT_ONCE = 32  # networks that are loaded together, at most
+RUNS, LOOKS, APART, WARMUP = 34, 3, 1.0, 10  # of whole networks: a look's runs, at least; looks, at least so many seconds apart
 NO_BETTER = 0.1  # percent that the corrected error may be above the other before it counts as worse
 DRAWN = 50  # random networks per network, of which an even choice picks those that spread over the latencies
 
@@ -103,7 +105,7 @@ class Calibration:
 
 def calibrate(
     space: SearchSpace, table: LatencyTable, runtime: Runtime, n: int, rng: np.random.Generator,
-    even: bool = False, on_progress: Progress | None = None, runs: int = RUNS,
+    even: bool = False, on_progress: Progress | None = None,
 ) -> Calibration:  # fmt: skip
     """Measure `n` random networks of a space and compare them with the table, which must hold all of it.
 
@@ -116,14 +118,10 @@ def calibrate(
     if len(architectures) < FEWEST:
         different = f"{len(architectures)} different networks of '{space.name}'"
         raise LatencyError(f"{different} tell too little; calibrate with at least {FEWEST}")
-    probes = [Probe(str(i), a.skeleton.input_size, partial(_as_trained, a)) for i, a in enumerate(architectures)]
     entries: list[Entry] = []
-    for held in together([share(p.taken(runtime.batch), runtime.threads) for p in probes], AT_ONCE):
-        # one by one within each pass: a network that runs alone finds its own weights in the caches, not another's
-        with torch.random.fork_rng(devices=[]):
-            some = {p.key: partial(p.load, runtime) for p in probes[held.start : held.stop]}
-            *_, found = by_looks([Batch(some, runs, WARMUP, share=1.0)], in_turn=1)
-        entries += [Entry(**row) for row in found.values()]
+    networks = {str(i): partial(_as_trained, a) for i, a in enumerate(architectures)}
+    for _, entry in measured_whole(networks, space.skeleton.input_size, runtime):
+        entries.append(entry)
         if on_progress is not None:
             on_progress(len(entries), len(architectures), " ".join(architectures[len(entries) - 1].options))
     sums = np.array([table.predict(a) for a in architectures])
@@ -131,6 +129,24 @@ def calibrate(
     sensible = scale > 0 and constant + scale * cost_tables(space, table)["latency_ms"].smallest > 0
     correction = Correction(constant, scale, len(sums[::2]), title(space)) if sensible else None
     return Calibration(table, tuple(architectures), sums, tuple(entries), correction)
+
+
+def measured_whole(
+    networks: Mapping[str, Callable[[], nn.Module]], input_size: tuple[int, int, int], runtime: Runtime
+) -> Iterator[tuple[str, Entry]]:
+    """Latencies of whole networks by name, each as soon as it is known; the look at which it was lowest counts.
+
+    Each runs alone, and finds its own weights in the caches, not another's.
+    """
+    probes, seen = [Probe(key, input_size, build) for key, build in networks.items()], Counter[str]()
+    shares = [share(p.taken(runtime.batch), runtime.threads) for p in probes]
+    loaders = [{p.key: partial(p.load, runtime)} for p in probes]
+    batches = [Batch(each, RUNS, WARMUP, taken) for each, taken in zip(loaders, shares, strict=True)]
+    with torch.random.fork_rng(devices=[]):
+        for ((key, row),) in map(dict.items, by_looks(batches, 1, LOOKS, APART)):
+            seen[key] += 1
+            if seen[key] == LOOKS:
+                yield key, Entry(**row)
 
 
 def sample(space: SearchSpace, table: LatencyTable, n: int, rng: np.random.Generator, even: bool) -> list[Architecture]:

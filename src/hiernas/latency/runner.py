@@ -110,22 +110,29 @@ class Batch(NamedTuple):
     share: float  # of all that may be loaded at a time
 
 
-def by_looks(batches: Sequence[Batch], in_turn: int = IN_TURN) -> Iterator[dict[str, Row]]:
+def by_looks(
+    batches: Sequence[Batch], in_turn: int = IN_TURN, looks: int = LOOKS, apart: float = 0.0
+) -> Iterator[dict[str, Row]]:
     """The latencies of one batch after the other, by key; those that fit stay loaded, and are measured once, then again.
 
-    The second look is the later one: a busy second or two spoils one of them only, and the lower latency counts.
+    Looks at a batch are at least `apart` seconds from each other: a busy second or two spoils one of them only, and the lowest
+    latency counts.
     """
     for held in together([batch.share for batch in batches], HELD):
         calls: dict[str, TimedCall] = {}
         found: dict[str, Row] = {}
-        for look in range(LOOKS):
-            for batch in batches[held.start : held.stop]:
+        over: dict[int, float] = {}  # when the last look at each ended
+        for look in range(looks):
+            for at in held:
+                batch = batches[at]
                 if look == 0:
                     calls.update({key: load() for key, load in batch.loaders.items()})
+                time.sleep(max(0.0, over.get(at, 0.0) + apart - time.monotonic()))
                 rows = by_turns([calls[key] for key in batch.loaders], batch.runs, batch.warmup, in_turn)
                 for i, key in enumerate(batch.loaders):
                     if key not in found or rows[i]["p10_ms"] < found[key]["p10_ms"]:
                         found[key] = rows[i]
+                over[at] = time.monotonic()
                 yield {key: found[key] for key in batch.loaders}
 
 

@@ -28,8 +28,7 @@ from torch import Tensor, nn
 
 from hiernas.errors import LatencyError, one_of
 from hiernas.host import first_line, quiet, usable_cores
-from hiernas.latency import Entry
-from hiernas.latency.runner import by_turns, cpu_name, load_onnx, load_onnxruntime, timed
+from hiernas.latency.runner import cpu_name, load_onnx, load_onnxruntime, timed
 
 MOST_DIFFERENT = 1e-2  # of the largest output; float32 differs by 1e-6, TF32 and bfloat16 by some 1e-3
 MOST_IN_INT8 = 0.2  # networks of 8 to 24 layers differ by 0.01 to 0.03; something else, by about 1
@@ -83,10 +82,6 @@ class Runtime:
                 "runtime or version"
             )
         return call
-
-    def measure(self, module: nn.Module, input_size: tuple[int, int, int], runs: int, warmup: int) -> Entry:
-        """Latency of one module or whole network: at least `runs` runs and, if short, about 30 ms or 200 runs."""
-        return Entry(**by_turns([self.prepare(module, input_size)], runs, warmup)[0])
 
 
 def example(batch: int, input_size: tuple[int, int, int]) -> Tensor:

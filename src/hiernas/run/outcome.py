@@ -19,9 +19,10 @@ from hiernas.costs.tables import cost, memory
 from hiernas.data import ImageData, at_once, normalise
 from hiernas.data.images import small_png
 from hiernas.data.load import joined
-from hiernas.errors import LatencyError, LimitError, RunError
+from hiernas.errors import ExportError, LatencyError, LimitError, RunError
 from hiernas.export import export
 from hiernas.latency import BELONGS_TO
+from hiernas.latency.calibrate import measured_whole
 from hiernas.latency.runner import cpu_name
 from hiernas.latency.runtimes import make_runtime
 from hiernas.methods import METHODS
@@ -32,13 +33,13 @@ from hiernas.report.page import result_of, write_report
 from hiernas.report.trust import WORST, Evaluation, of_latency, of_ranking, of_test
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Prepared, retraining_of
+from hiernas.run.trained import in_int8, read_weights
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.evaluate import batch_for, calibrate, calibration_indices
 from hiernas.train.loop import accuracy, fit, logits
 from hiernas.train.recipes import Phase, Recipe
 
 PARITY_IMAGES = 16  # real test images that exported files are compared on
-MEASURED_RUNS = 100
 WAYS = ("fine_tuned", "from_scratch")  # in which networks are trained that are compared
 
 
@@ -59,6 +60,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
     run.write_json("best.json", architecture.to_json())
     network = _trained(prepared, run, "final", architecture, found.start)
     own = _taken_home(run, architecture, data, network, found.start is not None)
+    int8, not_in_int8 = _in_int8(run, data, network) if prepared.int8 else ({}, [])
     meter = _meter(prepared)
     source = prepared.latency or meter  # of latencies: a table, or what measures them
     measured = _measured(run, data, meter, found)
@@ -76,11 +78,12 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
         "front": [_member(c, measured, needs) for c in found.front],
         "chosen": chosen,
         **({"compared": compared} if compared else {}),
+        **int8,
         "latency_error": _latency_error(found, measured),
         "evaluated": len(run.table()) or len(found.candidates),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
         "details": dict(found.details),
-        "doubts": [*own["doubts"], *(found.doubts or ranked), *of_latency(chosen, limits), *prepared.doubts],
+        "doubts": [*own["doubts"], *(found.doubts or ranked), *of_latency(chosen, limits), *not_in_int8, *prepared.doubts],
     }
     run.event("finished", test_accuracy=chosen["test_accuracy"])
     run.write_json("result.json", {**result, "seconds": run.seconds()})
@@ -184,6 +187,16 @@ def _taken_home(
     }  # fmt: skip
 
 
+@ranks.told
+def _in_int8(run: RunFolder, data: ImageData, network: nn.Module) -> tuple[dict[str, Any], list[str]]:
+    """The trained network in INT8, as best.int8.onnx: what that gains and loses, or a doubt where it cannot be had."""
+    try:
+        _, metadata = read_weights(run.path / "best.safetensors")
+        return {"int8": in_int8(run, network, data, metadata, run.path / "best.int8.onnx")}, []
+    except ExportError as error:
+        return {}, [f"there is no network in INT8: {error}"]
+
+
 def _worst(data: ImageData, logits: Tensor) -> list[dict[str, Any]]:
     """The test images that a network is wrong about and most sure of, each as a small PNG file in base64."""
     named, labels = logits.argmax(1), data.test.labels
@@ -236,13 +249,11 @@ def _measured(run: RunFolder, data: ImageData, meter: Any | None, found: Found) 
         return measured
     members = {",".join(rival.architecture.labels): rival.architecture for rival in found.rivals}
     members |= {",".join(options): architecture for options, architecture in _networks(found).items()}
-    for i, (key, architecture) in enumerate(members.items()):
-        if key in measured:
-            continue
-        entry = meter.measure(architecture.build(), data.input_size, runs=MEASURED_RUNS, warmup=10)
+    left = {key: architecture.build for key, architecture in members.items() if key not in measured}
+    for key, entry in measured_whole(left, data.input_size, meter):
         # like a table's entries, a network counts with the tenth percentile of its runs: see `hiernas.latency`
         measured[key] = {"measured": entry.p10_ms, "median": entry.median_ms, "p10": entry.p10_ms, "p90": entry.p90_ms}
-        run.event("measured", done=i + 1, total=len(members), latency_ms=entry.p10_ms)
+        run.event("measured", done=len(measured), total=len(members), latency_ms=entry.p10_ms)
         run.write_json("checkpoint/measured.json", measured)
     return measured
 

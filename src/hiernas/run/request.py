@@ -34,6 +34,7 @@ from hiernas.train.retraining import Retraining
 
 OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load_data`
 ONE_LEFT = "the limits leave one network of the space: there is nothing to search, and every method ends with it; widen them"
+IN_8_BITS = "onnxruntime-int8"
 IN_INT8 = "latencies are in INT8, accuracies and best.onnx in FP32: `hiernas export RUN --to onnx-int8` tests both"
 INSTEAD = {"peak_ram": "macs", "peak_ram_int8": "macs", "flash": "params", "flash_int8": "params"}  # objectives beside them
 Read = tuple[ImageData, Mapping[str, Any]]  # images, and what config.yaml says of them
@@ -61,6 +62,7 @@ class Request:
     val_per_class: int | None = None
     skip_bad_images: bool = False
     time: float | None = None  # seconds in which all is to be done; None: as long as the configuration takes
+    int8: bool | None = None  # whether what is found is also written and tested in INT8; None: where latencies are in INT8
 
     def asked(self) -> dict[str, Any]:
         """What was asked in words and numbers, and is not as always; objects from Python are left out."""
@@ -102,6 +104,7 @@ class Prepared:
     timed: str = ""  # what was changed for the time that was given, and the plan, in words
     doubts: tuple[str, ...] = ()  # what is doubtful before anything was searched
     asked: Mapping[str, Any] = field(default_factory=dict)  # see `Request.asked`
+    int8: bool = False  # whether what is found is also written and tested in INT8
 
     def to_dict(self) -> dict[str, Any]:
         """As config.yaml has it."""
@@ -116,7 +119,7 @@ class Prepared:
             ],
             "automatic_limit": self.automatic_limit, "latency_table": self.latency_table, "runtime": self.runtime,
             "threads": self.threads, "config": to_dict(self.config), "fitted": self.fitted, "timed": self.timed,
-            "doubts": list(self.doubts),
+            "doubts": list(self.doubts), "int8": self.int8,
             **({} if self.final_recipe is None else {"final_recipe": to_dict(self.final_recipe)}),
             "asked": plain(dict(self.asked)),
         }  # fmt: skip
@@ -139,7 +142,7 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
         other = config.get("final_recipe")
         final_recipe = None if other is None else from_file(Recipe, other)
         told = {k: config.get(k, "") for k in ("fitted", "timed")}
-        told |= {"doubts": tuple(config.get("doubts", ())), "asked": config.get("asked", {})}
+        told |= {"doubts": tuple(config.get("doubts", ())), "asked": config.get("asked", {}), "int8": config.get("int8", False)}
     if space is None and name not in hiernas.spaces.NAMES:
         raise RunError(f"{run.path} searches a space of your own, '{name}'; resume it with space=...")
     if space is not None and (given := plain(dict(space.skeleton.arguments))) != config["space"]["arguments"]:
@@ -189,7 +192,8 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
     one_left = [ONE_LEFT] if len(left) < 2 else []
     every = {**tables, **peak_tables(whole, method.several)}
     runtime = runtime or RUNTIME if latency is None else latency.runtime
-    of_latency = [*bounded(latency, space), *([IN_INT8] if runtime == "onnxruntime-int8" else [])]
+    eighth = runtime == IN_8_BITS if request.int8 is None else request.int8
+    of_latency = [*bounded(latency, space), *([IN_INT8] if runtime == IN_8_BITS and not eighth else [])]
     return Prepared(
         method=request.method, preset=request.preset if request.config is None and not request.settings else "custom",
         seed=request.seed, space=space, data=data, data_source=source, limits=limits, automatic_limit=not metrics,
@@ -197,7 +201,7 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
         runtime=runtime, threads=threads or 1 if latency is None else latency.threads, latency=latency, config=config,
         final_recipe=None if recipe == config.train else recipe, fitted=fitted,
         doubts=(*of_limits(every, limits, not metrics), *one_left, *of_latency),
-        asked=request.asked(),
+        asked=request.asked(), int8=eighth,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hiernas.data import at_once, in_order, normalise
+from hiernas.data import ImageData, at_once, in_order, normalise
 from hiernas.data.images import Form, Reader, decode_rows
 from hiernas.data.sources import pictures
 from hiernas.errors import UNREADABLE, RunError, validated
+from hiernas.export import export_int8
 from hiernas.run.folder import RunFolder
 from hiernas.run.hub import fetched
 from hiernas.space import Architecture, SearchSpace
@@ -140,6 +141,15 @@ def load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, 
     """The trained network of a weights file, and what the file says of it. Raises `RunError` where they do not fit."""
     tensors, header = read_weights(weights)
     return _with_weights(architecture, tensors, weights), header
+
+
+def in_int8(run: RunFolder, network: nn.Module, data: ImageData, metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Write a run's network in INT8 to `path`; what that gains and loses is returned, and kept as int8.json."""
+    found = export_int8(network, data, path, metadata, run.config.get("threads", 1))
+    if path.parent == run.path:
+        run.record(path.name)
+    run.write_json("int8.json", found)
+    return found
 
 
 def _with_weights(architecture: Architecture, tensors: dict[str, Tensor], path: Path) -> nn.Module:
