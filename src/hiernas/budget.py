@@ -14,6 +14,7 @@ from hiernas.errors import LimitError, did_you_mean
 from hiernas.space import Architecture, SearchSpace
 
 METRICS = ("latency_ms", "params", "macs", "peak_ram", "peak_ram_int8", "flash", "flash_int8")
+MEMORY = METRICS[3:]  # in bytes
 SUFFIXES = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -61,8 +62,9 @@ def quantity(metric: str, value: float) -> str:
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     suffix = "" if metric == "latency_ms" else next((s for s in "GMk" if value >= SUFFIXES[s]), "")
-    number = Decimal(repr(float(value))) / SUFFIXES.get(suffix, 1)
-    text = f"{number.normalize():f}"
+    units = {suffix: SUFFIXES.get(suffix, 1), **({"Ki": 2**10} if metric in MEMORY else {})}
+    forms = {unit: f"{(Decimal(repr(float(value))) / n).normalize():f}" for unit, n in units.items()}
+    suffix, text = min(forms.items(), key=lambda form: len(form[1]))
     return f"{text}.0" if metric == "latency_ms" and len(text) == 1 else text + suffix
 
 
