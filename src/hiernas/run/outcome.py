@@ -90,7 +90,8 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
 def train_only(run: RunFolder, data: ImageData) -> None:
     """The run of `hiernas train`: one architecture of the run's config, from scratch or from inherited weights."""
     asked, how = run.config["train"], retraining_of(run)
-    run.event("start", plan={"final": 1.0}, run=str(run.path), limits=["none"], timed=run.config.get("timed"))
+    told = {"data": data.summary(), "timed": run.config.get("timed")}
+    run.event("start", plan={"final": 1.0}, run=str(run.path), limits=["none"], **told)
     architecture = Architecture.from_json(asked["architecture"], source=f"{run.path}/config.yaml")
     run.write_json("best.json", architecture.to_json())
     weights, _ = run.load_tensors("inherited") or (None, {})
@@ -169,10 +170,7 @@ def _taken_home(
         "format": 1,
         "hiernas": VERSION,
         **{k: run.config[k] for k in ("method", "preset", "seed")},
-        "data": {
-            "name": data.name, "classes": list(data.classes), "train": len(data.train), "val": len(data.val),
-            "test": len(data.test), "input_size": list(data.input_size), "notes": list(data.notes),
-        },
+        "data": data.summary(),
         "chosen": {"test_accuracy": tested.accuracy, "sites": architecture.to_json()["sites"]},
         "tested": {**tested.kept(), "worst": _worst(data, said)},
         "inherited": inherited,

@@ -6,6 +6,7 @@ length, on a few batches of the images. What a phase takes there for its work (`
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -58,13 +59,29 @@ def search(
     began = time.monotonic() if began is None else began
     if out is not None:
         refuse_existing(Path(out))
-    prepared = prepare(request, listener)
+    heard = listener if request.time is None else _before(request.time, began, listener)
+    prepared = prepare(request, heard)
     if request.time is not None:
-        prepared, *_ = paced(request, prepared, listener, began)
+        prepared, *_ = paced(request, prepared, heard, began)
     run = begin(out, request.method, _config(prepared), listener)
     with closing(run):
         _finish(prepared, run)
     return run
+
+
+def _before(seconds: float, began: float, listener: Listener | None) -> Listener:
+    """A listener of what comes before a search, which refuses a time that is over by then."""
+
+    def tell(event: Mapping[str, Any]) -> None:
+        if ranks.since(began) > seconds:
+            raise ConfigError(
+                f"the {units.seconds(seconds)} of --time are over before the search could begin; give more (`hiernas check` "
+                "without --time says how much): latencies that were measured are kept"
+            )
+        if listener is not None:
+            listener(event)
+
+    return tell
 
 
 def resume(path: str | Path, listener: Listener | None = None, space: SearchSpace | None = None, data: Any = None) -> RunFolder:
@@ -121,8 +138,7 @@ def _finish(prepared: Prepared, run: RunFolder) -> None:
     share = method.final_share(prepared.space, prepared.config, numpy_generator(seed, "share"))
     phases = method.work(prepared.config, data).items()
     work = {phase: x * (share if phase.startswith(("final", "compare", "brief")) else 1.0) for phase, x in phases}
-    left_out = [note for note in data.notes if "left out" in note]
-    told = {"fitted": prepared.fitted, "timed": prepared.timed, "left_out": left_out}
+    told = {"data": data.summary(), "fitted": prepared.fitted, "timed": prepared.timed}
     run.event("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], **told)
     problem = make_problem(prepared.space, data, prepared.limits, prepared.latency, run, seed)
     found = method.search(problem, prepared.config)
@@ -174,8 +190,6 @@ def fitting(config: Any, takes: Callable[[Any], float], seconds: float, kept: It
         if takes(scaled(config, high, kept)) > seconds:
             break
         low, high = high, 2 * high
-    else:
-        raise ConfigError("--time has nothing to set: every length is given by --set; leave one of them out")
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if takes(scaled(config, middle, kept)) > seconds else (middle, high)
@@ -206,26 +220,49 @@ def paced(
     request: Request, prepared: Prepared, listener: Listener | None, began: float
 ) -> tuple[Prepared, LargestStep, Pace]:
     """A search, as long as it may be where a time is asked for; its largest step, and its pace."""
+    kept, asked = names_of(request.settings), request.time or math.inf
+    if request.time is not None and scaled(prepared.config, 0.0, kept) == scaled(prepared.config, 2.0, kept):
+        raise ConfigError("--time has nothing to set: every length is given by --set; leave one of them out")
     step = largest_step(prepared)
-    pace = rehearse(prepared, step.seconds, listener)
+    pace = rehearse(prepared, step.seconds, listener, asked - ranks.since(began))
     if request.time is not None:
-        prepared = within(prepared, pace, request.time, ranks.since(began), names_of(request.settings))
+        prepared = within(prepared, pace, asked, ranks.since(began), kept)
     return prepared, step, pace
 
 
-def rehearse(prepared: Prepared, step_seconds: float, listener: Listener | None = None) -> Pace:
-    """Do a search in miniature, in a folder that is deleted. `step_seconds`: of a training step of the largest network."""
+def rehearse(
+    prepared: Prepared, step_seconds: float, listener: Listener | None = None, seconds: float = math.inf
+) -> Pace:
+    """Do a search in miniature, in a folder that is deleted. `step_seconds`: of a training step of the largest network.
+
+    `seconds`: that are left for it and the search, see `rehearsed`.
+    """
     if listener is not None:
         listener({"event": "rehearsal"})
     small = in_miniature(prepared, step_seconds)
     work = METHODS[prepared.method].work(small.config, small.data)
-    return rehearsed(_config(small), work, lambda run: _finish(small, run))
+    return rehearsed(_config(small), work, lambda run: _finish(small, run), seconds)
 
 
-def rehearsed(config: Mapping[str, Any], work: Mapping[str, float], do: Callable[[RunFolder], None]) -> Pace:
-    """The pace of what is done in a run folder, which is then deleted. `config`: its config.yaml; `work`: of its phases."""
-    with TemporaryDirectory() as folder, closing(RunFolder.create(Path(folder) / "run", config)) as run:
-        start = time.monotonic()
+def rehearsed(
+    config: Mapping[str, Any], work: Mapping[str, float], do: Callable[[RunFolder], None], seconds: float = math.inf
+) -> Pace:
+    """The pace of what is done in a run folder, which is then deleted. `config`: its config.yaml; `work`: of its phases.
+
+    `seconds`: that are left for this and for what it is the miniature of. That takes as long at least, so `ConfigError` is
+    raised as soon as half of them are over.
+    """
+    start = time.monotonic()
+
+    def in_time(_: Mapping[str, Any]) -> None:
+        if 2 * (spent := ranks.since(start)) > seconds:
+            raise ConfigError(
+                f"{units.seconds(max(0.0, seconds - spent))} are left of the time, and with one epoch of each training it "
+                f"takes more than {units.seconds(spent)}; give more (`hiernas check` without --time says how much), or choose "
+                "less (--preset, --space, --set)"
+            )
+
+    with TemporaryDirectory() as folder, closing(RunFolder.create(Path(folder) / "run", config, in_time)) as run:
         with suppress(LimitError, TrainingError):  # of so short a run they say nothing
             do(run)
         return Pace.of(run.seconds(), work, ranks.since(start))
