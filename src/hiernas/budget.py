@@ -14,7 +14,6 @@ from hiernas.errors import LimitError, did_you_mean
 from hiernas.space import Architecture, SearchSpace
 
 METRICS = ("latency_ms", "params", "macs", "peak_ram", "peak_ram_int8", "flash", "flash_int8")
-MEMORY = METRICS[3:]  # in bytes
 SUFFIXES = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -61,11 +60,10 @@ def quantity(metric: str, value: float) -> str:
     """A value as text, such as "7.4" or "2.15M", exactly; `parse_limits` reads it back."""
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
-    suffix = "" if metric == "latency_ms" else next((s for s in "GMk" if value >= SUFFIXES[s]), "")
-    units = {suffix: SUFFIXES.get(suffix, 1), **({"Ki": 2**10} if metric in MEMORY else {})}
-    forms = {unit: f"{(Decimal(repr(float(value))) / n).normalize():f}" for unit, n in units.items()}
-    suffix, text = min(forms.items(), key=lambda form: len(form[1]))
-    return f"{text}.0" if metric == "latency_ms" and len(text) == 1 else text + suffix
+    unit = "" if metric == "latency_ms" else next((s for s in "GMk" if value >= SUFFIXES[s]), "")
+    sizes, exact = {unit: SUFFIXES.get(unit, 1), **({"Ki": 1024} if metric in METRICS[3:] else {})}, Decimal(repr(float(value)))
+    text, unit = min(((f"{(exact / n).normalize():f}", unit) for unit, n in sizes.items()), key=lambda form: len(form[0]))
+    return f"{text}.0" if metric == "latency_ms" and len(text) == 1 else text + unit
 
 
 @dataclass(frozen=True, eq=False)

@@ -240,8 +240,8 @@ PATIENCE = 600  # looks for a run that has not begun
 class Followed:
     """A run of another process, which is only read, and its display."""
 
-    def __init__(self, run: RunFolder, console: Console) -> None:
-        self.run, self.read, self.quiet, self.began = run, 0, 0, ""
+    def __init__(self, path: Path, console: Console) -> None:
+        self.run, self.read, self.quiet, self.began = RunFolder.open(path), 0, 0, "nothing is written yet"
         self.at: float | None = None  # of the event that is shown
         self.display = Display(console, lambda: time.time() if self.at is None else self.at)
 
@@ -252,9 +252,10 @@ class Followed:
             for event in events:
                 self.at = datetime.fromisoformat(event["time"]).timestamp()
                 self.display(event)
-                self.began = self.began or event["time"].replace("T", " ")
         except UNREADABLE as error:
             raise self.run.damaged("events.jsonl", first_line(error)) from error
+        if events and not self.read:
+            self.began = f"begun {events[0]['time'].replace('T', ' ')}"
         self.at, self.read, self.quiet = None, self.read + len(events), 0 if events else self.quiet + 1
 
     def left(self) -> bool:
@@ -269,17 +270,19 @@ def follow(path: Path, console: Console) -> None:
     """
     _wait_for(path, console)
     if (path / "study.yaml").exists():
-        FollowedStudy(path, console).follow()
+        study = FollowedStudy(path, console)
+        with study.live if console.is_terminal else nullcontext():
+            while not study.look():
+                time.sleep(POLL)
         return
-    run, first = Followed(RunFolder.open(path), console), True  # says so where it is none
+    run = Followed(path, console)  # says so where it is none
     with run.display as display:
         while not (path / "result.json").exists():
-            console.quiet = first  # what has been is not told again; it says where the run stands
+            console.quiet = first = (run.read, run.quiet) == (0, 0)  # what has been is not told again
             run.look()
             console.quiet = False
             if first:
-                since = f"begun {run.began}" if run.began else "nothing is written yet"
-                console.print(f"{path}: {run.run.config['method']}, {since}")
+                console.print(f"{path}: {run.run.config['method']}, {run.began}")
                 if not console.is_terminal:
                     display.print_line()
             if run.left() and not (path / "result.json").exists():
@@ -287,7 +290,6 @@ def follow(path: Path, console: Console) -> None:
                     f"{path} is not finished, and no process is at it any more: it was stopped or killed, or it failed; go on "
                     f"with `hiernas resume {path}`: what was saved is not done again"
                 )
-            first = False
             time.sleep(POLL)
 
 
@@ -295,25 +297,19 @@ class FollowedStudy:
     """A study that other processes do: a line for each run that has ended, and how far the others are."""
 
     def __init__(self, path: Path, console: Console) -> None:
-        self.path, self.console = path, console
+        self.path, self.console, self.lines = path, console, [""]
         self.runs, self.ended = dict[Path, Followed](), set[Path]()
-        self.lines, self.last_line, self.quiet = [""], 0.0, 0
+        self.last_line, self.quiet = 0.0, 0
         self.live = Live(console=console, transient=True, get_renderable=lambda: Text("\n".join(map(visible, self.lines))))
 
-    def follow(self) -> None:
-        """Until all runs have ended; raises `RunError` where no process is at any other."""
-        with self.live if self.console.is_terminal else nullcontext():
-            while not self.look():
-                time.sleep(POLL)
-
     def look(self) -> bool:
-        """Show what is new; whether all runs have ended."""
+        """Show what is new; whether all runs have ended. Raises `RunError` where no process is at any other."""
         from hiernas.run.study import Study
 
-        jobs, before, known = list(Study.open(self.path).jobs()), self.lines[0], len(self.ended)  # more can be asked meanwhile
-        at_work = [line for job in jobs if (line := self._line(job))]
+        jobs, before = list(Study.open(self.path).jobs()), self.lines[0]  # more can be asked meanwhile
+        at_work = [line for job in jobs if job.path not in self.ended and (line := self._line(job))]
         self.lines = [f"{len(self.ended)} of {len(jobs)} runs are done, {len(at_work)} under way", *at_work]
-        self.quiet = 0 if at_work or len(self.ended) > known else self.quiet + 1
+        self.quiet = 0 if at_work or self.lines[0] != before else self.quiet + 1
         if not self.console.is_terminal and (self.lines[0] != before or time.monotonic() - self.last_line > 10.0):
             self.last_line = time.monotonic()
             for line in self.lines:
@@ -325,9 +321,9 @@ class FollowedStudy:
     def _line(self, job: Any) -> str:
         """Where a run stands, while a process is at it; its result is printed once."""
         name = f"{job.label}, seed {job.seed}, {job.limit}"
-        if job.path in self.ended or not (job.path / "config.yaml").exists():
+        if not (job.path / "config.yaml").exists():
             return ""
-        run = self.runs.setdefault(job.path, Followed(RunFolder.open(job.path), Console(quiet=True)))
+        run = self.runs[job.path] = self.runs.get(job.path) or Followed(job.path, Console(quiet=True))
         if result := run.run.read_json("result.json"):
             self.ended.add(job.path)
             self.console.print(f"{name}: {units.percent(result['chosen']['test_accuracy'])}")

@@ -26,7 +26,7 @@ from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
 from hiernas.report import units
 from hiernas.run.folder import Listener
-from hiernas.run.request import Prepared, Request, prepare
+from hiernas.run.request import Prepared, Request, in_short, prepare
 from hiernas.run.search import LargestStep, Pace, paced
 from hiernas.train.evaluate import batch_for, evaluation_bytes, kept_bytes
 
@@ -72,7 +72,7 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> dict[str, Any
         "method": prepared.method, "space": space.name, "architectures": max(space.size(), among.size()), "costs": costs,
         "limits": [str(limit) for limit in prepared.limits], "automatic_limit": prepared.automatic_limit,
         "share_within_limits": met / looked_at, "looked_at": looked_at,
-        "data": {**data.summary(), "classes": data.num_classes},
+        "data": {**in_short(data), "classes": data.num_classes},
         "fitted": prepared.fitted, "timed": prepared.timed, "doubts": list(prepared.doubts),
         "supernet_params": None if method.control == "unsearched" else step.params,
         "memory_gib": (max(training, evaluating, _measuring(prepared)) + _pictures(prepared)) / 2**30,

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 
-from hiernas.budget import MEMORY as MEMORY
 from hiernas.budget import METRICS, SUFFIXES, Limit
 from hiernas.errors import LimitError, did_you_mean
 
 PEAKS = ("peak_ram", "peak_ram_int8")  # greatest values over the operations of a network; the other metrics are sums
+MEMORY = (*PEAKS, "flash", "flash_int8")  # in bytes
 BYTES = {f"{unit}{b}": n for unit, n in {"": 1, **SUFFIXES, "Ki": 2**10, "Mi": 2**20}.items() for b in ("", "B")}
 UNITS = {"latency_ms": {"": 1, "ms": 1}, "params": {"": 1, **SUFFIXES}, "macs": {"": 1, **SUFFIXES}}
 UNITS |= dict.fromkeys(MEMORY, BYTES)

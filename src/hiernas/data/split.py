@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -65,13 +65,6 @@ class ImageData:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
-
-    def summary(self) -> dict[str, Any]:
-        """As JSON: what there is, in numbers, and the notes."""
-        return {
-            "name": self.name, "classes": list(self.classes), "train": len(self.train), "val": len(self.val),
-            "test": len(self.test), "input_size": list(self.input_size), "notes": list(self.notes),
-        }  # fmt: skip
 
 
 def shares(split: Split, share: float, seed: int, images: int = 0) -> tuple[Split, Split]:

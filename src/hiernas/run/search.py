@@ -6,7 +6,6 @@ length, on a few batches of the images. What a phase takes there for its work (`
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -36,7 +35,7 @@ from hiernas.report.page import write_report
 from hiernas.run.finalists import best_of
 from hiernas.run.folder import Listener, RunFolder, begin, owned, refuse_existing
 from hiernas.run.outcome import complete, environment, tell_changes, train_only
-from hiernas.run.request import Prepared, Request, keep_latency, prepare, reload_data, restore
+from hiernas.run.request import Prepared, Request, in_short, keep_latency, prepare, reload_data, restore
 from hiernas.run.settings import differences, keys, names_of, scaled, with_settings
 from hiernas.space import SearchSpace
 from hiernas.train.evaluate import RunTrainer
@@ -47,6 +46,7 @@ STEPS, SECONDS = (2, 16), 2.0  # of each training in a rehearsal: fewer steps wh
 IMAGES, TIMED_MACS = (16, 200), 3e9  # that candidates are looked at with: fewer where one would take more multiply-adds
 SMALL = {"population": 8, "drawn": 8, "search.decided": 0.0}  # in a rehearsal; whatever it ends with counts as decided
 HALVINGS = 60
+NO_END = 1e9  # seconds
 
 
 def search(
@@ -59,7 +59,9 @@ def search(
     began = time.monotonic() if began is None else began
     if out is not None:
         refuse_existing(Path(out))
-    heard = listener if request.time is None else _before(request.time, began, listener)
+    heard, asked = listener, request.time
+    if asked is not None:
+        heard = _timely(asked, began, f"{units.seconds(asked)} were over before the search could begin", listener)
     prepared = prepare(request, heard)
     if request.time is not None:
         prepared, *_ = paced(request, prepared, heard, began)
@@ -69,14 +71,14 @@ def search(
     return run
 
 
-def _before(seconds: float, began: float, listener: Listener | None) -> Listener:
-    """A listener of what comes before a search, which refuses a time that is over by then."""
+def _timely(seconds: float, began: float, vain: str, listener: Listener | None = None) -> Listener:
+    """A listener that ends all with `ConfigError` once `seconds` are over, which then is in vain for a reason."""
 
     def tell(event: Mapping[str, Any]) -> None:
         if ranks.since(began) > seconds:
             raise ConfigError(
-                f"the {units.seconds(seconds)} of --time are over before the search could begin; give more (`hiernas check` "
-                "without --time says how much): latencies that were measured are kept"
+                f"--time is too short: {vain}; give more (`hiernas check` without --time says how much), or choose less "
+                "(--preset, --space, --set)"
             )
         if listener is not None:
             listener(event)
@@ -138,7 +140,7 @@ def _finish(prepared: Prepared, run: RunFolder) -> None:
     share = method.final_share(prepared.space, prepared.config, numpy_generator(seed, "share"))
     phases = method.work(prepared.config, data).items()
     work = {phase: x * (share if phase.startswith(("final", "compare", "brief")) else 1.0) for phase, x in phases}
-    told = {"data": data.summary(), "fitted": prepared.fitted, "timed": prepared.timed}
+    told = {"data": in_short(data), "fitted": prepared.fitted, "timed": prepared.timed}
     run.event("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], **told)
     problem = make_problem(prepared.space, data, prepared.limits, prepared.latency, run, seed)
     found = method.search(problem, prepared.config)
@@ -220,7 +222,7 @@ def paced(
     request: Request, prepared: Prepared, listener: Listener | None, began: float
 ) -> tuple[Prepared, LargestStep, Pace]:
     """A search, as long as it may be where a time is asked for; its largest step, and its pace."""
-    kept, asked = names_of(request.settings), request.time or math.inf
+    kept, asked = names_of(request.settings), request.time or NO_END
     if request.time is not None and scaled(prepared.config, 0.0, kept) == scaled(prepared.config, 2.0, kept):
         raise ConfigError("--time has nothing to set: every length is given by --set; leave one of them out")
     step = largest_step(prepared)
@@ -231,7 +233,7 @@ def paced(
 
 
 def rehearse(
-    prepared: Prepared, step_seconds: float, listener: Listener | None = None, seconds: float = math.inf
+    prepared: Prepared, step_seconds: float, listener: Listener | None = None, seconds: float = NO_END
 ) -> Pace:
     """Do a search in miniature, in a folder that is deleted. `step_seconds`: of a training step of the largest network.
 
@@ -245,23 +247,15 @@ def rehearse(
 
 
 def rehearsed(
-    config: Mapping[str, Any], work: Mapping[str, float], do: Callable[[RunFolder], None], seconds: float = math.inf
+    config: Mapping[str, Any], work: Mapping[str, float], do: Callable[[RunFolder], None], seconds: float = NO_END
 ) -> Pace:
     """The pace of what is done in a run folder, which is then deleted. `config`: its config.yaml; `work`: of its phases.
 
     `seconds`: that are left for this and for what it is the miniature of. That takes as long at least, so `ConfigError` is
     raised as soon as half of them are over.
     """
-    start = time.monotonic()
-
-    def in_time(_: Mapping[str, Any]) -> None:
-        if 2 * (spent := ranks.since(start)) > seconds:
-            raise ConfigError(
-                f"{units.seconds(max(0.0, seconds - spent))} are left of the time, and with one epoch of each training it "
-                f"takes more than {units.seconds(spent)}; give more (`hiernas check` without --time says how much), or choose "
-                "less (--preset, --space, --set)"
-            )
-
+    start, half = time.monotonic(), seconds / 2
+    in_time = _timely(half, start, f"{units.seconds(half)} are left, and with one epoch of each training it takes longer")
     with TemporaryDirectory() as folder, closing(RunFolder.create(Path(folder) / "run", config, in_time)) as run:
         with suppress(LimitError, TrainingError):  # of so short a run they say nothing
             do(run)

@@ -72,11 +72,9 @@ class Job:
 
     @property
     def by(self) -> str:
-        """The process that did it last: host and number."""
-        try:
-            return self.lock.with_name(f"{self.lock.name}.by").read_text()
-        except (OSError, *UNREADABLE):
-            return "a machine that left no name"
+        """Host and number of the process that did it last."""
+        left = self.lock.with_name(f"{self.lock.name}.by")
+        return left.read_text(errors="replace") if left.exists() else "a machine that left no name"
 
 
 @dataclass(frozen=True)
