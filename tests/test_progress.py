@@ -29,7 +29,7 @@ from toy import RUN
 
 def shown(events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines, with eleven seconds between two events."""
-    clock = iter(range(0, 100_000, 11))
+    clock = iter(range(11, 100_000, 11))
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     file = io.StringIO()
     display = Display(Console(file=file, width=200))
@@ -55,6 +55,17 @@ def test_the_bar_is_full_when_nothing_is_left_to_do(monkeypatch: pytest.MonkeyPa
     assert all(share < 100 for share in shares[:-1])
     assert lines[-1] == "100% measuring whole network 3 of 3"
     assert "training the chosen network · epoch 2/2" in lines[3]
+
+
+def test_the_time_left_goes_by_the_pace_of_the_phase_at_hand() -> None:
+    """Two phases of as much work, of which the second takes 10 seconds an epoch and the first took 100: 20 seconds are left."""
+    now, epoch = [0.0], {"event": "epoch", "epochs": 4, "loss": 1.0, "train_accuracy": None, "val_accuracy": None}
+    display = Display(Console(file=io.StringIO()), lambda: now[0])
+    display({"event": "start", "plan": {"train1": 50.0, "final": 50.0}, "run": "r", "limits": ["none"]})
+    for at, phase, n in ((0, "train1", 0), (400, "train1", 4), (400, "final", 0), (410, "final", 1), (420, "final", 2)):
+        now[0] = float(at)
+        display({**epoch, "phase": phase, "epoch": n})
+    assert display.ends == pytest.approx(420 + 20 * (0.51 - 0.245) / 0.245)  # 2 % are no epochs
 
 
 EPOCH = {"phase": "final", "epochs": 4, "loss": 1.0, "train_accuracy": 0.5, "val_accuracy": None}

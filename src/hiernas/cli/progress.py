@@ -70,8 +70,7 @@ class Display:
         self.again = ""  # the command that goes on with what is being done
         self.of_study = False
         self.best = 0.0
-        self.started = self.clock()
-        self.first_done: float | None = None
+        self.seen: list[tuple[str, float, float]] = []  # phases, and how much was done when they began, and when
         self.last_line = 0.0
         self.alarms: set[str] = set()
         self.state = ("starting", 0.0)  # what is shown
@@ -106,7 +105,7 @@ class Display:
         self.plan = e["plan"]
         if not self.of_study:
             self.again = f"hiernas resume {e['run']}"
-        self.best, self.first_done = 0.0, None
+        self.best, self.seen = 0.0, []
         self.console.print(f"run folder {e['run']}, limits {', '.join(e['limits'])}")
         if data := e.get("data"):
             left_out = [f"images: {note}" for note in data["notes"] if "left out" in note]
@@ -152,7 +151,7 @@ class Display:
         total = sum(self.plan.values()) or 1.0
         done = PLANNED * (before + share * self.plan.get(phase, 0.0)) / total
         best = f" · best {self.best:.1%}" if self.best else ""
-        self._show(f"{self._title(phase)} · {text}{best}", done, self._left(done), final)
+        self._show(f"{self._title(phase)} · {text}{best}", done, self._left(phase, done), final)
 
     def _title(self, phase: str) -> str:
         if phase in PHASES:
@@ -166,13 +165,12 @@ class Display:
         where = f"stage {number}/{stages} · " if number else ""
         return where + PHASES.get(kind, phase)
 
-    def _left(self, done: float) -> float | None:
-        """Seconds, where enough is done to tell."""
-        if self.first_done is None:
-            self.first_done, self.started = done, self.clock()
-        if done - self.first_done < 0.005:
-            return None
-        return (self.clock() - self.started) * (1.0 - done) / (done - self.first_done)
+    def _left(self, phase: str, done: float) -> float | None:
+        """Seconds, where enough is done to tell: by the pace of a tenth of all at least, of as few phases as may be."""
+        if not self.seen or self.seen[-1][0] != phase:
+            self.seen.append((phase, done, self.clock()))
+        _, before, since = next((seen for seen in reversed(self.seen) if done - seen[1] >= 0.1), self.seen[0])
+        return (self.clock() - since) * (1.0 - done) / (done - before) if done - before >= 0.005 else None
 
     def _show(self, text: str, done: float, left: float | None = None, final: bool = False) -> None:
         self.state, self.ends = (text, done), None if left is None else self.clock() + left
