@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -24,7 +26,7 @@ from hiernas.methods.hnas import QUICK
 from hiernas.run import search as run_module
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare
-from hiernas.run.search import Pace, fitting, in_miniature, largest_step, rehearse, rehearsed, resume, search
+from hiernas.run.search import Pace, fitting, in_miniature, largest_step, paced, rehearse, rehearsed, resume, search
 from hiernas.run.settings import keys, scaled, with_settings
 
 SIZE, CLASSES = (1, 8, 8), 3
@@ -86,9 +88,32 @@ def test_a_time_that_is_too_short_is_refused_with_the_least_one() -> None:
     with pytest.raises(ConfigError, match=r"^20\.0.s are left .* epoch of each training it takes 26\.0.s; give 6\.0.s more"):
         fitting(QUICK, takes, 20.0)
     assert takes(fitting(QUICK, takes, 26.0)) == 26.0
-    every = {k for k in keys(QUICK) if k.endswith("epochs")} | {"generations"}
+
+
+def test_what_cannot_be_in_time_is_refused_before_it_is_rehearsed(
+    few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is rehearsed would take ten steps of a second, of which it tells."""
+    done: list[int] = []
+    monkeypatch.setattr("time.monotonic", lambda: float(len(done)))
+
+    def do(run: RunFolder) -> None:
+        for step in range(10):
+            run.tell("step")
+            done.append(step)
+
+    with pytest.raises(ConfigError, match=r"^--time is too short: 3\.5.s are left, .* longer; give more \(`hiernas check`"):
+        rehearsed({"method": "hdas", "seed": 0, "data": {}}, {"final": 1.0}, do, 7.0)
+    assert len(done) == 4
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match=r"^--time is too short: 3\.0.s were over before the search could begin; give more"):
+        search(Request("hnas", "tiny", {}, few, ["params<=150k"], time=3.0), tmp_path / "r", began=time.monotonic() - 4)
+    assert not (tmp_path / "r").exists()
+    lengths = [f"{k}={json.dumps(v)}" for k, v in keys(QUICK).items() if k.endswith("epochs") or k == "generations"]
+    asked = Request("hnas", "tiny", {}, few, ["params<=150k"], settings=lengths, time=1000.0)
+    monkeypatch.setattr(run_module, "rehearse", None)
     with pytest.raises(ConfigError, match="--time has nothing to set: every length is given by --set"):
-        fitting(QUICK, takes, 1000.0, every)
+        paced(asked, prepare(asked), None, 0.0)
 
 
 def test_seconds_are_those_of_the_rehearsal_for_its_work() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import platform
 import re
 import threading
 import time
@@ -21,12 +23,13 @@ from hiernas.cli.progress import Display, follow
 from hiernas.commands import SearchOptions, TrainOptions
 from hiernas.errors import ConfigError, RunError
 from hiernas.run.folder import RunFolder
+from hiernas.run.study import Study, claim, entries_of
 from toy import RUN
 
 
 def shown(events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines, with eleven seconds between two events."""
-    clock = iter(range(0, 100_000, 11))
+    clock = iter(range(11, 100_000, 11))
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     file = io.StringIO()
     display = Display(Console(file=file, width=200))
@@ -52,6 +55,17 @@ def test_the_bar_is_full_when_nothing_is_left_to_do(monkeypatch: pytest.MonkeyPa
     assert all(share < 100 for share in shares[:-1])
     assert lines[-1] == "100% measuring whole network 3 of 3"
     assert "training the chosen network · epoch 2/2" in lines[3]
+
+
+def test_the_time_left_goes_by_the_pace_of_the_phase_at_hand() -> None:
+    """Two phases of as much work, of which the second takes 10 seconds an epoch and the first took 100: 20 seconds are left."""
+    now, epoch = [0.0], {"event": "epoch", "epochs": 4, "loss": 1.0, "train_accuracy": None, "val_accuracy": None}
+    display = Display(Console(file=io.StringIO()), lambda: now[0])
+    display({"event": "start", "plan": {"train1": 50.0, "final": 50.0}, "run": "r", "limits": ["none"]})
+    for at, phase, n in ((0, "train1", 0), (400, "train1", 4), (400, "final", 0), (410, "final", 1), (420, "final", 2)):
+        now[0] = float(at)
+        display({**epoch, "phase": phase, "epoch": n})
+    assert display.ends == pytest.approx(420 + 20 * (0.51 - 0.245) / 0.245)  # 2 % are no epochs
 
 
 EPOCH = {"phase": "final", "epochs": 4, "loss": 1.0, "train_accuracy": 0.5, "val_accuracy": None}
@@ -87,6 +101,49 @@ def test_a_run_of_another_process_is_followed_to_its_end(tmp_path: Path, monkeyp
     assert lines[:2] == [f"{path} holds no run yet; waiting for one to begin there (Ctrl-C ends)",
                          f"{path}: hnas, nothing is written yet"]  # fmt: skip
     assert any(line.startswith(" 98% training the chosen network · epoch 4/4 · loss 1.000 · train 50.0%") for line in lines)
+
+
+def test_a_study_of_other_processes_is_followed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s"
+    study = Study(path, entries_of("plain,random"), ("params<=1k",), 1, {"settings": ()})
+
+    def do() -> None:
+        time.sleep(0.1)  # it is waited for
+        study.save()
+        time.sleep(0.1)
+        for job, accuracy in zip(study.jobs(), (0.5, 0.75), strict=True):
+            with claim(job):
+                time.sleep(0.2)  # nobody may say that it was left, though it has no run yet
+                run = RunFolder.create(job.path, {**RUN, "method": job.label})
+                run.event("start", plan={"final": 1.0}, run="r", limits=["none"])
+                run.event("epoch", **EPOCH, epoch=2)
+                time.sleep(0.2)
+                run.write_json("result.json", {"chosen": {"test_accuracy": accuracy}})
+                run.close()
+                time.sleep(0.2)  # as long as a report is written
+
+    lines = followed(do, path, monkeypatch)
+    at = f"on {platform.node()}, process {os.getpid()}"
+    where = r":  ( 0% starting|49% training the chosen network · epoch 2/4 · loss 1.000 · train 50.0%)$"  # as it is seen
+    assert list(dict.fromkeys(re.sub(where, "", line) for line in lines)) == [
+        f"{path} holds no run yet; waiting for one to begin there (Ctrl-C ends)",
+        "0 of 2 runs are done, 0 under way", "0 of 2 runs are done, 1 under way",
+        f"plain, seed 0, params<=1k, {at}",
+        "plain, seed 0, params<=1k: 50.00\N{NO-BREAK SPACE}%",
+        "1 of 2 runs are done, 0 under way", "1 of 2 runs are done, 1 under way",
+        f"random, seed 0, params<=1k, {at}",
+        "random, seed 0, params<=1k: 75.00\N{NO-BREAK SPACE}%", "2 of 2 runs are done, 0 under way",
+    ]  # fmt: skip
+
+
+def test_a_study_that_was_left_is_no_longer_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study(tmp_path / "s", entries_of("plain,random"), ("params<=1k",), 1, {"settings": ()})
+    study.save()
+    RunFolder.create(next(study.jobs()).path, RUN).close()
+    monkeypatch.setattr(progress, "POLL", 0.01)
+    message = r"^0 of 2 runs are done, 0 under way, and no process is at any; `hiernas compare .*s` goes on with the others"
+    with pytest.raises(RunError, match=message):
+        follow(study.path, Console(file=io.StringIO()))
 
 
 def test_what_has_been_says_where_a_run_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,12 +185,16 @@ def test_a_narrow_terminal_shows_all_of_it() -> None:
 def test_what_was_left_out_and_pruned_is_said() -> None:
     file = io.StringIO()
     display = Display(Console(file=file, soft_wrap=True))
-    left_out = ["2 damaged images left out: a.png, b.png"]
-    display({"event": "start", "plan": {}, "run": "r", "limits": ["none"], "left_out": left_out})
+    notes = ["2 damaged images left out: a.png, b.png", "no test split given"]
+    data = {"name": "photos", "classes": ["a", "b"], "train": 1200, "val": 30, "test": 40, "input_size": [3, 8, 9]}
+    data["notes"] = notes
+    display({"event": "start", "plan": {}, "run": "r", "limits": ["none"], "data": data})
     display({"event": "pruned", "stage": 2, "size_before": 3888, "size_after": 1296})
     display({"event": "pruned", "stage": 3, "size_before": 1296, "size_after": 1296})
     assert file.getvalue().splitlines() == [
-        "run folder r, limits none", "images: 2 damaged images left out: a.png, b.png",
+        "run folder r, limits none",
+        "photos: 1,200 training, 30 validation and 40 test images of 3×8×9 in 2 classes",
+        "images: 2 damaged images left out: a.png, b.png",
         "stage 2: pruned the space from 3,888 to 1,296 architectures",
         "stage 3: pruned nothing of the space of 1,296 architectures",
     ]  # fmt: skip

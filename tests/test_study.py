@@ -99,6 +99,20 @@ def test_a_verdict_says_what_the_interval_shows(gains: tuple[float, ...], said: 
     assert "3 seeds at least" in results.verdicts([row("hnas", 0, 0.9), row("random", 0, 0.1)])[0]
 
 
+@pytest.mark.parametrize(
+    ("labels", "seeds", "said"),
+    [
+        (("random", "plain"), 1, "under params<=1k: one seed has no interval; 3 seeds at least are needed"),
+        (("random", "plain"), 2, "under params<=1k: 3 seeds at least are needed to show anything (--seeds 3)"),
+        (("random", "plain"), 3, "under params<=1k: no search stands beside a network without one; name both"),
+        (("hnas", "spos"), 3, "under params<=1k: no search stands beside a network without one; name both"),
+    ],
+)
+def test_where_nothing_is_shown_it_is_said_why(labels: tuple[str, ...], seeds: int, said: str) -> None:
+    (verdict,) = results.verdicts([row(label, seed, 0.9) for label in labels for seed in range(seeds)])
+    assert verdict.startswith(said)
+
+
 def test_files_hold_every_run(tmp_path: Path) -> None:
     rows = [row(label, seed, 0.5 + 0.1 * seed, limit=limit) for label in ("hnas:a=1", "random_k & <b>") for seed in range(3)
             for limit in ("params<=1k", "params<=2k")]  # fmt: skip

@@ -331,6 +331,8 @@ def test_int8_tells_what_its_file_does(int8: tuple[Path, str], found: SearchResu
     page = (run / "report.html").read_text()
     assert all(f"{ratio:.2f} times as fast" in text for text in (shown, page))
     assert "<h2>In INT8</h2>" in page
+    assert value["preprocessing"] is False
+    assert all("Both files by ONNX Runtime" in text for text in (shown, page))
 
 
 def test_a_search_tells_of_int8_where_it_is_asked(found: SearchResult, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,6 +360,10 @@ def test_a_file_with_its_preprocessing_takes_pictures_as_they_are(
     shown = run_command("export", run, "--to", to, "--with-preprocessing")
     file = run / {"onnx": "best.pixels.onnx", "onnx-int8": "best.pixels.int8.onnx"}[to]
     assert file.name in shown
+    if to == "onnx-int8":  # whose numbers RUN/int8.json and the page now have
+        assert json.loads((run / "int8.json").read_text())["preprocessing"] is True
+        page = (run / "report.html").read_text()
+        assert all("Both files, with their preprocessing, by ONNX Runtime" in text for text in (shown, page))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     (asked,) = session.get_inputs()
     _, height, width = found.load().input_size

@@ -60,10 +60,10 @@ def quantity(metric: str, value: float) -> str:
     """A value as text, such as "7.4" or "2.15M", exactly; `parse_limits` reads it back."""
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
-    suffix = "" if metric == "latency_ms" else next((s for s in "GMk" if value >= SUFFIXES[s]), "")
-    number = Decimal(repr(float(value))) / SUFFIXES.get(suffix, 1)
-    text = f"{number.normalize():f}"
-    return f"{text}.0" if metric == "latency_ms" and len(text) == 1 else text + suffix
+    unit = "" if metric == "latency_ms" else next((s for s in "GMk" if value >= SUFFIXES[s]), "")
+    sizes, exact = {unit: SUFFIXES.get(unit, 1), **({"Ki": 1024} if metric in METRICS[3:] else {})}, Decimal(repr(float(value)))
+    text, unit = min(((f"{(exact / n).normalize():f}", unit) for unit, n in sizes.items()), key=lambda form: len(form[0]))
+    return f"{text}.0" if metric == "latency_ms" and len(text) == 1 else text + unit
 
 
 @dataclass(frozen=True, eq=False)

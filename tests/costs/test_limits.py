@@ -13,7 +13,7 @@ from hiernas.costs import parse_limits
 from hiernas.costs.limits import (
     Limit,
     check_reachable,
-    feasible_share,
+    count_feasible,
     nearest,
     sample_feasible,
     satisfied,
@@ -216,7 +216,9 @@ def test_all_feasible_architectures_are_found_once(way: str) -> None:
         found = sample_feasible(SPACE, TABLES, limits, np.random.default_rng(1), 20)
         assert (found.dtype, found.shape) == (np.int64, (len(feasible), 2))
         assert {tuple(g) for g in found.tolist()} == feasible, limits
-        assert feasible_share(SPACE, TABLES, limits, np.random.default_rng(2)) == pytest.approx(len(feasible) / 12, abs=0.02)
+        met, of = count_feasible(SPACE, TABLES, limits, np.random.default_rng(2))
+        assert of == (12 if way == "listed" else 10_000)
+        assert met / of == pytest.approx(len(feasible) / 12, abs=0 if way == "listed" else 0.02)
 
 
 def test_excluded_ones_do_not_come_back(way: str) -> None:
@@ -253,7 +255,7 @@ def test_an_empty_region_gives_none() -> None:
     tables = cost_tables(space, None)
     limits = [Limit("params", high=tables["params"].smallest - 1)]
     assert sample_feasible(space, tables, limits, np.random.default_rng(0), 5).shape == (0, 22)
-    assert feasible_share(space, tables, limits, np.random.default_rng(0)) == 0.0
+    assert count_feasible(space, tables, limits, np.random.default_rng(0)) == (0, 10_000)
 
 
 def test_the_tables_of_a_space_are_made_once_and_are_those_of_that_space(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,15 +108,22 @@ def test_what_is_said_before_a_search(few: ImageData) -> None:
     assert value["total_seconds"] == pytest.approx(sum(value["seconds"].values()))
     assert found["space"] == "little, 27 architectures, those of peak_ram_int8 <= 5.2k"
     assert found["peak_ram_int8"].replace("\N{NO-BREAK SPACE}", " ") == "smallest 1.28 kB, typical 4.61 kB, largest 4.61 kB"
-    for share, words in ((0.0, "0.0%"), (0.0002, "under 0.1%"), (0.014, "1.4%")):  # rare is not none
-        assert in_words({**value, "share_within_limits": share})["within the limits"].startswith(f"{words} of the arch")
+    assert found["within the limits"] == "27 of 27 architectures (100.00%)"
+    for share, words in (
+        (0.0, "none of 10,000 architectures that were drawn: by all odds fewer than 1 in 3,333"),  # rare is not none
+        (0.0002, "about 0.02% of the architectures (2 of 10,000 that were drawn)"),
+    ):
+        drawn = {**value, "architectures": 10**9, "looked_at": 10_000, "share_within_limits": share}
+        assert in_words(drawn)["within the limits"] == words
     loose = prepare(asked("hnas", few, ("flash_int8<=1M", "peak_ram<=1M")))
     assert loose.config.objective == "params"
     assert [doubt.split(":")[0] for doubt in loose.doubts] == [
         "the limit flash_int8 <= 1M rules nothing out", "the limit peak_ram <= 1M rules nothing out",
     ]  # fmt: skip
-    with pytest.raises(LimitError, match=r"no architecture of 'little' meets peak_ram <= 1k; the smallest needs 5.12kB"):
-        prepare(asked("hnas", few, ("peak_ram<=1k",)))
+    for limit in ("1k", "4Ki"):
+        message = f"no architecture of 'little' meets peak_ram <= {limit}; the smallest needs 5,120 bytes"
+        with pytest.raises(LimitError, match=message):
+            prepare(asked("hnas", few, (f"peak_ram<={limit}",)))
 
 
 def test_a_network_that_needs_more_is_not_handed_over() -> None:

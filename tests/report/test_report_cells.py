@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import report_runs as runs
+import torch
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from report_runs import Page
@@ -29,7 +30,8 @@ from hiernas.spaces import darts, hdas_stages, tiny
 SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}
 RULE = "DARTS' rule (the two strongest edges of each node, with their strongest operations)"
 SECTIONS = [
-    "Asked, predicted, measured", "The cells", "How the search went", "Training", "What now", "Data", "Settings", "Time",
+    "Asked, predicted, measured", "The cells", "The chosen network", "How the search went", "Training", "What now", "Data",
+    "Settings", "Time",
 ]  # fmt: skip
 DEAD = {  # cell 3 of stage 2 is read by none
     "DAG1": "skip 0, skip 1 | skip 1, max 2 | max 2, skip 3 | avg 3, skip 4",
@@ -244,7 +246,7 @@ def test_a_front_is_shown_where_there_is_one(tmp_path: Path, value: dict[str, An
 
 def test_the_page_of_stages(tmp_path: Path, staged: dict[str, Any]) -> None:
     page, text = made(tmp_path, staged)
-    assert headings(text) == [SECTIONS[0], "The graphs between the cells", "The cells, as given", *SECTIONS[2:]]
+    assert headings(text) == [SECTIONS[0], "The graphs between the cells", "The cells, as given", *SECTIONS[3:]]
     assert [[*row] for row in page.rows["stages"][1:]] == [
         ["Stage 1", "4", "4", "0", "–"], ["Stage 2", "4", "3", "1", "3"], ["Stage 3", "4", "4", "0", "–"]
     ]  # fmt: skip
@@ -395,12 +397,28 @@ def test_alarms_are_said(tmp_path: Path, value: dict[str, Any]) -> None:
     assert cells.alarms_of(figures.curves_of(runs.search_events({"train1": 6}))[0]) == []
 
 
+def test_the_whole_network_is_drawn_as_it_is_built(value: dict[str, Any]) -> None:
+    """Its cells by the tensors that leave them."""
+    network, sizes = darts(**SMALL, cells=5).architecture(GENOTYPES["PDARTS"]).build().eval(), list[tuple[str, str]]()
+    for cell in network.cells:
+        cell.register_forward_hook(lambda _, __, y: sizes.append((f"{y.shape[1]} ch", f"{y.shape[2]}×{y.shape[3]}")))
+    network(torch.zeros(1, 1, 8, 8))
+    blocks, kind = figures.blocks_of(value)
+    assert (kind, [b.label for b in blocks]) == (
+        "cells", ["", "conv\n3×3", "normal", "reduce", "normal", "reduce", "normal", "pool\nfc"],
+    )  # fmt: skip
+    assert [b.notes[1:] for b in blocks[2:-1]] == sizes
+    assert [b.stride for b in blocks[2:-1]] == [1, 2, 1, 2, 1]
+    drawn = figures.network(value).split('<div class="group">')
+    assert [group.count('<div class="block ') for group in drawn[1:]] == [1, 1, 1, 2, 2, 1]
+
+
 def test_the_control_of_a_search_in_chains(tmp_path: Path) -> None:
     """What HM-NAS hands over where nothing was decided: no masks, no cells."""
     chain = runs.result(tiny(), members=1, stages=0)
     chain |= {"method": "hmnas", "evaluated": 1, "details": {"decided": {"train1": {"what": "blocks", "decided": False}}}}
     page, text = made(tmp_path, chain)
-    assert headings(text) == [SECTIONS[0], "How the search went", "The chosen network", *SECTIONS[3:]]
+    assert headings(text) == [SECTIONS[0], "How the search went", "The chosen network", *SECTIONS[4:]]
     assert "A regular network, which no search has found, for digits" in page.text
     assert "went through the 200,000 architectures of the space tiny, all at once, by gradients." in page.text
     assert "train1 blocks" in {row[0] for row in page.rows["times"]}

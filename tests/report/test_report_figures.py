@@ -167,7 +167,7 @@ def test_unknown_spaces_are_drawn_by_their_options() -> None:
     assert "The operation chosen at each site" in figures.network(several)
     assert "A frame with several operations holds their weighted sum." in figures.network(several)
     changed = {"space": {"name": "tiny", "arguments": {"colour": 1}}, "chosen": {"sites": {"a": "skip"}}}
-    assert figures.blocks_of(changed)[1] is False
+    assert not figures.blocks_of(changed)[1]
     assert figures.network({"space": {"name": "x", "arguments": {}}, "chosen": {"sites": {}}}) == ""
 
 

@@ -22,9 +22,10 @@ from hiernas.cli.show import errors, out, print_either, print_pairs, print_summa
 from hiernas.errors import ConfigError, HiernasError
 from hiernas.names import VERSION
 
+MISREAD: Any = typer.BadParameter.__base__  # what a command line that cannot be read raises; it has no public name
 _say = errors.print
 app = typer.Typer(
-    no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Find the best convolutional network for your own images under the limits of your own device.",
 )  # fmt: skip
@@ -36,7 +37,9 @@ def main() -> None:
     with ranks.joined():
         out.quiet = ranks.number() > 0
         try:
-            app()
+            sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+        except MISREAD as error:
+            _fail(f"{error.format_message().rstrip('.')}; see `{error.ctx.command_path} -h`", error.exit_code)
         except HiernasError as error:
             if ranks.said(error):
                 sys.exit(error.exit_code)
@@ -180,8 +183,8 @@ def resume(
 
 
 @app.command()
-def watch(run: Annotated[Path, typer.Argument(help="folder of a run, also of one that is about to begin")]) -> None:
-    """Follow a run that another process does, until it ends. Ctrl-C ends the watching alone."""
+def watch(run: Annotated[Path, typer.Argument(help="folder of a run, also of one that is about to begin, or a study")]) -> None:
+    """Follow a run or a study that other processes do, until it ends. Ctrl-C ends the watching alone."""
     from hiernas.cli.progress import follow
 
     try:
@@ -189,7 +192,12 @@ def watch(run: Annotated[Path, typer.Argument(help="folder of a run, also of one
     except KeyboardInterrupt:
         _say(f"{run} was left alone; `hiernas watch {run}` shows it again")
         raise typer.Exit(130) from None
-    print_summary(run)
+    if not (run / "study.yaml").exists():
+        print_summary(run)
+    else:
+        from hiernas.commands.compare import standing
+
+        print_tables(standing(run).tables())
 
 
 @_command

@@ -6,6 +6,7 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hiernas.errors import UNREADABLE, RunError
 from hiernas.host import first_line, visible
 from hiernas.report import units
 from hiernas.run.disk import on_disk
-from hiernas.run.folder import RunFolder
+from hiernas.run.folder import RunFolder, held
 
 PHASES = {
     "train": "training supernet", "evolve": "searching", "final": "training the chosen network",
@@ -69,8 +70,7 @@ class Display:
         self.again = ""  # the command that goes on with what is being done
         self.of_study = False
         self.best = 0.0
-        self.started = self.clock()
-        self.first_done: float | None = None
+        self.seen: list[tuple[str, float, float]] = []  # phases, and how much was done when they began, and when
         self.last_line = 0.0
         self.alarms: set[str] = set()
         self.state = ("starting", 0.0)  # what is shown
@@ -105,10 +105,12 @@ class Display:
         self.plan = e["plan"]
         if not self.of_study:
             self.again = f"hiernas resume {e['run']}"
-        self.best, self.first_done = 0.0, None
+        self.best, self.seen = 0.0, []
         self.console.print(f"run folder {e['run']}, limits {', '.join(e['limits'])}")
-        for note in e.get("left_out", ()):
-            self.console.print(f"images: {note}")
+        if data := e.get("data"):
+            left_out = [f"images: {note}" for note in data["notes"] if "left out" in note]
+            for line in (units.images(data), *left_out):
+                self.console.print(line)
         if e.get("fitted"):
             self.console.print(f"for so few images: {e['fitted']}")
         if e.get("timed"):
@@ -149,7 +151,7 @@ class Display:
         total = sum(self.plan.values()) or 1.0
         done = PLANNED * (before + share * self.plan.get(phase, 0.0)) / total
         best = f" · best {self.best:.1%}" if self.best else ""
-        self._show(f"{self._title(phase)} · {text}{best}", done, self._left(done), final)
+        self._show(f"{self._title(phase)} · {text}{best}", done, self._left(phase, done), final)
 
     def _title(self, phase: str) -> str:
         if phase in PHASES:
@@ -163,23 +165,25 @@ class Display:
         where = f"stage {number}/{stages} · " if number else ""
         return where + PHASES.get(kind, phase)
 
-    def _left(self, done: float) -> float | None:
-        """Seconds, where enough is done to tell."""
-        if self.first_done is None:
-            self.first_done, self.started = done, self.clock()
-        if done - self.first_done < 0.005:
-            return None
-        return (self.clock() - self.started) * (1.0 - done) / (done - self.first_done)
+    def _left(self, phase: str, done: float) -> float | None:
+        """Seconds, where enough is done to tell: by the pace of a tenth of all at least, of as few phases as may be."""
+        if not self.seen or self.seen[-1][0] != phase:
+            self.seen.append((phase, done, self.clock()))
+        _, before, since = next((seen for seen in reversed(self.seen) if done - seen[1] >= 0.1), self.seen[0])
+        return (self.clock() - since) * (1.0 - done) / (done - before) if done - before >= 0.005 else None
 
     def _show(self, text: str, done: float, left: float | None = None, final: bool = False) -> None:
         self.state, self.ends = (text, done), None if left is None else self.clock() + left
         if not self.console.is_terminal and (final or time.monotonic() - self.last_line > 10.0):
             self.print_line()
 
-    def print_line(self) -> None:
+    def line(self) -> str:
         """Where it stands, in a line."""
+        return f"{self.state[1]:4.0%} {self.state[0]} {self._left_words()}".rstrip()
+
+    def print_line(self) -> None:
         self.last_line = time.monotonic()
-        self.console.print(f"{self.state[1]:4.0%} {self.state[0]} {self._left_words()}".rstrip())
+        self.console.print(self.line())
 
     def picture(self) -> Group:
         """The same in a terminal, however narrow it is: in words, and below them a bar and the time that is left by now."""
@@ -231,31 +235,55 @@ POLL, QUIET = 1.0, 3  # seconds from look to look; looks without news after whic
 PATIENCE = 600  # looks for a run that has not begun
 
 
+class Followed:
+    """A run of another process, which is only read, and its display."""
+
+    def __init__(self, path: Path, console: Console) -> None:
+        self.run, self.read, self.quiet, self.began = RunFolder.open(path), 0, 0, "nothing is written yet"
+        self.at: float | None = None  # of the event that is shown
+        self.display = Display(console, lambda: time.time() if self.at is None else self.at)
+
+    def look(self) -> None:
+        """Show what is new."""
+        try:
+            events = self.run.events()[self.read :]
+            for event in events:
+                self.at = datetime.fromisoformat(event["time"]).timestamp()
+                self.display(event)
+        except UNREADABLE as error:
+            raise self.run.damaged("events.jsonl", first_line(error)) from error
+        if events and not self.read:
+            self.began = f"begun {events[0]['time'].replace('T', ' ')}"
+        self.at, self.read, self.quiet = None, self.read + len(events), 0 if events else self.quiet + 1
+
+    def left(self) -> bool:
+        """Whether no process is at it; asked only where it is quiet, since for a moment nobody can begin to be."""
+        return self.quiet >= QUIET and not held(self.run.lock)
+
+
 def follow(path: Path, console: Console) -> None:
-    """Show a run from where it stands until it has its result; it is only read.
+    """Show a run, or a study, from where it stands until it has its result; it is only read.
 
     Raises `RunError` where there is no run, or where it is not finished and no process is at it.
     """
-    run, of_event, read, quiet = _begun(path, console), list[float](), 0, -1
-    with Display(console, lambda: of_event[-1] if of_event else time.time()) as display:
+    _wait_for(path, console)
+    if (path / "study.yaml").exists():
+        study = FollowedStudy(path, console)
+        with study.live if console.is_terminal else nullcontext():
+            while not study.look():
+                time.sleep(POLL)
+        return
+    run = Followed(path, console)  # says so where it is none
+    with run.display as display:
         while not (path / "result.json").exists():
-            try:
-                events, first = run.events()[read:], quiet < 0
-                console.quiet = first  # what has been is not told again; it says where the run stands
-                for event in events:
-                    of_event.append(datetime.fromisoformat(event["time"]).timestamp())
-                    display(event)
-            except UNREADABLE as error:
-                raise run.damaged("events.jsonl", first_line(error)) from error
-            of_event.clear()
+            console.quiet = first = (run.read, run.quiet) == (0, 0)  # what has been is not told again
+            run.look()
             console.quiet = False
             if first:
-                since = f"begun {events[0]['time'].replace('T', ' ')}" if events else "nothing is written yet"
-                console.print(f"{path}: {run.config['method']}, {since}")
+                console.print(f"{path}: {run.run.config['method']}, {run.began}")
                 if not console.is_terminal:
                     display.print_line()
-            read, quiet = read + len(events), 0 if events or first else quiet + 1
-            if quiet >= QUIET and not run.at_work() and not (path / "result.json").exists():
+            if run.left() and not (path / "result.json").exists():
                 raise RunError(
                     f"{path} is not finished, and no process is at it any more: it was stopped or killed, or it failed; go on "
                     f"with `hiernas resume {path}`: what was saved is not done again"
@@ -263,13 +291,51 @@ def follow(path: Path, console: Console) -> None:
             time.sleep(POLL)
 
 
-def _begun(path: Path, console: Console) -> RunFolder:
-    """The run of a folder, which may be about to be made: a search measures latencies first."""
+class FollowedStudy:
+    """A study that other processes do: a line for each run that has ended, and how far the others are."""
+
+    def __init__(self, path: Path, console: Console) -> None:
+        self.path, self.console, self.lines = path, console, [""]
+        self.runs, self.ended = dict[Path, Followed](), set[Path]()
+        self.last_line, self.quiet = 0.0, 0
+        self.live = Live(console=console, transient=True, get_renderable=lambda: Text("\n".join(map(visible, self.lines))))
+
+    def look(self) -> bool:
+        """Show what is new; whether all runs have ended. Raises `RunError` where no process is at any other."""
+        from hiernas.run.study import Study
+
+        jobs, before = list(Study.open(self.path).jobs()), self.lines[0]  # more can be asked meanwhile
+        at_work = [line for job in jobs if job.path not in self.ended and (line := self._line(job))]
+        self.lines = [f"{len(self.ended)} of {len(jobs)} runs are done, {len(at_work)} under way", *at_work]
+        self.quiet = 0 if at_work or self.lines[0] != before else self.quiet + 1
+        if not self.console.is_terminal and (self.lines[0] != before or time.monotonic() - self.last_line > 10.0):
+            self.last_line = time.monotonic()
+            for line in self.lines:
+                self.console.print(line)
+        if self.quiet >= QUIET and not any(held(job.lock) for job in jobs):  # a report may still be written
+            raise RunError(f"{self.lines[0]}, and no process is at any; `hiernas compare {self.path}` goes on with the others")
+        return len(self.ended) == len(jobs)
+
+    def _line(self, job: Any) -> str:
+        """Where a run stands, while a process is at it; its result is printed once."""
+        name = f"{job.label}, seed {job.seed}, {job.limit}"
+        if not (job.path / "config.yaml").exists():
+            return ""
+        run = self.runs[job.path] = self.runs.get(job.path) or Followed(job.path, Console(quiet=True))
+        if result := run.run.read_json("result.json"):
+            self.ended.add(job.path)
+            self.console.print(f"{name}: {units.percent(result['chosen']['test_accuracy'])}")
+            return ""
+        run.look()
+        return "" if run.left() else f"{name}, on {job.by}: {run.display.line()}"
+
+
+def _wait_for(path: Path, console: Console) -> None:
+    """Wait for what is about to be made in a folder: a search measures latencies first."""
     for look in range(PATIENCE):
         there = {p.name for p in path.iterdir()} if path.is_dir() else set()
-        if "config.yaml" in there or there - {".lock", "checkpoint", "config.yaml.partial"}:
-            break
+        if "config.yaml" in there or there - {".lock", "checkpoint", "config.yaml.partial", "study.yaml.partial"}:
+            return
         if look == 0:
             console.print(f"{path} holds no run yet; waiting for one to begin there (Ctrl-C ends)")
         time.sleep(POLL)
-    return RunFolder.open(path)  # says so where it is none

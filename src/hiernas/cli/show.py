@@ -14,11 +14,20 @@ from rich.table import Table
 from hiernas.errors import RunError
 from hiernas.host import visible
 
+WIDE = 10_000  # columns: lines are not broken
 Columns = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]  # heads, rows, and remarks below
 
 
 class Terminal(Console):
-    """Prints lines; what steers a terminal in a name of a class, file or device is shown, not done."""
+    """Prints lines; what steers a terminal in a name of a class, file or device is shown, not done.
+
+    As wide as the terminal, or as COLUMNS says; what goes into a file or a pipe is not broken over lines.
+    """
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = WIDE
 
     def print(self, *objects: Any, **how: Any) -> None:
         try:

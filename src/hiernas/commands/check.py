@@ -16,7 +16,7 @@ import numpy as np
 from hiernas.commands import AskedOptions, split_settings
 from hiernas.commands.cost import cells_named
 from hiernas.costs import PEAKS, sums
-from hiernas.costs.limits import feasible_share
+from hiernas.costs.limits import count_feasible
 from hiernas.costs.tables import cost_tables, peak_tables
 from hiernas.data.images import OnDisk
 from hiernas.data.split import Subset
@@ -26,7 +26,7 @@ from hiernas.methods import METHODS
 from hiernas.randomness import numpy_generator
 from hiernas.report import units
 from hiernas.run.folder import Listener
-from hiernas.run.request import Prepared, Request, prepare
+from hiernas.run.request import Prepared, Request, in_short, prepare
 from hiernas.run.search import LargestStep, Pace, paced
 from hiernas.train.evaluate import batch_for, evaluation_bytes, kept_bytes
 
@@ -66,15 +66,13 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> dict[str, Any
             costs[metric] = {"smallest": table.smallest, "typical": typical, "largest": table.largest}
     training = 4 * (3 * step.params) + step.saved  # weights, gradients, momentum in 32 bits
     evaluating = 4 * step.params + _evaluating(prepared, step)
+    met, looked_at = count_feasible(among, tables, sums(prepared.limits), numpy_generator(prepared.seed, "share"))
     seconds, file = pace.seconds(method.work(prepared.config, data)), _file(prepared)
     return {
         "method": prepared.method, "space": space.name, "architectures": max(space.size(), among.size()), "costs": costs,
         "limits": [str(limit) for limit in prepared.limits], "automatic_limit": prepared.automatic_limit,
-        "share_within_limits": feasible_share(among, tables, sums(prepared.limits), numpy_generator(prepared.seed, "share")),
-        "data": {
-            "name": data.name, "classes": data.num_classes, "input_size": list(data.input_size), "train": len(data.train),
-            "val": len(data.val), "test": len(data.test), "notes": list(data.notes),
-        },
+        "share_within_limits": met / looked_at, "looked_at": looked_at,
+        "data": {**in_short(data), "classes": data.num_classes},
         "fitted": prepared.fitted, "timed": prepared.timed, "doubts": list(prepared.doubts),
         "supernet_params": None if method.control == "unsearched" else step.params,
         "memory_gib": (max(training, evaluating, _measuring(prepared)) + _pictures(prepared)) / 2**30,
@@ -92,11 +90,8 @@ def in_words(found: Mapping[str, Any]) -> dict[str, str]:
     for metric, span in found["costs"].items():
         rows[metric] = ", ".join(f"{name} {units.amount(metric, value)}" for name, value in span.items())
     rows["limits"] = ", ".join(limits) + (" (the median: none was given)" * found["automatic_limit"])
-    words = "under 0.1%" if 0 < (share := found["share_within_limits"]) < 0.001 else f"{share:.1%}"
-    rows["within the limits"] = f"{words} of the architectures (estimated from 10,000 in large spaces)"
-    rows["data"] = f"{data['name']}: {data['train']} training, {data['val']} validation, {data['test']} test images of " + (
-        f"{tuple(data['input_size'])} in {data['classes']} classes"
-    )
+    rows["within the limits"] = _within(found["share_within_limits"], found["looked_at"], found["architectures"])
+    rows["data"] = units.images(data)
     rows |= {"note" + " " * i: note for i, note in enumerate(data["notes"])}
     if found["fitted"]:
         rows["for so few images"] = found["fitted"]
@@ -111,6 +106,16 @@ def in_words(found: Mapping[str, Any]) -> dict[str, str]:
     phases = ", ".join(f"{phase} {units.seconds(s)}" for phase, s in found["seconds"].items())
     rows["time"] = f"about {units.seconds(found['total_seconds'])} here: {phases}"
     return rows
+
+
+def _within(share: float, looked_at: int, size: int) -> str:
+    """Of how many architectures the limits hold: counted, or estimated from those that were drawn."""
+    met = f"{round(share * looked_at):,} of {looked_at:,}"
+    if looked_at == size:
+        return f"{met} architectures ({share:.2%})"
+    if not share:  # 0.9997 to the power of 10,000 is 5 %
+        return f"none of {looked_at:,} architectures that were drawn: by all odds fewer than 1 in {looked_at // 3:,}"
+    return f"about {share:.2%} of the architectures ({met} that were drawn)"
 
 
 def _file(prepared: Prepared) -> OnDisk | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,12 @@ def _begun(asked: CompareOptions, listener: Listener) -> Study:
 
 def summarised(path: Path, failed: dict[str, str] | None = None) -> Compared:
     """What a study has so far; its files are written."""
+    found = standing(path, failed)
+    return replace(found, page=_written(found.rows, path, found.missing))
+
+
+def standing(path: Path, failed: dict[str, str] | None = None) -> Compared:
+    """What a study has so far; it is only read."""
     jobs, failed = list(Study.open(path).jobs()), failed or {}
     rows = [_row(job.path, job.label, job.limit) for job in jobs if job.done]
     missing = [f"failed: {job.label}, seed {job.seed}: {failed[str(job.path)]}" for job in jobs if str(job.path) in failed]
@@ -94,7 +100,7 @@ def summarised(path: Path, failed: dict[str, str] | None = None) -> Compared:
         missing.append(f"{waiting} of {len(jobs)} runs are not done; `hiernas compare {path}` goes on, unless others do")
     if not rows:
         raise RunError(f"no run of {path} is finished; {'; '.join(missing)}")
-    return Compared(rows, missing, _written(rows, path, missing))
+    return Compared(rows, missing, page if (page := path / "study.html").exists() else None)
 
 
 def _row(path: Path, *words: str) -> Row:

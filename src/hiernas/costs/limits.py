@@ -30,8 +30,13 @@ SCALE = 1e4  # a bound in the solver's rows, so that its tolerance of 1e-6 is 1e
 
 SMALLEST = {"latency_ms": "the fastest takes", "params": "the smallest has", "macs": "the cheapest needs"}
 LARGEST = {"latency_ms": "the slowest takes", "params": "the largest has", "macs": "the costliest needs"}
+UNITS = {"latency_ms": " ms", **dict.fromkeys(MEMORY, " bytes")}
 SMALLEST |= dict.fromkeys(MEMORY, "the smallest needs")
-UNITS = {"latency_ms": " ms", **dict.fromkeys(MEMORY, "B")}
+
+
+def _amount(metric: str, value: float) -> str:
+    """Memory in bytes: the limit beside it may be in kB or in KiB."""
+    return f"{value:,.0f}" if metric in MEMORY else quantity(metric, value)
 
 
 def _rounded(value: float, digits: int, rounding: str = ROUND_HALF_EVEN) -> float:
@@ -72,7 +77,8 @@ def check_reachable(space: SearchSpace, tables: Tables, limits: Sequence[Limit])
             (table.largest, LARGEST, table.largest < limit.low, ROUND_FLOOR),
         ):
             if outside:
-                value = quantity(limit.metric, _rounded(extreme, 3, rounding)) + UNITS.get(limit.metric, "")
+                shown = extreme if limit.metric in MEMORY else _rounded(extreme, 3, rounding)
+                value = _amount(limit.metric, shown) + UNITS.get(limit.metric, "")
                 raise LimitError(f"no architecture of '{space.name}' meets {limit}; {words[limit.metric]} {value}")
     if sum(len(limit.bounds) for limit in limits) < 2:
         return
@@ -95,8 +101,8 @@ def _outside(limit: Limit, value: float) -> str:
     for digits in range(3, 17):
         shown = _rounded(value, digits)
         if (shown > limit.high, shown < limit.low) == (value > limit.high, value < limit.low):
-            return quantity(limit.metric, shown)
-    return quantity(limit.metric, value)
+            return _amount(limit.metric, shown)
+    return _amount(limit.metric, value)
 
 
 def _table(tables: Tables, limit: Limit) -> CostTable:
@@ -276,10 +282,10 @@ def _drawn(
         genes[better], outside[better] = proposed[better], then[better]
 
 
-def feasible_share(space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator) -> float:
-    """Share of the architectures that meets the limits: exact for small spaces, else over 10,000 uniform samples."""
+def count_feasible(space: SearchSpace, tables: Tables, limits: Sequence[Limit], rng: np.random.Generator) -> tuple[int, int]:
+    """How many architectures meet the limits, and of how many: all of a small space, else 10,000 that are drawn evenly."""
     genes = space.all_encoded() if space.size() <= ENUMERABLE else space.sample_encoded(rng, 10_000)
-    return float(satisfied(tables, limits, genes).mean())
+    return int(satisfied(tables, limits, genes).sum()), len(genes)
 
 
 # -- the budget of a search ----------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def export_int8(
     }  # fmt: skip
     write_files({path: files["int8"]})
     return {
-        "format": 1, "file": path.name, **found, "test_images": len(data.test),
+        "format": 1, "file": path.name, "preprocessing": isinstance(network, OfPixels), **found, "test_images": len(data.test),
         "calibration_images": sum(map(len, indices)), "device": cpu_name(), "version": load_onnxruntime().__version__,
         "threads": threads,
     }  # fmt: skip

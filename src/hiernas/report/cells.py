@@ -306,7 +306,8 @@ def pictures(result: Values, moved: str = "", weights: Markup | str = "") -> lis
     """The cells, or the graphs between them and then the cells; the first with what the limits changed, and the weights."""
     parts = parts_of(result)
     if not _is_stages(parts):
-        return [SECTIONS.cells("The cells", parts, _drawn(alike(parts)), _as_text(parts), False, moved, weights)]
+        found = SECTIONS.cells("The cells", parts, _drawn(alike(parts)), _as_text(parts), False, moved, weights)
+        return [found, figures.network(result)] if figures.blocks_of(result)[1] == "cells" else [found]
     inner, title = cells_of(result), "The cells" if _found_cells(result) else "The cells, as given"
     lines = stage_lines(parts, result["space"]["arguments"].get("cell")) or [line for part in parts for line in _edges(part)]
     stages = SECTIONS.stages(parts, _drawn([(p.label.capitalize(), p) for p in parts]), lines, moved, weights)

@@ -262,17 +262,17 @@ class Block:
 def network(result: Values) -> Markup:
     """The section on the chosen network.
 
-    Of a chain of ours the blocks are drawn in the order the image passes them, with their sizes; of any other space only
-    what was chosen at each site, for a site's place in the network is not known here.
+    Of a chain of ours the blocks are drawn in the order the image passes them, with their sizes, and so are the cells of a
+    row of them; of any other space only what was chosen at each site, for a site's place in the network is not known here.
     """
-    blocks, chain = blocks_of(result)
+    blocks, kind = blocks_of(result)
     groups = [list(same) for _, same in groupby(blocks, key=lambda b: b.group)]
     several = any(not isinstance(choice, str) for choice in result["chosen"]["sites"].values())
-    return SECTIONS.network(groups, chain, any(b.vital for b in blocks), several)
+    return SECTIONS.network(groups, kind, any(b.vital for b in blocks), several)
 
 
-def blocks_of(result: Values) -> tuple[list[Block], bool]:
-    """The chosen network's blocks, and whether they are a chain of ours; else there is one per site, without sizes."""
+def blocks_of(result: Values) -> tuple[list[Block], str]:
+    """The chosen network's "blocks" or "cells", and which of them; "" where there is one per site, without sizes."""
     chosen, space = result["chosen"]["sites"], result["space"]
     vital = (result.get("details") or {}).get("vital", ())
     value = {"format": FORMAT, "space": space["name"], "arguments": space["arguments"], "sites": chosen}
@@ -280,18 +280,22 @@ def blocks_of(result: Values) -> tuple[list[Block], bool]:
         found: Architecture | None = Architecture.from_json(value)
     except (SpaceError, TypeError):  # a space of the user's own, or of another version
         found = None
-    if found is None or found.skeleton.searched != "blocks":
+    if found is None or found.skeleton.searched == "stages":
         labels = {site: choice if isinstance(choice, str) else "\n".join(choice) for site, choice in chosen.items()}
-        return [Block(site, vital=site in vital, notes=(site,), **_said(label)) for site, label in labels.items()], False
+        return [Block(site, vital=site in vital, notes=(site,), **_said(label)) for site, label in labels.items()], ""
     skeleton: Any = found.skeleton
     fixed, options = skeleton.parts()
     channels, h, w = skeleton.input_size
-    blocks = [_fixed(part, bool(vital)) for part in fixed]
-    blocks[len(skeleton.stem) : len(skeleton.stem)] = [
-        _searched(parts[choice[0][0]][0], [option for option, _ in choice], vital)
-        for parts, choice in zip(options, found.choices, strict=True)
-    ]
-    return [Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}")), *blocks], True
+    if skeleton.searched == "cells":
+        stem, head = [part for parts in skeleton.stems() for part in parts], fixed[-1:]
+        middle = [_cell(place, skeleton.nodes) for place in skeleton.places()]
+    else:
+        stem, head = fixed[: len(skeleton.stem)], fixed[len(skeleton.stem) :]
+        chosen_parts = zip(options, found.choices, strict=True)
+        middle = [_searched(parts[c[0][0]][0], [option for option, _ in c], vital) for parts, c in chosen_parts]
+    around = [[_fixed(part, bool(vital)) for part in parts] for parts in (stem, head)]
+    first = Block("input", "", plain=True, notes=("input", f"{channels} ch", f"{h}×{w}"))
+    return [first, *around[0], *middle, *around[1]], skeleton.searched
 
 
 def _said(option: str) -> dict[str, Any]:
@@ -311,6 +315,11 @@ def _searched(part: Part, options: Sequence[str], vital: Collection[str]) -> Blo
         said = {"label": "1×1"}
     group = part.name.partition(".")[0]
     return Block(group, stride=part.stride, vital=part.name in vital, notes=_sizes(group, part), **said)
+
+
+def _cell(place: Any, nodes: int) -> Block:
+    sizes = f"{nodes * place.channels} ch", "×".join(map(str, place.out_size))
+    return Block(" ".join(sizes), place.kind, stride=2 if place.kind.startswith("reduce") else 1, notes=("cells", *sizes))
 
 
 def _fixed(part: Part, vital: bool) -> Block:

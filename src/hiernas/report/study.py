@@ -178,10 +178,16 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     said, method = [], {r.label: r.method for r in rows}
     for limit in limits_of(rows):
         found = [d for d in differences(rows) if d.limit == limit and control_of(method[d.other]) == "unsearched"]
+        most = max(sum(r.limit == limit and r.label == label for r in rows) for label in method)
+        needed = f"{FEWEST} seeds at least are needed to show anything (--seeds {FEWEST})"
+        if not found and most < FEWEST:
+            said.append(f"under {limit}: {'one seed has no interval; ' * (most == 1)}{needed}")
+        elif not found:
+            said.append(f"under {limit}: no search stands beside a network without one; name both (--methods hnas,plain)")
         for label in dict.fromkeys(d.label for d in found):
             mine = [d for d in found if d.label == label]
             if max(d.pairs for d in mine) < FEWEST:
-                said.append(f"{label} under {limit}: {FEWEST} seeds at least are needed to show anything (--seeds {FEWEST})")
+                said.append(f"{label} under {limit}: {needed}")
                 continue
             shown = {word: [d.other for d in mine if d.shown == word] for word in dict.fromkeys(d.shown for d in mine)}
             parts = [f"{word} {' and '.join(others)}" for word, others in shown.items()]

@@ -113,6 +113,13 @@ def image(data: Mapping[str, Any]) -> str:
     return "×".join(map(str, data["input_size"]))
 
 
+def images(data: Mapping[str, Any]) -> str:
+    """How a data set is split: 'digits: 1,078 training, 360 validation and 359 test images of 1×8×8 in 10 classes'."""
+    parts = [f"{data[key]:,} {word}" for key, word in (("train", "training"), ("val", "validation"), ("test", "test"))]
+    classes = data["classes"] if isinstance(data["classes"], int) else len(data["classes"])
+    return f"{data['name']}: {', '.join(parts[:2])} and {parts[2]} images of {image(data)} in {classes:,} classes"
+
+
 def compact(options: Sequence[object]) -> str:
     """Options with repeats counted: 'k3_e3 2×skip k5_e6'."""
     runs = [(option, len(list(same))) for option, same in groupby(map(str, options))]
@@ -165,8 +172,9 @@ def int8_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 def int8_words(found: Mapping[str, Any]) -> str:
     """How it was measured."""
+    files = "Both files, with their preprocessing," if found.get("preprocessing") else "Both files"
     return (
-        f"Both files by ONNX Runtime {found['version']} on {found['device']}, {number(found['threads'], 'thread')}: accuracy "
+        f"{files} by ONNX Runtime {found['version']} on {found['device']}, {number(found['threads'], 'thread')}: accuracy "
         f"on {number(found['test_images'], 'test image')}, latency of one image, both in turns (tenth percentile); the scales "
         f"of INT8 are from {number(found['calibration_images'], 'training image')}."
     )

@@ -14,7 +14,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ class RunFolder:
         self.listener = listener
         self.checksums = Checksums(path)
         self._owned = False
-        self._lock = FileLock(path / ".lock", blocking=False, thread_local=False)  # held as long as this object lives
+        self._lock = FileLock(self.lock, blocking=False, thread_local=False)  # held as long as this object lives
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], listener: Listener | None = None) -> RunFolder:
@@ -80,7 +80,7 @@ class RunFolder:
                 write_whole(path / "config.yaml", sealed(to_yaml(dict(self.config))).encode())
             except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
                 (path / "checkpoint").rmdir()
-                (path / ".lock").unlink(missing_ok=True)
+                self.lock.unlink(missing_ok=True)
                 if not there_before:
                     path.rmdir()
                 raise
@@ -121,19 +121,14 @@ class RunFolder:
                 self._lock.acquire()
             except Timeout as error:
                 raise TakenError(f"another process is working on {self.path}; wait for it or stop it") from error
-            if not (self.path / ".lock").exists():  # one that could not begin has removed it in between
+            if not self.lock.exists():  # one that could not begin has removed it in between
                 self.close()
                 raise TakenError(f"another process was working on {self.path}; try again")
 
-    def at_work(self) -> bool:
-        """Whether a process works on the folder."""
-        if not (self.path / ".lock").exists():
-            return False
-        try:
-            with self._lock:
-                return False
-        except (Timeout, OSError):  # somebody has it, or nobody may ask
-            return True
+    @property
+    def lock(self) -> Path:
+        """The file that is `held` by the process that works on the folder."""
+        return self.path / ".lock"
 
     def close(self) -> None:
         """Give the folder free for other processes."""
@@ -330,6 +325,15 @@ class RunFolder:
         seconds = self.seconds()
         seconds[phase] = round(seconds.get(phase, 0.0) + spent, 3)
         self.write_json("checkpoint/seconds.json", seconds)
+
+
+def held(lock: Path) -> bool:
+    """Whether a process holds a lock."""
+    try:
+        with FileLock(lock, blocking=False) if lock.exists() else nullcontext():
+            return False
+    except (Timeout, OSError):  # somebody has it, or nobody may ask
+        return True
 
 
 @ranks.told

@@ -32,7 +32,7 @@ from hiernas.randomness import seeded, torch_generator
 from hiernas.report.page import result_of, write_report
 from hiernas.report.trust import WORST, Evaluation, of_latency, of_ranking, of_test
 from hiernas.run.folder import RunFolder
-from hiernas.run.request import Prepared, retraining_of
+from hiernas.run.request import Prepared, in_short, retraining_of
 from hiernas.run.trained import in_int8, read_weights
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.evaluate import batch_for, calibrate, calibration_indices
@@ -93,7 +93,8 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
 def train_only(run: RunFolder, data: ImageData) -> None:
     """The run of `hiernas train`: one architecture of the run's config, from scratch or from inherited weights."""
     asked, how = run.config["train"], retraining_of(run)
-    run.event("start", plan={"final": 1.0}, run=str(run.path), limits=["none"], timed=run.config.get("timed"))
+    told = {"data": in_short(data), "timed": run.config.get("timed")}
+    run.event("start", plan={"final": 1.0}, run=str(run.path), limits=["none"], **told)
     architecture = Architecture.from_json(asked["architecture"], source=f"{run.path}/config.yaml")
     run.write_json("best.json", architecture.to_json())
     weights, _ = run.load_tensors("inherited") or (None, {})
@@ -172,10 +173,7 @@ def _taken_home(
         "format": 1,
         "hiernas": VERSION,
         **{k: run.config[k] for k in ("method", "preset", "seed")},
-        "data": {
-            "name": data.name, "classes": list(data.classes), "train": len(data.train), "val": len(data.val),
-            "test": len(data.test), "input_size": list(data.input_size), "notes": list(data.notes),
-        },
+        "data": in_short(data),
         "chosen": {"test_accuracy": tested.accuracy, "sites": architecture.to_json()["sites"]},
         "tested": {**tested.kept(), "worst": _worst(data, said)},
         "inherited": inherited,

@@ -243,6 +243,12 @@ def _refuse(method: str, config: Any, final: Recipe, space: SearchSpace, data: I
         raise ConfigError(f"calibration_images={images} is fewer than one image per class")
 
 
+def in_short(data: ImageData) -> dict[str, Any]:
+    """What images there are, in numbers, and the notes on them: JSON."""
+    sizes = {split: len(getattr(data, split)) for split in ("train", "val", "test")}
+    return {"name": data.name, **sizes, **{k: list(getattr(data, k)) for k in ("classes", "input_size", "notes")}}
+
+
 # -- what is read from files -------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ from hiernas.report.page import write_report
 from hiernas.run.finalists import best_of
 from hiernas.run.folder import Listener, RunFolder, begin, owned, refuse_existing
 from hiernas.run.outcome import complete, environment, tell_changes, train_only
-from hiernas.run.request import Prepared, Request, keep_latency, prepare, reload_data, restore
+from hiernas.run.request import Prepared, Request, in_short, keep_latency, prepare, reload_data, restore
 from hiernas.run.settings import differences, keys, names_of, scaled, with_settings
 from hiernas.space import SearchSpace
 from hiernas.train.evaluate import RunTrainer
@@ -46,6 +46,7 @@ STEPS, SECONDS = (2, 16), 2.0  # of each training in a rehearsal: fewer steps wh
 IMAGES, TIMED_MACS = (16, 200), 3e9  # that candidates are looked at with: fewer where one would take more multiply-adds
 SMALL = {"population": 8, "drawn": 8, "search.decided": 0.0}  # in a rehearsal; whatever it ends with counts as decided
 HALVINGS = 60
+NO_END = 1e9  # seconds
 
 
 def search(
@@ -58,13 +59,31 @@ def search(
     began = time.monotonic() if began is None else began
     if out is not None:
         refuse_existing(Path(out))
-    prepared = prepare(request, listener)
+    heard, asked = listener, request.time
+    if asked is not None:
+        heard = _timely(asked, began, f"{units.seconds(asked)} were over before the search could begin", listener)
+    prepared = prepare(request, heard)
     if request.time is not None:
-        prepared, *_ = paced(request, prepared, listener, began)
+        prepared, *_ = paced(request, prepared, heard, began)
     run = begin(out, request.method, _config(prepared), listener)
     with closing(run):
         _finish(prepared, run)
     return run
+
+
+def _timely(seconds: float, began: float, vain: str, listener: Listener | None = None) -> Listener:
+    """A listener that ends all with `ConfigError` once `seconds` are over, which then is in vain for a reason."""
+
+    def tell(event: Mapping[str, Any]) -> None:
+        if ranks.since(began) > seconds:
+            raise ConfigError(
+                f"--time is too short: {vain}; give more (`hiernas check` without --time says how much), or choose less "
+                "(--preset, --space, --set)"
+            )
+        if listener is not None:
+            listener(event)
+
+    return tell
 
 
 def resume(path: str | Path, listener: Listener | None = None, space: SearchSpace | None = None, data: Any = None) -> RunFolder:
@@ -121,8 +140,7 @@ def _finish(prepared: Prepared, run: RunFolder) -> None:
     share = method.final_share(prepared.space, prepared.config, numpy_generator(seed, "share"))
     phases = method.work(prepared.config, data).items()
     work = {phase: x * (share if phase.startswith(("final", "compare", "brief")) else 1.0) for phase, x in phases}
-    left_out = [note for note in data.notes if "left out" in note]
-    told = {"fitted": prepared.fitted, "timed": prepared.timed, "left_out": left_out}
+    told = {"data": in_short(data), "fitted": prepared.fitted, "timed": prepared.timed}
     run.event("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], **told)
     problem = make_problem(prepared.space, data, prepared.limits, prepared.latency, run, seed)
     found = method.search(problem, prepared.config)
@@ -174,8 +192,6 @@ def fitting(config: Any, takes: Callable[[Any], float], seconds: float, kept: It
         if takes(scaled(config, high, kept)) > seconds:
             break
         low, high = high, 2 * high
-    else:
-        raise ConfigError("--time has nothing to set: every length is given by --set; leave one of them out")
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if takes(scaled(config, middle, kept)) > seconds else (middle, high)
@@ -206,26 +222,41 @@ def paced(
     request: Request, prepared: Prepared, listener: Listener | None, began: float
 ) -> tuple[Prepared, LargestStep, Pace]:
     """A search, as long as it may be where a time is asked for; its largest step, and its pace."""
+    kept, asked = names_of(request.settings), request.time or NO_END
+    if request.time is not None and scaled(prepared.config, 0.0, kept) == scaled(prepared.config, 2.0, kept):
+        raise ConfigError("--time has nothing to set: every length is given by --set; leave one of them out")
     step = largest_step(prepared)
-    pace = rehearse(prepared, step.seconds, listener)
+    pace = rehearse(prepared, step.seconds, listener, asked - ranks.since(began))
     if request.time is not None:
-        prepared = within(prepared, pace, request.time, ranks.since(began), names_of(request.settings))
+        prepared = within(prepared, pace, asked, ranks.since(began), kept)
     return prepared, step, pace
 
 
-def rehearse(prepared: Prepared, step_seconds: float, listener: Listener | None = None) -> Pace:
-    """Do a search in miniature, in a folder that is deleted. `step_seconds`: of a training step of the largest network."""
+def rehearse(
+    prepared: Prepared, step_seconds: float, listener: Listener | None = None, seconds: float = NO_END
+) -> Pace:
+    """Do a search in miniature, in a folder that is deleted. `step_seconds`: of a training step of the largest network.
+
+    `seconds`: that are left for it and the search, see `rehearsed`.
+    """
     if listener is not None:
         listener({"event": "rehearsal"})
     small = in_miniature(prepared, step_seconds)
     work = METHODS[prepared.method].work(small.config, small.data)
-    return rehearsed(_config(small), work, lambda run: _finish(small, run))
+    return rehearsed(_config(small), work, lambda run: _finish(small, run), seconds)
 
 
-def rehearsed(config: Mapping[str, Any], work: Mapping[str, float], do: Callable[[RunFolder], None]) -> Pace:
-    """The pace of what is done in a run folder, which is then deleted. `config`: its config.yaml; `work`: of its phases."""
-    with TemporaryDirectory() as folder, closing(RunFolder.create(Path(folder) / "run", config)) as run:
-        start = time.monotonic()
+def rehearsed(
+    config: Mapping[str, Any], work: Mapping[str, float], do: Callable[[RunFolder], None], seconds: float = NO_END
+) -> Pace:
+    """The pace of what is done in a run folder, which is then deleted. `config`: its config.yaml; `work`: of its phases.
+
+    `seconds`: that are left for this and for what it is the miniature of. That takes as long at least, so `ConfigError` is
+    raised as soon as half of them are over.
+    """
+    start, half = time.monotonic(), seconds / 2
+    in_time = _timely(half, start, f"{units.seconds(half)} are left, and with one epoch of each training it takes longer")
+    with TemporaryDirectory() as folder, closing(RunFolder.create(Path(folder) / "run", config, in_time)) as run:
         with suppress(LimitError, TrainingError):  # of so short a run they say nothing
             do(run)
         return Pace.of(run.seconds(), work, ranks.since(start))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,17 @@ class Job:
     @property
     def done(self) -> bool:
         return (self.path / "result.json").exists()
+
+    @property
+    def lock(self) -> Path:
+        """The file that is held by the process that does it."""
+        return self.path.parents[1] / ".locks" / f"{self.path.parent.name}-{self.path.name}"
+
+    @property
+    def by(self) -> str:
+        """Host and number of the process that did it last."""
+        left = self.lock.with_name(f"{self.lock.name}.by")
+        return left.read_text(errors="replace") if left.exists() else "a machine that left no name"
 
 
 @dataclass(frozen=True)
@@ -242,7 +254,7 @@ def work(path: Path, listener: Listener | None = None) -> dict[str, str]:
         for job in Study.open(path).jobs():
             if job.done or str(job.path) in failed:
                 continue
-            with _claim(path, job) as mine:
+            with claim(job) as mine:
                 if not mine or job.done:
                     continue
                 taken += 1
@@ -260,14 +272,14 @@ def work(path: Path, listener: Listener | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def _claim(path: Path, job: Job) -> Iterator[bool]:
+def claim(job: Job) -> Iterator[bool]:
     """Whether this process may do a run; the lock is free again when the process ends, however it ends."""
-    locks = path / ".locks"
-    locks.mkdir(exist_ok=True)
-    lock = FileLock(locks / f"{job.path.parent.name}-{job.path.name}", blocking=False, thread_local=False)
+    job.lock.parent.mkdir(exist_ok=True)
+    lock = FileLock(job.lock, blocking=False, thread_local=False)
     with ExitStack() as held:
-        with suppress(Timeout):  # another process is at it
+        with suppress(Timeout, OSError):  # another process is at it; or its name cannot be left
             held.enter_context(lock)
+            job.lock.with_name(f"{job.lock.name}.by").write_text(f"{platform.node()}, process {os.getpid()}")
         yield lock.is_locked
 
 
