@@ -40,6 +40,7 @@ from hiernas.report.trust import Evaluation
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import _worst
 from hiernas.run.settings import with_settings
+from processes import quick_export
 
 SETTINGS = [
     "epochs=1,1,1", "lr=0.1,0.1,0.1", "population=4", "generations=2", "final_epochs=3", "calibration_images=24",
@@ -72,7 +73,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     out = tmp_path_factory.mktemp("found") / "r"
-    return hiernas.hnas("tiny", str(folder), ["params<=200k"], with_settings(QUICK, SETTINGS), out=out)
+    with quick_export():
+        return hiernas.hnas("tiny", str(folder), ["params<=200k"], with_settings(QUICK, SETTINGS), out=out)
 
 
 def test_what_a_report_says_to_do_can_be_copied(found: SearchResult, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,6 +255,7 @@ def test_other_images_are_taken_by_the_names_of_their_classes(found: SearchResul
         run_command("evaluate", found.run_folder, "--data", tmp_path / "d")
 
 
+@pytest.mark.usefixtures("_quick_export")
 def test_the_runs_own_folder_without_a_test_split_counts_only_what_was_held_out(tmp_path: Path) -> None:
     write(tmp_path / "d", 12, 3)
     out = tmp_path / "r"
