@@ -40,7 +40,6 @@ from hiernas.report.trust import Evaluation
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import _worst
 from hiernas.run.settings import with_settings
-from processes import quick_export
 
 SETTINGS = [
     "epochs=1,1,1", "lr=0.1,0.1,0.1", "population=4", "generations=2", "final_epochs=3", "calibration_images=24",
@@ -73,8 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     out = tmp_path_factory.mktemp("found") / "r"
-    with quick_export():
-        return hiernas.hnas("tiny", str(folder), ["params<=200k"], with_settings(QUICK, SETTINGS), out=out)
+    return hiernas.hnas("tiny", str(folder), ["params<=200k"], with_settings(QUICK, SETTINGS), out=out)
 
 
 def test_what_a_report_says_to_do_can_be_copied(found: SearchResult, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
