@@ -88,7 +88,7 @@ def _in_order(problem: Problem, found: Found, metric: str, prior: str, predictor
         return found
     if predictor == "linear":
         return _predicted(problem, found, metric, sum((x - x.mean()) / (x.std() or 1.0) for x in known), wanted)
-    both = [sum(np.searchsorted(np.sort(x), x, side) for side in ("left", "right")) for x in known]  # ranks, ties shared
+    both = [np.searchsorted(np.sort(x), x) + np.searchsorted(np.sort(x), x, "right") for x in known]  # ranks, ties shared
     scores = known[0] if len(known) == 1 else np.sum(both, axis=0)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], found.candidates[i].options))
     ordered = tuple(found.candidates[i] for i in order)
