@@ -17,7 +17,7 @@ from unittest import mock
 LOADED = (
     "hiernas.cli.progress", "hiernas.commands.check", "hiernas.commands.cost", "hiernas.commands.train", "hiernas.methods.hnas",
     "hiernas.report.page", "hiernas.run.search", "matplotlib.backends.backend_svg", "onnxruntime", "onnxscript",
-    "pymoo.problems.static", "safetensors.torch", "torch._dynamo", "torch._inductor.decomposition",
+    "pymoo.problems.static", "safetensors.torch", "sklearn.datasets", "torch._dynamo", "torch._inductor.decomposition",
     "torch.onnx._internal.exporter._core",
 )  # fmt: skip # no threads begin by these
 FORKED = multiprocessing.get_context("forkserver")

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from safetensors.torch import load_file
 
 import hiernas
@@ -87,6 +88,7 @@ def test_damage_is_named_or_does_not_matter(
 ) -> None:
     """A run resumed at its end, with one file damaged: named, and repaired by what the sentence says, or the same result."""
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # pages are not compared; all that they show is read
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
     monkeypatch.setattr(kit, "_inline", lambda *_: "")
     whole, named = outcome(finished), set()
     for i, name in enumerate(names(finished)):

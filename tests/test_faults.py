@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from processes import Forked, script
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 BEGIN = f"""
-import importlib
 import sys
 from pathlib import Path
-sys.path += {[str(BENCHMARKS), str(Path(__file__).parent)]!r}
+sys.path.append({str(BENCHMARKS)!r})
 import faults
-from processes import LOADED
-for name in LOADED:  # once for all tries
-    importlib.import_module(name)
 folder = Path("faults").resolve()
 folder.mkdir()
 faults.prepare(folder)
@@ -62,9 +57,9 @@ print(2 in failed)
 
 def lines(code: str) -> list[str]:
     """What a process prints that has done this after preparing."""
-    done = subprocess.run([sys.executable, "-c", BEGIN + code], capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    ended, said, mistakes = Forked(script, BEGIN + code).ended()
+    assert ended == 0, mistakes
+    return said.splitlines()
 
 
 def outcome(run: Path) -> dict[str, Any]:

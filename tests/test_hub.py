@@ -11,8 +11,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -32,6 +34,7 @@ from hiernas.methods.hnas import QUICK
 from hiernas.run.hub import fetched, md, push
 from hiernas.run.settings import with_settings
 from hubserver import Hub, Repository, serving
+from processes import Command, Forked, script
 from test_use import COLOURS, SETTINGS, write
 
 SENT = {"README.md", "SHA256SUMS", "best.json", "best.onnx", "best.safetensors", "config.yaml", "report.html", "result.json"}
@@ -87,22 +90,27 @@ def test_a_network_comes_back_as_it_went(found: SearchResult, photos: Path, hub:
     there = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     there |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HOME": str(tmp_path / "home")}
 
-    def run(*words: object, **more: str) -> str:
-        command = [sys.executable, *map(str, words)]
-        done = subprocess.run(command, env={**there, **more}, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr
-        return done.stdout
+    def run(do: Callable[..., Forked], *words: object, **more: str) -> str:
+        with mock.patch.dict(os.environ, {**there, **more}, clear=True):
+            code, said, mistakes = do(*map(str, words)).ended()
+        assert (code, mistakes) == (0, ""), mistakes
+        return said
 
+    run(partial(Forked, script), "import sys; assert 'huggingface_hub' not in sys.modules")  # it reads its environment once
     writer = {"HF_TOKEN": "hf_jo", "HF_HOME": str(tmp_path / "a")}
-    said = run("-m", "hiernas", "push", found.run_folder, "--to", "hf:jo/colours", **writer)
+    said = run(Command, "push", found.run_folder, "--to", "hf:jo/colours", **writer)
     before, _, after = said.partition("hf:jo/colours is public\nsent: ")
     assert all(f"{name} (" in before for name in SENT)
     assert "no image is among them" in before
     assert after.strip() == f"{hub.url}/jo/colours"
     assert set(hub.repositories["jo/colours"].files) == SENT | {".gitattributes"}
-    code = "import hiernas, sys; from hiernas.data.sources import pictures; network = hiernas.load(sys.argv[1])\n" \
-        "for name, row in network.probabilities(pictures(sys.argv[2])): print(name, *map(float.hex, row.tolist()))"  # fmt: skip
-    shown = run("-c", code, "hf:jo/colours", photos / "test", HF_HOME=str(tmp_path / "b"))
+    code = f"""
+import hiernas
+from hiernas.data.sources import pictures
+for name, row in hiernas.load("hf:jo/colours").probabilities(pictures({str(photos / "test")!r})):
+    print(name, *map(float.hex, row.tolist()))
+"""
+    shown = run(partial(Forked, script), code, HF_HOME=str(tmp_path / "b"))
     local = found.load().probabilities(pictures(photos / "test"))
     expected = [" ".join([name, *map(float.hex, row.tolist())]) for name, row in local if not isinstance(row, str)]
     assert shown.splitlines() == expected
@@ -110,7 +118,7 @@ def test_a_network_comes_back_as_it_went(found: SearchResult, photos: Path, hub:
     asked, picture = len(hub.asked), photos / "test" / "red" / "03.png"
     again = {"HF_HOME": str(tmp_path / "b"), "HF_HUB_OFFLINE": "1"}  # what was loaded once needs no hub
     (seen,) = found.load().predict(picture)
-    shown = run("-m", "hiernas", "predict", "hf:jo/colours", picture, "--csv", "-", **again)
+    shown = run(Command, "predict", "hf:jo/colours", picture, "--csv", "-", **again)
     assert shown.splitlines()[1] == f"{picture},{seen.label},{seen.probability:.4f}"
     assert len(hub.asked) == asked
 

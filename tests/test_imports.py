@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import hiernas
 from hiernas import names, spaces
@@ -74,3 +76,18 @@ def test_names_that_are_known_beforehand_are_those_that_are_there() -> None:
     assert all(tuple(method.presets) == names.PRESETS for method in METHODS.values())  # each name of a method has its record
     assert all(callable(getattr(spaces, name)) for name in names.SPACES)
     assert list(RUNTIMES) == list(names.RUNTIMES)
+
+
+def test_what_benchmarks_and_examples_import_is_there() -> None:
+    """No test runs all of them, and a name that has moved is missed by nobody until then."""
+    root, tried, missing = Path(__file__).parents[1], 0, []
+    for path in sorted([*root.glob("benchmarks/*.py"), *root.glob("examples/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom) and "hiernas" in (line := ast.unparse(node)):
+                tried += 1
+                try:
+                    exec(line, {})
+                except ImportError as error:
+                    missing.append(f"{path.name}: {error}")
+    assert tried > 150
+    assert missing == []

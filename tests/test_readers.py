@@ -25,6 +25,7 @@ from hiernas.latency.measure import fingerprint, plan_of
 from hiernas.latency.pack import import_measurement
 from hiernas.latency.runner import RESULT_KIND, CannotMeasure, read_manifest
 from hiernas.networks.genotype import read_genotype
+from hiernas.report import kit
 from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare, restore
@@ -189,8 +190,10 @@ def one_sentence(read: Callable[[], object], shown: object) -> str:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # figures of numbers that are none
 @pytest.mark.parametrize("name", READERS)
-def test_whatever_a_file_holds(name: str, tmp_path: Path) -> None:
+def test_whatever_a_file_holds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, read, write = READERS[name]
+    if name == "int8.json":  # no figure shows what it holds
+        monkeypatch.setattr(kit, "draw", lambda *_, **__: "")
     rng, values, path, said = random.Random(name), make(tmp_path), tmp_path / name, 0
     for value in values:
         path.write_text(write(value))

@@ -254,6 +254,7 @@ def test_other_images_are_taken_by_the_names_of_their_classes(found: SearchResul
         run_command("evaluate", found.run_folder, "--data", tmp_path / "d")
 
 
+@pytest.mark.usefixtures("_quick_export")
 def test_the_runs_own_folder_without_a_test_split_counts_only_what_was_held_out(tmp_path: Path) -> None:
     write(tmp_path / "d", 12, 3)
     out = tmp_path / "r"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from hiernas.run.settings import with_settings
 from hiernas.space import Architecture
 from hiernas.train.evaluate import RunTrainer
 from hiernas.train.loop import accuracy
+from processes import quick_export
 
 COMMON = ["final_epochs=1", "calibration_images=40", "train.batch_size=24", "train.accelerator=cpu"]
 CONFIGS = {
@@ -67,21 +71,37 @@ def test_where_there_is_no_ranking_it_says_why() -> None:
     assert "rank again with more --networks" in shown[f"supernet, {trust.OWN}"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def few(digits: ImageData) -> ImageData:
     return few_of(digits)
 
 
+@pytest.fixture(scope="module")
+def searched(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A search of two supernets, the second one over a smaller space: by method, each done once."""
+
+    @cache
+    def do(method: str) -> Path:
+        folder = tmp_path_factory.mktemp(method)
+        config = with_settings(METHODS[method].presets["quick"], [*COMMON, *CONFIGS[method]])
+        table = latency_file(folder, little())  # another device's: nothing is measured
+        with pytest.MonkeyPatch.context() as patch, quick_export():
+            patch.setattr(spaces, "known_space", lambda *_: little())  # best.json is of a space without a name
+            run = search(Request(method, little(), {}, few, ["params<=5k"], table, config=config), folder / "r")
+        run.close()
+        return run.path
+
+    return do
+
+
 @pytest.fixture(params=["hnas", "hournas"])
 def finished(
-    request: Any, few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _quick_export: None
+    request: Any, searched: Callable[[str], Path], few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> RunFolder:
-    """A search of two supernets, the second one over a smaller space."""
+    """What the search of a method left, in a folder of one's own."""
     monkeypatch.setattr(trust, "restore", lambda run: restore(run, little(), few))
-    monkeypatch.setattr(spaces, "known_space", lambda *_: little())  # best.json is of a space without a name
-    config = with_settings(METHODS[request.param].presets["quick"], [*COMMON, *CONFIGS[request.param]])
-    table = latency_file(tmp_path, little())  # another device's: nothing is measured
-    return search(Request(request.param, little(), {}, few, ["params<=5k"], table, config=config), tmp_path / "r")
+    monkeypatch.setattr(spaces, "known_space", lambda *_: little())
+    return RunFolder.open(shutil.copytree(searched(request.param), tmp_path / "r"))
 
 
 def in_supernet(run: RunFolder, architecture: Architecture, data: ImageData, config: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,26 @@ from hiernas.train.loop import accuracy, fit
 from hiernas.train.recipes import Phase, Recipe
 from hiernas.train.retraining import Retraining
 from hiernas.train.together import whole_batches
+from methods.little import few_of
 from toy import RUN
 
-RECIPE = Recipe(batch_size=256, accelerator="cpu")
+RECIPE = Recipe(batch_size=24, accelerator="cpu")
+
+
+@pytest.fixture(scope="module")
+def few(digits: ImageData) -> ImageData:
+    return few_of(digits)
+
+
+def little(data: ImageData) -> SearchSpace:
+    """Of 256 architectures: checkpoints are small."""
+    space = spaces.tiny(data.input_size, data.num_classes)
+    return space.restrict({d.name: d.options[:2] for d in space.decisions})
 
 
 def train(folder: Path, data: ImageData, epochs: int = 2, stop_at: int | None = None) -> nn.Module:
     """A supernet trained for a few epochs; `stop_at` interrupts it before that step of the whole training."""
-    space = spaces.tiny(data.input_size, data.num_classes)
+    space = little(data)
     supernet = _supernet(space)
     run = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, RUN)
     run.checkpoint_seconds = 0.0  # save after every step
@@ -60,12 +73,12 @@ def _supernet(space: SearchSpace) -> nn.Module:
     return supernet
 
 
-def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path, digits: ImageData) -> None:
-    whole = train(tmp_path / "whole", digits)
+def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path, few: ImageData) -> None:
+    whole = train(tmp_path / "whole", few)
     for stop_at in (1, 4, 2):  # within the first and the second epoch
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "parts", digits, stop_at=stop_at)
-    parts = train(tmp_path / "parts", digits)
+            train(tmp_path / "parts", few, stop_at=stop_at)
+    parts = train(tmp_path / "parts", few)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[name]), name
     records = [RunFolder.open(tmp_path / name).events() for name in ("whole", "parts")]
@@ -73,12 +86,17 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path, digits:
     assert shown[0] == shown[1]
 
 
+@pytest.fixture(scope="module")
+def whole(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    """Trained for three epochs in one go."""
+    return train(tmp_path_factory.mktemp("whole") / "r", few, epochs=3)
+
+
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_kill_about_a_checkpoint_loses_no_epoch(
-    tmp_path: Path, digits: ImageData, saved: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few: ImageData, whole: nn.Module, saved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed right before, and right after, the first checkpoint at the end of an epoch."""
-    whole = train(tmp_path / "whole", digits, epochs=3)
     save = RunFolder.save_tensors
 
     def killed(run: RunFolder, name: str, tensors: Any, position: Any) -> None:
@@ -92,20 +110,20 @@ def test_a_kill_about_a_checkpoint_loses_no_epoch(
     with monkeypatch.context() as patched:
         patched.setattr(RunFolder, "save_tensors", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "parts", digits, epochs=3)
-    parts = train(tmp_path / "parts", digits, epochs=3)
+            train(tmp_path / "parts", few, epochs=3)
+    parts = train(tmp_path / "parts", few, epochs=3)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[name]), name
     told = [e["epoch"] for e in RunFolder.open(tmp_path / "parts").events()]
     assert told == ([1, 2, 3] if saved else [1, 1, 2, 3])
 
 
-def test_a_step_changes_what_is_on_the_path_and_nothing_else(tmp_path: Path, digits: ImageData) -> None:
-    space = spaces.tiny(digits.input_size, digits.num_classes)
+def test_a_step_changes_what_is_on_the_path_and_nothing_else(tmp_path: Path, few: ImageData) -> None:
+    space = little(few)
     before = _supernet(space).state_dict()
     stop_after_one = 1
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "r", digits, stop_at=stop_after_one)
+        train(tmp_path / "r", few, stop_at=stop_after_one)
     saved = RunFolder.open(tmp_path / "r").load_tensors("train1")
     assert saved is not None
     path = gates.uniform_path(space, numpy_generator(0, "train1", 0, 0, "gates"))
@@ -140,15 +158,15 @@ def _two_classes() -> ImageData:
     return load_data([(image, i % 2) for i, image in enumerate(grey)])
 
 
-def test_mixed_precision_trains_supernets(tmp_path: Path, digits: ImageData, caplog: pytest.LogCaptureFixture) -> None:
-    space = spaces.tiny(digits.input_size, digits.num_classes)
+def test_mixed_precision_trains_supernets(tmp_path: Path, few: ImageData, caplog: pytest.LogCaptureFixture) -> None:
+    space = little(few)
     supernet = _supernet(space)
     seen = set()
     supernet.head[0][0].register_forward_hook(lambda *args: seen.add(args[2].dtype))
-    recipe = Recipe(batch_size=512, accelerator="cpu", precision="bf16-mixed")
+    recipe = replace(RECIPE, precision="bf16-mixed")
     run = RunFolder.create(tmp_path / "r", RUN)
     fit(
-        supernet, digits.train, digits, Phase("train1", 1, 0.1), recipe, seed=0, run=run,
+        supernet, few.train, few, Phase("train1", 1, 0.1), recipe, seed=0, run=run,
         draw_gates=lambda rng: gates.uniform_path(space, rng),
     )  # fmt: skip
     assert seen == {torch.bfloat16}
@@ -181,14 +199,13 @@ def test_a_learning_rate_ends_at_its_minimum() -> None:
     assert (half.lr, half.recipe.lr_min) == (0.05, 0.005)
 
 
-def test_a_loss_that_is_not_finite_is_named_and_keeps_what_was_saved(tmp_path: Path, digits: ImageData) -> None:
-    space = spaces.tiny(digits.input_size, digits.num_classes)
+def test_a_loss_that_is_not_finite_is_named_and_keeps_what_was_saved(tmp_path: Path, few: ImageData) -> None:
+    space = little(few)
     supernet = space.supernet()
     run = RunFolder.create(tmp_path / "r", RUN)
-    recipe = Recipe(batch_size=256, accelerator="cpu")
     with pytest.raises(TrainingError, match=r"not finite in train1, epoch 1.*smaller ones"):
         fit(
-            supernet, digits.train, digits, Phase("train1", 3, 1e20), recipe, seed=0, run=run,
+            supernet, few.train, few, Phase("train1", 3, 1e20), RECIPE, seed=0, run=run,
             draw_gates=lambda rng: gates.uniform_path(space, rng),
         )  # fmt: skip
     assert run.load_tensors("train1") is None  # nothing broken was saved
@@ -227,11 +244,11 @@ def test_weights_that_are_not_finite_after_the_last_step_are_an_error(tmp_path: 
     assert run.load_tensors("final") is None
 
 
-def test_logits_that_are_not_finite_are_an_error(tmp_path: Path, digits: ImageData) -> None:
+def test_logits_that_are_not_finite_are_an_error(tmp_path: Path, few: ImageData) -> None:
     class Broken:
         """It learns nothing, and its logits end as no numbers."""
 
-        images, alternation = digits.val, "epoch"
+        images, alternation = few.val, "epoch"
 
         def to(self, device: torch.device) -> None: ...
         def draw(self, rng: np.random.Generator, progress: float) -> gates.Gates:
@@ -246,19 +263,19 @@ def test_logits_that_are_not_finite_are_an_error(tmp_path: Path, digits: ImageDa
         def summary(self) -> dict[str, Any]:
             return {}
 
-    space = spaces.tiny(digits.input_size, digits.num_classes)
+    space = little(few)
     run = RunFolder.create(tmp_path / "r", RUN)
     with pytest.raises(TrainingError, match=r"the logits of the architecture are not finite in train1, epoch 1, .*search\.lr"):
-        fit(space.supernet(), digits.train, digits, Phase("train1", 1, 0.1), RECIPE, seed=0, run=run, architect=Broken())
+        fit(space.supernet(), few.train, few, Phase("train1", 1, 0.1), RECIPE, seed=0, run=run, architect=Broken())
 
 
-def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, digits: ImageData) -> None:
-    train(tmp_path / "r", digits, epochs=1)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, few: ImageData) -> None:
+    train(tmp_path / "r", few, epochs=1)
     with pytest.raises(RunError, match="not from a training of 2 epochs"):
-        train(tmp_path / "r", digits, epochs=2)
+        train(tmp_path / "r", few, epochs=2)
     (tmp_path / "r" / "checkpoint" / "train1.safetensors").write_bytes(b"rubbish")
     with pytest.raises(RunError, match=r"train1\.safetensors is not what the run wrote"):
-        train(tmp_path / "r", digits, epochs=1)
+        train(tmp_path / "r", few, epochs=1)
 
 
 def test_a_single_path_network_learns_digits(tmp_path: Path, digits: ImageData) -> None:
@@ -267,9 +284,9 @@ def test_a_single_path_network_learns_digits(tmp_path: Path, digits: ImageData) 
         network = space.decode([0] * 8).build()
     chance = accuracy(network, digits.test, digits)
     run = RunFolder.create(tmp_path / "r", RUN)
-    fit(network, digits.train, digits, Phase("final", 8, 0.1), Recipe(accelerator="cpu"), seed=0, run=run)
+    fit(network, digits.train, digits, Phase("final", 4, 0.1), Recipe(accelerator="cpu"), seed=0, run=run)
     assert chance < 0.3
-    assert accuracy(network, digits.test, digits) > 0.85
+    assert accuracy(network, digits.test, digits) > 0.8
 
 
 # -- two levels --------------------------------------------------------------------------------------------------

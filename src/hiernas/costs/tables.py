@@ -285,12 +285,12 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no
         name = func.overloadpacket.__name__
         if name == "constant_pad_nd" and not any(args[1]):
             return args[0]  # by no pixel: PyTorch copies it, runtimes do not
-        result = func(*args, **(kwargs or {}))
+        norm, others = "batch_norm" in name, len(func._schema.returns) - 1  # it keeps the shape: torch is slow about it
+        result = (torch.empty_like(args[0]), *args[0].new_empty(others, 0)) if norm else func(*args, **(kwargs or {}))
         if func.overloadpacket in flop_registry:
             self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
         self.held.append(result)
         given = {_storage(t) for t in _tensors((args, kwargs))}
-        norm = "batch_norm" in name
         written = {_storage(t): t for t in _tensors(result)[: 1 if norm else None]}  # its others are statistics
         self.sizes |= {s: t.untyped_storage().nbytes() // t.element_size() for s, t in written.items()}
         constants, reads = frozenset(given & self.constants.keys()), frozenset(given - self.constants.keys())

@@ -132,22 +132,22 @@ def draw(name: str, alt: str, paint: Callable[[Axes], None], width: float = 480,
 
     `name` keeps its ids apart from the page's other figures'.
     """
-    import matplotlib  # only where something is drawn
-    from matplotlib.figure import Figure
+    from matplotlib import figure, layout_engine, rc_context  # only where something is drawn
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    with matplotlib.rc_context({"svg.hashsalt": name}, HERE / "figures.mplstyle"), warnings.catch_warnings():
+    with rc_context({"svg.hashsalt": name}, HERE / "figures.mplstyle"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as a letter the fonts of this machine lack: the reader's has it
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")  # at 72 dpi a point is a pixel
-        figure.patch.set_visible(False)
-        ax = figure.add_subplot()
+        made = figure.Figure(figsize=(width / 72, height / 72), frameon=False)  # at 72 dpi a point is a pixel
+        ax = FigureCanvasSVG(made).figure.add_subplot()
         ax.patch.set_visible(False)
         paint(ax)
         handles, labels = ax.get_legend_handles_labels()
         if labels:
             columns = max(1, int(width / (7 * max(map(len, labels)) + 40)))
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
+            made.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2)
+        layout_engine.ConstrainedLayoutEngine().execute(made)  # once: `savefig` would draw all of it for that
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
+        made.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     return Markup(_inline(buffer.getvalue(), name, alt, width, height))
 
 

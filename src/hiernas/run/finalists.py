@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from hiernas import ranks
@@ -89,7 +88,8 @@ def _in_order(problem: Problem, found: Found, metric: str, prior: str, predictor
         return found
     if predictor == "linear":
         return _predicted(problem, found, metric, sum((x - x.mean()) / (x.std() or 1.0) for x in known), wanted)
-    scores = known[0] if len(known) == 1 else sum(rankdata(x) for x in known)
+    both = [np.searchsorted(np.sort(x), x) + np.searchsorted(np.sort(x), x, "right") for x in known]  # ranks, ties shared
+    scores = known[0] if len(known) == 1 else np.sum(both, axis=0)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], found.candidates[i].options))
     ordered = tuple(found.candidates[i] for i in order)
     return replace(found, candidates=ordered, front=ordered[:1] if isnan(ordered[0].val_accuracy) else found.front)
