@@ -232,6 +232,7 @@ class Scalars:
 # -- a run of another process ------------------------------------------------------------------------------------------
 
 POLL, QUIET = 1.0, 3  # seconds from look to look; looks without news after which it is asked whether anybody is at it
+PAUSE = 30  # looks without a run under way after which a study counts as left
 PATIENCE = 600  # looks for a run that has not begun
 
 
@@ -312,7 +313,7 @@ class FollowedStudy:
             self.last_line = time.monotonic()
             for line in self.lines:
                 self.console.print(line)
-        if self.quiet >= QUIET and not any(held(job.lock) for job in jobs):  # a report may still be written
+        if self.quiet >= PAUSE and not any(held(job.lock) for job in jobs):  # a report may still be written
             raise RunError(f"{self.lines[0]}, and no process is at any; `hiernas compare {self.path}` goes on with the others")
         return len(self.ended) == len(jobs)
 
