@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # torch is loaded by the tests: what hands them out does with
 # Folders, and files outside them. A signal to a process in which OpenVINO's tests ran ends it by a segmentation fault.
 LONG = (
     "test_stop", "train", "test_study", "test_run", "methods", "test_golden", "test_checksums", "test_faults", "test_use",
-    "test_python", "test_hub", "test_pace", "latency", "export", "report", "costs", "test_readers", "test_small_folder", "test_wheel",
+    "test_python", "test_hub", "test_pace", "latency", "export", "report", "costs", "test_readers", "test_small_folder",
+    "test_wheel",
 )  # fmt: skip
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
