@@ -17,9 +17,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the tests themselves load ON
 if TYPE_CHECKING:  # torch is loaded by the tests: what hands them out does without
     from hiernas.data import ImageData
 
-# Folders, and files outside them. A signal to a process in which OpenVINO's tests ran ends it by a segmentation fault.
-LONG = (
-    "test_stop", "train", "test_study", "test_run", "methods", "test_golden", "test_checksums", "test_faults", "test_use",
+LONG = (  # folders, and files outside them
+    "train", "test_study", "test_run", "methods", "test_golden", "test_checksums", "test_faults", "test_use",
     "test_python", "test_hub", "test_pace", "latency", "export", "report", "costs", "test_readers", "test_small_folder",
     "test_wheel",
 )  # fmt: skip

@@ -31,6 +31,7 @@ from hiernas.latency.runtimes import (
     to_onnx,
 )
 from hiernas.networks.ops import MBConv
+from processes import Forked, script
 from toy import toy_space
 
 
@@ -139,6 +140,22 @@ def test_openvino_computes_in_float32() -> None:
     network = toy_space().decode([1, 2]).build().eval()
     x = example(1, (3, 16, 16))
     assert difference(network, x, runtime.load(network, x)[1]) < 1e-5  # bfloat16 would differ by about 5e-3
+
+
+def test_a_signal_is_heard_when_networks_in_openvino_are_gone() -> None:
+    """Of several networks, as of a table; in a process of its own, which a lost stack of signals would end."""
+    runtime_or_skip("openvino")
+    code = """
+import os, signal, time
+from torch import nn
+from hiernas.latency.runtimes import example, make_runtime
+runtime, x = make_runtime("openvino", 1), example(1, (8, 9, 9))
+loaded = [runtime.load(nn.Conv2d(8, 8, 3).eval(), x) for _ in range(2)]
+del loaded[0], loaded[0]
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    assert Forked(script, code).ended()[:2] == (0, "heard\n")
 
 
 def test_int8_is_computed_with_weights_of_eight_bits() -> None:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
@@ -129,16 +129,22 @@ def silent() -> Iterator[None]:
 # -- on the processor, from ONNX files ---------------------------------------------------------------------------
 
 
+@cache
+def openvino_core(openvino: Any) -> Any:
+    """One for the process: a core gives signals a stack, and the last of several leaves them one that is gone."""
+    return openvino.Core()
+
+
 def _openvino(module: nn.Module, x: Tensor, threads: int) -> Loaded:
     (openvino,), array = packages("openvino", "openvino"), x.numpy()
     # without the precision hint OpenVINO takes bfloat16 where the processor has it
     hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    core = openvino.Core()
+    core = openvino_core(openvino)
     request = core.compile_model(core.read_model(to_onnx(module, x)), "CPU", hints).create_infer_request()
     request.set_input_tensor(openvino.Tensor(array, shared_memory=True))
     request.infer()
     # OpenVINO does not keep the array, and reads whatever comes there
-    return timed(request.infer, array, core), request.get_output_tensor().data.copy()
+    return timed(request.infer, array), request.get_output_tensor().data.copy()
 
 
 def to_onnx(module: nn.Module, x: Tensor, names: tuple[str, str] = ("x", "y"), any_batch: bool = False) -> bytes:
