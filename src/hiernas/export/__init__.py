@@ -29,18 +29,9 @@ from hiernas.data.split import Split
 from hiernas.errors import ConfigError, ExportError, HiernasError, did_you_mean
 from hiernas.export.python import python_files, timm_network
 from hiernas.host import first_line, quiet
-from hiernas.latency import calibrate
+from hiernas.latency import calibrate, runtimes
 from hiernas.latency.runner import Batch, by_looks, cpu_name, load_onnx, load_onnxruntime, onnx_session
-from hiernas.latency.runtimes import (
-    load_executorch,
-    load_litert,
-    openvino_core,
-    packages,
-    quantised,
-    to_executorch,
-    to_litert,
-    to_onnx,
-)  # fmt: skip
+from hiernas.latency.runtimes import load_executorch, load_litert, packages, quantised, to_executorch, to_litert, to_onnx
 from hiernas.names import FORMATS
 from hiernas.space import Architecture
 from hiernas.train.evaluate import calibration_indices
@@ -306,7 +297,7 @@ def _load_pt2(data: bytes) -> Runner:
 
 def _to_openvino(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) -> tuple[bytes, bytes]:
     (openvino,) = packages("openvino", "openvino")
-    model = openvino_core(openvino).read_model(_to_onnx(network, images, metadata))
+    model = runtimes.openvino_core(openvino).read_model(_to_onnx(network, images, metadata))
     for key, value in metadata.items():
         model.set_rt_info(value, key)
     with tempfile.TemporaryDirectory() as folder:
@@ -317,7 +308,7 @@ def _to_openvino(network: nn.Module, images: Tensor, metadata: Mapping[str, str]
 
 def _load_openvino(source: bytes, weights: bytes) -> Runner:
     (openvino,), hints = packages("openvino", "openvino"), {"INFERENCE_PRECISION_HINT": "f32"}
-    core = openvino_core(openvino)
+    core = runtimes.openvino_core(openvino)
     model = core.compile_model(core.read_model(source, weights), "CPU", hints)
     return lambda x: torch.from_numpy(model(x.numpy())[0].copy())
 
