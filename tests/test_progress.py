@@ -57,15 +57,32 @@ def test_the_bar_is_full_when_nothing_is_left_to_do(monkeypatch: pytest.MonkeyPa
     assert "training the chosen network · epoch 2/2" in lines[3]
 
 
-def test_the_time_left_goes_by_the_pace_of_the_phase_at_hand() -> None:
-    """Two phases of as much work, of which the second takes 10 seconds an epoch and the first took 100: 20 seconds are left."""
+def test_the_time_left_goes_by_the_pace_of_each_kind_of_phase() -> None:
+    """Four epochs a phase: 100 seconds each of supernets, 10 of searching, and of a kind not seen yet as of all so far."""
     now, epoch = [0.0], {"event": "epoch", "epochs": 4, "loss": 1.0, "train_accuracy": None, "val_accuracy": None}
     display = Display(Console(file=io.StringIO()), lambda: now[0])
-    display({"event": "start", "plan": {"train1": 50.0, "final": 50.0}, "run": "r", "limits": ["none"]})
-    for at, phase, n in ((0, "train1", 0), (400, "train1", 4), (400, "final", 0), (410, "final", 1), (420, "final", 2)):
-        now[0] = float(at)
-        display({**epoch, "phase": phase, "epoch": n})
-    assert display.ends == pytest.approx(420 + 20 * (0.51 - 0.245) / 0.245)  # 2 % are no epochs
+
+    def left(seconds: float, phase: str, done: int) -> float:
+        now[0] += seconds
+        display({**epoch, "phase": phase, "epoch": done})
+        assert display.ends is not None
+        return (display.ends - now[0]) * 0.98 - 0.02 * now[0]  # 2 % are no epochs
+
+    plan = dict.fromkeys(("train1", "evolve2", "train2", "evolve3", "final"), 20.0)
+    display({"event": "start", "plan": plan, "run": "r", "limits": ["none"]})
+    display({**epoch, "phase": "train1", "epoch": 0})
+    assert left(200, "train1", 2) == pytest.approx(2 * 100 + 4 * 400)  # nothing else is known
+    left(200, "train1", 4), left(10, "evolve2", 1)
+    assert left(30, "evolve2", 4) == pytest.approx(400 + 40 + 4 * (440 / 8))
+    assert left(100, "train2", 1) == pytest.approx(300 + 40 + 4 * (540 / 9))
+    left(300, "train2", 4), left(40, "evolve3", 4)
+    assert left(7, "final", 1) == pytest.approx(3 * 7)
+    # of a run that goes on where it was: what was done before it began says nothing of the pace
+    display({"event": "start", "plan": plan, "run": "r", "limits": ["none"]})
+    now[0] = 0.0
+    display({**epoch, "phase": "train2", "epoch": 2})
+    assert display.ends is None
+    assert left(50, "train2", 3) == pytest.approx(50 + 4 * 50 + 4 * 50)
 
 
 EPOCH = {"phase": "final", "epochs": 4, "loss": 1.0, "train_accuracy": 0.5, "val_accuracy": None}

@@ -70,7 +70,8 @@ class Display:
         self.again = ""  # the command that goes on with what is being done
         self.of_study = False
         self.best = 0.0
-        self.seen: list[tuple[str, float, float]] = []  # phases, and how much was done when they began, and when
+        self.at: tuple[str, float, float] | None = None  # phase, share of it that is done, and when that was
+        self.spent: dict[str, tuple[float, float]] = {}  # by phase: the work that was seen being done, and its seconds
         self.last_line = 0.0
         self.alarms: set[str] = set()
         self.state = ("starting", 0.0)  # what is shown
@@ -105,7 +106,7 @@ class Display:
         self.plan = e["plan"]
         if not self.of_study:
             self.again = f"hiernas resume {e['run']}"
-        self.best, self.seen = 0.0, []
+        self.best, self.at, self.spent = 0.0, None, {}
         self.console.print(f"run folder {e['run']}, limits {', '.join(e['limits'])}")
         if data := e.get("data"):
             left_out = [f"images: {note}" for note in data["notes"] if "left out" in note]
@@ -151,7 +152,7 @@ class Display:
         total = sum(self.plan.values()) or 1.0
         done = PLANNED * (before + share * self.plan.get(phase, 0.0)) / total
         best = f" · best {self.best:.1%}" if self.best else ""
-        self._show(f"{self._title(phase)} · {text}{best}", done, self._left(phase, done), final)
+        self._show(f"{self._title(phase)} · {text}{best}", done, self._left(phase, share), final)
 
     def _title(self, phase: str) -> str:
         if phase in PHASES:
@@ -165,12 +166,27 @@ class Display:
         where = f"stage {number}/{stages} · " if number else ""
         return where + PHASES.get(kind, phase)
 
-    def _left(self, phase: str, done: float) -> float | None:
-        """Seconds, where enough is done to tell: by the pace of a tenth of all at least, of as few phases as may be."""
-        if not self.seen or self.seen[-1][0] != phase:
-            self.seen.append((phase, done, self.clock()))
-        _, before, since = next((seen for seen in reversed(self.seen) if done - seen[1] >= 0.1), self.seen[0])
-        return (self.clock() - since) * (1.0 - done) / (done - before) if done - before >= 0.005 else None
+    def _left(self, phase: str, share: float) -> float | None:
+        """Seconds, where enough is done to tell: of each phase by the pace of those of its kind, or else by that of all."""
+        names, total, now = list(self.plan), sum(self.plan.values()), self.clock()
+        if phase not in self.plan:
+            return None
+        if self.at is not None:
+            before = self.at[1] if self.at[0] == phase else 0.0
+            work, seconds = self.spent.get(phase, (0.0, 0.0))
+            self.spent[phase] = work + (share - before) * self.plan[phase], seconds + now - self.at[2]
+        self.at = (phase, share, now)
+
+        def pace(kind: str) -> float | None:
+            seen = [spent for name, spent in self.spent.items() if name.startswith(kind)]
+            work = sum(work for work, _ in seen)
+            return sum(seconds for _, seconds in seen) / work if work >= 0.005 * total else None
+
+        if (overall := pace("")) is None:
+            return None
+        coming = {**{name: self.plan[name] for name in names[names.index(phase) :]}, phase: (1.0 - share) * self.plan[phase]}
+        left = sum(work * (pace(name.rstrip("0123456789")) or overall) for name, work in coming.items())
+        return left + (1.0 - PLANNED) / PLANNED * (left + sum(seconds for _, seconds in self.spent.values()))
 
     def _show(self, text: str, done: float, left: float | None = None, final: bool = False) -> None:
         self.state, self.ends = (text, done), None if left is None else self.clock() + left
