@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hiernas.commands import MeasureOptions
 from hiernas.commands import measure as command
 from hiernas.commands.measure import measure
 from hiernas.errors import ConfigError, LatencyError
-from hiernas.latency import Entry
+from hiernas.latency import Entry, LatencyTable
 from hiernas.latency.measure import Plan, doubts, fingerprint, identity, measure_table, plan_of
 from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack
 from hiernas.latency.runner import RESULT_KIND, by_turns
@@ -361,8 +362,80 @@ def test_what_a_host_measured_is_kept_where_it_cannot_be_taken(tmp_path: Path, m
     assert (tmp_path / "box-measured.json").read_text() == value
 
 
-@pytest.mark.parametrize("device", ["box", "ssh:", "ssh:-oProxyCommand=x", "ssh:box:2222", "ssh:::1", "android"])
-def test_devices_that_ssh_does_not_reach_are_refused(device: str) -> None:
-    with pytest.raises(ConfigError, match="is not ssh:HOST"):
+@pytest.mark.parametrize("device", ["box", "ssh:", "ssh:-oProxyCommand=x", "ssh:box:2222", "ssh:::1", "android:", "android:-s"])
+def test_devices_that_are_not_reached_are_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not ssh:\[USER@\]HOST, ssh:\[IPV6\] or android\[:SERIAL\]"):
         MeasureOptions(source="tiny", device=device)
-    MeasureOptions(source="tiny", device="ssh:[fe80::1]")
+    for reached in ("ssh:[fe80::1]", "android", "android:emulator-5554", "android:192.168.1.5:5555"):
+        MeasureOptions(source="tiny", device=reached)
+    with pytest.raises(ConfigError, match=r"--threads do not go with --device: .*a phone has one"):
+        MeasureOptions(source="tiny", device="android", threads=2)
+
+
+# -- on a phone --------------------------------------------------------------------------------------------------
+# No phone was at hand: these are stand-ins that say what adb and litert-cli 0.2.1 say, by their sources. A .tflite file is
+# here the microseconds that it takes.
+
+ADB = """#!/bin/sh
+echo "$ANDROID_SERIAL adb $*" >> {log}
+[ -e {folder}/unplugged ] && echo "adb: no devices/emulators found" >&2 && exit 1
+[ "$3" = ro.product.model ] && echo "Pixel 9"
+exit 0
+"""
+PYTHON = """#!/bin/sh
+[ "$1" = -c ] && echo 2.2.0 && exit 0
+echo "$ANDROID_SERIAL $LITERT_VERBOSE $2 $3 $5 $6 $7 $8" >> {log}
+[ -e {folder}/fails ] && [ "$(wc -l < {log})" -gt 6 ] && echo "Error: Benchmark failed on device." >&2 && exit 1
+us=$(cat "$4")
+echo "INFO: Running benchmark for at least 1 iterations and at least 0.5 seconds but terminate if exceeding 150 seconds."
+echo "INFO: count=9 first=9999 curr=9999 min=1 max=9999 avg=999.5 std=9 p5=9999 median=9999 p95=9999"
+echo "INFO: count=$8 curr=$us(all same) p5=$us median=$us p95=$us"
+printf "INFO: [benchmark_litert_model.h:88] Inference (avg):      0.01 ms ($8 runs)\n"
+"""
+
+
+def test_a_phone_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space, log, told = toy_space(), tmp_path / "log", list[tuple[int, int]]()
+    for name, text in (("adb", ADB), ("python", PYTHON)):
+        (tmp_path / name).write_text(text.format(log=log, folder=tmp_path))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    known = Known()
+    known.per_weight = 1e-3  # all in whole microseconds
+
+    def tflite(module: Any, x: Any) -> bytes:
+        return str(round(1000 * known.prepare(module, tuple(x.shape[1:]))())).encode()
+
+    monkeypatch.setattr("hiernas.latency.pack.to_litert", tflite)
+    asked = MeasureOptions(source="tiny", device="android:S9", python=str(tmp_path / "python"), out=tmp_path / "phone.json")
+    monkeypatch.setattr(command, "space_function", lambda *_: lambda **_: space)
+
+    def measured() -> None:
+        measure(asked, lambda e: told.append((e["done"], e["total"])))
+
+    (tmp_path / "unplugged").touch()
+    with pytest.raises(LatencyError, match=r"the phone did not measure: adb: no devices/emulators found; .*goes on"):
+        measured()
+    (tmp_path / "unplugged").unlink()
+    (tmp_path / "fails").touch()
+    with pytest.raises(LatencyError, match=r"the phone did not measure: Error: Benchmark failed on device\.; .*goes on"):
+        measured()
+    assert told, "some were measured"
+    (tmp_path / "fails").unlink()
+    measured()
+    probes = plan_of(space, with_edges=True).probes()
+    assert told == [(done, len(probes)) for done in range(1, len(probes) + 1)]  # none of them twice
+    ran = [line.split() for line in log.read_text().splitlines() if "benchmark" in line]
+    (command_line,) = {" ".join(words[:-1]) for words in ran}
+    assert command_line == "S9 1 litert_cli.litert benchmark --android --cpu --num-runs"
+    assert {int(words[-1]) for words in ran} == {45, 135}  # of the overhead of a call more
+    removed = [line.split()[-1] for line in log.read_text().splitlines() if " rm " in line]
+    assert len(removed) == len(probes)
+    assert all(re.fullmatch(r"/data/local/tmp/litert-cli/hiernas-[0-9a-f]{24}\.tflite", file) for file in removed)
+    assert not (tmp_path / "phone-measured.json").exists()
+    found = LatencyTable.load(tmp_path / "phone.json")
+    assert (found.device, found.runtime, found.version, found.threads) == ("Pixel 9", "litert", "2.2.0", 1)
+    architecture = space.architecture(["k5_e2", "k3_e1"])
+    assert found.predict(architecture) == pytest.approx(known.prepare(architecture.build(), (3, 16, 16))(), rel=1e-6)
+    with pytest.raises(LatencyError, match=r"cannot run /no_python .*--python of an environment with litert-cli"):
+        measure(replace(asked, python="/no_python"), lambda e: None)

@@ -264,8 +264,8 @@ class MeasureOptions(SizedOptions):
     threads: Threads = None
     out: Annotated[Path | None, Option(help="table file; default: the user's cache, with --device HOST.json")] = None
     pack: Annotated[Path | None, Option(help="folder to write, for a device without HierNAS")] = None
-    device: Annotated[str | None, Option(help="ssh:[USER@]HOST: measure there, with ONNX Runtime")] = None
-    python: Annotated[str | None, Option(help="of --device: its Python with onnxruntime; default: python3")] = None
+    device: Annotated[str | None, Option(help="ssh:[USER@]HOST, with ONNX Runtime; android[:SERIAL], with LiteRT")] = None
+    python: Annotated[str | None, Option(help="of --device: with onnxruntime, or litert-cli; default: python3")] = None
     import_file: Annotated[Path | None, Option("--import", help="what a pack measured; becomes a table")] = None
     allow_missing: Annotated[bool, Option("--allow-missing", help="import what was measured so far")] = False
     merge: Annotated[Path | None, Option(help="another table of the same device, to be put into this one")] = None
@@ -287,14 +287,15 @@ class MeasureOptions(SizedOptions):
         for option, needed in rules.items():
             if getattr(self, option) is not getattr(MeasureOptions, option) and needed not in given:  # not its default
                 raise ConfigError(f"--{option.replace('_', '-')} is for {needed}; give both, or neither")
-        if self.device is not None and not re.fullmatch(r"ssh:(\w[\w.-]*@)?(\w[\w.-]*|\[[\da-fA-F:]+\])", self.device):
+        hosts = r"ssh:(\w[\w.-]*@)?(\w[\w.-]*|\[[\da-fA-F:]+\])|android(:\w[\w.:-]*)?"
+        if self.device is not None and not re.fullmatch(hosts, self.device):
             other = "a port belongs into ssh's own config; others take --pack and --import"
-            raise ConfigError(f"--device '{self.device}' is not ssh:HOST, ssh:USER@HOST or ssh:[IPV6]; {other}")
+            raise ConfigError(f"--device '{self.device}' is not ssh:[USER@]HOST, ssh:[IPV6] or android[:SERIAL]; {other}")
         elsewhere = given and given != ["--calibrate"]
-        if elsewhere and (self.runtime is not None or (self.threads is not None and self.device is None)):
+        if elsewhere and (self.runtime or (self.threads and not f"{self.device}".startswith("ssh:"))):
             raise ConfigError(
                 f"--runtime and --threads do not go with {given[0]}: nothing is measured here (a pack runs on onnxruntime, "
-                "with `measure.py --threads N` on the device; --device takes --threads)"
+                "with `measure.py --threads N` on the device; --device ssh:HOST takes --threads, a phone has one)"
             )
         if self.pack is not None and self.out is not None:
             raise ConfigError("--out does not go with --pack: name the pack's folder with --pack DIR")

@@ -15,7 +15,7 @@ from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency import LatencyTable, merge
 from hiernas.latency.calibrate import FEWEST, Calibration, calibrate
 from hiernas.latency.measure import cached_table_path, doubts, locked, measure_table, plan_of, title
-from hiernas.latency.pack import import_measurement, measure_by_ssh, write_pack
+from hiernas.latency.pack import import_measurement, measure_by_adb, measure_by_ssh, write_pack
 from hiernas.latency.runtimes import RUNTIME, RUNTIMES, make_runtime
 from hiernas.randomness import numpy_generator
 from hiernas.report import kit
@@ -45,10 +45,13 @@ def measure(asked: MeasureOptions, listener: Listener) -> dict[str, str]:
             "then here": "the same `hiernas measure` command with --import measured.json instead of --pack",
         }
     if asked.device is not None:
-        host = asked.device.removeprefix("ssh:")
-        table = asked.out or Path(f"{host.split('@')[-1]}.json")
-        file = table.with_name(f"{table.stem}-measured.json")
-        measure_by_ssh(space, host, asked.python or "python3", asked.threads or 1, file, teller(listener))
+        way, _, host = asked.device.partition(":")
+        table = asked.out or Path(f"{host.split('@')[-1] or way}.json")
+        file, python = table.with_name(f"{table.stem}-measured.json"), asked.python or "python3"
+        if way == "ssh":
+            measure_by_ssh(space, host, python, asked.threads or 1, file, teller(listener))
+        else:
+            measure_by_adb(space, host, python, file, teller(listener))
         try:
             found = _import(space, file, table, allow_missing=False)
         except LatencyError as error:

@@ -1,13 +1,15 @@
 """Measuring a device without HierNAS: a folder with all operations of a space goes there, a JSON file comes back.
 
 The folder holds `measure.py` (a copy of `runner`), `manifest.json` and one ONNX file per probe. The file that comes
-back holds latencies as measured; overhead and edges are taken off here, exactly as in `measure.measure_table`.
+back holds latencies as measured; overhead and edges are taken off here, exactly as in `measure.measure_table`. Of a phone
+the same file is written here, from what Google's LiteRT tool says of one .tflite file after the other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -23,12 +25,14 @@ import torch
 from hiernas.errors import UNREADABLE, LatencyError, validated
 from hiernas.latency import BELONGS_TO, RUNS, WARMUP, Entry, LatencyTable, read_text, runner
 from hiernas.latency.measure import OVERHEAD, Plan, Probe, Progress, doubts, entry_doubt, fingerprint, plan_of, title
-from hiernas.latency.runtimes import example, to_onnx
+from hiernas.latency.runtimes import example, to_litert, to_onnx
 from hiernas.names import VERSION
 from hiernas.space import SearchSpace
 
 BATCH = 1
 MARK = "=measured="  # before what a host measured
+ON_PHONE = "/data/local/tmp/litert-cli"  # where litert-cli puts files
+SHOWN = r"count=(\d+)\b.* p5=(\d+) median=(\d+) p95=(\d+)"  # by its benchmark, in microseconds, of a warm-up and of what counts
 
 
 def write_pack(space: SearchSpace, folder: str | Path, runs: int = RUNS) -> list[int]:
@@ -105,6 +109,59 @@ def _follow(process: subprocess.Popen[str], progress: Progress) -> str:
         elif line.strip():
             last = line.strip().removeprefix("error: ")
     return last
+
+
+def measure_by_adb(space: SearchSpace, serial: str, python: str, file: Path, progress: Progress) -> None:
+    """Measure on an Android phone by Google's `litert benchmark`, and write `file` for `import_measurement`.
+
+    `serial`: of the phone, empty where one is connected; `python`: one with litert-cli, whose pins keep it in an environment
+    of its own. All is saved as it comes, so that the same command goes on. Raises `LatencyError`.
+    """
+    environment = {**os.environ, "LITERT_VERBOSE": "1", "LITERT_CLI_ANDROID_ROOT": ON_PHONE}
+    environment |= {"ANDROID_SERIAL": serial} if serial else {}
+
+    def said(*command: str) -> str:
+        both: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        try:
+            done = subprocess.run(command, env=environment, text=True, errors="replace", check=False, **both)
+        except OSError as error:
+            raise LatencyError(
+                f"cannot run {command[0]} ({error.strerror}); it takes adb of Android's platform tools, and --python of an "
+                "environment with litert-cli"
+            ) from error
+        if done.returncode:
+            *_, last = ["no reason given", *filter(str.strip, done.stdout.splitlines())]
+            raise LatencyError(f"the phone did not measure: {last.strip()}; once that is mended, the same command goes on")
+        return done.stdout
+
+    plan = plan_of(space, with_edges=True)
+    about = "from importlib.metadata import version; import litert_cli; print(version('ai-edge-litert'))"
+    version, model = said(python, "-c", about).split()[-1], said("adb", "shell", "getprop", "ro.product.model").strip()
+    header = {
+        "kind": runner.RESULT_KIND, "hiernas": VERSION, "space": title(space), "plan": fingerprint(plan), "manifest": "none",
+        "device": model, "runtime": "litert", "version": version, "threads": 1, "batch": BATCH,
+    }  # fmt: skip
+    try:
+        result = runner.begun(file, header)
+    except runner.CannotMeasure as error:
+        raise LatencyError(str(error)) from error
+    runs, probes = {p.key: RUNS * item.runs for chunk, _ in plan.chunks() for item in chunk for p in item.probes}, plan.probes()
+    with tempfile.TemporaryDirectory() as folder:
+        for probe in (probe for key, probe in probes.items() if key not in result["entries"]):
+            tflite = to_litert(probe.build().eval(), example(BATCH, probe.input_size))
+            name = f"hiernas-{hashlib.sha256(tflite).hexdigest()[:24]}.tflite"  # another of its name and size would not be sent
+            Path(folder, name).write_bytes(tflite)
+            asked = (str(Path(folder, name)), "--android", "--cpu", "--num-runs", str(runs[probe.key]))
+            found = re.findall(SHOWN, text := said(python, "-m", "litert_cli.litert", "benchmark", *asked))
+            said("adb", "shell", "rm", "-f", f"{ON_PHONE}/{name}")
+            if not found:
+                raise LatencyError(f"litert-cli says no latency of '{probe.key}', but: {text.strip()[-200:]!r}")
+            count, *times = map(int, found[-1])
+            p10, median, p90 = (us / 1000 for us in times)  # of 5, 50 and 95 %: nearest to what is kept
+            row = {"median_ms": median, "p10_ms": p10, "p90_ms": p90, "runs": count, "shape": [BATCH, *probe.input_size]}
+            result["entries"][probe.key] = row
+            runner.write(file, result)
+            progress(len(result["entries"]), len(probes), probe.key)
 
 
 @dataclass(frozen=True)

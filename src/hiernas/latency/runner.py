@@ -242,7 +242,7 @@ def _check(path: Path, value: Row, **kinds: type) -> None:
 
 def measure(folder: Path, header: Row, manifest: Row, path: Path) -> Row:
     """Measure what the file at `path` does not hold yet, saving as it goes; returns the whole measurement."""
-    result = _begun(path, header)
+    result = begun(path, header)
     entries, threads = result["entries"], header["threads"]
     shapes = {p["key"]: p["shape"] for b in manifest["batches"] for p in b["probes"]}
     batches = []
@@ -259,7 +259,8 @@ def measure(folder: Path, header: Row, manifest: Row, path: Path) -> Row:
     return result
 
 
-def _begun(path: Path, header: Row) -> Row:
+def begun(path: Path, header: Row) -> Row:
+    """The measurement at a path, or a new one. Raises `CannotMeasure` where it is of something else."""
     if not path.exists():
         return {**header, "entries": {}}
     try:
