@@ -7,7 +7,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]' # compiled as it is imported
 	touch $(VENV)/ready
 
-.PHONY: demo test lint docs
+.PHONY: demo test lint docs extras
 demo: $(VENV)/ready
 	$(VENV)/bin/hiernas search
 
@@ -30,3 +30,8 @@ docs: $(VENV)/ready
 	cp examples/*.ipynb build/pages/examples
 	cp README.md build/pages/index.md
 	$(VENV)/bin/zensical build --strict --clean
+
+# Each extra by itself, from the wheel in an environment of its own; about half an hour.
+extras: $(VENV)/ready
+	$(VENV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	tests/extras.sh build/wheel/hiernas-*.whl

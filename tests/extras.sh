@@ -14,10 +14,13 @@ used() { # what an extra is for, with RUN from the environment without extras
     case $1 in
     none) hiernas search random --data digits --limit 'params<=60k' --set final_epochs=1 --out "$work/RUN" ;;
     hub)
-        python -c "import pyarrow as pa, pyarrow.parquet as pq, io, random; from PIL import Image
+        mkdir pictures
+        python -c "import pyarrow as pa, pyarrow.parquet as pq, io
+from PIL import Image
 def png(x): b = io.BytesIO(); Image.new('L', (12, 12), x).save(b, 'PNG'); return {'bytes': b.getvalue(), 'path': None}
-pq.write_table(pa.table({'image': [png(20 * (i % 2) + 9 * (i % 7)) for i in range(200)], 'label': [i % 2 for i in range(200)]}), 't.parquet')"
-        hiernas check random --data t.parquet
+rows = {'image': [png(i % 250) for i in range(200)], 'label': [i % 2 for i in range(200)]}
+pq.write_table(pa.table(rows), 'pictures/train.parquet')"
+        hiernas check random --data pictures
         hiernas push "$work/RUN" --to hf:nobody/nothing --dry-run pushed && ls pushed
         ;;
     openvino | litert | executorch) hiernas export "$work/RUN" --to "$1" ;;
@@ -34,7 +37,8 @@ for extra in none ${@:-hub openvino litert executorch tensorboard ray dask}; do
     package=$wheel
     [ "$extra" = none ] || package="$wheel[$extra]"
     pip install --quiet --no-compile torch==2.13.0 "$package"
-    used "$extra" && echo "== $extra: works"
+    used "$extra"
+    echo "== $extra: works"
     deactivate
     rm -rf env
 done

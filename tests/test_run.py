@@ -268,6 +268,7 @@ def test_a_moved_folder_of_images(tmp_path: Path) -> None:
         (["predict", "r"], "Missing argument 'IMAGE...'; see `"),
         (["serach"], "No such command 'serach'. Did you mean 'search'?; see `"),
         (["search", "--limt", "params<=60k"], "No such option: --limt (Possible options: --int8, --limit"),
+        (["search", "--seed"], "Option '--seed' requires an argument; see `hiernas -h`"),
         (["search", "--seed", "x"], "Invalid value for '--seed': Input should be a valid integer"),
         (["search", "--time", "soon"], "--time soon: write a number with s, m or h"),
         (["measure", "tiny", "--set", "population=3"], "takes --set space.KEY=VALUE only"),

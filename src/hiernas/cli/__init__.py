@@ -39,7 +39,8 @@ def main() -> None:
         try:
             sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
         except MISREAD as error:
-            _fail(f"{error.format_message().rstrip('.')}; see `{error.ctx.command_path} -h`", error.exit_code)
+            command = error.ctx.command_path if error.ctx else "hiernas"  # an option without its value has none
+            _fail(f"{error.format_message().rstrip('.')}; see `{command} -h`", error.exit_code)
         except HiernasError as error:
             if ranks.said(error):
                 sys.exit(error.exit_code)
