@@ -23,6 +23,7 @@ from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError
 from hiernas.methods import METHODS
 from hiernas.methods.hnas import QUICK
+from hiernas.problem import final_work
 from hiernas.run import search as run_module
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare
@@ -174,7 +175,10 @@ def test_a_rehearsal_that_fails_tells_what_it_came_to(tmp_path: Path) -> None:
 def test_a_search_within_a_time_is_the_search_with_its_settings(
     few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second for 60 images of a training or 200 evaluations; the clock of the real machine counts for nothing."""
+    """A second for 60 images of a training or 200 evaluations; the clock of the real machine counts for nothing.
+
+    The search ends as much earlier than planned as an epoch of the final training takes, so that there is one more of them.
+    """
     common = ["population=4", "calibration_images=24", "train.batch_size=24", "train.accelerator=cpu", "stages=3"]
     work = METHODS["hnas"].work(with_settings(QUICK, common), few)
     pace = Pace(dict.fromkeys(work, 1000.0), 0.0)  # so slow that what was really spent does not matter
@@ -182,13 +186,19 @@ def test_a_search_within_a_time_is_the_search_with_its_settings(
     asked = Request("hnas", "tiny", {}, few, ["params<=150k"], settings=[*common, "epochs=20,10", "final_epochs=10"])
     whole = prepare(replace(asked, settings=common)).config  # fitted to few images
     small = scaled(whole, 0.02)
-    seconds = sum(1000.0 * w for w in METHODS["hnas"].work(small, few).values())
+    planned = {phase: 1000.0 * w for phase, w in METHODS["hnas"].work(small, few).items()}
+    seconds = sum(planned.values())
+    early = 1000.0 * (final_work(1, few) - final_work(0, few))
+    monkeypatch.setattr(run_module, "training_pace", lambda *_: Pace({"final": 1000.0}, 0.0))
+    monkeypatch.setattr(RunFolder, "seconds", lambda self: {"search": seconds - planned["final"] - early})
     timed = search(replace(asked, settings=common, time=seconds + 30), tmp_path / "timed")
     config = timed.config["config"]
     assert timed.config["preset"] == "custom"
     assert timed.config["asked"]["time"] == seconds + 30
     assert f"final_epochs {whole.final_epochs} -> {small.final_epochs}" in timed.config["timed"]
-    assert (config["final_epochs"], config["generations"]) == (small.final_epochs, small.generations)
+    assert f"were left: final_epochs {small.final_epochs} -> {small.final_epochs + 1}" in timed.config["timed"]
+    assert (config["final_epochs"], config["generations"]) == (small.final_epochs + 1, small.generations)
+    assert timed.config["left"] is None
     texts = [f"{k}={config[k]}" for k in ("epochs", "final_epochs", "generations")]
     texts += [f"train.warmup_epochs={config['train']['warmup_epochs']}"]
     plain = search(replace(asked, settings=[*common, *texts]), tmp_path / "plain")
@@ -199,6 +209,7 @@ def test_a_search_within_a_time_is_the_search_with_its_settings(
         for member in results[0][key] if key == "front" else [results[0][key]]:
             member["latency_ms"] = None
     (tmp_path / "timed" / "result.json").unlink()
+    monkeypatch.setattr(run_module, "training_pace", None)
     again = resume(tmp_path / "timed", data=few)  # by the plan, not planned anew
     assert again.config["config"] == config
     found = [(m["options"], m["val_accuracy"]) for r in (results[1], again.read_json("result.json")) for m in r["front"]]
@@ -207,7 +218,7 @@ def test_a_search_within_a_time_is_the_search_with_its_settings(
 
 def test_a_training_within_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: ImageData) -> None:
     epoch = 3.0 * (len(digits.train) + len(digits.val))
-    monkeypatch.setattr(command, "rehearsed", lambda *_: Pace({"final": 1000 / epoch}, 400.0))  # 1000 seconds an epoch
+    monkeypatch.setattr(command, "training_pace", lambda *_: Pace({"final": 1000 / epoch}, 400.0))  # 1000 seconds an epoch
     architecture = hiernas.spaces.tiny().sample(np.random.default_rng(0))
     architecture.save(tmp_path / "a.json")
     options = TrainOptions(source=tmp_path / "a.json", data="digits", time="40m", out=tmp_path / "r")

@@ -45,6 +45,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {  # events that are a
     "cells": lambda e: f"cells: {e['genotype']}",
     "environment": lambda e: f"warning: this run began under another environment ({e['changed']}): its numbers can differ "
     "from those of a run that was never interrupted",
+    "left": lambda e: e["words"],
     "rehearsal": lambda e: "timing a search in miniature",
     "numbers": lambda e: f"cells per stage: {', '.join(map(str, e['cells']))}",
 }

@@ -21,8 +21,8 @@ from hiernas.problem import final_work
 from hiernas.run.folder import Listener, RunFolder, begin
 from hiernas.run.outcome import environment, inherited_weights, train_only
 from hiernas.run.request import read_data, reload_data, retraining_of
-from hiernas.run.search import fewer, fitting, in_words, rehearsed, training_step
-from hiernas.run.settings import differences, for_images, from_dict, names_of, scaled, to_dict, with_settings
+from hiernas.run.search import fitting, in_words, training_pace
+from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
 from hiernas.space import Architecture
 from hiernas.spaces import known, known_space
 from hiernas.train.recipes import Recipe
@@ -66,21 +66,16 @@ def train(asked: TrainOptions, listener: Listener) -> Path:
 def _within(asked: float, began: float, header: dict[str, Any], how: Retraining, images: ImageData) -> dict[str, Any]:
     """The config.yaml of a training that ends `asked` seconds after it began: see `hiernas.run.search`."""
 
-    def work(how: Retraining, data: ImageData) -> dict[str, float]:
-        return {"final": final_work(how.epochs, data)}
-
-    def header_of(how: Retraining, **more: Any) -> dict[str, Any]:
-        return {**header, "train": {**header["train"], **to_dict(how), **more}}
-
-    network = Architecture.from_json(header["train"]["architecture"], source="the network").build()
-    step_seconds, _ = training_step(network, images, None, how.recipe)
-    few, short = fewer(images, step_seconds, how.recipe.batch_size), scaled(how, 0.0)
-    left = asked - ranks.since(began)
-    pace = rehearsed(header_of(short, inherit=False), work(short, few), lambda run: train_only(run, few), left)
+    architecture = Architecture.from_json(header["train"]["architecture"], source="the network")
+    pace = training_pace(header, architecture, how, images, asked - ranks.since(began))
     spent = ranks.since(began)
-    fitted = fitting(how, lambda h: sum(pace.seconds(work(h, images)).values()), asked - spent)
-    timed = in_words(asked, spent, differences(how, fitted), pace.seconds(work(fitted, images)))
-    return {**header_of(fitted), "timed": timed}
+
+    def phases(how: Retraining) -> dict[str, float]:
+        return pace.seconds({"final": final_work(how.epochs, images)})
+
+    fitted = fitting(how, lambda h: sum(phases(h).values()), asked - spent)
+    timed = in_words(asked, spent, differences(how, fitted), phases(fitted))
+    return {**header, "train": {**header["train"], **to_dict(fitted)}, "timed": timed}
 
 
 @dataclass(frozen=True)

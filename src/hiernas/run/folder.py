@@ -67,6 +67,15 @@ class RunFolder:
         run._make()
         return run
 
+    def change(self, **values: Any) -> None:
+        """Other values in config.yaml, from here on."""
+        self.config = {**self.config, **values}
+        self._write_config()
+
+    @ranks.by_first
+    def _write_config(self) -> None:
+        write_whole(self.path / "config.yaml", sealed(to_yaml(dict(self.config))).encode())
+
     @ranks.told
     def _make(self) -> None:
         path, there_before = self.path, self.path.exists()
@@ -77,7 +86,7 @@ class RunFolder:
         try:
             refuse_existing(path)
             try:
-                write_whole(path / "config.yaml", sealed(to_yaml(dict(self.config))).encode())
+                self._write_config()
             except BaseException:  # a folder without its config.yaml could be neither resumed nor used again
                 (path / "checkpoint").rmdir()
                 self.lock.unlink(missing_ok=True)

@@ -102,6 +102,7 @@ class Prepared:
     final_recipe: Recipe | None = None  # of the final training, where it is not the configuration's
     fitted: str = ""  # what in the preset was changed for the number of images, in words
     timed: str = ""  # what was changed for the time that was given, and the plan, in words
+    left: float | None = None  # seconds of its phases, of which the final training is still to take what is left
     doubts: tuple[str, ...] = ()  # what is doubtful before anything was searched
     asked: Mapping[str, Any] = field(default_factory=dict)  # see `Request.asked`
     int8: bool = False  # whether what is found is also written and tested in INT8
@@ -120,6 +121,7 @@ class Prepared:
             "automatic_limit": self.automatic_limit, "latency_table": self.latency_table, "runtime": self.runtime,
             "threads": self.threads, "config": to_dict(self.config), "fitted": self.fitted, "timed": self.timed,
             "doubts": list(self.doubts), "int8": self.int8,
+            **({} if self.left is None else {"left": self.left}),
             **({} if self.final_recipe is None else {"final_recipe": to_dict(self.final_recipe)}),
             "asked": plain(dict(self.asked)),
         }  # fmt: skip
@@ -143,6 +145,7 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
         final_recipe = None if other is None else from_file(Recipe, other)
         told = {k: config.get(k, "") for k in ("fitted", "timed")}
         told |= {"doubts": tuple(config.get("doubts", ())), "asked": config.get("asked", {}), "int8": config.get("int8", False)}
+        told["left"] = config.get("left")
     if space is None and name not in hiernas.spaces.NAMES:
         raise RunError(f"{run.path} searches a space of your own, '{name}'; resume it with space=...")
     if space is not None and (given := plain(dict(space.skeleton.arguments))) != config["space"]["arguments"]:

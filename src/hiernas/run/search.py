@@ -28,7 +28,7 @@ from hiernas.data.split import Split, Subset
 from hiernas.errors import ConfigError, LimitError, RunError, TrainingError
 from hiernas.gates import Gates, single_path, softmax
 from hiernas.methods import METHODS
-from hiernas.problem import Problem
+from hiernas.problem import Problem, final_work
 from hiernas.randomness import numpy_generator
 from hiernas.report import units
 from hiernas.report.page import write_report
@@ -36,11 +36,12 @@ from hiernas.run.finalists import best_of
 from hiernas.run.folder import Listener, RunFolder, begin, owned, refuse_existing
 from hiernas.run.outcome import complete, environment, tell_changes, train_only
 from hiernas.run.request import Prepared, Request, in_short, keep_latency, prepare, reload_data, restore
-from hiernas.run.settings import differences, keys, names_of, scaled, with_settings
-from hiernas.space import SearchSpace
+from hiernas.run.settings import differences, keys, names_of, scaled, to_dict, with_settings
+from hiernas.space import Architecture, SearchSpace
 from hiernas.train.evaluate import RunTrainer
 from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Recipe
+from hiernas.train.retraining import Retraining
 
 STEPS, SECONDS = (2, 16), 2.0  # of each training in a rehearsal: fewer steps where they would take longer than that
 IMAGES, TIMED_MACS = (16, 200), 3e9  # that candidates are looked at with: fewer where one would take more multiply-adds
@@ -143,8 +144,8 @@ def _finish(prepared: Prepared, run: RunFolder) -> None:
     told = {"data": in_short(data), "fitted": prepared.fitted, "timed": prepared.timed}
     run.event("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], **told)
     problem = make_problem(prepared.space, data, prepared.limits, prepared.latency, run, seed)
-    found = method.search(problem, prepared.config)
-    complete(prepared, run, best_of(problem, found, prepared.config, prepared.final))
+    found = best_of(problem, method.search(problem, prepared.config), prepared.config, prepared.final)
+    complete(_in_time(prepared, run, found.architecture), run, found)
 
 
 def make_problem(
@@ -152,6 +153,27 @@ def make_problem(
 ) -> Problem:
     """A search as methods take it; `latency`: a latency table (ours or a phone's), or None."""
     return Problem(space, data, TableBudget(sums(limits), latency), RunTrainer(data, run, seed), run, seed)
+
+
+def _in_time(prepared: Prepared, run: RunFolder, architecture: Architecture) -> Prepared:
+    """The search with the final training as long as there is time left, now that its network is known.
+
+    That is rehearsed, and what comes of it is written into config.yaml, by which a run that is cut off goes on.
+    """
+    if prepared.left is None:
+        return prepared
+    data, final, every = prepared.data, prepared.final, METHODS[prepared.method].work(prepared.config, prepared.data)
+    header = {k: run.config[k] for k in ("method", "preset", "seed", "data")}
+    rate = training_pace(header, architecture, final, data).rates["final"]
+    seconds = (prepared.left - sum(run.seconds().values())) / sum(p.startswith(("final", "compare")) for p in every)
+    none, one = (final_work(n, data) for n in (0, 1))
+    epochs = max(1, round((seconds / rate - none) / (one - none)))
+    config = replace(prepared.config, final_epochs=epochs)
+    words = f"then {units.seconds(max(0.0, seconds))} were left: final_epochs {final.epochs} -> {epochs}"
+    now = replace(prepared, config=config, left=None, timed=f"{prepared.timed}; {words}")
+    run.change(config=now.to_dict()["config"], left=None, timed=now.timed)
+    run.event("left", words=words)
+    return now
 
 
 # -- as long as it may take ---------------------------------------------------------------------------------------------
@@ -206,7 +228,8 @@ def within(prepared: Prepared, pace: Pace, asked: float, spent: float, kept: Ite
 
     config = fitting(prepared.config, lambda c: sum(phases(c).values()), asked - spent, kept)
     timed = in_words(asked, spent, differences(prepared.config, config), phases(config))
-    return replace(prepared, config=config, preset="custom", timed=timed)
+    left = None if "final_epochs" in kept else asked - spent - pace.beside
+    return replace(prepared, config=config, preset="custom", timed=timed, left=left)
 
 
 def in_words(asked: float, spent: float, changed: str, phases: Mapping[str, float]) -> str:
@@ -260,6 +283,17 @@ def rehearsed(
         with suppress(LimitError, TrainingError):  # of so short a run they say nothing
             do(run)
         return Pace.of(run.seconds(), work, ranks.since(start))
+
+
+def training_pace(
+    header: Mapping[str, Any], architecture: Architecture, how: Retraining, data: ImageData, seconds: float = NO_END
+) -> Pace:
+    """Of a training of one network, rehearsed; `header`: what else is in its config.yaml. `seconds`: see `rehearsed`."""
+    step_seconds, _ = training_step(architecture.build(), data, None, how.recipe)
+    few, short = fewer(data, step_seconds, how.recipe.batch_size), scaled(how, 0.0)
+    training = {"architecture": architecture.to_json(), **to_dict(short), "inherit": False}
+    work = {"final": final_work(short.epochs, few)}
+    return rehearsed({**header, "train": training}, work, lambda run: train_only(run, few), seconds)
 
 
 def in_miniature(prepared: Prepared, step_seconds: float) -> Prepared:

@@ -256,6 +256,7 @@ class Config(TypedDict, total=False):
     train: dict[str, Any]
     fitted: str
     timed: str
+    left: float | None
     doubts: list[str]
     asked: dict[str, Any]
     environment: Environment
