@@ -282,7 +282,7 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no
             return args[0]  # by no pixel: PyTorch copies it, runtimes do not
         norm, others = "batch_norm" in name, len(func._schema.returns) - 1
         if norm:
-            result = (torch.empty_like(args[0]), *args[0].new_empty(others, 0))
+            result: Any = (torch.empty_like(args[0]), *args[0].new_empty(others, 0))
         elif name in KEEPS:
             result = torch.empty_like(args[0])
         else:
