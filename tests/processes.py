@@ -49,7 +49,7 @@ class Forked:
     """
 
     def __init__(self, do: Callable[..., Any], *given: Any, threads: int = 1) -> None:
-        self._said = Path(tempfile.mkdtemp())
+        self._said = Path(tempfile.mkdtemp())  # files `out` and `err`
         about = Path.cwd(), dict(os.environ), self._said, threads
         self.process = FORKED.Process(target=_run, args=(do, given, *about), daemon=True)
         self.process.start()
@@ -57,6 +57,11 @@ class Forked:
     @property
     def running(self) -> bool:
         return self.process.is_alive()
+
+    @property
+    def said(self) -> str:
+        """What it has printed so far."""
+        return (self._said / "out").read_text() if (self._said / "out").exists() else ""
 
     def send(self, number: int) -> None:
         """A signal."""
