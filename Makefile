@@ -1,6 +1,8 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each makes .venv first.
 PYTHON ?= python3
 VENV ?= .venv
+# What is imported is compiled once, also where the environment (as of many containers) asks to compile it each time.
+export PYTHONDONTWRITEBYTECODE :=
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -51,6 +51,7 @@ import hiernas.run.outcome
 import hiernas.run.search
 from common import dated
 from failing_disk import DAMAGES, Fault
+from hiernas.costs.tables import cost_tables
 from hiernas.latency import Entry, LatencyTable, calibrate, runtimes
 from hiernas.latency.measure import plan_of
 from hiernas.latency.runner import load_onnxruntime
@@ -192,7 +193,9 @@ def prepare(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((rng.integers(0, 90, (8, 8)) + 80 * (i % 3)).astype(np.uint8)).save(path)
     device = {"device": "another", "runtime": "onnxruntime", "version": "1", "threads": 1, "batch": 1}
-    entries = {o.key: Entry(0.02, 0.02, 0.02, 9) for o in plan_of(tiny((1, 8, 8), 3), with_edges=True).operations}
+    space = tiny((1, 8, 8), 3)
+    cost_tables(space, None)  # counted once for all processes
+    entries = {o.key: Entry(0.02, 0.02, 0.02, 9) for o in plan_of(space, with_edges=True).operations}
     LatencyTable(**device, raw_overhead_ms=0.01, entries=entries).save(folder / "table.json")
     os.environ["HIERNAS_CACHE"] = str(folder / "cache")
     hiernas.run.outcome.make_runtime = lambda *_: Meter(**device)  # type: ignore[assignment, return-value]

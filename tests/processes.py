@@ -15,22 +15,30 @@ from typing import Any
 from unittest import mock
 
 LOADED = (
-    "hiernas.cli.progress", "hiernas.commands.check", "hiernas.commands.cost", "hiernas.commands.train", "hiernas.methods.hnas",
-    "hiernas.report.page", "hiernas.run.search", "matplotlib.backends.backend_svg", "onnxruntime", "onnxscript",
-    "pymoo.problems.static", "safetensors.torch", "sklearn.datasets", "torch._dynamo", "torch._inductor.decomposition",
-    "torch.onnx._internal.exporter._core",
+    "hiernas.cli.progress", "hiernas.commands.check", "hiernas.commands.cost", "hiernas.commands.rank",
+    "hiernas.commands.train", "hiernas.methods.controls", "hiernas.methods.hnas", "hiernas.report.page", "hiernas.run.search",
+    "matplotlib.backends.backend_svg", "matplotlib.figure", "matplotlib.style", "onnxruntime", "onnxscript",
+    "pydantic.dataclasses", "pymoo.problems.static", "rich._emoji_codes", "safetensors.torch", "sklearn.datasets",
+    "torch._dynamo", "torch.onnx._internal.exporter._core",
+    *(f"torch.onnx._internal.torchscript_exporter.symbolic_opset{i}" for i in range(7, 21)),
 )  # fmt: skip # no threads begin by these
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(list(LOADED))
-QUICK = "from hiernas import cli; import hiernas.latency.runtimes as r; r._by_dynamo = r._by_tracing; cli.main()"
+QUICK = (
+    "from hiernas import cli; import hiernas.latency.runtimes as r; r._by_dynamo = r._by_tracing\n"
+    "from hiernas.latency import calibrate; calibrate.APART = 0.0; cli.main()"
+)
 
 
 @contextmanager
 def quick_export() -> Iterator[None]:
-    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own."""
-    from hiernas.latency import runtimes
+    """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own.
 
-    with mock.patch.object(runtimes, "_by_dynamo", runtimes._by_tracing):
+    And no waiting between looks at whole networks.
+    """
+    from hiernas.latency import calibrate, runtimes
+
+    with mock.patch.object(runtimes, "_by_dynamo", runtimes._by_tracing), mock.patch.object(calibrate, "APART", 0.0):
         yield
 
 
@@ -41,7 +49,7 @@ class Forked:
     """
 
     def __init__(self, do: Callable[..., Any], *given: Any, threads: int = 1) -> None:
-        self._said = Path(tempfile.mkdtemp())
+        self._said = Path(tempfile.mkdtemp())  # files `out` and `err`
         about = Path.cwd(), dict(os.environ), self._said, threads
         self.process = FORKED.Process(target=_run, args=(do, given, *about), daemon=True)
         self.process.start()
@@ -49,6 +57,11 @@ class Forked:
     @property
     def running(self) -> bool:
         return self.process.is_alive()
+
+    @property
+    def said(self) -> str:
+        """What it has printed so far."""
+        return (self._said / "out").read_text() if (self._said / "out").exists() else ""
 
     def send(self, number: int) -> None:
         """A signal."""

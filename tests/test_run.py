@@ -30,6 +30,7 @@ from hiernas.methods.hnas import QUICK
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import last_supernet
 from hiernas.run.settings import keys, meanings, with_settings
+from processes import QUICK as QUICKLY
 from processes import Command, cli
 
 TINY = [
@@ -395,8 +396,8 @@ def test_one_line_for_a_job_that_is_queued_again(few: str) -> None:
 
 
 def test_a_reader_that_leaves_does_not_end_a_run(few: str) -> None:
-    command = [sys.executable, "-m", "hiernas", "search", "random-search", *settings("objective=params"), "--out", "r"]
-    command += ["--data", few, "--limit", "params<=200k"]
+    command = [sys.executable, "-c", QUICKLY, "search", "random", "--set", "final_epochs=1", "--out", "r", "--data", few]
+    command += ["--limit", "params<=200k"]
     with Path("errors").open("wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"run folder r")
@@ -436,11 +437,11 @@ def test_names_of_any_kind_reach_neither_terminal_nor_page_raw(tmp_path: Path) -
         shutil.copytree(next((tmp_path / "mine").iterdir()), tmp_path / "mine" / os.fsdecode(name))
         for path in (tmp_path / "mine" / os.fsdecode(name)).iterdir():
             Image.fromarray(np.random.default_rng([i, *path.name.encode()]).integers(0, 255, (12, 12, 3), np.uint8)).save(path)
-    more = ["--limit", "params<=200k", *settings("train.batch_size=16", "calibration_images=12", "objective=params")]
+    more = ["--data", "mine", "--limit", "params<=200k", "--set", "train.batch_size=16", "--set", "final_epochs=1"]
     run = tmp_path / "r\x1b[2J<i>"
-    shown = cli("search", "--data", "mine", *more, "--out", str(run))
+    shown = cli("search", "random", *more, "--out", str(run))
     (run / "result.json").unlink()
-    shown += cli("resume", str(run)) + cli("report", str(run)) + cli("check", "--data", "mine", *more)
+    shown += cli("resume", str(run)) + cli("report", str(run)) + cli("check", "random", *more)
     page = (run / "report.html").read_text()
     for text in (shown, page):
         assert "\x1b" not in text

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from hiernas.commands.rank import rank
 from hiernas.commands.vital import reset
 from hiernas.errors import RunError
 from hiernas.run.folder import RunFolder, TakenError, begin
+from processes import Forked, script
 from toy import RUN
 
 
@@ -120,15 +119,15 @@ def test_a_renamed_file_is_there_after_a_power_cut(tmp_path: Path, monkeypatch: 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "r", RUN)
     code = f"from hiernas.run.folder import RunFolder; run = RunFolder.open({str(run.path)!r}); run.own()"
-    refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "another process is working on" in refused.stderr
+    assert "another process is working on" in Forked(script, code).ended()[2]
     run.close()
-    with subprocess.Popen([sys.executable, "-c", f"{code}; print('owned', flush=True); input()"], stdin=-1, stdout=-1) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"owned\n"
-        with pytest.raises(RunError, match="another process is working on"):
-            run.own()
-        other.kill()
+    other = Forked(script, f"import time; {code}; print('owned', flush=True); time.sleep(600)")
+    while other.running and other.said != "owned\n":
+        time.sleep(0.02)
+    with pytest.raises(RunError, match="another process is working on"):
+        run.own()
+    other.kill()
+    assert other.ended()[1] == "owned\n"
     run.own()  # nothing is left of the one that was killed
     run.close()
 
@@ -141,13 +140,13 @@ def test_new_run_folders_are_numbered(tmp_path: Path) -> None:
 
 
 STARTS = """
-import sys, time
+import time
 from pathlib import Path
 from hiernas.errors import RunError
 from hiernas.run.folder import RunFolder, begin
 kept = []
-for i in range(int(sys.argv[2])):
-    moment = float(sys.argv[1]) + 0.04 * i
+for i in range(ROUNDS):
+    moment = BEGIN + 0.04 * i
     time.sleep(max(0.0, moment - 0.005 - time.time()))
     while time.time() < moment:
         pass
@@ -163,10 +162,11 @@ for i in range(int(sys.argv[2])):
 
 def test_of_starts_at_the_same_moment_exactly_one_survives(tmp_path: Path) -> None:
     rounds, starters = 60, 4
-    command = [sys.executable, "-c", STARTS, str(time.time() + 2.0), str(rounds)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(starters)]
-    lines = [line.split(maxsplit=1) for p in processes for line in p.communicate(timeout=120)[0].splitlines()]
-    assert [p.returncode for p in processes] == [0] * starters
+    Forked(script, "").ended()  # so that what others are forked from is there
+    code = f"BEGIN, ROUNDS = {time.time() + 1.0}, {rounds}{STARTS}"
+    ends = [each.ended() for each in [Forked(script, code) for _ in range(starters)]]
+    assert [code for code, _, _ in ends] == [0] * starters
+    lines = [line.split(maxsplit=1) for _, said, _ in ends for line in said.splitlines()]
     for i in range(rounds):
         said = sorted(text for name, text in lines if name == str(i))
         assert len(said) == starters
@@ -183,7 +183,7 @@ def test_what_a_start_that_was_killed_left_is_used_by_the_next(tmp_path: Path) -
     create = f"from hiernas.run.folder import RunFolder; RunFolder.create({str(tmp_path / 'r')!r}, {RUN!r})"
     for step in ("fsync", "replace"):
         code = f"import os; os.{step} = lambda *_: os._exit(9); {create}"
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+        assert Forked(script, code).ended()[0] == 9
         assert (tmp_path / "r").exists()
         assert not (tmp_path / "r" / "config.yaml").exists()
     RunFolder.create(tmp_path / "r", RUN).close()

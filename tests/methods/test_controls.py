@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from hiernas.budget import Limit
 from hiernas.costs.limits import TableBudget
-from hiernas.costs.tables import cost
+from hiernas.costs.tables import Cost, cost
 from hiernas.data import ImageData
 from hiernas.errors import LimitError
 from hiernas.methods.controls import ControlConfig, RandomKConfig, plain, random_k, random_network
@@ -38,18 +39,24 @@ def asked(folder: Path, data: Any, *limits: Limit) -> Problem:
     return Problem(space(), data, TableBudget(limits), None, run, 0)  # type: ignore[arg-type] # nothing is trained
 
 
+@cache
+def counted(options: tuple[str, ...]) -> Cost:
+    """On the whole network."""
+    return cost(space().architecture(options))
+
+
 def params_of(options: Any) -> int:
-    return cost(space().architecture(options)).params
+    return counted(tuple(options)).params
 
 
 def limit_at(share: float) -> Limit:
-    counted = sorted(cost(a).params for a in space())
-    return Limit("params", high=counted[int(share * (len(counted) - 1))])
+    sizes = sorted(params_of(a.options) for a in space())
+    return Limit("params", high=sizes[int(share * (len(sizes) - 1))])
 
 
 def test_one_network_is_drawn_evenly_from_those_within(tmp_path: Path, digits: ImageData) -> None:
     limit = limit_at(0.05)
-    within = {a.options for a in space() if cost(a).params <= limit.high}
+    within = {a.options for a in space() if params_of(a.options) <= limit.high}
     n = 40 * len(within)
     first = asked(tmp_path / "r", digits, limit)
     drawn = Counter(random_network(replace(first, seed=seed), ControlConfig()).chosen.options for seed in range(n))
@@ -66,7 +73,7 @@ def test_the_largest_regular_network_that_fits(tmp_path: Path, digits: ImageData
     for high in (*sizes.values(), max(sizes.values()) + 1000):
         fitting = [n for n in names if sizes[n] <= high]
         found = plain(asked(tmp_path / f"r{high}", digits, Limit("params", high=high)), ControlConfig())
-        macs = {n: cost(space().architecture([n] * 4)).macs for n in fitting}
+        macs = {n: counted((n,) * 4).macs for n in fitting}
         assert found.chosen.options == (max(fitting, key=lambda n: macs[n]),) * 4
 
 

@@ -408,7 +408,6 @@ TIGHT = ["weights_level=true", "compare=false", "mask.filters=0.4", "search.trai
 def test_a_search_with_the_third_level_even_when_stopped_within_it(
     name: str, tmp_path: Path, bright: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
     space = SPACES[name]
     limits = binding_limits(space)
     asked = [f"{limits['params'] - 25}<=params<={limits['params']}", f"macs<={2 * limits['macs']}"]
@@ -416,6 +415,7 @@ def test_a_search_with_the_third_level_even_when_stopped_within_it(
     request = Request("hmnas", space, {}, bright, asked, latency_file(tmp_path, "hmnas", space), config=config)
     run = whole = search(request, tmp_path / "whole")
     if name == "chain":
+        monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
         with pytest.raises(Stopped):
             search(request, tmp_path / "r", stop_within_the_third_level)
         run = resume(tmp_path / "r", space=space, data=bright)

@@ -201,10 +201,10 @@ class Stop:
 def test_stopped_between_two_steps_it_ends_with_the_same_bits(
     tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
     space = stages(3, 2, 2, least=2)
     config = HDASConfig(**{**MORE, "search": replace(SETTINGS, epochs=2)})
     whole = hdas_stages(problem(tmp_path / "whole", space, few), config)
+    monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
     for nth in (1, 2, 5, 3):  # after steps of the logits, and of the weights
         parts = problem(tmp_path / "parts", space, few)
         parts.run.listener = Stop("train1", nth)

@@ -439,12 +439,12 @@ STOPS = {
 def test_stopped_in_every_phase_it_ends_as_if_it_had_not_been(
     name: str, tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
     space = SPACES[name]()
     tables = cost_tables(space, None)
     limit = f"macs<={tables['macs'].of(space.sample_encoded(np.random.default_rng(0), 200)).mean():.0f}"
     request = Request("hmnas", space, {}, few, [limit], latency_file(tmp_path, "hmnas", space), config=CONFIG)
     search(request, tmp_path / "whole")
+    monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
     first, *others = STOPS[name]
     with pytest.raises(KeyboardInterrupt):
         search(request, tmp_path / "parts", Stop(*first))

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -39,8 +39,7 @@ from hiernas.space import Architecture, SearchSpace, Skeleton
 if TYPE_CHECKING:
     from hiernas.networks.parts import Part
 
-NO_TAG = ("hardswish",)  # functions of one tensor that PyTorch does not mark as such
-T = TypeVar("T")
+KEEPS = ("relu", "hardtanh", "hardswish", "hardsigmoid")  # the shape, of one tensor: on the meta device PyTorch is slow
 
 
 @dataclass(frozen=True)
@@ -94,18 +93,30 @@ class LatencyTable(Protocol):
         """Latency of a network in ms: its operations and `overhead_ms`."""
 
 
-def traced(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> tuple[Count, Memory]:
+class Footprint(NamedTuple):
+    """Bytes in 32 bits: of a module's parameters, and of one input [C, H, W] and all that its layers compute from it."""
+
+    weights: int
+    activations: int
+
+
+def traced(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> tuple[Count, Memory, Footprint]:
     """What the module that `build` makes costs for one input [C, H, W].
 
     It is built on the meta device, so no weight is allocated and no random number drawn.
     """
+    sizes = [math.prod(input_size)]
     with torch.device("meta"), torch.no_grad():
         module, image = build().eval(), torch.empty(1, *input_size)
         drop_train_only(module)
+        for layer in module.modules():
+            if not any(layer.children()):
+                layer.register_forward_hook(lambda _, inputs, output: sizes.extend(t.numel() for t in _tensors(output)))
         with _Trace(module, image) as trace:
             output = module(image)
     params = sum(p.numel() for p in module.parameters())
-    return Count(params, trace.flops // 2), Memory(max(trace.alive(output)), *trace.stored())
+    needed = Memory(max(trace.alive(output)), *trace.stored())
+    return Count(params, trace.flops // 2), needed, Footprint(4 * params, 4 * sum(sizes))
 
 
 def count(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Count:
@@ -118,24 +129,9 @@ def memory(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> 
     return traced(build, input_size)[1]
 
 
-class Footprint(NamedTuple):
-    """Bytes in 32 bits: of a module's parameters, and of one input [C, H, W] and all that its layers compute from it."""
-
-    weights: int
-    activations: int
-
-
 def footprint(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Footprint:
-    """What a module takes where nothing is given back before the end; built on the meta device, as in `count`."""
-    sizes = [math.prod(input_size)]
-    with torch.device("meta"), torch.no_grad():
-        module = build().eval()
-        drop_train_only(module)
-        for layer in module.modules():
-            if not any(layer.children()):
-                layer.register_forward_hook(lambda _, inputs, output: sizes.append(output.numel()))
-        module(torch.empty(1, *input_size))
-        return Footprint(4 * sum(p.numel() for p in module.parameters()), 4 * sum(sizes))
+    """What a module takes where nothing is given back before the end."""
+    return traced(build, input_size)[2]
 
 
 def drop_train_only(module: nn.Module) -> None:
@@ -151,7 +147,7 @@ def cost(architecture: Architecture, latency: LatencyTable | None = None) -> Cos
     Raises `LatencyError` where the table misses an operation of the network.
     """
     size, latency_ms = architecture.skeleton.input_size, None if latency is None else latency.predict(architecture)
-    counted, needed = traced(architecture.build, size)
+    counted, needed, _ = traced(architecture.build, size)
     return Cost(**asdict(counted), **needed.bytes, latency_ms=latency_ms)
 
 
@@ -189,19 +185,13 @@ def cost_tables(space: SearchSpace, latency: LatencyTable | None) -> dict[str, C
     return {table.metric: table for table in tables}
 
 
-def _remembered(of_module: Callable[[Callable[[], nn.Module], tuple[int, int, int]], T]) -> Callable[[Part], T]:
-    """The same of one operation, for the life of the process: `Part.key` is equal where the result is."""
-    known: dict[str, T] = {}
-
-    def of_part(part: Part) -> T:
-        if part.key not in known:
-            known[part.key] = of_module(part.build, part.input_size)
-        return known[part.key]
-
-    return of_part
+_KNOWN: dict[str, tuple[Count, Memory, Footprint]] = {}  # for the life of the process: `Part.key` is equal where the result is
 
 
-taken_by, _traced = _remembered(footprint), _remembered(traced)
+def _traced(part: Part) -> tuple[Count, Memory, Footprint]:
+    if part.key not in _KNOWN:
+        _KNOWN[part.key] = traced(part.build, part.input_size)
+    return _KNOWN[part.key]
 
 
 def counted(part: Part) -> Count:
@@ -212,6 +202,11 @@ def counted(part: Part) -> Count:
 def needed(part: Part) -> Memory:
     """Memory of one operation."""
     return _traced(part)[1]
+
+
+def taken_by(part: Part) -> Footprint:
+    """What one operation takes."""
+    return _traced(part)[2]
 
 
 def _table(metric: str, space: SearchSpace, cost_of: Callable[[Part], float], constant: float = 0.0) -> CostTable:
@@ -285,8 +280,13 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no
         name = func.overloadpacket.__name__
         if name == "constant_pad_nd" and not any(args[1]):
             return args[0]  # by no pixel: PyTorch copies it, runtimes do not
-        norm, others = "batch_norm" in name, len(func._schema.returns) - 1  # it keeps the shape: torch is slow about it
-        result = (torch.empty_like(args[0]), *args[0].new_empty(others, 0)) if norm else func(*args, **(kwargs or {}))
+        norm, others = "batch_norm" in name, len(func._schema.returns) - 1
+        if norm:
+            result: Any = (torch.empty_like(args[0]), *args[0].new_empty(others, 0))
+        elif name in KEEPS:
+            result = torch.empty_like(args[0])
+        else:
+            result = args[0] if name.removesuffix("_") in KEEPS else func(*args, **(kwargs or {}))
         if func.overloadpacket in flop_registry:
             self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
         self.held.append(result)
@@ -294,7 +294,7 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no
         written = {_storage(t): t for t in _tensors(result)[: 1 if norm else None]}  # its others are statistics
         self.sizes |= {s: t.untyped_storage().nbytes() // t.element_size() for s, t in written.items()}
         constants, reads = frozenset(given & self.constants.keys()), frozenset(given - self.constants.keys())
-        alone = len(reads) == 1 and (norm or torch.Tag.pointwise in func.tags or name in NO_TAG)
+        alone = len(reads) == 1 and (norm or torch.Tag.pointwise in func.tags or name in KEEPS)
         self.steps.append(_Step(name, reads, frozenset(written.keys() - self.constants.keys()), constants, alone))
         return result
 
