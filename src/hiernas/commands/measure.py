@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hiernas.commands import MeasureOptions
 from hiernas.costs.tables import cost_tables
@@ -23,9 +22,6 @@ from hiernas.report.units import milliseconds
 from hiernas.run.folder import Listener, teller
 from hiernas.space import SearchSpace
 from hiernas.spaces import space_function
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SHOWN = 5  # doubts that are shown
 BUSY = 0.75  # load per core from which a measurement is warned of
@@ -162,7 +158,7 @@ def scatter(found: Calibration, where: str) -> str:
     """Predicted against measured latencies as an SVG file."""
     measured, sums, c, t = found.measured_ms, found.sums_ms, found.correction, found.table
 
-    def paint(ax: Axes) -> None:
+    def paint(ax: kit.Axes) -> None:
         ends = [float(min(measured.min(), sums.min())), float(max(measured.max(), sums.max()))]
         ax.plot(ends, ends, color=kit.MUTED, linewidth=1.0, label="exact")
         ax.plot(measured[::2], sums[::2], "o", color=kit.BLUE, fillstyle="none", label="sum, networks that fitted")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hiernas.commands.cost import architecture_file, published
 from hiernas.data import ImageData, check_augment
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
+from hiernas.methods.controls import ControlConfig
 from hiernas.methods.hnas import PRESETS
 from hiernas.names import VERSION
 from hiernas.problem import final_work
@@ -83,27 +84,21 @@ def _within(asked: float, began: float, header: dict[str, Any], how: Retraining,
     return {**header_of(fitted), "timed": timed}
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """How a network is trained by itself."""
-
-    train: Recipe
-    final_epochs: int
-    final_lr: float
-
-
 def _recipe_source(origin: RunFolder | None, recipe: str | None, preset: str | None) -> Any:
+    """A configuration whose final training is meant: a published recipe's, the run's own, or a preset's."""
     if recipe is not None:
-        found = retraining(recipe, preset or "quick")
-        return _Settings(found.recipe, found.epochs, found.lr)
+        return _of_training(retraining(recipe, preset or "quick"))
     if origin is not None and preset is None and "config" in origin.config:
         config = from_dict(type(METHODS[origin.config["method"]].presets["paper"]), origin.config["config"])
         other = origin.config.get("final_recipe")
         return config if other is None else replace(config, train=from_dict(Recipe, other))
     if origin is not None and preset is None:  # a run of `hiernas train`
-        found = retraining_of(origin)
-        return _Settings(found.recipe, found.epochs, found.lr)
+        return _of_training(retraining_of(origin))
     return PRESETS[preset or "quick"]
+
+
+def _of_training(how: Retraining) -> ControlConfig:
+    return ControlConfig(final_epochs=how.epochs, final_lr=how.lr, train=how.recipe)
 
 
 def _training_data(origin: RunFolder | None, asked: TrainOptions, listener: Listener) -> tuple[ImageData, Mapping[str, Any]]:
