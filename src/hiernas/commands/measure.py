@@ -81,11 +81,10 @@ def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> d
 def _import(space: SearchSpace, file: Path, out: Path | None, allow_missing: bool) -> dict[str, str]:
     path = out or file.with_name(f"{file.stem}-table.json")
     found = import_measurement(space, file, allow_missing)
-    shown, table = {}, found.table
+    shown, table = dict[str, str](), found.table
     with locked(path):
         if path.exists():
-            merged = merge(LatencyTable.load(path), table)
-            table, shown = merged.table, {"merged": str(merged)}
+            table, shown["merged"] = merge(LatencyTable.load(path), table)
         table.save(path)
     if found.missing:
         shown["missing"] = f"{len(found.missing)} operations, such as '{found.missing[0]}': networks with them have no latency"
@@ -98,12 +97,12 @@ def _merge(space: SearchSpace, file: Path, out: Path | None) -> dict[str, str]:
     if not path.exists():
         raise LatencyError(f"there is no table {path} that {file} could be merged into; name it with --out")
     with locked(path):
-        merged = merge(LatencyTable.load(path), other)
-        merged.table.save(path)
-    shown = {"merged": str(merged)}
+        table, said = merge(LatencyTable.load(path), other)
+        table.save(path)
+    shown = {"merged": said}
     if other.correction is not None:
         shown["note"] = f"the correction in {file} was left out: it belongs to that table's own numbers"
-    return {**_described(space, merged.table, path), **shown}
+    return {**_described(space, table, path), **shown}
 
 
 def _described(space: SearchSpace, table: LatencyTable, path: Path) -> dict[str, str]:

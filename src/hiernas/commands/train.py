@@ -12,7 +12,7 @@ from typing import Any
 from hiernas import ranks
 from hiernas.commands import TrainOptions
 from hiernas.commands.cost import architecture_file, published
-from hiernas.data import ImageData, check_augment
+from hiernas.data import ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
 from hiernas.methods.controls import ControlConfig
@@ -21,7 +21,7 @@ from hiernas.names import VERSION
 from hiernas.problem import final_work
 from hiernas.run.folder import Listener, RunFolder, begin
 from hiernas.run.outcome import environment, inherited_weights, train_only
-from hiernas.run.request import read_data, reload_data, retraining_of
+from hiernas.run.request import check_recipe, read_data, reload_data, retraining_of
 from hiernas.run.search import fewer, fitting, in_words, rehearsed, training_step
 from hiernas.run.settings import differences, for_images, from_dict, names_of, scaled, to_dict, with_settings
 from hiernas.space import Architecture
@@ -119,15 +119,10 @@ def _network(asked: TrainOptions, architecture: Architecture | None, images: Ima
         architecture = known(name, images.input_size, images.num_classes)
         if recipe.drop_path and architecture.skeleton.searched != "blocks":  # the recipe is for a second classifier, too
             architecture = known(name, images.input_size, images.num_classes, auxiliary=True)
-    check_augment(recipe)  # says so where it is not available
     if asked.network is not None:
         architecture = transfer(architecture, images.input_size, images.num_classes, asked.network)
     skeleton = architecture.skeleton
-    if recipe.drop_path and skeleton.searched == "blocks":
-        raise ConfigError(
-            f"train.drop_path is for networks of cells, and '{skeleton.name}' is a chain; leave it out, or choose another "
-            "recipe"
-        )
+    check_recipe(recipe, skeleton)
     if (skeleton.input_size, skeleton.num_classes) != (images.input_size, images.num_classes):
         raise SpaceError(
             f"the architecture is for images of size {skeleton.input_size} in {skeleton.num_classes} classes, but "

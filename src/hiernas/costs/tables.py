@@ -17,12 +17,10 @@ anything else it is a scale and a shift. In INT8 weights and activations take a 
 A table with a constant beside it is exact for an architecture, and fast for many.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,11 +31,8 @@ from torch.utils.flop_counter import flop_registry
 
 from hiernas.budget import CostTable
 from hiernas.costs import PEAKS
-from hiernas.networks.parts import mixed
+from hiernas.networks.parts import Part, mixed
 from hiernas.space import Architecture, SearchSpace, Skeleton
-
-if TYPE_CHECKING:
-    from hiernas.networks.parts import Part
 
 NO_TAG = ("hardswish",)  # functions of one tensor that PyTorch does not mark as such
 T = TypeVar("T")
@@ -205,12 +200,10 @@ taken_by, _traced = _remembered(footprint), _remembered(traced)
 
 
 def counted(part: Part) -> Count:
-    """Parameters and multiply-adds of one operation."""
     return _traced(part)[0]
 
 
 def needed(part: Part) -> Memory:
-    """Memory of one operation."""
     return _traced(part)[1]
 
 

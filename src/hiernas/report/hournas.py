@@ -139,11 +139,6 @@ def _span(found: Sequence[Values], metric: str) -> tuple[float, float]:
 # -- reset blocks --------------------------------------------------------------------------------------------------
 
 
-def reset_picture(found: Values) -> str:
-    """The same figure as a file of its own."""
-    return kit.alone(reset(found))
-
-
 def reset(found: Values) -> str:
     """A bar per block and probability: what the network loses of its accuracy, in percentage points."""
     blocks, chances = found["blocks"], found["probabilities"]

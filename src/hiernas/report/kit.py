@@ -86,7 +86,6 @@ class Teller(Protocol):
 
 
 def style() -> str:
-    """The style sheet of a page."""
     return (HERE / "style.css").read_text(encoding="utf-8")
 
 

@@ -269,8 +269,8 @@ def _link(row: Row, folder: Path) -> Markup:
 
 def _bound(limit: str) -> tuple[str, float] | None:
     """The metric and the upper bound of a limit of one condition; None for others."""
-    found = parse_limits([limit]) if " and " not in limit else ()
-    return (found[0].metric, found[0].high) if found and math.isfinite(found[0].high) else None
+    found = parse_limits([limit])
+    return (found[0].metric, found[0].high) if len(found) == 1 and math.isfinite(found[0].high) else None
 
 
 def _dots(rows: Sequence[Row], limit: str, number: int) -> Markup:
