@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 
 from common import write
 from hiernas.data import load_data, normalise
-from hiernas.methods.hdas.depth import StageSoftmax, computation_loss, depth_loss, sum_of_losses
+from hiernas.methods.hdas import StageSoftmax, computation_loss, depth_loss, sum_of_losses
 from hiernas.networks.cell_ops import FREE
 from hiernas.randomness import numpy_generator, seeded
 from hiernas.run.folder import RunFolder

@@ -267,5 +267,5 @@ def test_what_is_no_run_is_said(tmp_path: Path) -> None:
 def test_events_that_cannot_be_shown_are_named(line: bytes, tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "r", RUN)
     (run.path / "events.jsonl").write_bytes(line + b"\n")
-    with pytest.raises(RunError, match=r"events\.jsonl is damaged \(.*; delete it, and only the curves"):
+    with pytest.raises(RunError, match=r"events\.jsonl is damaged.*; delete .*only the curves"):
         follow(run.path, Console(file=io.StringIO()))

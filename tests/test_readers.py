@@ -26,7 +26,6 @@ from hiernas.latency.pack import import_measurement
 from hiernas.latency.runner import RESULT_KIND, CannotMeasure, read_manifest
 from hiernas.networks.genotype import read_genotype
 from hiernas.report import kit
-from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare, restore
 from hiernas.run.search import make_problem
@@ -154,7 +153,7 @@ def events(folder: Path) -> Any:
 
 
 def told(path: Path) -> None:
-    value = write_report(path.parent)
+    value = report_runs.report(path.parent)
     assert value.stat().st_size < 10**6
 
 

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from hiernas.cli import main
-from hiernas.commands.compare import runs_of, summarised
+from hiernas.commands.compare import summarised
+from hiernas.commands.lists import listing
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, HiernasError, RunError
 from hiernas.report import study as results
@@ -309,7 +310,7 @@ def test_the_command_goes_on_tells_and_writes(study: Study, capsys: pytest.Captu
     assert r"\n" not in said  # a remark is a line of its own
     command("report", str(study.path))
     command("list", "runs", str(study.path))
-    assert sorted(line[1] for line in runs_of(study.path)) == sorted(["plain", "random", "random-k"] * 2)
+    assert sorted(line[1] for line in listing("runs", str(study.path))[1]) == sorted(["plain", "random", "random-k"] * 2)
     two = [str(job.path) for job in study.jobs()][:2]
     command("compare", *two, "--out", str(study.path / "two"))
     assert len((study.path / "two" / "runs.csv").read_text().splitlines()) == 3

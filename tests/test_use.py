@@ -422,7 +422,7 @@ def test_int8_files_that_are_gone_or_edited(int8: tuple[Path, str], tmp_path: Pa
     with pytest.raises(RunError, match=r"int8\.json is not what the run wrote .*, and `hiernas export .*r --to onnx-int8` w"):
         run_command("report", run)
     with pytest.raises(RunError, match=r"int8\.json is damaged .*delete it, and `hiernas export .*r --to onnx-int8` writes it"):
-        write_report(run)
+        write_report(RunFolder(run, {}))
 
 
 def test_int8_is_refused(int8: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,9 @@ from hiernas.cli.show import Terminal
 from hiernas.commands import checked_log, seconds_of
 from hiernas.costs.tables import cost as count
 from hiernas.data import ImageData
-from hiernas.errors import ConfigError, RunError, builtin, did_you_mean
+from hiernas.errors import ConfigError, builtin, did_you_mean
 from hiernas.problem import Candidate
-from hiernas.report.page import result_of
+from hiernas.report.page import finished
 from hiernas.run.folder import Listener, RunFolder
 from hiernas.run.request import Request
 from hiernas.run.search import resume as _resume
@@ -144,9 +144,7 @@ def _listening(on_event: Listener | None, progress: bool, log: str | None) -> It
 
 
 def _result(run: RunFolder, space: SearchSpace | str | None) -> SearchResult:
-    result = result_of(run)
-    if result is None or "front" not in result:
-        raise RunError(f"{run.path} holds no finished search")
+    result = finished(run, search=True)
     own, named = space if isinstance(space, SearchSpace) else None, run.read_json("best.json")
     architecture = Architecture.from_json(named, own, source=f"{run.path}/best.json")
     front, chosen = tuple(_candidate(m) for m in result["front"]), _candidate(result["chosen"])

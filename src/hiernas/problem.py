@@ -187,7 +187,6 @@ class Found:
 
     @property
     def architecture(self) -> Architecture:
-        """The chosen architecture."""
         return self.weighted or self.space.architecture(self.chosen.options)
 
 

@@ -114,9 +114,9 @@ def test_merging_takes_the_entry_of_more_runs(tmp_path: Path, monkeypatch: pytes
 
     mine = LatencyTable("d", "known", "1", 1, 1, 0.1, entries(a=45, b=45, c=45))
     other = LatencyTable("d", "known", "1", 1, 1, 0.2, entries(b=46, c=44, d=45))
-    found = merge(mine, other)
-    assert found.table == LatencyTable("d", "known", "1", 1, 1, 0.1, entries(a=45, b=46, c=45, d=45))
-    assert (found.added, found.replaced, found.kept) == (1, 1, 1)
+    table, said = merge(mine, other)
+    assert table == LatencyTable("d", "known", "1", 1, 1, 0.1, entries(a=45, b=46, c=45, d=45))
+    assert said == "1 new entries, 1 replaced by ones of more runs, 1 kept as they were (of as many runs or more)"
     for name, value in (("device", "e"), ("runtime", "torch"), ("version", "2"), ("threads", 2), ("batch", 8)):
         changed = LatencyTable(**{**identity(other), name: value}, raw_overhead_ms=0.2)
         with pytest.raises(LatencyError, match=rf"to be merged was measured with {name} '{value}', but '.*' is asked for"):
@@ -128,7 +128,7 @@ def test_merging_takes_the_entry_of_more_runs(tmp_path: Path, monkeypatch: pytes
         measure(asked(merge=tmp_path / "other.json"), silent)
     mine.save(cached_table_path(mine))
     shown = measure(asked(merge=tmp_path / "other.json"), silent)
-    assert LatencyTable.load(cached_table_path(mine)) == found.table
+    assert LatencyTable.load(cached_table_path(mine)) == table
     assert shown["merged"] == (
         "1 new entries, 1 replaced by ones of more runs, 1 kept as they were (of as many runs or more)"
     )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiernas.methods.hdas.depth import computation_loss, depth_loss
+from hiernas.methods.hdas import computation_loss, depth_loss
 from hiernas.networks.parts import StageShape
 from hiernas.search.alphas import by_strength, strengths
 from hiernas.space import SearchSpace

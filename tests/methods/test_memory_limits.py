@@ -148,5 +148,5 @@ def test_results_of_before_are_still_shown(few: ImageData, tmp_path: Path) -> No
         del result["chosen"][metric]
     result["limits"] = []
     assert [row[0] for row in summary(result)[1]] == ["latency", "params", "MACs", "accuracy"]
-    (run.path / "result.json").write_text(json.dumps(result))
-    assert "Peak RAM" not in write_report(run.path).read_text()
+    run.write_json("result.json", result)
+    assert "Peak RAM" not in write_report(run).read_text()

@@ -14,7 +14,6 @@ import torch
 
 from hiernas.data.images import small_png
 from hiernas.networks.genotype import GENOTYPES
-from hiernas.report.page import write_report
 from hiernas.report.study import Row, files
 from hiernas.report.trust import Evaluation
 from hiernas.run.disk import write_whole
@@ -140,14 +139,14 @@ def write_pages(folder: Path) -> dict[str, Path]:
         "hournas-one": (runs.hournas(hnas_large(), (), ("latency_ms",), searched=False), {"train2": 4, "final": 4}),
         "hmnas": (masked(), {"train1": 6, "final": 3}),
     }
-    pages = {name: write_report(runs.write(folder / name, *_events(*each))) for name, each in found.items()}
+    pages = {name: runs.report(runs.write(folder / name, *_events(*each))) for name, each in found.items()}
     runs.write(folder / "run", found["run"][0], runs.events(PHASES))
     (folder / "run" / "vital.json").write_text(json.dumps(runs.reset({"stage1.block1": True, "stage1.block2": False})))
-    pages["run"] = write_report(folder / "run")
+    pages["run"] = runs.report(folder / "run")
     of_cells = {"darts": runs.cells("darts", darts(**SMALL, cells=5).architecture(GENOTYPES["PDARTS"])), "hdas": stages()}
     for name, value in of_cells.items():
         lines = runs.search_events(gradients, {"train1": (5, 6)})
-        pages[name] = write_report(runs.write(folder / name, value, lines))
+        pages[name] = runs.report(runs.write(folder / name, value, lines))
     return {**pages, "study": study(folder / "study")}
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from hiernas.report.page import write_report
+from hiernas.run.folder import RunFolder
 from hiernas.space import SearchSpace
 from hiernas.spaces import tiny
 
@@ -173,6 +175,11 @@ def write(folder: Path, value: Mapping[str, Any], lines: Iterable[Mapping[str, A
     (folder / "result.json").write_text(json.dumps(value))
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+def report(folder: Path) -> Path:
+    """Write the page of a folder whose files were written by hand."""
+    return write_report(RunFolder(folder, {}))
 
 
 # -- HourNAS ---------------------------------------------------------------------------------------------------------

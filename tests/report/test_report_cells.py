@@ -24,7 +24,7 @@ from hiernas.errors import SpaceError
 from hiernas.networks.genotype import GENOTYPES, Genotype, read_genotype
 from hiernas.report import cells, figures, kit
 from hiernas.report.kit import Run, Told
-from hiernas.report.page import summary, write_report
+from hiernas.report.page import summary
 from hiernas.spaces import darts, hdas_stages, tiny
 
 SMALL: dict[str, Any] = {"input_size": (1, 8, 8), "channels": 4}
@@ -75,7 +75,7 @@ def staged() -> dict[str, Any]:
 
 def made(folder: Path, value: dict[str, Any], **events: Any) -> tuple[Page, str]:
     phases = {"train1": 6, "final": 3}
-    path = write_report(runs.write(folder, value, runs.search_events(events.pop("phases", phases), **events)))
+    path = runs.report(runs.write(folder, value, runs.search_events(events.pop("phases", phases), **events)))
     return Page(path), path.read_text()
 
 

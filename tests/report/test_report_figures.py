@@ -15,7 +15,6 @@ import report_runs as runs
 from hiernas.networks.ops import MBConv
 from hiernas.report import figures, kit, units
 from hiernas.report.kit import Told, probabilities
-from hiernas.report.page import write_report
 from hiernas.spaces import Stage, chain_space, nasbench_macro, tiny
 
 
@@ -229,14 +228,14 @@ def test_networks_that_were_evaluated_with_the_weights_of_the_front_stand_around
     front = value["front"]
     folder = runs.write(tmp_path / "r", value, [])
     runs.write_candidates(folder, [(m["options"], 9, 9, 0.1) for m in front])  # with those of an earlier supernet
-    without = runs.Page(write_report(folder))
+    without = runs.Page(runs.report(folder))
     with closing(sqlite3.connect(folder / "candidates.sqlite")) as db, db:
         rows = [("evolve4", ",".join(m["options"]), m["val_accuracy"], 9, 9, m["latency_ms"]["predicted"]) for m in front]
         rows += [("evolve4", f"o{i}", 0.5 + i / 100, 9, 9, 0.08 + i / 1000) for i in range(40)]
         db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?)", rows)
     run = kit.Run(folder, value, [])
     assert len(figures.cloud(run)) == 43
-    page = runs.Page(write_report(folder))
+    page = runs.Page(runs.report(folder))
     assert "others that were evaluated with the same weights" in page.text
     assert "evaluated" in page.svg_words
     drawn, before = (sum(tag == "use" for tag, _ in p.attributes) for p in (page, without))

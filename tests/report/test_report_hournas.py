@@ -14,9 +14,9 @@ import report_runs as runs
 from report_runs import Page
 
 from hiernas.errors import RunError
-from hiernas.report import figures, hournas
+from hiernas.report import figures, hournas, kit
 from hiernas.report.kit import Run
-from hiernas.report.page import summary, write_report
+from hiernas.report.page import summary
 from hiernas.spaces import tiny
 
 VITAL = ("stage2.block1", "stage3.block1", "stage4.block1")
@@ -31,7 +31,7 @@ def value() -> dict[str, Any]:
 
 
 def made(folder: Path, value: dict[str, Any]) -> Page:
-    return Page(write_report(runs.write(folder, value, runs.events(PHASES))))
+    return Page(runs.report(runs.write(folder, value, runs.events(PHASES))))
 
 
 def texts(svg: str) -> list[str]:
@@ -216,24 +216,24 @@ def test_bars_are_as_long_as_what_is_lost() -> None:
 def test_the_page_shows_reset_blocks(tmp_path: Path, value: dict[str, Any]) -> None:
     runs.write(tmp_path, value, runs.events(PHASES))
     (tmp_path / "vital.json").write_text(json.dumps(runs.reset(BLOCKS)))
-    page = Page(write_report(tmp_path))
+    page = Page(runs.report(tmp_path))
     assert headings(tmp_path) == [*SECTIONS[:5], "What each block is worth", *SECTIONS[5:]]
     assert "on 359 test images (90.00 % with all blocks), the thin lines the least and the most over 2 draws." in page.text
     (tmp_path / "vital.json").write_text("{")
     with pytest.raises(RunError, match=r"vital\.json is damaged .*delete it, and `hiernas vital .* --reset` writes it again"):
-        write_report(tmp_path)
+        runs.report(tmp_path)
 
 
 def test_other_methods_show_them_too(tmp_path: Path) -> None:
     runs.write(tmp_path, runs.result(tiny(), members=2), runs.events(PHASES))
     (tmp_path / "vital.json").write_text(json.dumps(runs.reset(BLOCKS)))
-    write_report(tmp_path)
+    runs.report(tmp_path)
     assert "What each block is worth" in headings(tmp_path)
     assert "Pareto front" in headings(tmp_path)
 
 
 def test_a_picture_of_its_own() -> None:
-    picture = hournas.reset_picture(runs.reset(BLOCKS))
+    picture = kit.alone(hournas.reset(runs.reset(BLOCKS)))
     named = set(re.findall(r"var\((--[\w-]+)\)", picture))
     assert named <= set(re.findall(r"(--[\w-]+):", picture))  # every colour has its value in the file
     assert picture.count("<svg") == picture.count("</svg>") == 1

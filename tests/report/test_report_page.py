@@ -13,14 +13,13 @@ import report_runs as runs
 from report_runs import Page
 
 from hiernas.errors import RunError
-from hiernas.report.page import write_report
 from hiernas.spaces import hnas_large, tiny
 
 PHASES = {"train1": 24, "train2": 10, "train3": 10, "final": 40}
 
 
 def made(folder: Path, value: dict[str, Any], phases: dict[str, int] | None = None) -> Page:
-    return Page(write_report(runs.write(folder, value, runs.events(PHASES if phases is None else phases))))
+    return Page(runs.report(runs.write(folder, value, runs.events(PHASES if phases is None else phases))))
 
 
 @pytest.fixture(scope="module")
@@ -226,14 +225,14 @@ def test_large_space_on_a_page(tmp_path: Path) -> None:
 
 def test_torn_last_event_is_left_out_and_others_are_not(tmp_path: Path, value: dict[str, Any]) -> None:
     folder = runs.write(tmp_path, value, runs.events(PHASES))
-    whole = write_report(folder).read_text()
+    whole = runs.report(folder).read_text()
     log = folder / "events.jsonl"
     with log.open("a") as f:
         f.write('{"time": "2026-11-22T07:00:00", "event": "epoch", "phase": "final", "epo')
-    assert write_report(folder).read_text() == whole
+    assert runs.report(folder).read_text() == whole
     log.write_text("{not JSON}\n" + log.read_text())
     with pytest.raises(RunError, match=r"line 1 of .*events\.jsonl is damaged; delete that line"):
-        write_report(folder)
+        runs.report(folder)
     assert (folder / "report.html").read_text() == whole
     assert sorted(p.name for p in folder.iterdir()) == ["events.jsonl", "report.html", "result.json"]
 
@@ -243,31 +242,31 @@ def test_repeated_epoch_counts_once(tmp_path: Path, value: dict[str, Any]) -> No
     wrong = [{**line, "val_accuracy": 0.01, "train_accuracy": 0.02} for line in lines if line.get("phase") == "train2"]
     start = next(i for i, line in enumerate(lines) if line.get("phase") == "train2")
     resumed = lines[:start] + wrong + lines[start:]  # the run was stopped in train2 and resumed from its start
-    expected = write_report(runs.write(tmp_path / "a", value, lines)).read_text()
-    found = write_report(runs.write(tmp_path / "b", value, resumed)).read_text()
+    expected = runs.report(runs.write(tmp_path / "a", value, lines)).read_text()
+    found = runs.report(runs.write(tmp_path / "b", value, resumed)).read_text()
     assert found.replace(str(tmp_path / "b"), str(tmp_path / "a")) == expected
 
 
 def test_damaged_runs_are_refused(tmp_path: Path, value: dict[str, Any]) -> None:
     with pytest.raises(RunError, match=r"has no result\.json, so there is nothing to report yet.*hiernas resume"):
-        write_report(tmp_path)
+        runs.report(tmp_path)
     folder = runs.write(tmp_path / "run", value, [])
-    without = write_report(folder).read_text()
+    without = runs.report(folder).read_text()
     (folder / "events.jsonl").unlink()
-    assert write_report(folder).read_text() == without  # only the curves are lost
+    assert runs.report(folder).read_text() == without  # only the curves are lost
     (folder / "report.html").unlink()
     (folder / "result.json").write_text('{"format": 1, "chosen": ')
-    with pytest.raises(RunError, match=r"result\.json is damaged \(Expecting value.*delete it"):
-        write_report(folder)
+    with pytest.raises(RunError, match=r"result\.json is damaged \(content: invalid JSON: Expecting value.*delete it"):
+        runs.report(folder)
     (folder / "result.json").write_text(json.dumps({**value, "format": 2}))
     with pytest.raises(RunError, match=r"has result format 2, and this version reads 1"):
-        write_report(folder)
+        runs.report(folder)
     (folder / "result.json").write_text("[]")
     with pytest.raises(RunError, match=r"result\.json is damaged"):
-        write_report(folder)
+        runs.report(folder)
     broken = copy.deepcopy(value)
     del broken["front"]
     (folder / "result.json").write_text(json.dumps(broken))
     with pytest.raises(RunError, match=r"result\.json is damaged \(.*front"):
-        write_report(folder)
+        runs.report(folder)
     assert not (folder / "report.html").exists()

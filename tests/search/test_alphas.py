@@ -21,7 +21,7 @@ from hiernas.costs.tables import cost_tables
 from hiernas.data.split import Split, Subset
 from hiernas.errors import LimitError
 from hiernas.gates import softmax
-from hiernas.methods.hdas.depth import StageSoftmax, sum_of_losses
+from hiernas.methods.hdas import StageSoftmax, sum_of_losses
 from hiernas.run.folder import RunFolder
 from hiernas.search.alphas import AlphaArchitect, AlphaSettings, Softmax, by_strength, cost_penalty, strengths
 from hiernas.space import SearchSpace

@@ -1,7 +1,5 @@
 """Live progress of a run in a terminal, and plain lines where there is none; also of a run of another process."""
 
-from __future__ import annotations
-
 import csv
 import time
 from collections import Counter
@@ -9,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,7 +18,7 @@ from rich.text import Text
 from hiernas.errors import UNREADABLE, RunError
 from hiernas.host import first_line, visible
 from hiernas.report import units
-from hiernas.run.disk import on_disk
+from hiernas.run.disk import damaged, on_disk
 from hiernas.run.folder import RunFolder, held
 
 PHASES = {
@@ -79,7 +77,7 @@ class Display:
         self.ends: float | None = None  # when it will, by the clock
         self.live = Live(console=console, transient=True, get_renderable=self.picture)
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self.live.start()
         return self
@@ -269,7 +267,7 @@ class Followed:
                 self.at = datetime.fromisoformat(event["time"]).timestamp()
                 self.display(event)
         except UNREADABLE as error:
-            raise self.run.damaged("events.jsonl", first_line(error)) from error
+            raise damaged(self.run.path, "events.jsonl", first_line(error)) from error
         if events and not self.read:
             self.began = f"begun {events[0]['time'].replace('T', ' ')}"
         self.at, self.read, self.quiet = None, self.read + len(events), 0 if events else self.quiet + 1

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 
-from hiernas.errors import RunError
+from hiernas.commands import Table
 from hiernas.host import visible
 
 WIDE = 10_000  # columns: lines are not broken
-Columns = tuple[Sequence[str], Sequence[Sequence[str]], Sequence[str]]  # heads, rows, and remarks below
 
 
 class Terminal(Console):
@@ -45,7 +44,7 @@ out, errors = (Terminal(stderr=stderr, highlight=False, soft_wrap=True, markup=F
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> None:
     """Columns and rows, numbers flush right, then remarks, a line each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Grid(box=None, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         numbers = all(row[i].lstrip("-")[:1].isdigit() for row in rows if row[i].strip("-"))
         longest = max(len(cell) for cell in (column, *(row[i] for row in rows)))
@@ -59,7 +58,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: 
         out.print(remark)
 
 
-def print_tables(tables: Sequence[Columns]) -> None:
+def print_tables(tables: Sequence[Table]) -> None:
     for table in tables:
         print_table(*table)
 
@@ -74,7 +73,7 @@ def print_either(as_json: bool, value: Any, show: Callable[[], None]) -> None:
 
 def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
     """Names and values below a title."""
-    table = Table(box=None, show_header=False, pad_edge=False, title=visible(title), title_justify="left", title_style="bold")
+    table = Grid(box=None, show_header=False, pad_edge=False, title=visible(title), title_justify="left", title_style="bold")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs.items():
@@ -85,15 +84,13 @@ def print_pairs(title: str, pairs: Mapping[str, str]) -> None:
 def print_summary(run: Path) -> None:
     """The result of a finished run; raises `RunError` for others."""
     from hiernas.report import units
-    from hiernas.report.page import result_of, summary, telling
+    from hiernas.report.page import finished, summary, telling
     from hiernas.run.folder import RunFolder
 
-    result = result_of(RunFolder.open(run))
-    if result is None:
-        raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
+    result = finished(RunFolder.open(run))
     with telling(run / "result.json"):
         lines, rows = summary(result)
-        tables: list[Columns] = [(["", "asked", "predicted", "measured"], rows, ())] if rows else []
+        tables: list[Table] = [(["", "asked", "predicted", "measured"], rows, ())] if rows else []
         if "int8" in result:
             tables.append((units.INT8, units.int8_rows(result["int8"]), [units.int8_words(result["int8"])]))
     where = f"everything is in {run}" + (f"; open {run / 'report.html'}" if (run / "report.html").exists() else "")

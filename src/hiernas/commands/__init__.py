@@ -62,7 +62,6 @@ class Options:
 
     @property
     def seconds(self) -> float | None:
-        """In which all is to be done, where that is asked."""
         return seconds_of(getattr(self, "time", None))
 
 
@@ -103,8 +102,6 @@ class AskedOptions(SharedOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(AskedOptions):
-    """A search that may be done."""
-
     json: Json = False
 
 
@@ -145,7 +142,7 @@ class CompareOptions(SharedOptions):
         super().__post_init__()
         variants(self.methods)
         for text in self.limits or ():
-            parse_limits(part.strip() for part in text.split(" and "))
+            parse_limits([text])
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         strange = [name.replace("_", "-") for name in given if name not in ("runs", "out", "jobs", "backend", "json")]
         if self.runs and strange:
@@ -220,6 +217,11 @@ class SizedOptions(Options):
                 f"many times that; this machine has {memory / 2**30:.1f} GiB; give sides of at most {most}"
             )
         return sizes
+
+    def none_given(self, own: str, others: str) -> None:
+        """Refuse all three options where what is looked at says its `own`: they are for others."""
+        if self.sizes or self.num_classes or self.arguments:
+            raise ConfigError(f"{self.source} says its own {own}; --input-size, --num-classes and --set are for {others}")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -343,8 +345,6 @@ class TrainOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """A network to be written as a file."""
-
     source: Annotated[Path, Argument(help="a run folder, hf:USER/NAME, or an architecture file")]
     to: Annotated[str, Option(help="onnx, onnx-int8 (of a run), openvino, litert, executorch, pt2 or python")] = "onnx"
     out: Annotated[Path | None, Option(help="default: best.onnx, best.xml (openvino; and .bin), best.py (and .pt), ...")] = None
@@ -375,7 +375,6 @@ class RankOptions(Options):
 
     @property
     def again(self) -> str:
-        """The command that goes on with it."""
         return f"hiernas rank {self.run}"
 
 

@@ -7,6 +7,7 @@ counted as they are saved; or what is evaluated, or measured, at a time, where t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> dict[str, Any
     evaluating = 4 * step.params + _evaluating(prepared, step)
     met, looked_at = count_feasible(among, tables, sums(prepared.limits), numpy_generator(prepared.seed, "share"))
     seconds, file = pace.seconds(method.work(prepared.config, data)), _file(prepared)
+    images = 0 if file else len(data.train) + len(data.val) + len(data.test)  # whose pixels are in memory
     return {
         "method": prepared.method, "space": space.name, "architectures": max(space.size(), among.size()), "costs": costs,
         "limits": [str(limit) for limit in prepared.limits], "automatic_limit": prepared.automatic_limit,
@@ -75,7 +77,7 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> dict[str, Any
         "data": {**in_short(data), "classes": data.num_classes},
         "fitted": prepared.fitted, "timed": prepared.timed, "doubts": list(prepared.doubts),
         "supernet_params": None if method.control == "unsearched" else step.params,
-        "memory_gib": (max(training, evaluating, _measuring(prepared)) + _pictures(prepared)) / 2**30,
+        "memory_gib": (max(training, evaluating, _measuring(prepared)) + images * math.prod(data.input_size)) / 2**30,
         "pixels": file and {"gib": file.total / 2**30, "folder": str(Path(file.file.name).parent)},
         "seconds": seconds, "total_seconds": sum(seconds.values()),
     }  # fmt: skip
@@ -123,12 +125,6 @@ def _file(prepared: Prepared) -> OnDisk | None:
     images = prepared.data.train.images
     source = images.images if isinstance(images, Subset) else images
     return source if isinstance(source, OnDisk) else None
-
-
-def _pictures(prepared: Prepared) -> int:
-    """Bytes of the pixels in memory; those in a file are read as they are needed."""
-    data = prepared.data
-    return 0 if _file(prepared) else (len(data.train) + len(data.val) + len(data.test)) * int(np.prod(data.input_size))
 
 
 def _evaluating(prepared: Prepared, step: LargestStep) -> int:

@@ -1,4 +1,4 @@
-"""`hiernas compare`: a study of methods under the same limits, or finished runs side by side; and the runs of a folder."""
+"""`hiernas compare`: a study of methods under the same limits, or finished runs side by side."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hiernas.commands import CompareOptions, split_settings
-from hiernas.errors import HiernasError, RunError
+from hiernas.commands import CompareOptions, Table, split_settings
+from hiernas.errors import RunError
 from hiernas.report import study as results
 from hiernas.report import units
-from hiernas.report.page import result_of, write_report
+from hiernas.report.page import finished, write_report
 from hiernas.report.study import Row
 from hiernas.run.disk import on_disk, write_whole
 from hiernas.run.folder import Listener, RunFolder, owned
@@ -29,9 +29,9 @@ class Compared:
     missing: Sequence[str]
     page: Path | None  # that was written
 
-    def tables(self) -> list[tuple[list[str], list[list[str]], list[str]]]:
+    def tables(self) -> list[Table]:
         """For the terminal: columns, lines and remarks."""
-        found = []
+        found = list[Any]()
         for limit in results.limits_of(self.rows):
             lines = results.table(self.rows, limit)
             shown = [i for i in range(len(results.COLUMNS)) if any(line[i] != units.NONE for line in lines)]
@@ -69,9 +69,7 @@ def page_of(run: Path) -> Path | None:
     if (run / FILE).exists():
         return summarised(run).page
     with owned(RunFolder.open(run)) as folder:
-        for name in ("result.json", "vital.json", "int8.json", "events.jsonl", "candidates.sqlite"):
-            folder.check(name)
-        return write_report(run)
+        return write_report(folder)
 
 
 def _begun(asked: CompareOptions, listener: Listener) -> Study:
@@ -104,10 +102,7 @@ def standing(path: Path, failed: dict[str, str] | None = None) -> Compared:
 
 
 def _row(path: Path, *words: str) -> Row:
-    result = result_of(RunFolder.open(path))
-    if result is None or "front" not in result:
-        raise RunError(f"{path} is no finished search; `hiernas resume {path}` finishes it")
-    return Row.of(path, result, *words)
+    return Row.of(path, finished(RunFolder.open(path), search=True), *words)
 
 
 def _written(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> Path:
@@ -117,21 +112,3 @@ def _written(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> 
     for name, text in results.files(rows, folder, remarks).items():
         write_whole(folder / name, text.encode())
     return folder / "study.html"
-
-
-def runs_of(folder: Path) -> list[list[str]]:
-    """Every run under a folder: where, what, and how far."""
-    found = []
-    for path in sorted(folder.rglob("config.yaml")):
-        try:
-            run = RunFolder.open(path.parent)
-            result = result_of(run)
-        except HiernasError as error:
-            found.append([str(path.parent), "?", "", "", str(error)])
-            continue
-        limits = " and ".join(x["text"] for x in (result or {}).get("limits", ()))
-        state = "not finished" if result is None else units.percent(result["chosen"]["test_accuracy"])
-        found.append([str(path.parent), run.config["method"], str(run.config["seed"]), limits, state])
-    if not found:
-        raise RunError(f"there is no run under {folder}; name the folder that holds them: hiernas list runs FOLDER")
-    return found

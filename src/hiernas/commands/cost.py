@@ -9,7 +9,7 @@ from typing import Any
 from hiernas.commands import CostOptions, SizedOptions
 from hiernas.costs import MEMORY
 from hiernas.costs.tables import cost as count_cost
-from hiernas.errors import ConfigError, RunError, SpaceError
+from hiernas.errors import RunError, SpaceError
 from hiernas.latency import load_table
 from hiernas.latency.calibrate import measured_whole
 from hiernas.latency.measure import cached_table_path, measure_table
@@ -92,11 +92,7 @@ def architecture_of(asked: SizedOptions) -> Architecture:
     path = Path(asked.source)
     if not (path.exists() or path.suffix or len(path.parts) > 1):
         return known(asked.source, asked.sizes, asked.num_classes, **asked.arguments)
-    if asked.sizes or asked.num_classes or asked.arguments:
-        raise ConfigError(
-            f"{asked.source} says its own image size, classes and space; --input-size, --num-classes and --set are for "
-            "published networks"
-        )
+    asked.none_given("image size, classes and space", "published networks")
     return architecture_file(path)
 
 

@@ -42,7 +42,7 @@ def exported(asked: ExportOptions) -> tuple[dict[str, Any], Table]:
         network = _of_pixels(network, metadata) if asked.with_preprocessing else network
         found = in_int8(run, network, reload_data(run), metadata, path)
         if (folder / "report.html").exists():
-            write_report(folder)
+            write_report(run)
     remarks = [units.int8_words(found), f"wrote {path} and {folder / 'int8.json'}"]
     return {**found, "file": str(path)}, (units.INT8, units.int8_rows(found), remarks)
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hiernas.errors import one_of
+from hiernas.commands import Table
+from hiernas.errors import HiernasError, RunError, one_of
 from hiernas.methods import FILES, METHODS
 from hiernas.names import PRESETS, RUNTIMES, SPACES
 
 MODULES = {  # that are not named as the runtime
     "litert": ("ai_edge_litert", "litert_torch"), "onnxruntime-int8": ("onnxruntime",), "torch_compiled": ("torch",),
 }  # fmt: skip
-Listing = tuple[list[str], list[list[str]], list[str]]  # columns, rows, remarks below
 DATA = [
     ["digits", "1,797 grey images of 8x8 pixels in 10 classes, from scikit-learn"],
     ["FOLDER", "class folders of images, or train/val/test folders that hold them"],
@@ -26,10 +26,10 @@ DATA = [
 ]
 
 
-def listing(kind: str, of: str = "") -> Listing:
+def listing(kind: str, of: str = "") -> Table:
     """What `hiernas list KIND` shows; `of`: the folder of runs, or the method of presets."""
     methods = [[name, words] for name, (_, words) in FILES.items()]
-    lists: dict[str, tuple[Callable[[], Listing], str]] = {
+    lists: dict[str, tuple[Callable[[], Table], str]] = {
         "methods": (lambda: (["method", ""], methods, []), "searches, and the controls that they are held against"),
         "spaces": (_spaces, "what is searched, with sizes and costs"),
         "networks": (_networks, "published ones, with their costs"),
@@ -45,13 +45,13 @@ def listing(kind: str, of: str = "") -> Listing:
     return lists[kind][0]()
 
 
-def to_json(columns: list[str], rows: list[list[str]], remarks: list[str]) -> dict[str, Any]:
+def to_json(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[str]) -> dict[str, Any]:
     """A list as it is shown; what is a whole number is one."""
     whole = [[int(cell.replace(",", "")) if re.fullmatch(r"[\d,]*\d", cell) else cell for cell in row] for row in rows]
     return {"columns": columns, "rows": whole, "remarks": [line for line in remarks if line]}
 
 
-def _spaces() -> Listing:
+def _spaces() -> Table:
     import hiernas.spaces
     from hiernas.costs.tables import cost_tables
     from hiernas.report import units
@@ -70,7 +70,7 @@ def _spaces() -> Listing:
     return ["space", "sites", "options", "size", "params", "MACs"], rows, ["", *remarks]
 
 
-def _networks() -> Listing:
+def _networks() -> Table:
     from hiernas.costs.tables import count
     from hiernas.spaces import KNOWN, known
 
@@ -83,7 +83,7 @@ def _networks() -> Listing:
     return columns, rows, ["", "`hiernas cost NAME` says where the printed numbers are from and why some of them differ"]
 
 
-def _recipes() -> Listing:
+def _recipes() -> Table:
     from hiernas.run.settings import keys
     from hiernas.train.retraining import RECIPES, SCALES
 
@@ -93,7 +93,7 @@ def _recipes() -> Listing:
     return ["setting", *shown], rows, ["", f"as published with --preset paper; {small}, learning rate by the batch"]
 
 
-def _runtimes() -> Listing:
+def _runtimes() -> Table:
     rows = []
     for name, words in RUNTIMES.items():
         here = all(importlib.util.find_spec(module) for module in MODULES.get(name, (name,)) if name != "cuda")
@@ -101,13 +101,29 @@ def _runtimes() -> Listing:
     return ["runtime", "installed", ""], rows, []
 
 
-def _runs(folder: Path) -> Listing:
-    from hiernas.commands.compare import runs_of
+def _runs(folder: Path) -> Table:
+    """Every run under a folder: where, what, and how far."""
+    from hiernas.report import units
+    from hiernas.report.page import result_of
+    from hiernas.run.folder import RunFolder
 
-    return ["run", "method", "seed", "limits", "test accuracy"], runs_of(folder), []
+    found = []
+    for path in sorted(folder.rglob("config.yaml")):
+        try:
+            run = RunFolder.open(path.parent)
+            result = result_of(run)
+        except HiernasError as error:
+            found.append([str(path.parent), "?", "", "", str(error)])
+            continue
+        limits = " and ".join(x["text"] for x in (result or {}).get("limits", ()))
+        state = "not finished" if result is None else units.percent(result["chosen"]["test_accuracy"])
+        found.append([str(path.parent), run.config["method"], str(run.config["seed"]), limits, state])
+    if not found:
+        raise RunError(f"there is no run under {folder}; name the folder that holds them: hiernas list runs FOLDER")
+    return ["run", "method", "seed", "limits", "test accuracy"], found, []
 
 
-def _presets(method: str) -> Listing:
+def _presets(method: str) -> Table:
     from hiernas.run.settings import keys, meanings
 
     if method:

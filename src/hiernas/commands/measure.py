@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hiernas.commands import MeasureOptions
 from hiernas.costs.tables import cost_tables
@@ -23,9 +22,6 @@ from hiernas.report.units import milliseconds
 from hiernas.run.folder import Listener, teller
 from hiernas.space import SearchSpace
 from hiernas.spaces import space_function
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SHOWN = 5  # doubts that are shown
 BUSY = 0.75  # load per core from which a measurement is warned of
@@ -88,11 +84,10 @@ def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> d
 def _import(space: SearchSpace, file: Path, out: Path | None, allow_missing: bool) -> dict[str, str]:
     path = out or file.with_name(f"{file.stem}-table.json")
     found = import_measurement(space, file, allow_missing)
-    shown, table = {}, found.table
+    shown, table = dict[str, str](), found.table
     with locked(path):
         if path.exists():
-            merged = merge(LatencyTable.load(path), table)
-            table, shown = merged.table, {"merged": str(merged)}
+            table, shown["merged"] = merge(LatencyTable.load(path), table)
         table.save(path)
     if found.missing:
         shown["missing"] = f"{len(found.missing)} operations, such as '{found.missing[0]}': networks with them have no latency"
@@ -105,12 +100,12 @@ def _merge(space: SearchSpace, file: Path, out: Path | None) -> dict[str, str]:
     if not path.exists():
         raise LatencyError(f"there is no table {path} that {file} could be merged into; name it with --out")
     with locked(path):
-        merged = merge(LatencyTable.load(path), other)
-        merged.table.save(path)
-    shown = {"merged": str(merged)}
+        table, said = merge(LatencyTable.load(path), other)
+        table.save(path)
+    shown = {"merged": said}
     if other.correction is not None:
         shown["note"] = f"the correction in {file} was left out: it belongs to that table's own numbers"
-    return {**_described(space, merged.table, path), **shown}
+    return {**_described(space, table, path), **shown}
 
 
 def _described(space: SearchSpace, table: LatencyTable, path: Path) -> dict[str, str]:
@@ -165,7 +160,7 @@ def scatter(found: Calibration, where: str) -> str:
     """Predicted against measured latencies as an SVG file."""
     measured, sums, c, t = found.measured_ms, found.sums_ms, found.correction, found.table
 
-    def paint(ax: Axes) -> None:
+    def paint(ax: kit.Axes) -> None:
         ends = [float(min(measured.min(), sums.min())), float(max(measured.max(), sums.max()))]
         ax.plot(ends, ends, color=kit.MUTED, linewidth=1.0, label="exact")
         ax.plot(measured[::2], sums[::2], "o", color=kit.BLUE, fillstyle="none", label="sum, networks that fitted")

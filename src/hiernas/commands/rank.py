@@ -19,9 +19,9 @@ import numpy as np
 from hiernas.costs import sums
 from hiernas.costs.limits import sample_feasible
 from hiernas.costs.tables import cost_tables
-from hiernas.errors import LimitError, RunError
+from hiernas.errors import LimitError
 from hiernas.randomness import numpy_generator
-from hiernas.report.page import result_of
+from hiernas.report.page import finished
 from hiernas.run.folder import Listener, RunFolder, owned
 from hiernas.run.outcome import last_supernet, train_network
 from hiernas.run.request import Prepared, restore
@@ -83,9 +83,7 @@ def rank(path: Path, networks: int, epochs: int | None, listener: Listener) -> T
     Goes on where it was interrupted. Raises `RunError` for a run that is not a finished search.
     """
     with owned(RunFolder.open(path, listener)) as run:
-        result = result_of(run)
-        if result is None or "front" not in result:
-            raise RunError(f"{run.path} is no finished search; `hiernas resume {run.path}` finishes one")
+        result = finished(run, search=True)
         run.check("best.json")
         prepared = restore(run)
         length = epochs or prepared.config.final_epochs

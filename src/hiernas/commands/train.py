@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hiernas import ranks
 from hiernas.commands import TrainOptions
 from hiernas.commands.cost import architecture_file, published
-from hiernas.data import ImageData, check_augment
+from hiernas.data import ImageData
 from hiernas.errors import ConfigError, SpaceError
 from hiernas.methods import METHODS
+from hiernas.methods.controls import ControlConfig
 from hiernas.methods.hnas import PRESETS
 from hiernas.names import VERSION
 from hiernas.problem import final_work
 from hiernas.run.folder import Listener, RunFolder, begin
 from hiernas.run.outcome import environment, inherited_weights, train_only
-from hiernas.run.request import read_data, reload_data, retraining_of
+from hiernas.run.request import check_recipe, read_data, reload_data, retraining_of
 from hiernas.run.search import fitting, in_words, training_pace
 from hiernas.run.settings import differences, for_images, from_dict, names_of, to_dict, with_settings
 from hiernas.space import Architecture
@@ -78,27 +79,21 @@ def _within(asked: float, began: float, header: dict[str, Any], how: Retraining,
     return {**header, "train": {**header["train"], **to_dict(fitted)}, "timed": timed}
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """How a network is trained by itself."""
-
-    train: Recipe
-    final_epochs: int
-    final_lr: float
-
-
 def _recipe_source(origin: RunFolder | None, recipe: str | None, preset: str | None) -> Any:
+    """A configuration whose final training is meant: a published recipe's, the run's own, or a preset's."""
     if recipe is not None:
-        found = retraining(recipe, preset or "quick")
-        return _Settings(found.recipe, found.epochs, found.lr)
+        return _of_training(retraining(recipe, preset or "quick"))
     if origin is not None and preset is None and "config" in origin.config:
         config = from_dict(type(METHODS[origin.config["method"]].presets["paper"]), origin.config["config"])
         other = origin.config.get("final_recipe")
         return config if other is None else replace(config, train=from_dict(Recipe, other))
     if origin is not None and preset is None:  # a run of `hiernas train`
-        found = retraining_of(origin)
-        return _Settings(found.recipe, found.epochs, found.lr)
+        return _of_training(retraining_of(origin))
     return PRESETS[preset or "quick"]
+
+
+def _of_training(how: Retraining) -> ControlConfig:
+    return ControlConfig(final_epochs=how.epochs, final_lr=how.lr, train=how.recipe)
 
 
 def _training_data(origin: RunFolder | None, asked: TrainOptions, listener: Listener) -> tuple[ImageData, Mapping[str, Any]]:
@@ -119,15 +114,10 @@ def _network(asked: TrainOptions, architecture: Architecture | None, images: Ima
         architecture = known(name, images.input_size, images.num_classes)
         if recipe.drop_path and architecture.skeleton.searched != "blocks":  # the recipe is for a second classifier, too
             architecture = known(name, images.input_size, images.num_classes, auxiliary=True)
-    check_augment(recipe)  # says so where it is not available
     if asked.network is not None:
         architecture = transfer(architecture, images.input_size, images.num_classes, asked.network)
     skeleton = architecture.skeleton
-    if recipe.drop_path and skeleton.searched == "blocks":
-        raise ConfigError(
-            f"train.drop_path is for networks of cells, and '{skeleton.name}' is a chain; leave it out, or choose another "
-            "recipe"
-        )
+    check_recipe(recipe, skeleton)
     if (skeleton.input_size, skeleton.num_classes) != (images.input_size, images.num_classes):
         raise SpaceError(
             f"the architecture is for images of size {skeleton.input_size} in {skeleton.num_classes} classes, but "

@@ -27,7 +27,7 @@ from hiernas.methods.hournas import vital_sites
 from hiernas.networks.archive import graph_of_file
 from hiernas.networks.graph import Graph, Region, evaluating, graph_of_network, regions, within
 from hiernas.randomness import numpy_generator
-from hiernas.report.hournas import reset_picture
+from hiernas.report import hournas, kit
 from hiernas.report.page import write_report
 from hiernas.run.folder import RunFolder, owned
 from hiernas.run.request import reload_data
@@ -122,7 +122,8 @@ def listing(asked: VitalOptions) -> Listing:
     """The blocks of what is asked for. Raises `SpaceError`, `RunError` or `ConfigError` with what is wrong."""
     name, path = asked.source, Path(asked.source)
     if path.suffix == ".pt2":
-        return _of_program(asked, path)
+        asked.none_given("image size and layers", "names of spaces and networks")
+        return Listing(f"{path}: an exported program", blocks_of_graph(graph_of_file(path)))
     if not path.exists() and name in hiernas.spaces.NAMES:
         return _of_space(asked)
     if not path.exists() and name not in KNOWN and not path.suffix and len(path.parts) == 1:
@@ -149,15 +150,6 @@ def _of_space(asked: VitalOptions) -> Listing:
     if asked.source in KNOWN:
         remarks.append(f"a published network has this name, too: `hiernas cost {asked.source}`")
     return Listing(f"{asked.source} for {_images_of(space.skeleton)}", blocks_of_space(space), remarks)
-
-
-def _of_program(asked: VitalOptions, path: Path) -> Listing:
-    if asked.sizes or asked.num_classes or asked.arguments:
-        raise ConfigError(
-            f"{path} says its own image size and layers; --input-size, --num-classes and --set are for names of spaces "
-            "and networks"
-        )
-    return Listing(f"{path}: an exported program", blocks_of_graph(graph_of_file(path)))
 
 
 def named(blocks: Sequence[Block], architecture: Architecture) -> list[Block]:
@@ -293,9 +285,9 @@ def reset(asked: VitalOptions, progress: Progress | None = None) -> dict[str, An
         whole = {"format": 1, "accuracy": accuracy(network, split, data), "images": len(split)}
         result = {**whole, "seed": seed, "draws": draws, "probabilities": list(PROBABILITIES), "blocks": rows}
         run.write_json("vital.json", result)
-        run.write_text("vital.svg", reset_picture(result))
+        run.write_text("vital.svg", kit.alone(hournas.reset(result)))
         if (path / "report.html").exists():
-            write_report(path)
+            write_report(run)
     return result
 
 

@@ -4,14 +4,12 @@ A limit is met or it is not: both are decided by the exact tables (`CostTable`),
 which only proposes architectures of spaces too large to list.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -322,8 +320,8 @@ class TableBudget:
     def nearest(self, space: SearchSpace) -> np.ndarray:
         return nearest(space, self.tables(space), self.limits)[0]
 
-    def by(self, tables: Callable[[SearchSpace], Tables]) -> TableBudget:
+    def by(self, tables: Callable[[SearchSpace], Tables]) -> Self:
         return replace(self, own=tables)
 
-    def within(self, wanted: Sequence[Limit]) -> TableBudget:
+    def within(self, wanted: Sequence[Limit]) -> Self:
         return replace(self, limits=tuple(wanted))

@@ -17,12 +17,10 @@ anything else it is a scale and a shift. In INT8 weights and activations take a 
 A table with a constant beside it is exact for an architecture, and fast for many.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -33,11 +31,8 @@ from torch.utils.flop_counter import flop_registry
 
 from hiernas.budget import CostTable
 from hiernas.costs import PEAKS
-from hiernas.networks.parts import mixed
+from hiernas.networks.parts import Part, mixed
 from hiernas.space import Architecture, SearchSpace, Skeleton
-
-if TYPE_CHECKING:
-    from hiernas.networks.parts import Part
 
 KEEPS = ("relu", "hardtanh", "hardswish", "hardsigmoid")  # the shape, of one tensor: on the meta device PyTorch is slow
 
@@ -195,12 +190,10 @@ def _traced(part: Part) -> tuple[Count, Memory, Footprint]:
 
 
 def counted(part: Part) -> Count:
-    """Parameters and multiply-adds of one operation."""
     return _traced(part)[0]
 
 
 def needed(part: Part) -> Memory:
-    """Memory of one operation."""
     return _traced(part)[1]
 
 

@@ -4,11 +4,9 @@ Here is what batches of them need: their order, their augmentation and their nor
 numbers come from a CPU generator, so that a batch is augmented the same way on every device.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +17,7 @@ from hiernas.data.load import load_data
 from hiernas.data.split import ImageData, Images, Normalisation, Split
 from hiernas.errors import ConfigError
 from hiernas.host import first_line
-
-if TYPE_CHECKING:
-    from hiernas.train.recipes import Recipe
+from hiernas.train.recipes import Recipe
 
 __all__ = ["ImageData", "Images", "Split", "augment", "epoch_order", "in_order", "load_data", "normalise"]
 

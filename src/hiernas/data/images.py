@@ -11,8 +11,6 @@ the short side exceeds 256. Mixed sizes become squares: the median short side, r
 are refused, and those to which pictures would grow more than 16-fold.
 """
 
-from __future__ import annotations
-
 import base64
 import errno
 import hashlib
@@ -28,7 +26,7 @@ from functools import partial
 from itertools import chain, islice
 from multiprocessing.pool import AsyncResult, ThreadPool
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -74,7 +72,7 @@ class Reader:
     workers: int = WORKERS  # threads that may open pictures at a time
 
     @classmethod
-    def of(cls, count: int, opened: Callable[[int], Picture], name: Callable[[int], str], workers: int = WORKERS) -> Reader:
+    def of(cls, count: int, opened: Callable[[int], Picture], name: Callable[[int], str], workers: int = WORKERS) -> Self:
         """Where each is opened by itself."""
         return cls(count, lambda rows: (partial(opened, row) for row in rows), name, workers)
 
@@ -102,7 +100,7 @@ class Found:
     origin: str = ""  # where they are from, for those that have a stamp
     stamp: str = ""  # changes with the files that hold them; "" where nothing would tell
 
-    def held_by(self, files: Sequence[str], origin: str, within: str = "") -> Found:
+    def held_by(self, files: Sequence[str], origin: str, within: str = "") -> Self:
         """The same with a stamp: names (what is behind `within`), sizes and times of change of these files; a swap of two
         leaves their contents' times as they are, and changes only those of the files themselves."""
         digest = hashlib.sha256()

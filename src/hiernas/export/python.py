@@ -146,7 +146,6 @@ class TimmNetwork:
 
     @property
     def layer(self) -> str:
-        """The class of the activation, in torch.nn."""
         return ACTIVATIONS[self.act].__name__
 
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -29,12 +29,10 @@ from hiernas.costs.tables import saved_by
 from hiernas.errors import UNREADABLE, LatencyError, validated
 from hiernas.latency.runner import write
 from hiernas.networks.ops import Classifier, Conv, MBConv
+from hiernas.networks.parts import Part
 from hiernas.run.disk import from_yaml
 from hiernas.space import Architecture, SearchSpace
 from hiernas.subsets import as_subset
-
-if TYPE_CHECKING:
-    from hiernas.networks.parts import Part
 
 KIND = "hiernas latency table, format 1"
 BELONGS_TO = ("device", "runtime", "version", "threads", "batch")  # what the latencies of a table hold for
@@ -178,31 +176,17 @@ def read_text(path: str | Path) -> str:
         raise LatencyError(f"{path} is not a latency table: it is not a text file") from error
 
 
-@dataclass(frozen=True)
-class Merged:
-    """The table of two, and how many entries are the other's: new ones, and some that took the place of ours."""
-
-    table: LatencyTable
-    added: int
-    replaced: int
-    kept: int
-
-    def __str__(self) -> str:
-        end = f"{self.kept} kept as they were (of as many runs or more)"
-        return f"{self.added} new entries, {self.replaced} replaced by ones of more runs, {end}"
-
-
-def merge(mine: LatencyTable, other: LatencyTable) -> Merged:
-    """Both tables' entries; where both have one, the one of more runs stays, and ours where they are equal.
+def merge(mine: LatencyTable, other: LatencyTable) -> tuple[LatencyTable, str]:
+    """Both tables' entries; where both have one, the one of more runs stays, and ours where they are equal. And how many.
 
     Overhead and correction stay ours. Raises `LatencyError` where device, runtime, version, threads or batch differ.
     """
     check_asked("to be merged", other, {name: getattr(mine, name) for name in BELONGS_TO})
     added = {k: e for k, e in other.entries.items() if k not in mine.entries}
     better = {k: e for k, e in other.entries.items() if k in mine.entries and e.runs > mine.entries[k].runs}
-    entries = {**mine.entries, **added, **better}
-    kept = len(other.entries) - len(added) - len(better)
-    return Merged(replace(mine, entries=entries), len(added), len(better), kept)
+    kept = f"{len(other.entries) - len(added) - len(better)} kept as they were (of as many runs or more)"
+    said = f"{len(added)} new entries, {len(better)} replaced by ones of more runs, {kept}"
+    return replace(mine, entries={**mine.entries, **added, **better}), said
 
 
 # -- those of phones, by others ----------------------------------------------------------------------------------
@@ -229,7 +213,6 @@ class PhoneTable:
         return 0.0 if part.is_identity else sum(self._entry(key) for key in self._keys(part))
 
     def predict(self, architecture: Architecture) -> float:
-        """Latency of a network in ms: the sum of its operations."""
         return predict_ms(self, architecture)
 
     @classmethod

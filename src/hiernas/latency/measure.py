@@ -56,7 +56,6 @@ class Probe:
         return weights + batch * activations
 
     def load(self, runtime: Runtime) -> Callable[[], float]:
-        """Build the module and load it."""
         return runtime.prepare(self.build(), self.input_size)
 
 
@@ -138,7 +137,6 @@ class Plan:
         return iter((*self.overhead, *self.edges, *self.operations))
 
     def probes(self) -> dict[str, Probe]:
-        """All probes by key."""
         return {probe.key: probe for item in self for probe in item.probes}
 
 

@@ -359,7 +359,6 @@ RUNTIMES: dict[str, Kind] = {
 
 
 def make_runtime(name: str, threads: int) -> Runtime:
-    """A runtime by name."""
     one_of("runtime", name, RUNTIMES, LatencyError)
     cores = usable_cores()
     if not 1 <= threads <= cores:

@@ -36,8 +36,6 @@ class ControlConfig(Config):
 
 @dataclass(frozen=True)
 class RandomKConfig(ControlConfig):
-    """Settings of `random-k`."""
-
     finalists: Annotated[int, Field(ge=2)] = 20  # k: drawn and trained, the better half for twice as long, until one is left
     finalist_epochs: PositiveInt = 4  # of the first trainings, on the training images alone; their learning rate is `final_lr`
     calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics after a brief training, or all
@@ -45,8 +43,6 @@ class RandomKConfig(ControlConfig):
 
 @dataclass(frozen=True)
 class NaswotConfig(ControlConfig):
-    """Settings of `naswot`."""
-
     drawn: Annotated[int, Field(ge=2)] = 200  # networks that NASWOT is computed of
     prior: ClassVar[str] = "naswot"
     predictor: Literal["none", "linear"] = "linear"  # what learns from their values, and adds networks of its own
@@ -117,7 +113,6 @@ def _most_equal(space: SearchSpace, genes: np.ndarray) -> int:
 
 
 def final_training(preset: str) -> dict[str, Any]:
-    """The final training of HNAS' preset."""
     config = HNAS[preset]
     return {"train": config.train, "final_epochs": config.final_epochs, "final_lr": config.final_lr}
 

@@ -64,7 +64,6 @@ class CellNetwork:
         return slice(start * edges, (start + 1) * edges)
 
     def space(self) -> SearchSpace:
-        """The search space over all operations of all edges."""
         return SearchSpace(self, tuple(Decision(name, OPERATIONS) for name in self.site_names))
 
     @property

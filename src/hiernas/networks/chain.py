@@ -49,7 +49,6 @@ class Chain:
         return tuple(s.name for s in self.sites)
 
     def space(self) -> SearchSpace:
-        """The search space over all options of all sites."""
         return SearchSpace(self, tuple(Decision(s.name, tuple(op.name for op in s.ops)) for s in self.sites))
 
     def read(self, choices: Any) -> Any:

@@ -53,7 +53,6 @@ class StagePlace:
 
     @property
     def width(self) -> int:
-        """Channels of the stage's states."""
         return self.preprocess.cout
 
     def part(self, op: Op) -> Part:
@@ -95,7 +94,6 @@ class StageNetwork:
 
     @property
     def stem_parts(self) -> list[Part]:
-        """The parts before the first stage."""
         return stem_parts(self.stem, self.input_size, self.channels, self.nodes * self.channels)
 
     @property
@@ -146,7 +144,6 @@ class StageNetwork:
         return tuple(found)
 
     def site(self, stage: int, source: int, node: int) -> str:
-        """The site's name of an edge."""
         return edge_name(self.graph_name(stage), source, node)
 
     def space(self) -> SearchSpace:

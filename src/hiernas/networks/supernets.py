@@ -66,19 +66,18 @@ class Source:
             y = self._pooled[option]
             self._normalised[option] = torch.native_batch_norm(y, None, None, None, None, True, 0.0, norm.eps)
         y, mean, inverse_std = self._normalised[option]
-        _observe(norm, mean, inverse_std, y.numel() // y.shape[1])
+        observe(norm, mean, inverse_std.square().reciprocal() - norm.eps, y.numel() // y.shape[1])
         return y
 
 
 @torch.no_grad()
-def _observe(norm: nn.BatchNorm2d, mean: Tensor, inverse_std: Tensor, n: int) -> None:
-    """What a batch norm in training does to its running statistics, from the batch's."""
+def observe(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, n: int) -> None:
+    """What a batch norm in training does to its running statistics, from those of a batch of n values: [C] each."""
     assert norm.running_mean is not None  # ours all track statistics
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
-    variance = (inverse_std.square().reciprocal() - norm.eps) * (n / max(1, n - 1))
     norm.running_mean.lerp_(mean, norm.momentum or 0.0)
-    norm.running_var.lerp_(variance, norm.momentum or 0.0)
+    norm.running_var.lerp_(variance * (n / max(1, n - 1)), norm.momentum or 0.0)
     norm.num_batches_tracked.add_(1)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -20,9 +20,6 @@ from hiernas.networks.parts import Part
 from hiernas.report import kit, units
 from hiernas.report.kit import Values
 from hiernas.space import FORMAT, Architecture
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 # -- the Pareto front --------------------------------------------------------------------------------------------
 
@@ -85,7 +82,7 @@ def front_figure(members: Sequence[Values], result: Values, metric: str, others:
     costs, chosen = [_cost(m, metric) or 0.0 for m in members], result["chosen"]
     factor, axis = units.axis(metric, costs)
 
-    def paint(ax: Axes) -> None:
+    def paint(ax: kit.Axes) -> None:
         ax.set(xlabel=axis, ylabel="Validation accuracy (%)")
         label = "predicted" if metric == "latency_ms" else "front"
         xs, ys = [x / factor for x in costs], [100 * m["val_accuracy"] for m in members]
@@ -122,7 +119,7 @@ def _cost(network: Values, metric: str) -> float | None:
     return float(network[metric])
 
 
-def _measured(ax: Axes, members: Sequence[Values]) -> None:
+def _measured(ax: kit.Axes, members: Sequence[Values]) -> None:
     """Measured latency as diamonds, 10th to 90th percentile as bars, joined to the prediction."""
     kinds = ("predicted", "measured", "p10", "p90")
     found = [(100 * m["val_accuracy"], *(units.latency(m, kind) for kind in kinds)) for m in members]
@@ -133,7 +130,7 @@ def _measured(ax: Axes, members: Sequence[Values]) -> None:
         ax.plot(measured, y, "D", color=kit.ORANGE, markersize=5.5, label="measured, 10–90 %", zorder=2)
 
 
-def _room(ax: Axes) -> None:
+def _room(ax: kit.Axes) -> None:
     """Room around the points, also where there is only one."""
     (x0, x1), (y0, y1) = ax.dataLim.intervalx, ax.dataLim.intervaly
     dx, dy = max(0.08 * (x1 - x0), 0.02 * abs(x1), 1e-9), max(0.12 * (y1 - y0), 0.15)
@@ -141,7 +138,7 @@ def _room(ax: Axes) -> None:
     ax.set_ylim(y0 - dy, y1 + dy)
 
 
-def _shade(ax: Axes, limits: Sequence[Values], factor: float) -> None:
+def _shade(ax: kit.Axes, limits: Sequence[Values], factor: float) -> None:
     """Grey over what the limits forbid, where the limit is within reach of the axis."""
     left, right = ax.get_xlim()
     reach = right - left
@@ -207,7 +204,7 @@ def by_epoch(
     points = {line: _points(curves, line, joined) for line in lines}
     ends, lone = list(accumulate(map(len, curves))), any(len(curve) == 1 for curve in curves)  # which a line would not show
 
-    def paint(ax: Axes) -> None:
+    def paint(ax: kit.Axes) -> None:
         for line, of in points.items():
             if of:
                 marker = "o" if (len(of) <= 40 and line.style == "-") or len(of) == 1 or lone else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -12,9 +12,6 @@ from markupsafe import Markup
 from hiernas.report import kit, units
 from hiernas.report.cells import ABOUT_TRAINING, by_part, found_words, how_it_went, is_cells, pictures, weights_of
 from hiernas.report.kit import Values
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SECTIONS = kit.macros("hmnas.html")
 PHASES = {"train1": "supernet with its logits", "mask1": "masks of edges", "mask2": "masks of operations",
@@ -115,14 +112,14 @@ def masks(level: str, record: Values) -> list[tuple[str, Markup]]:
     shown, of = values.shape[1], record.get("of", values.shape[1])  # more than are drawn, where there are thousands
     above = np.array([of, *record["kept"]]) if "kept" in record else kept.sum(1)
 
-    def lines(ax: Axes) -> None:
+    def lines(ax: kit.Axes) -> None:
         for line, stays in sorted(zip(values.T, kept[-1], strict=True), key=lambda pair: bool(pair[1])):
             ax.plot(steps, line, color=kit.BLUE if stays else kit.MUTED, linewidth=0.8, alpha=0.6)
         ax.axhline(record["threshold"], color=kit.INK, linestyle=(0, (4, 3)), linewidth=1.1)
         ax.set(xlabel="Step", xlim=(0, steps[-1]))
         ax.locator_params(axis="x", nbins=6, integer=True, min_n_ticks=1)
 
-    def counts(ax: Axes) -> None:
+    def counts(ax: kit.Axes) -> None:
         ax.plot(steps, above, color=kit.BLUE, drawstyle="steps-post")
         ax.set(xlabel="Step", xlim=(0, steps[-1]), ylim=(0, of * 1.03))
         ax.locator_params(nbins=6, integer=True, min_n_ticks=1)

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from hiernas.report import kit, units
 from hiernas.report.kit import Values
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SECTIONS = kit.macros("hournas.html")
 ABOUT_TRAINING = (
@@ -114,7 +111,7 @@ def _panel(i: int, s: Values, pair: tuple[str, str], found: Sequence[Values]) ->
     spans = [_span(found, metric) for metric in pair if metric]
     near, far = 100 - WITHIN, 100 + WITHIN
 
-    def paint(ax: Axes) -> None:
+    def paint(ax: kit.Axes) -> None:
         ax.set(xlim=spans[0], xlabel=f"{units.name(pair[0])} (%)")
         if pair[1]:
             ax.plot(*costs, "o", color=kit.BLUE, alpha=0.3, markersize=3, markeredgewidth=0, zorder=3)
@@ -142,18 +139,13 @@ def _span(found: Sequence[Values], metric: str) -> tuple[float, float]:
 # -- reset blocks --------------------------------------------------------------------------------------------------
 
 
-def reset_picture(found: Values) -> str:
-    """The same figure as a file of its own."""
-    return kit.alone(reset(found))
-
-
 def reset(found: Values) -> str:
     """A bar per block and probability: what the network loses of its accuracy, in percentage points."""
     blocks, chances = found["blocks"], found["probabilities"]
     if not blocks:
         return ""
 
-    def paint(ax: Axes) -> None:
+    def paint(ax: kit.Axes) -> None:
         for y, block in enumerate(blocks):
             if block["vital"]:
                 ax.axhspan(y - 0.5, y + 0.5, color=kit.MUTED, alpha=0.12, linewidth=0, zorder=0)

@@ -24,7 +24,7 @@ from markupsafe import Markup
 from hiernas.report import units
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes  # of those who draw, too
 
 Values = Mapping[str, Any]
 HERE = Path(__file__).parent
@@ -86,7 +86,6 @@ class Teller(Protocol):
 
 
 def style() -> str:
-    """The style sheet of a page."""
     return (HERE / "style.css").read_text(encoding="utf-8")
 
 

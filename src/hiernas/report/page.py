@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, Protocol
 
 import numpy as np
 from jinja2 import UndefinedError
@@ -25,7 +25,7 @@ from hiernas.report import cells, figures, hmnas, hournas, kit, units
 from hiernas.report.cells import is_cells
 from hiernas.report.kit import Run, Teller, Told, Values, macros
 from hiernas.report.trust import MOST, SHOWN, Evaluation, miss, verdict
-from hiernas.run.disk import write_whole
+from hiernas.run.disk import damaged, write_whole
 
 SECTIONS = macros("run.html")
 FORMAT = 1
@@ -41,9 +41,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class Data(TypedDict):
-    """The images."""
-
+class Data(TypedDict):  # the images
     name: str
     classes: list[str]
     train: Count
@@ -53,16 +51,12 @@ class Data(TypedDict):
     notes: list[str]
 
 
-class Tested(TypedDict):
-    """A trained network."""
-
+class Tested(TypedDict):  # a trained network
     test_accuracy: Number
     sites: dict[str, Any]
 
 
-class Member(TypedDict):
-    """A network of the front."""
-
+class Member(TypedDict):  # a network of the front
     options: list[str]
     val_accuracy: Number | None
     params: Count
@@ -74,37 +68,29 @@ class Chosen(Member, Tested):
     """The network that was chosen."""
 
 
-class Bound(TypedDict):
-    """A limit."""
-
+class Bound(TypedDict):  # a limit
     metric: str
     low: Number | None
     high: Number | None
     text: str
 
 
-class Stage(TypedDict):
-    """A pruning."""
-
+class Stage(TypedDict):  # a pruning
     sites: dict[str, dict[str, Number]]
     kept: dict[str, list[str]]
     size_before: int
     size_after: int
 
 
-class Trained(TypedDict):
-    """result.json of `hiernas train`."""
-
+class Trained(TypedDict):  # result.json of `hiernas train`
     method: str
     seed: int
     data: Data
     chosen: Tested
-    space: NotRequired[dict[str, str | int | dict[str, Any]]]  # not of those that were trained before they had a page
+    space: dict[str, str | int | dict[str, Any]]
 
 
-class Searched(TypedDict):
-    """result.json of a search, but for what its method says in `details`."""
-
+class Searched(TypedDict):  # result.json of a search, but for what its method says in `details`
     method: str
     seed: int
     data: Data
@@ -125,7 +111,6 @@ class Searched(TypedDict):
 
 
 def words(result: Values) -> list[str]:
-    """Lines for the terminal: what was found."""
     lines, finalists = [*_teller(result).words(result), *_order_words(result)], _finalists(result)
     if finalists:
         epochs, accuracy = finalists[0]["trained"][-1]
@@ -169,18 +154,25 @@ def _test_words(result: Values) -> str:
     return f"{images} test images; 95 % interval {low:.1%} to {high:.1%}{guessed}"
 
 
-def write_report(run_folder: Path) -> Path:
+class Folder(Journal, Protocol):
+    """The folder of a run, as far as its page is made of it."""
+
+    def events(self) -> list[dict[str, Any]]: ...
+
+
+def write_report(run: Folder) -> Path:
     """Write RUN/report.html from RUN/result.json and RUN/events.jsonl, and return its path.
 
-    The page is one file: figures and style are inside, nothing is loaded. Raises `RunError` where one of the
-    two files is missing, damaged or from another version; a last event that was cut off is left out.
+    The page is one file: figures and style are inside, nothing is loaded. Raises `RunError` where there is no result yet, or
+    one of the files is damaged or from another version; a last event that was cut off is left out.
     """
-    run_folder = Path(run_folder)
-    result, path = _result(run_folder), run_folder / "report.html"
-    extras = (_json(file) if file.exists() else None for file in (run_folder / "vital.json", run_folder / "int8.json"))
-    run = Run(run_folder, result, _events(run_folder))
-    with telling(run_folder / "result.json"):
-        text = page(run, *extras)
+    folder, result, path = run.path, result_of(run), run.path / "report.html"
+    if result is None:
+        stopped = f"if the search was stopped, go on with `hiernas resume {folder}`"
+        raise RunError(f"{folder} has no result.json, so there is nothing to report yet; {stopped}")
+    extras = [run.read_json(name) for name in ("vital.json", "int8.json")]
+    with telling(folder / "result.json"):
+        text = page(Run(folder, result, run.events()), *extras)
     write_whole(path, "\n".join(map(visible, text.split("\n"))).encode())
     return path
 
@@ -188,56 +180,30 @@ def write_report(run_folder: Path) -> Path:
 # -- reading the run -----------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> str:
-    run = path.parent
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{run} has no {path.name}, so there is nothing to report yet; if the search was stopped, go on with "
-            f"`hiernas resume {run}`"
-        ) from error
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}; name a run folder you may read") from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    with telling(path):
-        value = json.loads(_read(path))
-        return dict(**value)  # no list and no number
-
-
-def _damaged(path: Path, why: str) -> RunError:
-    run = path.parent
-    others = {"vital.json": f"hiernas vital {run} --reset", "int8.json": f"hiernas export {run} --to onnx-int8"}
-    again = f"`{others.get(path.name, f'hiernas resume {run}')}` writes it again"
-    then = "only the curves of the report are lost" if path.name == "events.jsonl" else again
-    return RunError(f"{path} is damaged ({why}); delete it, and {then}")
-
-
-def _result(run_folder: Path) -> dict[str, Any]:
-    path = run_folder / "result.json"
-    if "space" in (result := checked(_json(path), path)):
-        return result
-    raise RunError(f"{run_folder} was trained by a version that wrote no page; its numbers are in {path.name}")
-
-
 def result_of(run: Journal) -> dict[str, Any] | None:
     """A run's result, of a search or of one network's training, None where it has not finished; damage is a `RunError`."""
     result = run.read_json("result.json")
-    return result and checked(result, run.path / "result.json")
+    return result and _checked(result, run.path)
 
 
-def checked(result: dict[str, Any], path: Path) -> dict[str, Any]:
+def finished(run: Journal, search: bool = False) -> dict[str, Any]:
+    """The result of a finished run or, where it must be one, `search`. Raises `RunError` for any other."""
+    result = result_of(run)
+    if result is None or (search and "front" not in result):
+        state = "no finished search" if search else "not finished"
+        raise RunError(f"{run.path} is {state}; go on with `hiernas resume {run.path}`")
+    return result
+
+
+def _checked(result: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What a result.json holds, as it is; raises `RunError` with the first key that is wrong."""
     if result.get("format") != FORMAT:
-        raise RunError(
-            f"{path} has result format {result.get('format')!r}, and this version reads {FORMAT}; use the one it is from"
-        )
+        other = f"has result format {result.get('format')!r}, and this version reads {FORMAT}"
+        raise RunError(f"{folder / 'result.json'} {other}; use the one it is from")
     try:
         validated(Trained if result.get("method") == "train" else Searched, result, "content", RunError)
     except RunError as error:
-        raise _damaged(path, str(error).removeprefix("content: ")) from error
+        raise damaged(folder, "result.json", str(error).removeprefix("content: ")) from error
     return result
 
 
@@ -247,25 +213,8 @@ def telling(path: Path) -> Iterator[None]:
     try:
         yield
     except (UndefinedError, ArithmeticError, StopIteration, *UNREADABLE) as error:
-        raise _damaged(path, f"{error} is missing" if isinstance(error, KeyError) else first_line(error)) from error
-
-
-def _events(run_folder: Path) -> list[Values]:
-    path = run_folder / "events.jsonl"
-    if not path.exists():  # without it there are no curves
-        return []
-    lines = _read(path).rstrip("\n").split("\n")
-    events: list[Values] = []
-    for i, line in enumerate(lines, 1):
-        try:
-            event = json.loads(line or "{}")
-        except (ValueError, RecursionError) as error:
-            if i == len(lines):  # cut off when the run was stopped
-                break
-            raise RunError(f"line {i} of {path} is damaged; delete that line and ask for the report again") from error
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+        why = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise damaged(path.parent, path.name, why) from error
 
 
 # -- the page ------------------------------------------------------------------------------------------------------
@@ -321,8 +270,8 @@ def _beside(run: Run) -> dict[str, float]:
         return {}
     found = dict[str, float]()
     for path in sorted(folder.parent.glob("*/result.json")):
-        with suppress(RunError):  # a damaged one is not this run's
-            other = _result(path.parent)
+        with suppress(OSError, RunError, *UNREADABLE):  # a damaged one is not this run's
+            other = _checked(json.loads(path.read_text()), path.parent)
             if path.parent != folder and "control" in (other.get("details") or {}) and other["seed"] == run.result["seed"]:
                 found[other["method"]] = other["chosen"]["test_accuracy"]
     return found

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -22,9 +22,6 @@ from hiernas.costs import parse_limits
 from hiernas.methods import METHODS
 from hiernas.names import VERSION
 from hiernas.report import kit, units
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SECTIONS = kit.macros("study.html")
 FEWEST = 3  # seeds of a verdict
@@ -272,8 +269,8 @@ def _link(row: Row, folder: Path) -> Markup:
 
 def _bound(limit: str) -> tuple[str, float] | None:
     """The metric and the upper bound of a limit of one condition; None for others."""
-    found = parse_limits([limit]) if " and " not in limit else ()
-    return (found[0].metric, found[0].high) if found and math.isfinite(found[0].high) else None
+    found = parse_limits([limit])
+    return (found[0].metric, found[0].high) if len(found) == 1 and math.isfinite(found[0].high) else None
 
 
 def _dots(rows: Sequence[Row], limit: str, number: int) -> Markup:
@@ -281,7 +278,7 @@ def _dots(rows: Sequence[Row], limit: str, number: int) -> Markup:
     under = [r for r in rows if r.limit == limit]
     labels = labels_of(under)
 
-    def paint(ax: Axes) -> None:
+    def paint(ax: kit.Axes) -> None:
         for y, label in enumerate(labels):
             of = [r for r in under if r.label == label]
             xs = [100 * r.test_accuracy for r in of]
@@ -306,7 +303,7 @@ def _against(rows: Sequence[Row]) -> Markup:
     factor, axis = units.axis(next(iter(bounds.values()))[0], [b for _, b in bounds.values()])
     labels = labels_of(rows)
 
-    def paint(ax: Axes) -> None:
+    def paint(ax: kit.Axes) -> None:
         for i, label in enumerate(labels):
             colour, style = COLOURS[i % len(COLOURS)], ("-", "--")[i >= len(COLOURS)]
             of = [(bounds[r.limit][1] / factor, 100 * r.test_accuracy) for r in rows if r.label == label]

@@ -3,11 +3,9 @@
 For the terminal, result.json, and the top of the report.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -30,14 +28,14 @@ class Evaluation:
     confusion: np.ndarray
 
     @classmethod
-    def of(cls, classes: Iterable[str], labels: np.ndarray, named: np.ndarray) -> Evaluation:
+    def of(cls, classes: Iterable[str], labels: np.ndarray, named: np.ndarray) -> Self:
         """By the true and the named classes of images: int64 [N]."""
         names = tuple(classes)
         n = len(names)
         return cls(names, np.bincount(labels * n + named, minlength=n * n).reshape(n, n))
 
     @classmethod
-    def read(cls, result: Mapping[str, Any]) -> Evaluation | None:
+    def read(cls, result: Mapping[str, Any]) -> Self | None:
         """What a result.json has of the test; None where an older version wrote it."""
         if "tested" not in result:
             return None

@@ -17,6 +17,11 @@ from hiernas.errors import RunError
 
 SUMS = "SHA256SUMS"  # as `sha256sum` writes and checks it
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+WITHOUT = {  # what then of files of a run that are gone, if not that `resume` writes them again
+    "rank.json": "`hiernas rank {}` trains again", "vital.json": "`hiernas vital {} --reset` writes it again",
+    **dict.fromkeys(("int8.json", "best.int8.onnx"), "`hiernas export {} --to onnx-int8` writes it again"),
+    "events.jsonl": "only the curves of the report are lost",
+}  # fmt: skip
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -87,6 +92,16 @@ def on_disk(path: Path) -> Iterator[None]:
 
 def full(path: Path) -> RunError:
     return RunError(f"the disk is full: {path} could not be written; free some space, then resume the run or start it again")
+
+
+def without(folder: Path, name: str) -> str:
+    """The way out where a file of a run must be deleted, and what follows."""
+    return f"delete it, and {WITHOUT.get(name, '`hiernas resume {}` writes it again').format(folder)}"
+
+
+def damaged(folder: Path, name: str, why: str = "") -> RunError:
+    """The error for a file of a run folder that cannot be what was written. `why`: is wrong in it."""
+    return RunError(f"{folder / name} is damaged{f' ({why})' if why else ''}; {without(folder, name)}")
 
 
 def digest_of(path: Path) -> str | None:

@@ -23,18 +23,13 @@ from filelock import FileLock, Timeout
 
 from hiernas import ranks
 from hiernas.errors import UNREADABLE, HiernasError, RunError, validated
-from hiernas.run.disk import SUMS, Checksums, full, on_disk, sync_folder, to_yaml, write_whole
+from hiernas.run.disk import SUMS, WITHOUT, Checksums, damaged, full, on_disk, sync_folder, to_yaml, without, write_whole
 from hiernas.run.settings import FORMAT, config_of, sealed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LIVE = ("events.jsonl", "candidates.sqlite")  # grow while a run is under way, and are sealed when it is left
-WITHOUT = {  # what then, if not that `resume` writes it again
-    "rank.json": "`hiernas rank {}` trains again", "vital.json": "`hiernas vital {} --reset` writes it again",
-    **dict.fromkeys(("int8.json", "best.int8.onnx"), "`hiernas export {} --to onnx-int8` writes it again"),
-    "events.jsonl": "only the curves of the report are lost",
-}  # fmt: skip
 Listener = Callable[[Mapping[str, Any]], None]
 
 
@@ -163,21 +158,12 @@ class RunFolder:
         """Write a JSON file atomically; numbers that are not finite are refused."""
         self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
-    def damaged(self, name: str, what: str = "") -> RunError:
-        """The error for a file of the folder that cannot be what was written. `what`: is wrong in it."""
-        why = f" ({what})" if what else ""
-        then = WITHOUT.get(name, "`hiernas resume {}` repeats that part").format(self.path)
-        return RunError(f"{self.path / name} is damaged{why}; delete it, and {then}")
-
     @ranks.told
     def check(self, name: str) -> None:
         """Raise `RunError` where a file of the folder is not what this run wrote. What is gone passes."""
         if not self.checksums.holds(name):
-            then = WITHOUT.get(name, "`hiernas resume {}` writes it again").format(self.path)
-            raise RunError(
-                f"{self.path / name} is not what the run wrote (by {SUMS} it was damaged or edited); "
-                f"delete it, and {then}"
-            )
+            edited = f"is not what the run wrote (by {SUMS} it was damaged or edited)"
+            raise RunError(f"{self.path / name} {edited}; {without(self.path, name)}")
 
     @ranks.by_first
     def record(self, name: str) -> None:
@@ -194,14 +180,23 @@ class RunFolder:
     def read_json(self, name: str, kind: Any = dict[str, Any]) -> Any | None:
         """A JSON file of the folder as a type, None where it was not written yet; raises `RunError` where it is damaged."""
         self.check(name)
+        data = self._read(name)
         try:
-            return validated(kind, json.loads((self.path / name).read_text()), name, RunError)
+            return None if data is None else validated(kind, json.loads(data), name, RunError)
+        except json.JSONDecodeError as error:
+            raise damaged(self.path, name, f"content: invalid JSON: {error}") from error
+        except (RunError, *UNREADABLE) as error:
+            why = str(error).removeprefix(f"{name}: ") if isinstance(error, RunError) else ""
+            raise damaged(self.path, name, why) from error
+
+    def _read(self, name: str) -> bytes | None:
+        """What a file holds; None where there is none."""
+        try:
+            return (self.path / name).read_bytes()
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError as error:
-            raise self.damaged(name, f"content: invalid JSON: {error}") from error
-        except (OSError, RunError, *UNREADABLE) as error:
-            raise self.damaged(name, str(error).removeprefix(f"{name}: ") if isinstance(error, RunError) else "") from error
+        except OSError as error:
+            raise RunError(f"{self.path / name} cannot be read: {error.strerror}; name a run folder you may read") from error
 
     @ranks.by_first
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
@@ -225,7 +220,7 @@ class RunFolder:
                 position = validated(dict[str, Any], f.metadata()["position"], "position", RunError)
                 return {k: f.get_tensor(k) for k in f.keys()}, position  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError, RunError, *UNREADABLE) as error:
-            raise self.damaged(f"checkpoint/{name}.safetensors") from error
+            raise damaged(self.path, f"checkpoint/{name}.safetensors") from error
 
     @contextmanager
     def fitting(self, name: str) -> Iterator[None]:
@@ -233,7 +228,7 @@ class RunFolder:
         try:
             yield
         except (HiernasError, RuntimeError, ArithmeticError, *UNREADABLE) as error:  # of ours, torch, numpy and pymoo
-            raise self.damaged(name, "it does not fit the run") from error
+            raise damaged(self.path, name, "it does not fit the run") from error
 
     # -- events ------------------------------------------------------------------------------------------------
 
@@ -253,12 +248,15 @@ class RunFolder:
             self.listener({"event": event, **fields})
 
     def events(self) -> list[dict[str, Any]]:
-        """All events so far; a line that was cut off is left out."""
-        try:
-            whole, _, _ = (self.path / "events.jsonl").read_text().rpartition("\n")
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in whole.splitlines()]
+        """All events so far; a line that was cut off is left out. Raises `RunError` with one that is damaged."""
+        found: list[dict[str, Any]] = []
+        for i, line in enumerate((self._read("events.jsonl") or b"").split(b"\n")[:-1], 1):
+            try:
+                found.append(dict(**json.loads(line)))  # no list and no number
+            except UNREADABLE as error:
+                where = f"line {i} of {self.path / 'events.jsonl'} is damaged"
+                raise RunError(f"{where}; delete that line: {WITHOUT['events.jsonl']}") from error
+        return found
 
     # -- candidates --------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from hiernas.methods import FILES
 from hiernas.names import SPACES
 from hiernas.report import units
 from hiernas.report.kit import TEMPLATES, Run
-from hiernas.report.page import page, result_of, summary, telling
+from hiernas.report.page import finished, page, summary, telling
 from hiernas.report.trust import Evaluation, verdict
 from hiernas.run.disk import SUMS, Checksums, to_yaml, write_whole
 from hiernas.run.folder import RunFolder
@@ -70,8 +70,7 @@ def push(
     folder, hub = RunFolder.open(run), None if dry_run is not None else _library(to)
     if hub and hub.get_token() is None:
         raise ConfigError(f"{to}: there is no token to write with; get one by `hf auth login`, or set HF_TOKEN")
-    if (result := result_of(folder)) is None:
-        raise RunError(f"{run} is not finished; go on with `hiernas resume {run}`")
+    result = finished(folder)
     worst = result.get("tested", {}).get("worst", [])
     files = _files(folder, _public(result, worst if with_images else []), repo, license)
     sizes = ", ".join(f"{name} ({units.short(len(held))}B)" for name, held in sorted(files.items()))

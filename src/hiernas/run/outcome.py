@@ -87,7 +87,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
     }
     run.event("finished", test_accuracy=chosen["test_accuracy"])
     run.write_json("result.json", {**result, "seconds": run.seconds()})
-    ranks.by_first(write_report)(run.path)
+    ranks.by_first(write_report)(run)
 
 
 def train_only(run: RunFolder, data: ImageData) -> None:
@@ -107,7 +107,7 @@ def train_only(run: RunFolder, data: ImageData) -> None:
     result |= {"space": _in_short(space, architecture), "chosen": chosen}
     run.event("finished", test_accuracy=chosen["test_accuracy"])
     run.write_json("result.json", {**result, "seconds": run.seconds()})
-    ranks.by_first(write_report)(run.path)
+    ranks.by_first(write_report)(run)
 
 
 def _in_short(space: SearchSpace, architecture: Architecture) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from hiernas.randomness import numpy_generator
 from hiernas.report.trust import of_limits
 from hiernas.run.folder import Listener, RunFolder, teller
 from hiernas.run.settings import differences, for_images, from_dict, from_file, names_of, plain, to_dict, with_settings
-from hiernas.space import SearchSpace
+from hiernas.space import SearchSpace, Skeleton
 from hiernas.spaces import make_space, space_function
 from hiernas.train.loop import make_fabric
 from hiernas.train.recipes import Recipe
@@ -37,6 +37,8 @@ ONE_LEFT = "the limits leave one network of the space: there is nothing to searc
 IN_8_BITS = "onnxruntime-int8"
 IN_INT8 = "latencies are in INT8, accuracies and best.onnx in FP32: `hiernas export RUN --to onnx-int8` tests both"
 INSTEAD = {"peak_ram": "macs", "peak_ram_int8": "macs", "flash": "params", "flash_int8": "params"}  # objectives beside them
+SAME = ("method", "preset", "seed", "automatic_limit", "latency_table", "runtime", "threads")  # in config.yaml as in `Prepared`
+LATER = ("fitted", "timed", "left", "asked", "int8")  # and where they are there: runs from before have none
 Read = tuple[ImageData, Mapping[str, Any]]  # images, and what config.yaml says of them
 READY = "checkpoint/latency.ready"  # empty: the run folder's copy of the latency table is complete
 
@@ -128,14 +130,13 @@ class Prepared:
 
     @property
     def final(self) -> Retraining:
-        """How the networks that are found are trained."""
         return Retraining(self.final_recipe or self.config.train, self.config.final_epochs, self.config.final_lr)
 
 
 def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) -> Prepared:
     """The search of a run folder, loaded again by its config.yaml. `space`, `data`: those that have no name."""
     with reading(run) as config:
-        same = {k: config[k] for k in ("method", "preset", "seed", "automatic_limit", "latency_table", "runtime", "threads")}
+        same = {k: config[k] for k in (*SAME, *(k for k in LATER if k in config))}
         name, sizes = config["space"]["name"], ("input_size", "num_classes")
         arguments = {k: v for k, v in config["space"]["arguments"].items() if k not in sizes}
         kept = {site: tuple(options) for site, options in config["space"]["options"].items()}
@@ -143,9 +144,6 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
         chosen = from_file(type(METHODS[config["method"]].presets["paper"]), config["config"])
         other = config.get("final_recipe")
         final_recipe = None if other is None else from_file(Recipe, other)
-        told = {k: config.get(k, "") for k in ("fitted", "timed")}
-        told |= {"doubts": tuple(config.get("doubts", ())), "asked": config.get("asked", {}), "int8": config.get("int8", False)}
-        told["left"] = config.get("left")
     if space is None and name not in hiernas.spaces.NAMES:
         raise RunError(f"{run.path} searches a space of your own, '{name}'; resume it with space=...")
     if space is not None and (given := plain(dict(space.skeleton.arguments))) != config["space"]["arguments"]:
@@ -156,8 +154,8 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
     file = _kept_latency(run) or same["latency_table"]
     latency = _latency(same["method"], space, file, same["runtime"], same["threads"], chosen, limits, run.listener)
     return Prepared(
-        **same, **told, space=space, data=images, data_source=config["data"], limits=limits, latency=latency, config=chosen,
-        final_recipe=final_recipe,
+        **same, space=space, data=images, data_source=config["data"], limits=limits, latency=latency, config=chosen,
+        final_recipe=final_recipe, doubts=tuple(config.get("doubts", ())),
     )  # fmt: skip
 
 
@@ -232,18 +230,21 @@ def _refuse(method: str, config: Any, final: Recipe, space: SearchSpace, data: I
             "(`hiernas list methods`)"
         )
     for recipe in dict.fromkeys((config.train, final)):
-        check_augment(recipe)  # says so where it is not available
+        check_recipe(recipe, space.skeleton)
         make_fabric(recipe)  # says so where this machine lacks the device or the precision
         size = data.input_size[1:]
         if recipe.cutout >= min(size):
             raise ConfigError(f"train.cutout is {recipe.cutout}, and the images are {size} pixels; choose less")
-        if recipe.drop_path and space.skeleton.searched == "blocks":
-            raise ConfigError(
-                f"train.drop_path is for networks of cells, and '{space.name}' is a chain; leave it out (--set "
-                "train.drop_path=0)"
-            )
     if images < data.num_classes:
         raise ConfigError(f"calibration_images={images} is fewer than one image per class")
+
+
+def check_recipe(recipe: Recipe, skeleton: Skeleton) -> None:
+    """Refuse a recipe that asks for what is not here, or what such a network does not have."""
+    check_augment(recipe)
+    if recipe.drop_path and skeleton.searched == "blocks":
+        chain = f"train.drop_path is for networks of cells, and '{skeleton.name}' is a chain"
+        raise ConfigError(f"{chain}; leave it out (--set train.drop_path=0)")
 
 
 def in_short(data: ImageData) -> dict[str, Any]:

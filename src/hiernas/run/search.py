@@ -97,8 +97,7 @@ def resume(path: str | Path, listener: Listener | None = None, space: SearchSpac
     if result is not None and not run.missing():
         for name in ("best.json", "best.safetensors", "best.onnx"):
             run.check(name)
-        if "space" in result:
-            _report_where_missing(run)
+        _report_where_missing(run)
         return run
     with owned(run):
         tell_changes(run)
@@ -113,7 +112,7 @@ def resume(path: str | Path, listener: Listener | None = None, space: SearchSpac
 def _report_where_missing(run: RunFolder) -> None:
     if not (run.path / "report.html").exists():  # killed before it was written
         with owned(run):
-            write_report(run.path)
+            write_report(run)
 
 
 def continued(request: Request, path: str | Path, listener: Listener | None = None) -> RunFolder:

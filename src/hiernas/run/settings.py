@@ -199,9 +199,7 @@ def plain(value: Any) -> Any:
 Count = Annotated[int, Field(ge=1)]
 
 
-class Environment(TypedDict):
-    """Of config.yaml: what the run began under."""
-
+class Environment(TypedDict):  # what the run began under
     hiernas: str
     torch: str
     processes: NotRequired[Count]  # not of runs from before there were several
@@ -209,9 +207,7 @@ class Environment(TypedDict):
     device: str
 
 
-class Source(TypedDict, total=False):
-    """Of config.yaml: the images."""
-
+class Source(TypedDict, total=False):  # the images
     source: str | None
     image_size: Count | None
     val_per_class: Count | None
@@ -220,25 +216,19 @@ class Source(TypedDict, total=False):
     fingerprint: str
 
 
-class Space(TypedDict):
-    """Of config.yaml: the space that is searched."""
-
+class Space(TypedDict):  # the space that is searched
     name: str
     arguments: dict[str, Any]
     options: dict[str, list[str]]
 
 
-class Bounds(TypedDict, total=False):
-    """Of config.yaml: a limit."""
-
+class Bounds(TypedDict, total=False):  # a limit
     metric: Required[str]
     low: float | None
     high: float | None
 
 
-class Config(TypedDict, total=False):
-    """config.yaml; a method's own settings and a training's are checked by their classes."""
-
+class Config(TypedDict, total=False):  # config.yaml; a method's own settings and a training's are checked by their classes
     format: Required[int]
     hiernas: str
     method: Required[str]

@@ -4,8 +4,6 @@ All have the same final training: that of the first method. Any number of proces
 may work on a study; each run is done by whoever takes its lock first, and is gone on with where it was cut off.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import platform
@@ -15,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from filelock import FileLock, Timeout
 from pydantic import Field
@@ -98,32 +96,30 @@ class Study:
                     yield Job(entry.label, limit, seed, path, self.request_of(entry, limit, seed))
 
     def request_of(self, entry: Entry, limit: str, seed: int) -> Request:
-        """The run of an entry."""
         method, shared = METHODS[entry.method], {k: v for k, v in self.request.items() if k != "settings"}
         has = keys(method.presets["paper"])
         common = [text for text in self.request["settings"] if names_of([text]) <= has.keys()]
         settings = [*entry.matched, *common, *entry.settings]
         arguments = {k: v for k, v in entry.arguments.items() if k not in method.finds}
         return Request(
-            method=entry.method, space=entry.space, space_arguments=arguments, limits=conditions(limit), settings=settings,
+            method=entry.method, space=entry.space, space_arguments=arguments, limits=(limit,), settings=settings,
             final=self.final, seed=seed, **shared,
         )  # fmt: skip
 
     def save(self) -> None:
-        """Write study.yaml."""
         values = {"format": FORMAT, **{k: v for k, v in to_dict(self).items() if k != "path"}}
         with on_disk(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / FILE, to_yaml(values).encode())
 
     @classmethod
-    def open(cls, path: Path) -> Study:
+    def open(cls, path: Path) -> Self:
         """The study of a folder; raises `RunError` where there is none, or where its file is damaged."""
         try:
             values = from_yaml((path / FILE).read_text())
             if values["format"] != FORMAT:
                 raise RunError(f"{path / FILE} is of format {values['format']}, and this version reads {FORMAT}")
-            study: Study = from_dict(cls, {**values, "path": path})
+            study: Self = from_dict(cls, {**values, "path": path})
             list(replace(study, seeds=1).jobs())  # what is no request is refused here
             return study
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -135,11 +131,6 @@ class Study:
 def _file_name(text: str) -> str:
     """'params<=60k and macs<=3M' -> 'params-60k-macs-3M'."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text.replace(" and ", "-")).strip("-.")[:120]
-
-
-def conditions(limit: str) -> tuple[str, ...]:
-    """The conditions that a limit of a study consists of."""
-    return tuple(part.strip() for part in limit.split(" and "))
 
 
 def entries_of(methods: str, space: str | None = None, arguments: Mapping[str, Any] | None = None) -> tuple[Entry, ...]:
@@ -163,7 +154,7 @@ def begin(
     `request`: fields of `Request` that all runs share. More seeds and more methods may be asked of a study that is there.
     """
     for limit in limits:
-        parse_limits(conditions(limit))
+        parse_limits([limit])
     if not limits:
         raise LimitError('a study compares under a limit, and none is given; name one with --limit, such as "params<=100k"')
     shared = plain({"settings": (), **request})

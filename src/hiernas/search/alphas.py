@@ -4,12 +4,10 @@ First order, as DARTS' (arXiv 1806.09055, with xi = 0): by turns one step of the
 of the weights on the training loss. In the step of the logits no gradients of weights are computed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -125,7 +123,6 @@ class AlphaArchitect:
             return self.gates()
 
     def gates(self) -> Gates:
-        """All options by their weights."""
         return self.encoding.gates(self.alphas, self.betas)
 
     def logits(self) -> list[Tensor]:
@@ -256,7 +253,7 @@ class Pressure:
     tables: tuple[tuple[Limit, float, list[Tensor]], ...]  # limit, constant cost, and per site those of its options
 
     @classmethod
-    def of(cls, tables: Tables, limits: Sequence[Limit], options: Sequence[Sequence[int]] | None = None) -> Pressure:
+    def of(cls, tables: Tables, limits: Sequence[Limit], options: Sequence[Sequence[int]] | None = None) -> Self:
         """`options`: per site those that are looked at, by index; None: all."""
         found = []
         for limit in limits:

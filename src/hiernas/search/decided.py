@@ -5,12 +5,10 @@ looks like any other. So a search is asked two things at its end: how far its lo
 its supernet names the classes of validation images better than by chance.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -39,7 +37,7 @@ class Verdict:
     images: int
 
     @classmethod
-    def of(cls, space: SearchSpace, logits: Sequence[Tensor], needed: float, accuracy: float, labels: Tensor) -> Verdict:
+    def of(cls, space: SearchSpace, logits: Sequence[Tensor], needed: float, accuracy: float, labels: Tensor) -> Self:
         """`logits`: of the sites; `labels`: int64 [N] of the validation images."""
         largest = float(torch.bincount(labels).max()) / len(labels)
         return cls(SEARCHED[space.skeleton.searched], separation(logits), needed, accuracy, largest, len(labels))

@@ -1,8 +1,9 @@
 """One-shot search: a supernet is trained by uniform single paths, and then searched by evolution under hard limits.
 
 Evolutions are HNAS' constrained search on NSGA-II, that of SPOS, and random search. Each is an object with
-`ask() -> genes`, `tell(genes, objectives)` and a JSON `state`; `evolve` drives it, evaluates what is new, keeps every
-candidate in the run folder, and goes on where a killed run stopped.
+`ask() -> genes`, int64 [n, sites], empty when nothing new can be found, `tell(genes, objectives)`, [n, 2], minimised, and a
+JSON `state`; `evolve` drives it, evaluates what is new, keeps every candidate in the run folder, and goes on where a killed
+run stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
@@ -40,16 +41,6 @@ PIECE = 64  # architectures evaluated between two saves of an enumeration
 
 Feasible = Callable[[np.ndarray], np.ndarray]  # int64 [n, sites] -> bool [n]
 Genes = tuple[int, ...]
-
-
-class Algorithm(Protocol):
-    """An evolutionary algorithm by ask and tell. Its state is JSON."""
-
-    def ask(self) -> np.ndarray: ...  # int64 [n, sites]; empty when nothing new can be found
-    def tell(self, genes: np.ndarray, values: np.ndarray) -> None: ...  # values: [n, 2], minimised
-    @property
-    def state(self) -> dict[str, Any]: ...
-    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 def train_supernet(supernet: Any, problem: Problem, phase: Phase, config: Any) -> None:
@@ -121,7 +112,9 @@ def _small_space(space: SearchSpace, budget: Budget, most: int) -> np.ndarray | 
     return feasible if len(feasible) <= most else None
 
 
-def start(space: SearchSpace, budget: Budget, config: Any, rng: np.random.Generator) -> Algorithm:
+def start(
+    space: SearchSpace, budget: Budget, config: Any, rng: np.random.Generator
+) -> RandomSearch | SposEvolution | ConstrainedNSGA2:
     """The named algorithm with its initial population of feasible architectures."""
     feasible, sample = partial(budget.met, space), partial(budget.sample, space, rng)
     sizes = np.array([len(d.options) for d in space.decisions])

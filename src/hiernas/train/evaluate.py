@@ -229,7 +229,6 @@ Statistics = list[tuple[Tensor, Tensor]]  # running mean and variance of each ba
 
 
 def batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
-    """The batch norms of a module, in the order of its modules."""
     return [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
@@ -305,11 +304,9 @@ class RunTrainer:
     seed: int
 
     def fit(self, model: nn.Module, images: Split, phase: Phase, recipe: Recipe, **how: Any) -> None:
-        """See `hiernas.train.loop.fit`."""
         fit(model, images, self.data, phase, recipe, seed=self.seed, run=self.run, **how)
 
     def accuracy(self, model: nn.Module, images: Split, batch_size: int, gates: Gates) -> float:
-        """See `hiernas.train.loop.accuracy`."""
         return accuracy(model, images, self.data, batch_size, gates)
 
     def evaluator(self, supernet: Any, recipe: Recipe, calibration_images: int, *, paths: bool = True) -> Evaluator:

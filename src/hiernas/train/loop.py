@@ -327,14 +327,8 @@ def accuracy(
     network: nn.Module, split: Split, data: ImageData, batch_size: int | None = None, gates: Gates | None = None
 ) -> float:
     """Share of the split's images that a network, or a supernet with gates, classifies rightly, in evaluation mode."""
-    return int((predictions(network, split, data, batch_size, gates) == split.labels).sum()) / len(split)
-
-
-def predictions(
-    network: nn.Module, split: Split, data: ImageData, batch_size: int | None = None, gates: Gates | None = None
-) -> Tensor:
-    """The class that a network, or a supernet with gates, names for each of the split's images: int64 [N]."""
-    return _said(network, split, data, batch_size or at_once(data.input_size), gates, lambda logits: logits.argmax(1))
+    named = _said(network, split, data, batch_size or at_once(data.input_size), gates, lambda logits: logits.argmax(1))
+    return int((named == split.labels).sum()) / len(split)
 
 
 def logits(network: nn.Module, split: Split, data: ImageData) -> Tensor:

@@ -22,7 +22,7 @@ from hiernas import ranks
 from hiernas.errors import ConfigError
 from hiernas.networks.cell_ops import DropPath
 from hiernas.networks.ops import ChannelShuffle, SqueezeExcite
-from hiernas.networks.supernets import convolve
+from hiernas.networks.supernets import convolve, observe
 
 READERS = (nn.Conv2d, ChannelShuffle, SqueezeExcite)
 PER_CHANNEL = (None, slice(None), None, None)
@@ -156,13 +156,7 @@ class _Norm(nn.BatchNorm2d):
             return super().forward(x)
         made: tuple[Tensor, Tensor, Tensor] = _Normalised.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call] # torch has no types here
         y, mean, variance = made
-        n = ranks.size() * x.numel() // x.shape[1]
-        assert self.running_mean is not None  # ours all track statistics
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.running_mean.lerp_(mean, self.momentum or 0.0)
-        self.running_var.lerp_(variance * (n / max(1, n - 1)), self.momentum or 0.0)
-        self.num_batches_tracked.add_(1)
+        observe(self, mean, variance, ranks.size() * x.numel() // x.shape[1])
         return y
 
 

@@ -152,7 +152,6 @@ def _by_rule(architect: AlphaArchitect, problem: Problem) -> Architecture | None
 
 
 def plan(config: HMNASConfig, data: ImageData) -> dict[str, float]:
-    """Work per phase."""
     images = config.search.share * min(config.search.images or len(data.train), len(data.train))
     masks = {"mask1": config.mask.edges_epochs, "mask2": config.mask.operations_epochs}
     masks |= {"mask3": config.mask.filters_epochs} if config.weights_level else {}

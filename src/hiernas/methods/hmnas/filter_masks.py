@@ -102,13 +102,11 @@ class FilterArchitect(Masks):
         return self.on().to(self.mask.dtype) + (self.mask - self.mask.detach())
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Of the network with its filters masked."""
         with masked(self.norms, torch.split(self.binary(), self.sizes)):
             output = model(x)
         return output[0] if isinstance(output, tuple) else output  # without those of an auxiliary classifier
 
     def kept(self) -> list[Tensor]:
-        """Per filter, whether it is kept."""
         return [self.binary()]
 
     def draw(self, rng: np.random.Generator, progress: float) -> Gates:
@@ -131,7 +129,6 @@ class FilterArchitect(Masks):
         return torch.cat([drawn, self.on().sum().to(drawn.dtype).reshape(1)]).cpu()
 
     def summary(self) -> dict[str, Any]:
-        """How many filters are kept."""
         kept = int(self.on().sum())
         excess = float(self.pressure(self.kept()).detach())
         return {"level": "filters", "kept": kept, "of": len(self.mask), "excess": round(excess, 4)}

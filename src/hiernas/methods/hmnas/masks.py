@@ -207,7 +207,6 @@ class MaskArchitect(Masks):
         return kept
 
     def _present(self, edges: Sequence[Tensor] | None) -> list[bool]:
-        """Per site, whether its edge is there."""
         there = [bool(options) for options in self.encoding.options]
         for sites, row in zip(self.encoding.nodes, edges, strict=True) if edges else ():
             for i, value in zip(sites, row, strict=True):
@@ -221,12 +220,10 @@ class MaskArchitect(Masks):
     # -- learning ------------------------------------------------------------------------------------------------
 
     def draw(self, rng: np.random.Generator, progress: float) -> Gates:
-        """The masked supernet, without gradients."""
         with torch.no_grad():
             return self.gates()
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Of the masked supernet."""
         return model(x, self.gates())
 
     # -- results -------------------------------------------------------------------------------------------------

@@ -162,7 +162,6 @@ class ProposalArchitect:
 
     @property
     def best(self) -> int:
-        """The proposal of the greatest weight."""
         return int(self.pi.argmax())
 
     def tensors(self) -> dict[str, Tensor]:
