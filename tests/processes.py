@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -86,6 +87,7 @@ def _run(
 ) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), number)
+    gc.freeze()  # what was loaded before stays
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

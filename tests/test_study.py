@@ -31,7 +31,7 @@ from hiernas.run import request as requests
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import environment
 from hiernas.run.request import Request, prepare, restore
-from hiernas.run.study import Study, begin, entries_of, work
+from hiernas.run.study import Study, _work_quietly, begin, entries_of, work
 from hiernas.train.recipes import Recipe
 from hiernas.train.retraining import Retraining
 from processes import FORKED, quick_export
@@ -316,7 +316,14 @@ def test_the_command_goes_on_tells_and_writes(study: Study, capsys: pytest.Captu
     assert len((study.path / "two" / "runs.csv").read_text().splitlines()) == 3
 
 
-def test_jobs_are_spread_over_processes(few: str, tmp_path: Path) -> None:
+def quick_job(*given: Any) -> dict[str, str]:
+    """What is spread over processes, with quick exports."""
+    with quick_export():
+        return _work_quietly(*given)
+
+
+def test_jobs_are_spread_over_processes(few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hiernas.run.study._work_quietly", quick_job)
     command("compare", "--data", few, "--methods", "plain,random", "--limit", "params<=60k", "--seeds", "1",
             "--set", "final_epochs=1", "--out", str(tmp_path / "s"), "--jobs", "2")  # fmt: skip
     assert len((tmp_path / "s" / "runs.csv").read_text().splitlines()) == 3

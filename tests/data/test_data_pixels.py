@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -28,6 +29,7 @@ from hiernas.data import load as load_module
 from hiernas.data import sources as sources_module
 from hiernas.data.images import OnDisk
 from hiernas.errors import DataError
+from processes import Forked, script
 
 COUNT = 24
 
@@ -184,12 +186,13 @@ print(count[0], data.fingerprint)
 """
 
 
-def child(folder: Path, seconds: float) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(seconds)], stdout=subprocess.PIPE, text=True)
+def child(folder: Path, seconds: float) -> Forked:
+    return Forked(script, f"import sys; sys.argv = ['', {str(folder)!r}, '{seconds}']{CHILD}")
 
 
 def test_a_killed_process_leaves_what_it_did(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with child(folder, 0.05) as process:
+    command = [sys.executable, "-c", CHILD, str(folder), "0.05"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(12):
             process.stdout.readline()
@@ -200,18 +203,18 @@ def test_a_killed_process_leaves_what_it_did(folder: Path, monkeypatch: pytest.M
 
 
 def test_of_two_processes_one_decodes(folder: Path) -> None:
-    with child(folder, 0.05) as a, child(folder, 0.05) as b:
-        ends = [each.communicate()[0].splitlines()[-1].split() for each in (a, b)]
+    ends = [each.ended()[1].splitlines()[-1].split() for each in [child(folder, 0.05) for _ in range(2)]]
     assert sorted(int(count) for count, _ in ends) == [0, COUNT]
     assert {fingerprint for _, fingerprint in ends} == {load_data(folder).fingerprint}
 
 
 def test_one_that_waits_says_how_far_the_other_is(folder: Path) -> None:
     said: list[tuple[str, int, int]] = []
-    with child(folder, 0.4) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        load_data(folder, on_progress=lambda *event: said.append(event))
+    process = child(folder, 0.4)
+    while process.running and "decoding" not in process.said:
+        time.sleep(0.02)
+    load_data(folder, on_progress=lambda *event: said.append(event))
+    assert process.ended()[0] == 0
     waited = [done for what, done, total in said if what.startswith("waiting") and total == COUNT]
     assert waited == sorted(waited)
     assert 0 < waited[-1] <= COUNT
