@@ -275,6 +275,7 @@ def test_a_moved_folder_of_images(tmp_path: Path) -> None:
         (["measure", "tiny", "--set", "population=3"], "takes --set space.KEY=VALUE only"),
         (["list", "colours"], "unknown list 'colours'"),
         (["list", "presets", "hnsa"], "unknown method 'hnsa'; did you mean 'hnas'?"),
+        (["measure", "tiny", "--import", ""], "cannot read the latency table .: Is a directory"),
         (["measure", "tiny", "--input-size", "3x32x32"], "write channels,height,width"),
         (["vital", "tiny", "--input-size", "3,100000,100000"], "one such input takes 111.8 GiB"),
         (["search", "--image-size", "100000"], "at most 128"),

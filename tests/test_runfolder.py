@@ -140,10 +140,11 @@ def test_new_run_folders_are_numbered(tmp_path: Path) -> None:
 
 
 STARTS = """
-import time
+import signal, time
 from pathlib import Path
 from hiernas.errors import RunError
 from hiernas.run.folder import RunFolder, begin
+signal.alarm(120)  # where all of them wait for each other
 kept = []
 for i in range(ROUNDS):
     moment = BEGIN + 0.04 * i

@@ -82,8 +82,8 @@ def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> d
 
 
 def _import(space: SearchSpace, file: Path, out: Path | None, allow_missing: bool) -> dict[str, str]:
-    path = out or file.with_name(f"{file.stem}-table.json")
     found = import_measurement(space, file, allow_missing)
+    path = out or file.with_name(f"{file.stem}-table.json")
     shown, table = dict[str, str](), found.table
     with locked(path):
         if path.exists():
