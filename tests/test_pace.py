@@ -216,6 +216,24 @@ def test_a_search_within_a_time_is_the_search_with_its_settings(
     assert found[: len(found) // 2] == found[len(found) // 2 :]
 
 
+def test_a_final_training_takes_what_is_left(few: ImageData, tmp_path: Path) -> None:
+    """Of a tenth of a second an epoch is left, of a day more than there were; both by the real clock."""
+    asked = Request("hnas", "tiny", {}, few, ["params<=150k"], settings=["train.batch_size=24", "train.accelerator=cpu"])
+    prepared, architecture = prepare(asked), hiernas.spaces.tiny(few.input_size, CLASSES).sample(np.random.default_rng(0))
+    for i, (left, least, most) in enumerate(((0.1, 1, 1), (86400.0, prepared.config.final_epochs + 1, 10**9))):
+        now = replace(prepared, left=left, timed="1 day: nothing changed")
+        run = RunFolder.create(tmp_path / str(i), run_module._config(now))
+        decided = run_module._in_time(now, run, architecture)
+        run.close()
+        epochs = decided.config.final_epochs
+        assert least <= epochs <= most
+        kept = RunFolder.open(run.path).config
+        assert (kept["config"]["final_epochs"], kept["left"], decided.left) == (epochs, None, None)
+        assert kept["timed"] == decided.timed
+        assert decided.timed.endswith(f"were left: final_epochs {prepared.config.final_epochs} -> {epochs}")
+        assert run_module._in_time(decided, run, architecture) is decided  # once
+
+
 def test_a_training_within_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: ImageData) -> None:
     epoch = 3.0 * (len(digits.train) + len(digits.val))
     monkeypatch.setattr(command, "training_pace", lambda *_: Pace({"final": 1000 / epoch}, 400.0))  # 1000 seconds an epoch

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -162,11 +163,11 @@ def _in_time(prepared: Prepared, run: RunFolder, architecture: Architecture) -> 
     if prepared.left is None:
         return prepared
     data, final, every = prepared.data, prepared.final, METHODS[prepared.method].work(prepared.config, prepared.data)
-    header = {k: run.config[k] for k in ("method", "preset", "seed", "data")}
-    rate = training_pace(header, architecture, final, data).rates["final"]
+    header = {k: run.config[k] for k in ("preset", "seed", "data")}
+    rate = training_pace(header, architecture, final, data).rates.get("final", inf)  # in so short a run it may have failed
     seconds = (prepared.left - sum(run.seconds().values())) / sum(p.startswith(("final", "compare")) for p in every)
     none, one = (final_work(n, data) for n in (0, 1))
-    epochs = max(1, round((seconds / rate - none) / (one - none)))
+    epochs = max(1, round((seconds / rate - none) / (one - none))) if rate < inf else final.epochs
     config = replace(prepared.config, final_epochs=epochs)
     words = f"then {units.seconds(max(0.0, seconds))} were left: final_epochs {final.epochs} -> {epochs}"
     now = replace(prepared, config=config, left=None, timed=f"{prepared.timed}; {words}")
@@ -292,7 +293,7 @@ def training_pace(
     few, short = fewer(data, step_seconds, how.recipe.batch_size), scaled(how, 0.0)
     training = {"architecture": architecture.to_json(), **to_dict(short), "inherit": False}
     work = {"final": final_work(short.epochs, few)}
-    return rehearsed({**header, "train": training}, work, lambda run: train_only(run, few), seconds)
+    return rehearsed({**header, "method": "train", "train": training}, work, lambda run: train_only(run, few), seconds)
 
 
 def in_miniature(prepared: Prepared, step_seconds: float) -> Prepared:
