@@ -189,7 +189,7 @@ def test_a_search_within_a_time_is_the_search_with_its_settings(
     planned = {phase: 1000.0 * w for phase, w in METHODS["hnas"].work(small, few).items()}
     seconds = sum(planned.values())
     early = 1000.0 * (final_work(1, few) - final_work(0, few))
-    monkeypatch.setattr(run_module, "training_pace", lambda *_: Pace({"final": 1000.0}, 0.0))
+    monkeypatch.setattr(run_module, "training_pace", lambda *_, **__: Pace({"final": 1000.0}, 0.0))
     monkeypatch.setattr(RunFolder, "seconds", lambda self: {"search": seconds - planned["final"] - early})
     timed = search(replace(asked, settings=common, time=seconds + 30), tmp_path / "timed")
     config = timed.config["config"]
@@ -232,7 +232,7 @@ def test_a_final_training_takes_what_is_left(few: ImageData, tmp_path: Path, mon
         assert kept["timed"] == decided.timed
         assert decided.timed.endswith(f"were left: final_epochs {prepared.config.final_epochs} -> {epochs}")
         assert run_module._in_time(decided, run, architecture) is decided  # once
-    monkeypatch.setattr(run_module, "training_pace", lambda *_: Pace({}, 0.0))
+    monkeypatch.setattr(run_module, "training_pace", lambda *_, **__: Pace({}, 0.0))
     assert run_module._in_time(now, run, architecture).config == prepared.config
 
 

@@ -35,13 +35,13 @@ from hiernas.report import units
 from hiernas.report.page import write_report
 from hiernas.run.finalists import best_of
 from hiernas.run.folder import Listener, RunFolder, begin, owned, refuse_existing
-from hiernas.run.outcome import complete, environment, tell_changes, train_only
+from hiernas.run.outcome import complete, environment, tell_changes, train_network, train_only
 from hiernas.run.request import Prepared, Request, in_short, keep_latency, prepare, reload_data, restore
 from hiernas.run.settings import differences, keys, names_of, scaled, to_dict, with_settings
 from hiernas.space import Architecture, SearchSpace
 from hiernas.train.evaluate import RunTrainer
 from hiernas.train.loop import make_fabric
-from hiernas.train.recipes import Recipe
+from hiernas.train.recipes import Phase, Recipe
 from hiernas.train.retraining import Retraining
 
 STEPS, SECONDS = (2, 16), 2.0  # of each training in a rehearsal: fewer steps where they would take longer than that
@@ -162,10 +162,12 @@ def _in_time(prepared: Prepared, run: RunFolder, architecture: Architecture) -> 
     """
     if prepared.left is None:
         return prepared
-    data, final, every = prepared.data, prepared.final, METHODS[prepared.method].work(prepared.config, prepared.data)
+    data, final, start = prepared.data, prepared.final, time.monotonic()
     header = {k: run.config[k] for k in ("preset", "seed", "data")}
-    rate = training_pace(header, architecture, final, data).rates.get("final", inf)  # in so short a run it may have failed
-    seconds = (prepared.left - sum(run.seconds().values())) / sum(p.startswith(("final", "compare")) for p in every)
+    pace = training_pace(header, architecture, final, data, whole=False)
+    rate = pace.rates.get("final", inf)  # in so short a run it may have failed
+    trainings = sum(p.startswith(("final", "compare")) for p in METHODS[prepared.method].work(prepared.config, data))
+    seconds = (prepared.left - sum(run.seconds().values()) - ranks.since(start)) / trainings
     none, one = (final_work(n, data) for n in (0, 1))
     epochs = max(1, round((seconds / rate - none) / (one - none))) if rate < inf else final.epochs
     config = replace(prepared.config, final_epochs=epochs)
@@ -286,14 +288,25 @@ def rehearsed(
 
 
 def training_pace(
-    header: Mapping[str, Any], architecture: Architecture, how: Retraining, data: ImageData, seconds: float = NO_END
-) -> Pace:
-    """Of a training of one network, rehearsed; `header`: what else is in its config.yaml. `seconds`: see `rehearsed`."""
+    header: Mapping[str, Any], architecture: Architecture, how: Retraining, data: ImageData, seconds: float = NO_END,
+    whole: bool = True,
+) -> Pace:  # fmt: skip
+    """Of a training of one network, rehearsed, and with all that follows where it is to be `whole`.
+
+    `header`: what else is in its config.yaml; `seconds`: see `rehearsed`.
+    """
     step_seconds, _ = training_step(architecture.build(), data, None, how.recipe)
     few, short = fewer(data, step_seconds, how.recipe.batch_size), scaled(how, 0.0)
     training = {"architecture": architecture.to_json(), **to_dict(short), "inherit": False}
+
+    def do(run: RunFolder) -> None:
+        if whole:
+            train_only(run, few)
+        else:
+            train_network(architecture, few, Phase("final", short.epochs, short.lr), short.recipe, run)
+
     work = {"final": final_work(short.epochs, few)}
-    return rehearsed({**header, "method": "train", "train": training}, work, lambda run: train_only(run, few), seconds)
+    return rehearsed({**header, "method": "train", "train": training}, work, do, seconds)
 
 
 def in_miniature(prepared: Prepared, step_seconds: float) -> Prepared:
