@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,22 +120,7 @@ def measure_by_adb(space: SearchSpace, serial: str, python: str, file: Path, pro
     """
     environment = {**os.environ, "LITERT_VERBOSE": "1", "LITERT_CLI_ANDROID_ROOT": ON_PHONE}
     environment |= {"ANDROID_SERIAL": serial} if serial else {}
-
-    def said(*command: str) -> str:
-        both: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        try:
-            done = subprocess.run(command, env=environment, text=True, errors="replace", check=False, **both)
-        except OSError as error:
-            raise LatencyError(
-                f"cannot run {command[0]} ({error.strerror}); it takes adb of Android's platform tools, and --python of an "
-                "environment with litert-cli"
-            ) from error
-        if done.returncode:
-            *_, last = ["no reason given", *filter(str.strip, done.stdout.splitlines())]
-            raise LatencyError(f"the phone did not measure: {last.strip()}; once that is mended, the same command goes on")
-        return done.stdout
-
-    plan = plan_of(space, with_edges=True)
+    said, plan = partial(_said, environment), plan_of(space, with_edges=True)
     about = "from importlib.metadata import version; import litert_cli; print(version('ai-edge-litert'))"
     version, model = said(python, "-c", about).split()[-1], said("adb", "shell", "getprop", "ro.product.model").strip()
     header = {
@@ -162,6 +148,22 @@ def measure_by_adb(space: SearchSpace, serial: str, python: str, file: Path, pro
             result["entries"][probe.key] = row
             runner.write(file, result)
             progress(len(result["entries"]), len(probes), probe.key)
+
+
+def _said(environment: Mapping[str, str], *command: str) -> str:
+    """What a command for a phone prints. Raises `LatencyError` where it fails."""
+    both: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    try:
+        done = subprocess.run(command, env=environment, text=True, errors="replace", check=False, **both)
+    except OSError as error:
+        raise LatencyError(
+            f"cannot run {command[0]} ({error.strerror}); it takes adb of Android's platform tools, and --python of an "
+            "environment with litert-cli"
+        ) from error
+    if done.returncode:
+        *_, last = ["no reason given", *filter(str.strip, done.stdout.splitlines())]
+        raise LatencyError(f"the phone did not measure: {last.strip()}; once that is mended, the same command goes on")
+    return done.stdout
 
 
 @dataclass(frozen=True)
