@@ -79,9 +79,10 @@ class Search:
         `space`: the method's own where none is given; by name, one of its own has the size of the preset. `limits`: texts, or
         one such as "params<=60k and macs<=3M". `config`: of the method's own class, such as `HNASConfig`; without one, the
         preset's. `settings`: "key=value" on top of it. `time`: in which all is to be done, in seconds or such as "30m"; epochs
-        are then set for it. `int8`: whether the network is written and tested in INT8, too. `calibrate`: by so many whole
-        networks latencies are corrected, which are measured first. `on_event` is called with each event, a dict whose "event"
-        says what it is: epochs, generations, ...; with `progress` it is shown as on the command line. The rest is as there.
+        are then set for it. `int8`: whether the network is written and tested in INT8, too. `calibrate`: so many whole
+        networks are measured first, and correct latencies (0: none; by default 12 of cells). `on_event` is called with each
+        event, a dict whose "event" says what it is: epochs, generations, ...; with `progress` it is shown as on the command
+        line. The rest is as there.
         `data` is an `ImageData`, a torch Dataset of (image, label), or what `hiernas.load_data` takes. Raises
         `LimitError` before any training where no architecture meets the limits.
 

@@ -252,12 +252,20 @@ def test_a_search_goes_by_latencies_that_whole_networks_corrected(tmp_path: Path
     assert plain.latency.predict(Architecture.load(run.path / "best.json")) < 0.9 * latency["measured"]
 
 
-def test_a_search_whose_networks_tell_no_correction_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_corrected_and_what_is_not_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIERNAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(request, "make_runtime", lambda name, threads: Known(50.0, -1.0))  # faster where the sum is more
     prepared = request.prepare(request.Request("random", limits=["latency_ms<=50"], calibrate=8))
     assert prepared.latency.correction is None
     assert prepared.corrected.startswith("latencies are not corrected: there is no correction to store: the measured latencies")
+    monkeypatch.setattr(request, "make_runtime", lambda name, threads: Known(CONSTANT, SCALE, inner_layout=False))
+    monkeypatch.setattr(request, "WHOLE", 9)  # of cells, where nothing is said
+    asked_for = {None: 9, 0: 0, 8: 8}
+    for given, measured in asked_for.items():
+        prepared = request.prepare(request.Request("darts", limits=["latency_ms<=50"], calibrate=given))
+        assert prepared.calibrate == measured
+        assert (prepared.latency.correction is not None) == (measured > 0)
+    assert request.prepare(request.Request("random", limits=["latency_ms<=50"])).calibrate == 0
     refused = {
         "--calibrate 7: so few networks tell too little; take at least 8, or 0": {"calibrate": 7},
         "--calibrate corrects what is measured here, and --latency-table gives a file; leave one of them out": {

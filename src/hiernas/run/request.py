@@ -41,6 +41,7 @@ INSTEAD = {"peak_ram": "macs", "peak_ram_int8": "macs", "flash": "params", "flas
 SAME = ("method", "preset", "seed", "automatic_limit", "latency_table", "runtime", "threads")  # in config.yaml as in `Prepared`
 LATER = ("fitted", "timed", "left", "asked", "int8", "calibrate", "corrected")  # and where they are there, in newer runs
 Read = tuple[ImageData, Mapping[str, Any]]  # images, and what config.yaml says of them
+WHOLE = 12  # networks of cells, whose operations' latencies add up badly (benchmarks/calibrated.py)
 READY = "checkpoint/latency.ready"  # empty: the run folder's copy of the latency table is complete
 
 
@@ -66,7 +67,7 @@ class Request:
     skip_bad_images: bool = False
     time: float | None = None  # seconds in which all is to be done; None: as long as the configuration takes
     int8: bool | None = None  # whether what is found is also written and tested in INT8; None: where latencies are in INT8
-    calibrate: int | None = None  # whole networks by which a latency table measured here is corrected; None: none
+    calibrate: int | None = None  # whole networks that correct a latency table measured here; None: WHOLE, of cells
 
     def asked(self) -> dict[str, Any]:
         """What was asked in words and numbers, and is not as always; objects from Python are left out."""
@@ -201,6 +202,8 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
     calibrate, said = request.calibrate or 0, ""
     if calibrate and latency is None:
         raise ConfigError("--calibrate corrects latencies, and this search goes by none; limit latency_ms, or leave it out")
+    if request.calibrate is None and latency is not None and file is None and space.skeleton.searched != "blocks":
+        calibrate = WHOLE
     if calibrate:
         latency, said = _corrected(request.method, space, latency, calibrate, request.seed, listener)
     if not metrics:
