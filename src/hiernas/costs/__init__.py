@@ -7,17 +7,16 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 
-from hiernas.budget import METRICS, SUFFIXES, Limit
+from hiernas.budget import LATENCIES, METRICS, SUFFIXES, Limit
 from hiernas.errors import LimitError, did_you_mean
 
 PEAKS = ("peak_ram", "peak_ram_int8")  # greatest values over the operations of a network; the other metrics are sums
 MEMORY = (*PEAKS, "flash", "flash_int8")  # in bytes
 BYTES = {f"{unit}{b}": n for unit, n in {"": 1, **SUFFIXES, "Ki": 2**10, "Mi": 2**20}.items() for b in ("", "B")}
-UNITS = {"latency_ms": {"": 1, "ms": 1}, "params": {"": 1, **SUFFIXES}, "macs": {"": 1, **SUFFIXES}}
+UNITS = {m: {"": 1, "ms": 1} for m in LATENCIES} | {m: {"": 1, **SUFFIXES} for m in ("params", "macs")}
 UNITS |= dict.fromkeys(MEMORY, BYTES)
-EXAMPLES = {"latency_ms": "5 or 5ms", "params": "4.8M or 4800000", "macs": "300M or 3e8"}
+EXAMPLES = {**dict.fromkeys(LATENCIES, "5 or 5ms"), "params": "4.8M or 4800000", "macs": "300M or 3e8"}
 MEANT = {"flops": "papers' FLOPs are 'macs'"}
-MEANT |= {"latency_int8_ms": "in INT8 write latency_ms with --runtime onnxruntime-int8; a search goes by one latency table"}
 EXAMPLES |= dict.fromkeys(MEMORY, "256k, 256Ki or 262144 (bytes)")
 
 

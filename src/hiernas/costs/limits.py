@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from hiernas import ranks
-from hiernas.budget import CostTable, Limit, Tables, quantity
+from hiernas.budget import LATENCIES, CostTable, Limit, Tables, quantity
 from hiernas.costs import MEMORY, PEAKS
 from hiernas.costs.tables import cost_tables, count, peak_tables
 from hiernas.errors import LimitError
@@ -26,9 +26,9 @@ WALKERS, STEPS = 256, 2000  # walks towards and within the region that meets the
 SOLVER_SECONDS = 10.0
 SCALE = 1e4  # a bound in the solver's rows, so that its tolerance of 1e-6 is 1e-10 of the bound
 
-SMALLEST = {"latency_ms": "the fastest takes", "params": "the smallest has", "macs": "the cheapest needs"}
-LARGEST = {"latency_ms": "the slowest takes", "params": "the largest has", "macs": "the costliest needs"}
-UNITS = {"latency_ms": " ms", **dict.fromkeys(MEMORY, " bytes")}
+SMALLEST = {**dict.fromkeys(LATENCIES, "the fastest takes"), "params": "the smallest has", "macs": "the cheapest needs"}
+LARGEST = {**dict.fromkeys(LATENCIES, "the slowest takes"), "params": "the largest has", "macs": "the costliest needs"}
+UNITS = {**dict.fromkeys(LATENCIES, " ms"), **dict.fromkeys(MEMORY, " bytes")}
 SMALLEST |= dict.fromkeys(MEMORY, "the smallest needs")
 
 

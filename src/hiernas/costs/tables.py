@@ -20,7 +20,7 @@ A table with a constant beside it is exact for an architecture, and fast for man
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -81,6 +81,8 @@ class LatencyTable(Protocol):
 
     @property
     def overhead_ms(self) -> float: ...  # of one call of a network
+    @property
+    def int8(self) -> Self | None: ...  # of the same operations in INT8, where limits are on both
     def part_ms(self, part: Part) -> float:
         """Latency of one operation in ms; raises `LatencyError` where the table misses it."""
 
@@ -172,7 +174,7 @@ def parts_of_space(space: SearchSpace) -> tuple[list[Part], list[list[tuple[Part
 
 
 def cost_tables(space: SearchSpace, latency: LatencyTable | None) -> dict[str, CostTable]:
-    """The tables of a space by metric: params, macs, flash and, where a latency table is given, latency_ms.
+    """The tables of a space by metric: params, macs, flash and, where a latency table is given, latency_ms (and in INT8).
 
     Raises `LatencyError` where the latency table misses an operation of the space.
     """
@@ -184,6 +186,8 @@ def cost_tables(space: SearchSpace, latency: LatencyTable | None) -> dict[str, C
     ]
     if latency is not None:
         tables.append(_table("latency_ms", space, latency.part_ms, latency.overhead_ms))
+    if latency is not None and (int8 := latency.int8) is not None:
+        tables.append(_table("latency_int8_ms", space, int8.part_ms, int8.overhead_ms))
     return {table.metric: table for table in tables}
 
 

@@ -92,6 +92,7 @@ class LatencyTable:
     raw_overhead_ms: Annotated[float, Field(alias="overhead_ms", ge=0, allow_inf_nan=False)]
     entries: Mapping[str, Entry] = field(default_factory=dict)  # by `Part.key`
     correction: Correction | None = None
+    int8: LatencyTable | None = None  # where a search has limits on both
 
     @property
     def overhead_ms(self) -> float:
@@ -116,16 +117,19 @@ class LatencyTable:
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON, at once: the file is whole, or as it was before."""
-        path, value = Path(path), asdict(self)
-        value["overhead_ms"] = value.pop("raw_overhead_ms")
-        value["entries"] = value.pop("entries")  # last, for those who read the file
-        if self.correction is None:
-            del value["correction"]
+        path, value = Path(path), self._plain()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path, {"kind": KIND, **value})
         except OSError as error:
             raise LatencyError(f"cannot write the latency table {path}: {error.strerror}") from error
+
+    def _plain(self) -> dict[str, Any]:
+        value = {"overhead_ms" if k == "raw_overhead_ms" else k: v for k, v in asdict(self).items() if v is not None}
+        if self.int8 is not None:
+            value["int8"] = self.int8._plain()
+        value["entries"] = value.pop("entries")  # last, for those who read the file
+        return value
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
@@ -200,6 +204,7 @@ class PhoneTable:
     threads: int = 1
     batch: int = 1
     overhead_ms: float = 0.0
+    int8: None = None
 
     def part_ms(self, part: Part) -> float:
         """Latency of one operation in ms; raises `LatencyError` where the table misses it."""

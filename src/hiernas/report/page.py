@@ -16,7 +16,7 @@ from markupsafe import Markup
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from hiernas.budget import METRICS
+from hiernas.budget import LATENCIES, METRICS
 from hiernas.costs import MEMORY
 from hiernas.errors import UNREADABLE, RunError, validated
 from hiernas.host import first_line, visible
@@ -132,6 +132,10 @@ def summary(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         ranked = f"{chosen['val_accuracy']:.2%} ({units.judged(result)})"
     rows = [
         ["latency", asked["latency_ms"], *(units.milliseconds(latency[kind]) for kind in ("predicted", "measured"))],
+        *(
+            ["latency in INT8", asked[m], *(units.milliseconds(units.latency(chosen, k, m)) for k in ("predicted", "measured"))]
+            for m in LATENCIES[1:] if m in chosen
+        ),
         *([name, asked[m], *[units.amount(m, chosen[m])] * 2] for m, name in counted.items() if m in chosen),
         ["accuracy", units.NONE, ranked, f"{chosen['test_accuracy']:.2%} (test)"],
     ]

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from hiernas.budget import CostTable, Limit
+from hiernas.budget import LATENCIES, CostTable, Limit
 from hiernas.report import units
 
 SHOWN = 20  # classes up to which the whole confusion matrix is shown
@@ -101,11 +101,12 @@ def verdict(result: Mapping[str, Any], others: Mapping[str, float]) -> tuple[str
     misses = list[bool]()
     for limit in result.get("limits", ()):
         metric = limit["metric"]
-        kind = "predicted" if units.latency(chosen, "measured") is None else "measured"
-        value = units.latency(chosen, kind) if metric == "latency_ms" else chosen.get(metric)
+        timed = metric in LATENCIES
+        kind = "measured" if timed and units.latency(chosen, "measured", metric) is not None else "predicted"
+        value = units.latency(chosen, kind, metric) if timed else chosen.get(metric)
         if (missed := miss(result, metric, value)) is not None:
             misses.append(missed > 0)
-            how = f" {kind}" if metric == "latency_ms" else ""
+            how = f" {kind}" if timed else ""
             asked = units.limit_text(limit, named=False)
             said.append(f"{units.lower(metric)} {units.amount(metric, value)}{how}, asked {asked}")
     if misses:
@@ -162,25 +163,26 @@ def of_ranking(val_accuracy: float, labels: np.ndarray) -> list[str]:
     ]
 
 
-def of_latency(chosen: Mapping[str, Any], limits: Sequence[Limit]) -> list[str]:
+def of_latency(chosen: Mapping[str, Any], limits: Sequence[Limit], metric: str = "latency_ms") -> list[str]:
     """A measured latency of wide spread, above its limit, or far from the predicted one."""
-    values = {kind: units.latency(chosen, kind) for kind in ("predicted", "measured", "p10", "p90")}
+    values = {kind: units.latency(chosen, kind, metric) for kind in ("predicted", "measured", "p10", "p90")}
+    name, of = units.lower(metric), "" if metric == "latency_ms" else " in INT8"
     predicted, measured, low, high = values.values()
     if measured is None:
         return []
     found = []
     if low and high and high > WIDE * low:
         found.append(
-            f"the chosen network took {low:.3g} to {high:.3g} ms (10 to 90 % of its runs): the device was busy; measure again "
-            "on an idle one (`hiernas cost RUN`)"
+            f"the chosen network took {low:.3g} to {high:.3g} ms{of} (10 to 90 % of its runs): the device was busy; measure "
+            "again on an idle one (`hiernas cost RUN`)"
         )
     if predicted is not None and abs(predicted - measured) > OFF * measured:
         error = f"{predicted / measured - 1:+.0%}"
         found.append(
-            f"latency was predicted at {predicted:.3g} ms and measured at {measured:.3g} ms, {error}: limits hold for "
+            f"{name} was predicted at {predicted:.3g} ms and measured at {measured:.3g} ms, {error}: limits hold for "
             "predictions, so leave some room, or search with --calibrate 12, which corrects them by whole networks"
         )
     for limit in limits:
-        if limit.metric == "latency_ms" and not limit.low <= measured <= limit.high:
-            found.append(f"the measured latency, {measured:.3g} ms, is outside {limit}, which the predicted one meets")
+        if limit.metric == metric and not limit.low <= measured <= limit.high:
+            found.append(f"the measured {name}, {measured:.3g} ms, is outside {limit}, which the predicted one meets")
     return found

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from hiernas.budget import LATENCIES
 from hiernas.costs import MEMORY
 from hiernas.search.decided import wilson as wilson  # of accuracies, on the page, too
 
 NONE = "–"
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit
-NAMES = {"latency_ms": "Latency", "params": "Parameters", "macs": "Multiply-adds", "peak_ram": "Peak RAM"}
-NAMES |= {"peak_ram_int8": "Peak RAM, INT8", "flash": "Flash", "flash_int8": "Flash, INT8"}
+NAMES = {"latency_ms": "Latency", "latency_int8_ms": "Latency, INT8", "params": "Parameters", "macs": "Multiply-adds"}
+NAMES |= {"peak_ram": "Peak RAM", "peak_ram_int8": "Peak RAM, INT8", "flash": "Flash", "flash_int8": "Flash, INT8"}
 SCALES = ((1e9, "billions", "G"), (1e6, "millions", "M"), (1e3, "thousands", "k"), (1.0, "", ""))
 
 
@@ -66,14 +67,14 @@ def value(metric: str, n: float | None) -> str:
     """A value of a metric with its unit."""
     if metric in MEMORY and n is not None:
         return f"{count(n)}{SPACE}B"
-    return milliseconds(n) if metric == "latency_ms" else count(n)
+    return milliseconds(n) if metric in LATENCIES else count(n)
 
 
 def amount(metric: str, n: float | None) -> str:
     """The same in three digits: '0.110 ms', '12.3 k', '12.3 kB'."""
     if metric in MEMORY and n is not None and n >= 1000:
         return f"{short(n)}B"
-    return value(metric, n) if metric in MEMORY else milliseconds(n) if metric == "latency_ms" else short(n)
+    return value(metric, n) if metric in MEMORY else milliseconds(n) if metric in LATENCIES else short(n)
 
 
 def seconds(s: float) -> str:
@@ -86,7 +87,7 @@ def seconds(s: float) -> str:
 
 def axis(metric: str, values: Iterable[float]) -> tuple[float, str]:
     """What to divide the values of an axis by, and the axis' label."""
-    if metric == "latency_ms":
+    if metric in LATENCIES:
         return 1.0, f"{name(metric)} (ms)"
     most = max(values)
     factor, word, letter = next(s for s in SCALES if most >= s[0] or s[0] == 1.0)
@@ -96,7 +97,7 @@ def axis(metric: str, values: Iterable[float]) -> tuple[float, str]:
 
 def asked(metric: str, bound: float) -> str:
     """The bound of a limit with its unit, not rounded."""
-    return f"{bound:g}{SPACE}ms" if metric == "latency_ms" else value(metric, bound)
+    return f"{bound:g}{SPACE}ms" if metric in LATENCIES else value(metric, bound)
 
 
 def limit_text(limit: Mapping[str, Any], named: bool = True) -> str:
@@ -147,9 +148,9 @@ def evaluated(result: Mapping[str, Any]) -> str:
     return f"The search evaluated {n} of the {size(space['size'])} architectures of the space {space['name']}."
 
 
-def latency(network: Mapping[str, Any], kind: str) -> float | None:
+def latency(network: Mapping[str, Any], kind: str, metric: str = "latency_ms") -> float | None:
     """'predicted', 'measured', 'p10' or 'p90' of a network in ms; None where it is not known."""
-    found = (network.get("latency_ms") or {}).get(kind)
+    found = (network.get(metric) or {}).get(kind)
     return None if found is None else float(found)
 
 

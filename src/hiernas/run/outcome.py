@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from hiernas import ranks
-from hiernas.budget import Limit
+from hiernas.budget import LATENCIES, Limit
 from hiernas.costs import MEMORY
 from hiernas.costs.tables import cost, memory
 from hiernas.data import ImageData, at_once, normalise
@@ -65,8 +65,13 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
     source = prepared.latency or meter  # of latencies: a table, or what measures them
     measured = _measured(run, data, meter, found)
     chosen = {**_member(found.chosen, measured, needs), **own["chosen"]}
+    if prepared.latency is not None and prepared.latency.int8 is not None:
+        took = int8["int8"]["int8"]["latency_ms"] if int8 else {"p10": None}
+        predicted = float(prepared.latency.int8.predict(architecture))
+        chosen["latency_int8_ms"] = {"predicted": predicted, "measured": took["p10"], **took}
     compared = _compared(prepared, run, found, chosen["test_accuracy"], measured)
     ranked = () if "control" in found.details else of_ranking(found.chosen.val_accuracy, data.val.labels.numpy())
+    doubted = [doubt for metric in LATENCIES for doubt in of_latency(chosen, limits, metric)]
     bounds = zip(run.config["limits"], limits, strict=True)
     result = {
         **own,
@@ -83,7 +88,7 @@ def complete(prepared: Prepared, run: RunFolder, found: Found) -> None:
         "evaluated": len(run.table()) or len(found.candidates),
         "stages": [{**p.summary(), "sites": p.frequency} for p in found.prunings],
         "details": dict(found.details),
-        "doubts": [*own["doubts"], *(found.doubts or ranked), *of_latency(chosen, limits), *not_in_int8, *prepared.doubts],
+        "doubts": [*own["doubts"], *(found.doubts or ranked), *doubted, *not_in_int8, *prepared.doubts],
     }
     run.event("finished", test_accuracy=chosen["test_accuracy"])
     run.write_json("result.json", {**result, "seconds": run.seconds()})

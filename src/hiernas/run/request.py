@@ -12,7 +12,7 @@ from typing import Any
 import hiernas.spaces
 from hiernas import ranks
 from hiernas.budget import Limit
-from hiernas.costs import parse_limits, sums
+from hiernas.costs import MEMORY, parse_limits, sums
 from hiernas.costs.limits import check_reachable, median_limit, sample_feasible, within_peaks
 from hiernas.costs.tables import cost_tables, peak_tables
 from hiernas.data import ImageData, check_augment, load_data
@@ -37,7 +37,7 @@ OPTIONS = ("image_size", "val_per_class", "skip_bad_images", "seed")  # of `load
 ONE_LEFT = "the limits leave one network of the space: there is nothing to search, and every method ends with it; widen them"
 IN_8_BITS = "onnxruntime-int8"
 IN_INT8 = "latencies are in INT8, accuracies and best.onnx in FP32: `hiernas export RUN --to onnx-int8` tests both"
-INSTEAD = {"peak_ram": "macs", "peak_ram_int8": "macs", "flash": "params", "flash_int8": "params"}  # objectives beside them
+BESIDE = {**dict.fromkeys(MEMORY[:2], "macs"), **dict.fromkeys(MEMORY[2:], "params"), "latency_int8_ms": "latency_ms"}
 SAME = ("method", "preset", "seed", "automatic_limit", "latency_table", "runtime", "threads")  # in config.yaml as in `Prepared`
 LATER = ("fitted", "timed", "left", "asked", "int8", "calibrate", "corrected")  # and where they are there, in newer runs
 Read = tuple[ImageData, Mapping[str, Any]]  # images, and what config.yaml says of them
@@ -181,50 +181,48 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
     if isinstance(name, str):
         space_function(name, arguments)
     data, source = read or read_data(request.data, listener, **{k: getattr(request, k) for k in OPTIONS})
-    config, metrics = asked, [limit.metric for limit in limits]
-    if request.config is None:
-        config = for_images(asked, request.preset, len(data.train), names_of(request.settings))
+    metrics, named = [limit.metric for limit in limits], names_of(request.settings)
+    config = for_images(asked, request.preset, len(data.train), named) if request.config is None else asked
     fitted, final = differences(asked, config), request.final
     if final is not None:
         config = replace(config, final_epochs=final.epochs, final_lr=final.lr)
     if config.objective == "auto":  # the latency where it is limited or nothing is, else what the first limit is on
         first = "latency_ms" if "latency_ms" in metrics or not metrics else metrics[0]
-        config = replace(config, objective=INSTEAD.get(first, first))
+        config = replace(config, objective=BESIDE.get(first, first))
     whole = make_space(name, data, arguments)
     recipe = config.train if final is None else final.recipe
     _refuse(request.method, config, recipe, whole, data)
     space = within_peaks(whole, limits, method.several)
     among = method.among(space)
-    counted = [limit for limit in sums(limits) if limit.metric != "latency_ms"]
-    check_reachable(among, cost_tables(among, None), counted)  # what can be refused before anything is measured
+    counted = cost_tables(among, None)  # what can be refused before anything is measured
+    check_reachable(among, counted, [limit for limit in sums(limits) if limit.metric in counted])
     file, runtime, threads = request.latency_table, request.runtime, request.threads
     latency = _latency(request.method, space, file, runtime, threads, config, limits, listener)
-    calibrate, said = request.calibrate or 0, ""
-    if calibrate and latency is None:
+    if request.calibrate and latency is None:
         raise ConfigError("--calibrate corrects latencies, and this search goes by none; limit latency_ms, or leave it out")
-    if request.calibrate is None and latency is not None and file is None and space.skeleton.searched != "blocks":
-        calibrate = WHOLE
-    if calibrate:
-        latency, said = _corrected(request.method, space, latency, calibrate, request.seed, listener)
+    in_doubt = latency is not None and file is None and space.skeleton.searched != "blocks"
+    whole_ones = (WHOLE if in_doubt else 0) if request.calibrate is None else request.calibrate
+    correct = (request.method, space, latency, whole_ones, request.seed, listener)
+    latency, said = _corrected(*correct) if whole_ones else (latency, "")
     if not metrics:
         table = cost_tables(space, latency)[config.objective]
         limits = (median_limit(space, table, numpy_generator(request.seed, "limit")),)
     tables, summed = cost_tables(among, latency), sums(limits)
     check_reachable(among, tables, summed)
     left = sample_feasible(among, tables, summed, numpy_generator(request.seed, "left"), 2)
-    one_left = [ONE_LEFT] if len(left) < 2 else []
     every = {**tables, **peak_tables(whole, method.several)}
     runtime = runtime or RUNTIME if latency is None else latency.runtime
-    eighth = runtime == IN_8_BITS if request.int8 is None else request.int8
-    of_latency = [*bounded(latency, space), *([IN_INT8] if runtime == IN_8_BITS and not eighth else [])]
+    in_8_bits = runtime == IN_8_BITS or "latency_int8_ms" in metrics
+    eighth = in_8_bits if request.int8 is None else request.int8
+    of_latency = [*bounded(latency, space), *([IN_INT8] if in_8_bits and not eighth else [])]
     return Prepared(
         method=request.method, preset=request.preset if request.config is None and not request.settings else "custom",
         seed=request.seed, space=space, data=data, data_source=source, limits=limits, automatic_limit=not metrics,
         latency_table=None if file is None else str(Path(file).resolve()),
         runtime=runtime, threads=threads or 1 if latency is None else latency.threads, latency=latency, config=config,
         final_recipe=None if recipe == config.train else recipe, fitted=fitted,
-        doubts=(*of_limits(every, limits, not metrics), *one_left, *of_latency),
-        asked=request.asked(), int8=eighth, calibrate=calibrate, corrected=said,
+        doubts=(*of_limits(every, limits, not metrics), *([ONE_LEFT] if len(left) < 2 else []), *of_latency),
+        asked=request.asked(), int8=eighth, calibrate=whole_ones, corrected=said,
     )  # fmt: skip
 
 
@@ -344,23 +342,34 @@ def _latency(
     None where no table is given and the search goes by no latencies; the runtime is looked at all the same.
     """
     spaces, table = dict.fromkeys((space, METHODS[method].among(space))), None
+    in_int8 = any(limit.metric == "latency_int8_ms" for limit in limits)
     if file is not None:
         table = load_table(Path(file), runtime, threads)
         for each in spaces:
             cost_tables(each, table)  # says what is missing
+        if in_int8 and table.int8 is None:
+            raise ConfigError("latency_int8_ms is measured here; leave --latency-table out")
         return table
     engine = make_runtime(runtime or RUNTIME, threads or 1)
-    if "latency_ms" in (config.objective, *(limit.metric for limit in limits)):
+    if in_int8 and engine.runtime == IN_8_BITS:
+        raise ConfigError(f"with --runtime {IN_8_BITS} latency_ms is in INT8, and latency_int8_ms the same; leave one out")
+    if in_int8 or "latency_ms" in (config.objective, *(limit.metric for limit in limits)):
+        engines = [engine, make_runtime(IN_8_BITS, engine.threads)] if in_int8 else [engine]
         for each in spaces:
-            table = measure_table(each, engine, cached_table_path(engine), teller(listener))
+            table, *others = [measure_table(each, e, cached_table_path(e), teller(listener)) for e in engines]
+            table = replace(table, int8=others[0]) if others else table
     return table
 
 
 @ranks.told
 def _corrected(method: str, space: SearchSpace, table: Any, n: int, seed: int, listener: Listener | None) -> tuple[Any, str]:
     """This device's table as whole networks of what the method finds correct it, and what that is worth, in words."""
-    engine, rng = make_runtime(table.runtime, table.threads), numpy_generator(seed, "calibrate")
-    return corrected(METHODS[method].among(space), table, engine, n, rng, teller(listener, "calibrating"))
+    def of(each: Any) -> tuple[Any, str]:
+        engine, rng = make_runtime(each.runtime, each.threads), numpy_generator(seed, "calibrate")
+        return corrected(METHODS[method].among(space), each, engine, n, rng, teller(listener, "calibrating"))
+
+    (better, said), (int8, also) = of(table), (None, "") if table.int8 is None else of(table.int8)
+    return replace(better, int8=int8), f"{said}; in INT8 {also}" if also else said
 
 
 @ranks.by_first
