@@ -65,6 +65,14 @@ def _quick_export() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def _undrawn() -> Iterator[None]:
+    from processes import undrawn
+
+    with undrawn():
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits() -> ImageData:
     from hiernas.data import load_data
