@@ -10,7 +10,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, Required
 
@@ -133,9 +133,7 @@ def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
     values = asdict(config)
     for key, value in changes.items():
         *parents, leaf = key.split(".")
-        node = values
-        for parent in parents:
-            node = node[parent]
+        node: Any = reduce(dict.__getitem__, parents, values)
         node[leaf] = value
     return from_dict(type(config), values)
 
@@ -180,8 +178,7 @@ def from_dict(kind: type[Any], values: Mapping[str, Any]) -> Any:
     try:
         return _adapter(kind).validate_python(dict(values))
     except ValidationError as error:
-        problems = [problem(each) for each in error.errors()]
-        raise ConfigError("; ".join(problems)) from error
+        raise ConfigError("; ".join(map(problem, error.errors()))) from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:
