@@ -19,9 +19,8 @@ if TYPE_CHECKING:  # torch is loaded by the tests: what hands them out does with
     from hiernas.data import ImageData
 
 LONG = (  # folders, and files outside them
-    "train", "test_study", "test_run", "methods", "test_golden", "test_checksums", "test_faults", "test_use",
-    "test_python", "test_hub", "test_pace", "latency", "export", "report", "costs", "test_readers", "test_small_folder",
-    "test_wheel",
+    "test_golden", "test_run", "test_use", "test_pace", "test_faults", "test_study", "train", "methods", "test_checksums",
+    "test_small_folder", "test_python", "test_hub", "latency", "export", "report", "costs", "test_readers", "test_wheel",
 )  # fmt: skip
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -64,6 +63,14 @@ def _quick_export() -> Iterator[None]:
     from processes import quick_export
 
     with quick_export():
+        yield
+
+
+@pytest.fixture
+def _undrawn() -> Iterator[None]:
+    from processes import undrawn
+
+    with undrawn():
         yield
 
 

@@ -43,6 +43,22 @@ def quick_export() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Report pages without their figures, of which nothing but the drawing itself is left out: all that they show is read."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    from hiernas.report import kit
+
+    nothing = mock.Mock(return_value="")
+    with (
+        mock.patch.object(Figure, "savefig", nothing), mock.patch.object(ConstrainedLayoutEngine, "execute", nothing),
+        mock.patch.object(kit, "_inline", nothing),
+    ):  # fmt: skip
+        yield
+
+
 class Forked:
     """A function in the working folder and with the environment of now, on its way since it was made.
 

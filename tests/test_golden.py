@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from hiernas.cli import main
 from hiernas.costs import MEMORY
 from hiernas.run import outcome
-from processes import quick_export
+from processes import quick_export, undrawn
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LIBRARIES = ("torch", "numpy", "scipy", "pymoo", "scikit-learn", "Pillow")
@@ -93,11 +93,11 @@ def images(folder: Path) -> Path:
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """One thread, quick exports, and no latencies of whole networks, which are not compared."""
+    """One thread, quick exports, and neither latencies of whole networks nor figures, which are not compared."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with quick_export(), mock.patch.object(outcome, "_meter", return_value=None):
+        with quick_export(), undrawn(), mock.patch.object(outcome, "_meter", return_value=None):
             yield
     finally:
         torch.set_num_threads(threads)

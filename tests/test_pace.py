@@ -31,7 +31,7 @@ from hiernas.run.search import Pace, fitting, in_miniature, largest_step, paced,
 from hiernas.run.settings import keys, scaled, with_settings
 
 SIZE, CLASSES = (1, 8, 8), 3
-pytestmark = pytest.mark.usefixtures("_quick_export")
+pytestmark = pytest.mark.usefixtures("_quick_export", "_undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,8 @@ def test_other_times_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("method", ["hnas", "hournas", "darts", "hmnas", "random-k", "naswot"])
 def test_a_rehearsal_comes_to_every_phase_and_leaves_nothing(method: str, few: ImageData, tmp_path: Path) -> None:
-    arguments = {"channels": 2, "cells": 3} if method in ("darts", "hmnas") else {}
-    prepared = prepare(Request(method, None, arguments, few, ["params<=150k"], settings=_smaller(method)))
+    space = _few_operations(method) if method in ("darts", "hmnas") else None
+    prepared = prepare(Request(method, space, {}, few, ["params<=150k"], settings=_smaller(method)))
     small = in_miniature(prepared, step_seconds=0.5)  # four steps of 16 images would be more than there are
     assert len(small.data.train) == min(len(few.train), 4 * 16)
     assert set(small.data.train.labels.tolist()) == set(range(CLASSES))
@@ -156,6 +156,11 @@ def test_a_rehearsal_comes_to_every_phase_and_leaves_nothing(method: str, few: I
     assert pace.rates.keys() == work.keys()
     assert all(rate > 0 for rate in pace.rates.values())
     assert not any(tmp_path.iterdir())
+
+
+def _few_operations(method: str) -> hiernas.SearchSpace:
+    cells = hiernas.spaces.darts(SIZE, CLASSES, channels=2, cells=3, pool_bn=method == "hmnas")
+    return cells.restrict({d.name: ["none", "skip_connect", "sep_conv_3x3"] for d in cells.decisions})
 
 
 def _smaller(method: str) -> list[str]:
@@ -185,7 +190,7 @@ def test_a_search_within_a_time_is_the_search_with_its_settings(
     monkeypatch.setattr(run_module, "rehearse", lambda *given: (rehearse(*given), pace)[1])
     asked = Request("hnas", "tiny", {}, few, ["params<=150k"], settings=[*common, "epochs=20,10", "final_epochs=10"])
     whole = prepare(replace(asked, settings=common)).config  # fitted to few images
-    small = scaled(whole, 0.02)
+    small = scaled(whole, 0.01)
     planned = {phase: 1000.0 * w for phase, w in METHODS["hnas"].work(small, few).items()}
     seconds = sum(planned.values())
     early = 1000.0 * (final_work(1, few) - final_work(0, few))

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import _in_int8, _worst
 from hiernas.run.request import reload_data
 from hiernas.run.settings import with_settings
+from processes import quick_export
 
 SETTINGS = [
     "epochs=1,1,1", "lr=0.1,0.1,0.1", "population=4", "generations=2", "final_epochs=3", "calibration_images=24",
@@ -358,7 +359,8 @@ def test_a_file_with_its_preprocessing_takes_pictures_as_they_are(
     int8: tuple[Path, str], found: SearchResult, folder: Path, to: str
 ) -> None:
     run, _ = int8
-    shown = run_command("export", run, "--to", to, "--with-preprocessing")
+    with nullcontext() if to == "onnx" else quick_export():
+        shown = run_command("export", run, "--to", to, "--with-preprocessing")
     file = run / {"onnx": "best.pixels.onnx", "onnx-int8": "best.pixels.int8.onnx"}[to]
     assert file.name in "".join(shown.split())  # a long path is broken over lines
     if to == "onnx-int8":  # whose numbers RUN/int8.json and the page now have
@@ -426,6 +428,7 @@ def test_int8_files_that_are_gone_or_edited(int8: tuple[Path, str], tmp_path: Pa
         write_report(RunFolder(run, {}))
 
 
+@pytest.mark.usefixtures("_quick_export")
 def test_int8_is_refused(int8: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, file = int8[0], tmp_path / "x.onnx"
     with pytest.raises(ConfigError, match=r"training images of a run, and .*best\.json is none; name a run folder"):

@@ -33,10 +33,13 @@ from hiernas.data import augment, load_data, normalise
 from hiernas.errors import ConfigError
 from hiernas.methods import METHODS
 from hiernas.networks.cell_ops import DropPath
+from hiernas.networks.ops import MBConv
 from hiernas.randomness import seeded, torch_generator
 from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare
 from hiernas.run.search import make_problem
+from hiernas.space import SearchSpace
+from hiernas.spaces import Stage, chain_space
 from hiernas.train import loop
 from hiernas.train.evaluate import Evaluator
 from hiernas.train.loop import accuracy, fit
@@ -44,10 +47,23 @@ from hiernas.train.recipes import Phase, Recipe
 from processes import FORKED, Command, cli
 
 SEARCHED = {  # by method: shorter than the golden runs
-    "hnas": "train.warmup_epochs=0 stages=3 epochs=1,1 lr=0.1,0.05 population=4 generations=1 calibration_images=8",
+    "hnas": "stages=3 epochs=4,2 lr=0.2,0.1 train.warmup_epochs=0 population=4 generations=1 calibration_images=8",
     "hournas": "calibration_images=8", "darts": "search.images=16 search.epochs=1 search.warmup_epochs=0",
     "hmnas": "search.images=16 search.warmup_epochs=0 search.epochs=1 compare=false calibration_images=8",
 }  # fmt: skip
+PATHS = "params<=5k macs<=80k"
+LIMITS = {"hnas": PATHS, "hournas": PATHS, "darts": "params<=1500", "hmnas": "params<=2k macs<=40k"}
+
+
+def space_of(method: str) -> SearchSpace:
+    """Narrow networks, of some operations of each kind: in double precision convolutions take long."""
+    if method in ("hnas", "hournas"):
+        ops = tuple(MBConv(k, e) for k in (3, 5) for e in (1, 3))
+        stages = [Stage(12, 2, 2, ops, skip=True), Stage(16, 2, 2, ops, skip=True)]
+        return chain_space("narrow", (3, 8, 8), 4, stem=8, stem_stride=1, stages=stages, head=32)
+    cells = hiernas.spaces.darts((3, 8, 8), 4, channels=2, cells=3, pool_bn=method == "hmnas")
+    kept = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5")
+    return cells.restrict({d.name: [o for o in d.options if o in kept] for d in cells.decisions})
 
 
 STORES: list[TCPStore] = []  # where two processes find each other, as torchrun's own process has it
@@ -97,10 +113,8 @@ def double_precision() -> Iterator[None]:
 
 def searched(method: str, images: str, out: Path) -> dict[str, Any]:
     """One search in double precision, without its final training: what was found, and what was saved of each phase."""
-    limits, settings, *space = golden.RUNS[method]
-    words = [word for word in f"{settings} {SEARCHED[method]}".split() if not word.startswith("space.")]
-    arguments = {} if limits == golden.PATHS else {"channels": 4, "cells": 3}
-    request = Request(method, *space, space_arguments=arguments, data=images, limits=limits.split(), settings=words)
+    words = [w for w in f"{golden.RUNS[method][1]} {SEARCHED[method]}".split() if not w.startswith(("space.", "channels"))]
+    request = Request(method, space_of(method), data=images, limits=LIMITS[method].split(), settings=words)
     saved: dict[str, str] = {}
     save = loop._save
 
