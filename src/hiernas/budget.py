@@ -13,8 +13,7 @@ import numpy as np
 from hiernas.errors import LimitError, did_you_mean
 from hiernas.space import Architecture, SearchSpace
 
-LATENCIES = ("latency_ms", "latency_int8_ms")
-METRICS = (*LATENCIES, "params", "macs", "peak_ram", "peak_ram_int8", "flash", "flash_int8")
+METRICS = ("latency_ms", "latency_int8_ms", "params", "macs", "peak_ram", "peak_ram_int8", "flash", "flash_int8")
 SUFFIXES = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -61,10 +60,10 @@ def quantity(metric: str, value: float) -> str:
     """A value as text, such as "7.4" or "2.15M", exactly; `parse_limits` reads it back."""
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
-    unit = "" if metric in LATENCIES else next((s for s in "GMk" if value >= SUFFIXES[s]), "")
+    unit = "" if metric in METRICS[:2] else next((s for s in "GMk" if value >= SUFFIXES[s]), "")
     sizes, exact = {unit: SUFFIXES.get(unit, 1), **({"Ki": 1024} if metric in METRICS[4:] else {})}, Decimal(repr(float(value)))
     text, unit = min(((f"{(exact / n).normalize():f}", unit) for unit, n in sizes.items()), key=lambda form: len(form[0]))
-    return f"{text}.0" if metric in LATENCIES and len(text) == 1 else text + unit
+    return f"{text}.0" if metric in METRICS[:2] and len(text) == 1 else text + unit
 
 
 @dataclass(frozen=True, eq=False)

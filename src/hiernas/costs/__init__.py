@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 
-from hiernas.budget import LATENCIES, METRICS, SUFFIXES, Limit
+from hiernas.budget import METRICS, SUFFIXES, Limit
 from hiernas.errors import LimitError, did_you_mean
 
+LATENCIES = METRICS[:2]  # in ms, in FP32 and INT8
 PEAKS = ("peak_ram", "peak_ram_int8")  # greatest values over the operations of a network; the other metrics are sums
 MEMORY = (*PEAKS, "flash", "flash_int8")  # in bytes
 BYTES = {f"{unit}{b}": n for unit, n in {"": 1, **SUFFIXES, "Ki": 2**10, "Mi": 2**20}.items() for b in ("", "B")}

@@ -14,8 +14,8 @@ from typing import Any, Self
 import numpy as np
 
 from hiernas import ranks
-from hiernas.budget import LATENCIES, CostTable, Limit, Tables, quantity
-from hiernas.costs import MEMORY, PEAKS
+from hiernas.budget import CostTable, Limit, Tables, quantity
+from hiernas.costs import LATENCIES, MEMORY, PEAKS
 from hiernas.costs.tables import cost_tables, count, peak_tables
 from hiernas.errors import LimitError
 from hiernas.space import Architecture, SearchSpace

@@ -16,8 +16,8 @@ from markupsafe import Markup
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from hiernas.budget import LATENCIES, METRICS
-from hiernas.costs import MEMORY
+from hiernas.budget import METRICS
+from hiernas.costs import LATENCIES, MEMORY
 from hiernas.errors import UNREADABLE, RunError, validated
 from hiernas.host import first_line, visible
 from hiernas.problem import Journal

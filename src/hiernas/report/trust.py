@@ -9,7 +9,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from hiernas.budget import LATENCIES, CostTable, Limit
+from hiernas.budget import CostTable, Limit
+from hiernas.costs import LATENCIES
 from hiernas.report import units
 
 SHOWN = 20  # classes up to which the whole confusion matrix is shown

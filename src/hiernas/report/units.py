@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from hiernas.budget import LATENCIES
-from hiernas.costs import MEMORY
+from hiernas.costs import LATENCIES, MEMORY
 from hiernas.search.decided import wilson as wilson  # of accuracies, on the page, too
 
 NONE = "–"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from hiernas import ranks
-from hiernas.budget import LATENCIES, Limit
-from hiernas.costs import MEMORY
+from hiernas.budget import Limit
+from hiernas.costs import LATENCIES, MEMORY
 from hiernas.costs.tables import cost, memory
 from hiernas.data import ImageData, at_once, normalise
 from hiernas.data.images import small_png
