@@ -43,8 +43,10 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _no_waiting() -> None:
     from hiernas.latency import calibrate
+    from hiernas.run import request
 
     calibrate.APART = 0.0  # between looks at whole networks
+    request.WHOLE = 0  # that correct latencies of cells before each search
 
 
 @pytest.fixture(autouse=True, scope="session")

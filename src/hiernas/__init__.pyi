@@ -62,8 +62,8 @@ def check(
     latency_table: str | Path | None = None, preset: str = "quick", settings: str | Sequence[str] | None = None,
     image_size: int | None = None, val_per_class: int | None = None, skip_bad_images: bool = False, runtime: str | None
     = None, threads: int | None = None, limits: str | Sequence[str] | None = None, cells: str | None = None, time: str |
-    float | None = None, int8: bool | None = None, seed: int = 0, on_event: Callable[[Mapping[str, Any]], None] | None =
-    None, progress: bool = False,
+    float | None = None, int8: bool | None = None, calibrate: int | None = None, seed: int = 0, on_event:
+    Callable[[Mapping[str, Any]], None] | None = None, progress: bool = False,
 ) -> dict[str, Any]: ...
 def train(
     source: str | Path, *, data: str | Path | ImageData | Dataset[Any] | None = None, inherit: bool = False, epochs: int |

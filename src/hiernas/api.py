@@ -71,15 +71,16 @@ class Search:
         config: Any = None, *, preset: str = "quick", settings: str | Sequence[str] = (),
         latency_table: str | Path | None = None, runtime: str | None = None, threads: int | None = None,
         image_size: int | None = None, val_per_class: int | None = None, skip_bad_images: bool = False, seed: int = 0,
-        time: float | str | None = None, int8: bool | None = None, out: str | Path | None = None,
-        on_event: Listener | None = None, progress: bool = False, log: str | None = None,
+        time: float | str | None = None, int8: bool | None = None, calibrate: int | None = None,
+        out: str | Path | None = None, on_event: Listener | None = None, progress: bool = False, log: str | None = None,
     ) -> SearchResult:  # fmt: skip
         """Search, train and measure; the run folder is `out`, by default a new one under runs/.
 
         `space`: the method's own where none is given; by name, one of its own has the size of the preset. `limits`: texts, or
         one such as "params<=60k and macs<=3M". `config`: of the method's own class, such as `HNASConfig`; without one, the
         preset's. `settings`: "key=value" on top of it. `time`: in which all is to be done, in seconds or such as "30m"; epochs
-        are then set for it. `int8`: whether the network is written and tested in INT8, too. `on_event` is called with each
+        are then set for it. `int8`: whether the network is written and tested in INT8, too. `calibrate`: so many whole
+        networks are measured first, and correct latencies (0: none; by default 12 of cells). `on_event` is called with each
         event, a dict whose "event" says what it is: epochs, generations, ...; with `progress` it is shown as on the command
         line. The rest is as there.
         `data` is an `ImageData`, a torch Dataset of (image, label), or what `hiernas.load_data` takes. Raises
@@ -95,7 +96,7 @@ class Search:
         request = Request(
             self.method, space, {}, data, texts, latency_table, runtime, threads, preset, config, words, seed=seed,
             image_size=image_size, val_per_class=val_per_class, skip_bad_images=skip_bad_images,
-            time=seconds_of(time) if isinstance(time, str) else time, int8=int8,
+            time=seconds_of(time) if isinstance(time, str) else time, int8=int8, calibrate=calibrate,
         )  # fmt: skip
         with _listening(on_event, progress, log) as listener:
             return _result(search(request, out, listener), space)

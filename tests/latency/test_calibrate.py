@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +18,14 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from hiernas.costs.tables import cost_tables
-from hiernas.errors import LatencyError
+from hiernas.errors import ConfigError, LatencyError
 from hiernas.latency import Correction, LatencyTable, load_table
 from hiernas.latency import calibrate as module
 from hiernas.latency.calibrate import calibrate, errors_of, fit, measured_whole, sample
 from hiernas.latency.measure import measure_table
+from hiernas.run import outcome, request
+from hiernas.run import search as search_module
+from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import tiny
 from toy import toy_space
 
@@ -124,16 +129,23 @@ def test_networks_are_seeded_distinct_and_uniform_or_even() -> None:
 def test_a_correction_that_makes_no_sense_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     space, runtime = toy_space(), Known()
     table = measure_table(space, runtime)
-    for constant, scale in ((9.0, -1.0), (-9.0, 1.0)):  # the fastest network would take no time at all
-        monkeypatch.setattr(module, "fit", lambda *_, line=(constant, scale): line)
-        found = calibrate(space, table, runtime, 8, np.random.default_rng(0))
-        assert found.correction is None
-        assert found.errors(corrected=True) == found.errors(corrected=False)
-        assert found.to_json()["correction"] is None
-        with pytest.raises(LatencyError, match="the measured latencies do not grow with the predicted ones"):
-            found.corrected_table()
+    monkeypatch.setattr(module, "fit", lambda *_: (9.0, -1.0))
+    found = calibrate(space, table, runtime, 8, np.random.default_rng(0))
+    assert found.correction is None
+    assert found.errors(corrected=True) == found.errors(corrected=False)
+    assert found.to_json()["correction"] is None
+    with pytest.raises(LatencyError, match="the measured latencies do not grow with the predicted ones"):
+        found.corrected_table()
     with pytest.raises(LatencyError, match=r"9 ms \+ -1 x the sum makes no sense: the scale must be positive"):
         Correction(9.0, -1.0, 4, "toy")
+
+
+def test_where_the_fastest_network_would_take_no_time_the_line_goes_through_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, runtime = toy_space(), Known(0.0, SCALE)
+    monkeypatch.setattr(module, "fit", lambda *_: (-9.0, 2.0))
+    found = calibrate(space, measure_table(space, runtime), runtime, 8, np.random.default_rng(0)).correction
+    assert found is not None
+    assert (found.constant_ms, found.scale) == (0.0, pytest.approx(SCALE))
 
 
 def test_a_correction_that_makes_matters_worse_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,3 +210,79 @@ def test_a_busy_second_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {name: entry.p10_ms for name, entry in found.items()} == pytest.approx(
             {name: factor * ms for name, ms in quiet.items()}
         )
+
+
+@pytest.mark.usefixtures("_quick_export")
+def test_a_search_goes_by_latencies_that_whole_networks_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Known(CONSTANT, SCALE, inner_layout=False)
+    monkeypatch.setenv("HIERNAS_CACHE", str(tmp_path / "cache"))
+    for at in (request, outcome):
+        monkeypatch.setattr(at, "make_runtime", lambda name, threads: runtime)
+    space = tiny()
+    real = sorted(runtime.prepare(a.build(), (1, 8, 8))() for a in (space.decode(g) for g in genes_of(space, 40)))
+    asked = request.Request(
+        "random", limits=[f"latency_ms<={real[8]}"], calibrate=8, settings=["final_epochs=1"], data="digits"
+    )
+    told: list[Any] = []
+    with monkeypatch.context() as patch:  # killed before its table is in the run folder
+        patch.setattr(search_module, "keep_latency", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search_module.search(asked, tmp_path / "run", told.append)
+    assert not list((tmp_path / "run").glob("latency.*"))
+    assert [e["done"] for e in told if e["event"] == "calibrating"] == list(range(1, 9))
+    run = search_module.resume(tmp_path / "run")
+    result = json.loads((run.path / "result.json").read_text())
+    latency = result["chosen"]["latency_ms"]
+    assert latency["predicted"] == pytest.approx(latency["measured"])
+    assert latency["measured"] == pytest.approx(runtime.prepare(Architecture.load(run.path / "best.json").build(), (1, 8, 8))())
+    assert latency["measured"] <= real[8] * (1 + 1e-9)
+    assert result["corrected"] == run.config["corrected"]
+    assert re.fullmatch(
+        r"latencies are corrected \(\+0\.3000 ms \+ 1\.2500 x the sum\): mean error \d\d\.\d -> 0\.0 % over 4 other whole "
+        "networks", result["corrected"],
+    )  # fmt: skip
+    kept = LatencyTable.load(run.path / "latency.json").correction
+    assert kept is not None
+    assert kept.space == "tiny 1x8x8, 10 classes"
+    (cached,) = (tmp_path / "cache").glob("latency*.json")
+    assert LatencyTable.load(cached).correction is None  # it serves other spaces
+
+    plain = request.prepare(replace(asked, calibrate=None))
+    assert "corrected" in plain.to_dict()
+    assert plain.latency.predict(Architecture.load(run.path / "best.json")) < 0.9 * latency["measured"]
+
+
+def test_what_is_corrected_and_what_is_not_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIERNAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(request, "make_runtime", lambda name, threads: Known(50.0, -1.0))  # faster where the sum is more
+    prepared = request.prepare(request.Request("random", limits=["latency_ms<=50"], calibrate=8))
+    assert prepared.latency.correction is None
+    assert prepared.corrected.startswith("latencies are not corrected: there is no correction to store: the measured latencies")
+    monkeypatch.setattr(request, "make_runtime", lambda name, threads: Known(CONSTANT, SCALE, inner_layout=False))
+    monkeypatch.setattr(request, "WHOLE", 9)  # of cells, where nothing is said
+    asked_for = {None: 9, 0: 0, 8: 8}
+    for given, measured in asked_for.items():
+        prepared = request.prepare(request.Request("darts", limits=["latency_ms<=50"], calibrate=given))
+        assert prepared.calibrate == measured
+        assert (prepared.latency.correction is not None) == (measured > 0)
+    assert request.prepare(request.Request("random", limits=["latency_ms<=50"])).calibrate == 0
+    refused = {
+        "--calibrate 7: so few networks tell too little; take at least 8, or 0": {"calibrate": 7},
+        "--calibrate corrects what is measured here, and --latency-table gives a file; leave one of them out": {
+            "calibrate": 8, "latency_table": "phone.yaml",
+        },
+        "--calibrate corrects latencies, and this search goes by none; limit latency_ms, or leave it out": {
+            "calibrate": 8, "limits": ["params<=100k"],
+        },
+    }  # fmt: skip
+    for said, asked in refused.items():
+        with pytest.raises(ConfigError, match=f"^{re.escape(said)}"):
+            request.prepare(request.Request("random", **asked))
+
+
+def genes_of(space: SearchSpace, n: int) -> np.ndarray:
+    return space.sample_encoded(np.random.default_rng(0), n)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt

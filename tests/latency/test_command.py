@@ -61,7 +61,7 @@ def test_a_calibration_is_written_beside_the_table(known: Known, tmp_path: Path)
     text = " ".join(t for t in drawing.itertext() if t.strip())
     assert "measured (ms)" in text
     assert "corrected, other networks" in text
-    assert [e["event"] for e in events[-1:]] == ["measured"]
+    assert [e["event"] for e in events[-1:]] == ["calibrating"]
 
     before = known.prepared
     again = measure(asked(out=tmp_path / "t.json"), silent)

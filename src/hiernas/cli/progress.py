@@ -50,6 +50,7 @@ LINES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {  # events that are a
 COUNTED: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, float]]] = {  # and those that move the bar, and how far
     "decoding": lambda e: (f"{e['what']} pictures: {e['done']:,} of {e['total']:,}", e["done"] / max(e["total"], 1)),
     "measuring": lambda e: (f"measuring latency of operation {e['done']} of {e['total']}", e["done"] / max(e["total"], 1)),
+    "calibrating": lambda e: (f"measuring whole network {e['done']} of {e['total']}", e["done"] / max(e["total"], 1)),
     "measured": lambda e: (
         f"measuring whole network {e['done']} of {e['total']}", PLANNED + (1 - PLANNED) * e["done"] / max(e["total"], 1)
     ),
@@ -115,6 +116,8 @@ class Display:
             self.console.print(f"for so few images: {e['fitted']}")
         if e.get("timed"):
             self.console.print(f"within {e['timed']}")
+        if e.get("corrected"):
+            self.console.print(e["corrected"])
 
     def _on_step(self, e: Mapping[str, Any]) -> None:
         share = (e["epoch"] + e["step"] / e["steps"]) / e["epochs"]

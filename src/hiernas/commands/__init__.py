@@ -90,6 +90,7 @@ class AskedOptions(SharedOptions):
     cells: Annotated[str | None, Option(help="of a stage search: a genotype by name or text, or a run that found some")] = None
     time: Time = None
     int8: Annotated[bool | None, Option("--int8/--no-int8", help="in INT8, too; default: where latencies are in INT8")] = None
+    calibrate: Annotated[int | None, Option(help="whole networks that correct latencies; default: 12 of cells")] = None
     seed: Seed = 0
     began: float = field(init=False, default_factory=monotonic)
 

@@ -42,7 +42,7 @@ def request_of(asked: AskedOptions) -> Request:
     request = Request(
         asked.method, asked.space, of_space, asked.data, asked.limits or (), asked.latency_table, asked.runtime, asked.threads,
         asked.preset, settings=settings, seed=asked.seed, image_size=asked.image_size, val_per_class=asked.val_per_class,
-        skip_bad_images=asked.skip_bad_images, time=asked.seconds, int8=asked.int8,
+        skip_bad_images=asked.skip_bad_images, time=asked.seconds, int8=asked.int8, calibrate=asked.calibrate,
     )  # fmt: skip
     request.resolved()
     return request
@@ -75,7 +75,7 @@ def estimate(prepared: Prepared, step: LargestStep, pace: Pace) -> dict[str, Any
         "limits": [str(limit) for limit in prepared.limits], "automatic_limit": prepared.automatic_limit,
         "share_within_limits": met / looked_at, "looked_at": looked_at,
         "data": {**in_short(data), "classes": data.num_classes},
-        "fitted": prepared.fitted, "timed": prepared.timed, "doubts": list(prepared.doubts),
+        "fitted": prepared.fitted, "timed": prepared.timed, "corrected": prepared.corrected, "doubts": list(prepared.doubts),
         "supernet_params": None if method.control == "unsearched" else step.params,
         "memory_gib": (max(training, evaluating, _measuring(prepared)) + images * math.prod(data.input_size)) / 2**30,
         "pixels": file and {"gib": file.total / 2**30, "folder": str(Path(file.file.name).parent)},
@@ -99,6 +99,8 @@ def in_words(found: Mapping[str, Any]) -> dict[str, str]:
         rows["for so few images"] = found["fitted"]
     if found["timed"]:
         rows["within the time"] = found["timed"]
+    if found["corrected"]:
+        rows["latency"] = found["corrected"]
     rows |= {"doubtful" + " " * i: doubt for i, doubt in enumerate(found["doubts"])}
     if found["supernet_params"] is not None:
         rows["supernet"] = f"{found['supernet_params']:,} parameters"

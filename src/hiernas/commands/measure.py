@@ -70,7 +70,7 @@ def _measure(space: SearchSpace, asked: MeasureOptions, listener: Listener) -> d
     table = measure_table(space, engine, path, teller(listener))
     if asked.calibrate is not None:
         rng = numpy_generator(asked.seed or 0, "calibrate")
-        found = calibrate(space, table, engine, asked.calibrate, rng, asked.even, teller(listener, "measured"))
+        found = calibrate(space, table, engine, asked.calibrate, rng, asked.even, teller(listener, "calibrating"))
         shown |= _write_calibration(found, path, title(space))
         if asked.store_correction:
             table = found.corrected_table()

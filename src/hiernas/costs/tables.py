@@ -146,6 +146,13 @@ def cost(architecture: Architecture, latency: LatencyTable | None = None) -> Cos
     return Cost(**asdict(counted), **needed.bytes, latency_ms=latency_ms)
 
 
+def parts_of(architecture: Architecture) -> list[Part]:
+    """The operations of a network; a site that keeps several options has the parts of each."""
+    fixed, options = architecture.skeleton.parts()
+    chosen = (parts[o] for parts, choice in zip(options, architecture.choices, strict=True) for o, _ in choice)
+    return [*fixed, *(part for of_option in chosen for part in of_option)]
+
+
 def saved_by(skeleton: Skeleton) -> list[Part]:
     """What the sum over a skeleton's parts has too much of, whatever the choices; nothing but in `Subsets`."""
     saved = getattr(skeleton, "saved", None)

@@ -25,7 +25,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from hiernas.costs.tables import LatencyTable as AnyTable
-from hiernas.costs.tables import saved_by
+from hiernas.costs.tables import parts_of, saved_by
 from hiernas.errors import UNREADABLE, LatencyError, validated
 from hiernas.latency.runner import write
 from hiernas.networks.ops import Classifier, Conv, MBConv
@@ -146,15 +146,8 @@ def predict_ms(table: AnyTable, architecture: Architecture) -> float:
     """Latency of a network by any table; a site that keeps several options pays for each, and for their sum."""
     if not architecture.is_single:
         architecture = as_subset(architecture)
-    fixed, options = architecture.skeleton.parts()
-    total = table.overhead_ms
-    for part in fixed:
-        total += table.part_ms(part)
-    for part in saved_by(architecture.skeleton):
-        total -= table.part_ms(part)
-    for parts, choice in zip(options, architecture.choices, strict=True):
-        total += sum(table.part_ms(part) for option, _ in choice for part in parts[option])
-    return total
+    taken = sum(map(table.part_ms, parts_of(architecture)), table.overhead_ms)
+    return taken - sum(map(table.part_ms, saved_by(architecture.skeleton)))
 
 
 def check_asked(path: str | Path, table: object, asked: Mapping[str, Any]) -> None:

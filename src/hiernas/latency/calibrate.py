@@ -125,10 +125,29 @@ def calibrate(
         if on_progress is not None:
             on_progress(len(entries), len(architectures), " ".join(architectures[len(entries) - 1].options))
     sums = np.array([table.predict(a) for a in architectures])
-    constant, scale = fit(sums[::2], np.array([entry.p10_ms for entry in entries[::2]]))
-    sensible = scale > 0 and constant + scale * cost_tables(space, table)["latency_ms"].smallest > 0
-    correction = Correction(constant, scale, len(sums[::2]), title(space)) if sensible else None
+    fitted, measured = sums[::2], np.array([entry.p10_ms for entry in entries[::2]])
+    constant, scale = fit(fitted, measured)
+    if scale > 0 and constant + scale * cost_tables(space, table)["latency_ms"].smallest <= 0:  # the fastest would take nothing
+        constant, scale = 0.0, float((fitted / measured).sum() / ((fitted / measured) ** 2).sum())
+    correction = Correction(constant, scale, len(fitted), title(space)) if scale > 0 else None
     return Calibration(table, tuple(architectures), sums, tuple(entries), correction)
+
+
+def corrected(
+    space: SearchSpace, table: LatencyTable, runtime: Runtime, n: int, rng: np.random.Generator, on_progress: Progress
+) -> tuple[LatencyTable, str]:
+    """The table as `n` networks, spread evenly over the latencies, correct it, and what that is worth, in words.
+
+    As it was, and why, where a correction makes no sense or nothing better.
+    """
+    try:
+        found = calibrate(space, table, runtime, n, rng, even=True, on_progress=on_progress)
+        better = found.corrected_table()
+    except LatencyError as error:
+        return table, f"latencies are not corrected: {error}"
+    before, after = (found.errors(way) for way in (False, True))
+    errors = f"mean error {before.mean_absolute_percent:.1f} -> {after.mean_absolute_percent:.1f} %"
+    return better, f"latencies are corrected ({better.correction}): {errors} over {after.networks} other whole networks"
 
 
 def measured_whole(

@@ -178,7 +178,7 @@ def of_latency(chosen: Mapping[str, Any], limits: Sequence[Limit]) -> list[str]:
         error = f"{predicted / measured - 1:+.0%}"
         found.append(
             f"latency was predicted at {predicted:.3g} ms and measured at {measured:.3g} ms, {error}: limits hold for "
-            "predictions, so leave some room (`hiernas measure SPACE --calibrate` shows how far they can be trusted)"
+            "predictions, so leave some room, or search with --calibrate 12, which corrects them by whole networks"
         )
     for limit in limits:
         if limit.metric == "latency_ms" and not limit.low <= measured <= limit.high:

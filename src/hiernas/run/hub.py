@@ -31,7 +31,7 @@ TAKEN = ("best.json", "best.onnx", "best.safetensors")  # as they are
 NEEDED = ("best.json", "best.safetensors", "config.yaml", SUMS)  # to load the network
 SETTINGS = (  # of config.yaml: all but where things lie on the machine
     "format", "hiernas", "method", "preset", "seed", "space", "limits", "automatic_limit", "runtime", "threads", "config",
-    "train", "final_recipe", "fitted", "timed", "environment",
+    "train", "final_recipe", "fitted", "timed", "corrected", "environment",
 )  # fmt: skip
 FOLDERS = re.compile(r"(?<![\w:/\\.])(?:~|[A-Za-z]:)?[\\/](?:[^\s'\",;:()\\/]+[\\/])+")  # of an absolute path
 

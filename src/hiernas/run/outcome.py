@@ -180,7 +180,7 @@ def _taken_home(
         "environment": {"began": run.config.get("environment"), "ended": environment(run.config)},
         "doubts": of_test(tested),
         "fitted": run.config.get("fitted", ""),
-        **({"timed": run.config["timed"]} if run.config.get("timed") else {}),
+        **{k: run.config[k] for k in ("timed", "corrected") if run.config.get(k)},
         "outputs": {"onnx": {"file": "best.onnx", "largest_difference": written.largest_difference}},
     }  # fmt: skip
 

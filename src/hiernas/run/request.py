@@ -18,6 +18,7 @@ from hiernas.costs.tables import cost_tables, peak_tables
 from hiernas.data import ImageData, check_augment, load_data
 from hiernas.errors import ConfigError, DataError, LatencyError, LimitError, RunError, SpaceError, one_of
 from hiernas.latency import bounded, load_table
+from hiernas.latency.calibrate import FEWEST, corrected
 from hiernas.latency.measure import cached_table_path, measure_table
 from hiernas.latency.runtimes import RUNTIME, make_runtime
 from hiernas.methods import METHODS
@@ -38,8 +39,9 @@ IN_8_BITS = "onnxruntime-int8"
 IN_INT8 = "latencies are in INT8, accuracies and best.onnx in FP32: `hiernas export RUN --to onnx-int8` tests both"
 INSTEAD = {"peak_ram": "macs", "peak_ram_int8": "macs", "flash": "params", "flash_int8": "params"}  # objectives beside them
 SAME = ("method", "preset", "seed", "automatic_limit", "latency_table", "runtime", "threads")  # in config.yaml as in `Prepared`
-LATER = ("fitted", "timed", "left", "asked", "int8")  # and where they are there: runs from before have none
+LATER = ("fitted", "timed", "left", "asked", "int8", "calibrate", "corrected")  # and where they are there, in newer runs
 Read = tuple[ImageData, Mapping[str, Any]]  # images, and what config.yaml says of them
+WHOLE = 12  # networks of cells, whose operations' latencies add up badly (benchmarks/calibrated.py)
 READY = "checkpoint/latency.ready"  # empty: the run folder's copy of the latency table is complete
 
 
@@ -65,6 +67,7 @@ class Request:
     skip_bad_images: bool = False
     time: float | None = None  # seconds in which all is to be done; None: as long as the configuration takes
     int8: bool | None = None  # whether what is found is also written and tested in INT8; None: where latencies are in INT8
+    calibrate: int | None = None  # whole networks that correct a latency table measured here; None: WHOLE, of cells
 
     def asked(self) -> dict[str, Any]:
         """What was asked in words and numbers, and is not as always; objects from Python are left out."""
@@ -77,6 +80,13 @@ class Request:
         one_of("method", self.method, METHODS)
         presets, config = METHODS[self.method].presets, self.config
         kind = type(presets["paper"])
+        if self.calibrate and self.calibrate < FEWEST:
+            raise ConfigError(f"--calibrate {self.calibrate}: so few networks tell too little; take at least {FEWEST}, or 0")
+        if self.calibrate and self.latency_table is not None:
+            raise ConfigError(
+                "--calibrate corrects what is measured here, and --latency-table gives a file; leave one of them out (`hiernas "
+                "measure SPACE --out FILE --calibrate N --store-correction` corrects a file)"
+            )
         if config is None:
             one_of("preset", self.preset, presets)
         if config is not None and not isinstance(config, kind):
@@ -108,6 +118,8 @@ class Prepared:
     doubts: tuple[str, ...] = ()  # what is doubtful before anything was searched
     asked: Mapping[str, Any] = field(default_factory=dict)  # see `Request.asked`
     int8: bool = False  # whether what is found is also written and tested in INT8
+    calibrate: int = 0  # whole networks that were to correct the latency table
+    corrected: str = ""  # what came of that, in words
 
     def to_dict(self) -> dict[str, Any]:
         """As config.yaml has it."""
@@ -122,7 +134,7 @@ class Prepared:
             ],
             "automatic_limit": self.automatic_limit, "latency_table": self.latency_table, "runtime": self.runtime,
             "threads": self.threads, "config": to_dict(self.config), "fitted": self.fitted, "timed": self.timed,
-            "doubts": list(self.doubts), "int8": self.int8,
+            "doubts": list(self.doubts), "int8": self.int8, "calibrate": self.calibrate, "corrected": self.corrected,
             **({} if self.left is None else {"left": self.left}),
             **({} if self.final_recipe is None else {"final_recipe": to_dict(self.final_recipe)}),
             "asked": plain(dict(self.asked)),
@@ -151,8 +163,11 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
         raise RunError(f"{run.path} searches '{name}' with {was}, and the space given has {given}; give the one it began with")
     images = reload_data(run, data)
     space = make_space(space or name, images, arguments).restrict(kept)
-    file = _kept_latency(run) or same["latency_table"]
-    latency = _latency(same["method"], space, file, same["runtime"], same["threads"], chosen, limits, run.listener)
+    kept_latency = _kept_latency(run)
+    file, method = kept_latency or same["latency_table"], same["method"]
+    latency = _latency(method, space, file, same["runtime"], same["threads"], chosen, limits, run.listener)
+    if kept_latency is None and same.get("calibrate"):  # killed before it was kept
+        latency, same["corrected"] = _corrected(method, space, latency, same["calibrate"], same["seed"], run.listener)
     return Prepared(
         **same, space=space, data=images, data_source=config["data"], limits=limits, latency=latency, config=chosen,
         final_recipe=final_recipe, doubts=tuple(config.get("doubts", ())),
@@ -184,6 +199,13 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
     check_reachable(among, cost_tables(among, None), counted)  # what can be refused before anything is measured
     file, runtime, threads = request.latency_table, request.runtime, request.threads
     latency = _latency(request.method, space, file, runtime, threads, config, limits, listener)
+    calibrate, said = request.calibrate or 0, ""
+    if calibrate and latency is None:
+        raise ConfigError("--calibrate corrects latencies, and this search goes by none; limit latency_ms, or leave it out")
+    if request.calibrate is None and latency is not None and file is None and space.skeleton.searched != "blocks":
+        calibrate = WHOLE
+    if calibrate:
+        latency, said = _corrected(request.method, space, latency, calibrate, request.seed, listener)
     if not metrics:
         table = cost_tables(space, latency)[config.objective]
         limits = (median_limit(space, table, numpy_generator(request.seed, "limit")),)
@@ -202,7 +224,7 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
         runtime=runtime, threads=threads or 1 if latency is None else latency.threads, latency=latency, config=config,
         final_recipe=None if recipe == config.train else recipe, fitted=fitted,
         doubts=(*of_limits(every, limits, not metrics), *one_left, *of_latency),
-        asked=request.asked(), int8=eighth,
+        asked=request.asked(), int8=eighth, calibrate=calibrate, corrected=said,
     )  # fmt: skip
 
 
@@ -332,6 +354,13 @@ def _latency(
         for each in spaces:
             table = measure_table(each, engine, cached_table_path(engine), teller(listener))
     return table
+
+
+@ranks.told
+def _corrected(method: str, space: SearchSpace, table: Any, n: int, seed: int, listener: Listener | None) -> tuple[Any, str]:
+    """This device's table as whole networks of what the method finds correct it, and what that is worth, in words."""
+    engine, rng = make_runtime(table.runtime, table.threads), numpy_generator(seed, "calibrate")
+    return corrected(METHODS[method].among(space), table, engine, n, rng, teller(listener, "calibrating"))
 
 
 @ranks.by_first

@@ -141,7 +141,7 @@ def _finish(prepared: Prepared, run: RunFolder) -> None:
     share = method.final_share(prepared.space, prepared.config, numpy_generator(seed, "share"))
     phases = method.work(prepared.config, data).items()
     work = {phase: x * (share if phase.startswith(("final", "compare", "brief")) else 1.0) for phase, x in phases}
-    told = {"data": in_short(data), "fitted": prepared.fitted, "timed": prepared.timed}
+    told = {"data": in_short(data), "fitted": prepared.fitted, "timed": prepared.timed, "corrected": prepared.corrected}
     run.event("start", plan=work, run=str(run.path), limits=[str(x) for x in prepared.limits], **told)
     problem = make_problem(prepared.space, data, prepared.limits, prepared.latency, run, seed)
     found = best_of(problem, method.search(problem, prepared.config), prepared.config, prepared.final)
