@@ -1,12 +1,12 @@
-"""Whether a supernet ranks better where each path, or the largest one, gets its due: in NAS-Bench-Macro, at equal multiply-adds.
+"""Whether a supernet ranks better where every path, or the largest, gets its due: NAS-Bench-Macro, at equal multiply-adds.
 
     python benchmarks/fair_supernets.py FOLDER [SEED ...] [--epochs 2] [--ways uniform turns sandwich distilled]
 
 uniform: one uniform path a step, as SPOS and HNAS train. turns: of each layer every option once in any three steps, in random
 order (FairNAS' strict fairness without adding gradients up). sandwich: each step the largest path and a uniform one, gradients
 added (Yu & Huang 2019). distilled: the same, and the uniform path learns what the largest one says instead of the labels
-(in-place distillation). Each may compute what `epochs` epochs of mean paths compute. Its own loop, the same for all: the product
-trains by the first way. Half an hour per way and seed on one core; what FOLDER has is not done again.
+(in-place distillation). Each may compute what `epochs` epochs of mean paths compute. Its own loop, the same for all: the
+product trains by the first way. Half an hour per way and seed on one core; what FOLDER has is not done again.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from nas_bench_macro import CONFIG, LIMITS, RANDOM, Benchmark, append, cached, i
 WAYS = ("uniform", "turns", "sandwich", "distilled")
 HEAD = """# Supernets that rank large networks fairly
 
-`python benchmarks/fair_supernets.py FOLDER`: NAS-Bench-Macro, CIFAR-10, one thread, equal multiply-adds of training. Kendall's
-tau with the benchmark's accuracies over 120 random networks and over the larger half of them (by multiply-adds); regret in points, under MACs <=
-45.5M / 55.4M / 65.4M, of the network that a linear predictor of these 120 accuracies puts first, and of the best of its first five.
+`python benchmarks/fair_supernets.py FOLDER`: NAS-Bench-Macro, CIFAR-10, one thread, equal multiply-adds of training.
+Kendall's tau with the benchmark's accuracies over 120 random networks and over the larger half of them (by multiply-adds);
+regret in points, under MACs <= 45.5M / 55.4M / 65.4M, of the network that a linear predictor of these 120 accuracies puts
+first, and of the best of its first five.
 
 | seed | way | epochs' worth | accuracy of the 120, mean | tau | tau, larger half | regret, k = 1 | regret, k = 5 |
 |---|---|---|---|---|---|---|---|
