@@ -35,7 +35,7 @@ HEAD = """# A teacher in the final training
 `python benchmarks/distillation.py DATA`, one thread. Test accuracy in percent: of the largest network of `tiny`, of the
 same as a supernet has it, and of one random network per seed, trained in four ways.
 
-| data | images, epochs | seed | largest | in supernet | alone | longer (epochs) | taught by the largest | by that in the supernet |
+| data | images, epochs | seed | largest | in supernet | alone | longer (epochs) | taught by largest | by that in supernet |
 |---|---|---|---|---|---|---|---|---|
 """
 
