@@ -58,10 +58,11 @@ def near(space: SearchSpace, table: object, limit: float, taken: int, rng: np.ra
 
 def rows(name: str, seed: int, networks: int, taken: int) -> list[str]:
     space, engine = space_of(name), make_runtime("onnxruntime", 1)
+    single = space_of("darts") if name == "subsets" else space
     with TemporaryDirectory() as folder:
         table = measure_table(space, engine, Path(folder) / "table.json", None)
     before = time.perf_counter()
-    better, said = corrected(space, table, engine, networks, np.random.default_rng(seed), lambda *_: None)
+    better, said = corrected(single, space, table, engine, networks, np.random.default_rng(seed), lambda *_: None)
     seconds = time.perf_counter() - before
     print(name, seed, said, flush=True)
     measured = calibrate(space, table, engine, 8, np.random.default_rng(1000 + seed), even=True).measured_ms

@@ -26,7 +26,8 @@ from hiernas.latency.measure import measure_table
 from hiernas.run import outcome, request
 from hiernas.run import search as search_module
 from hiernas.space import Architecture, SearchSpace
-from hiernas.spaces import tiny
+from hiernas.spaces import darts, tiny
+from hiernas.subsets import subsets
 from toy import toy_space
 
 CONSTANT, SCALE = 0.3, 1.25
@@ -73,6 +74,18 @@ def test_a_stored_correction_is_applied_everywhere_and_kept(tmp_path: Path) -> N
     again = calibrate(space, LatencyTable.load(path), runtime, 12, np.random.default_rng(1))
     assert again.correction is not None
     assert (again.correction.constant_ms, again.correction.scale) == pytest.approx((CONSTANT, SCALE))  # of raw sums
+
+
+def test_half_of_the_networks_are_of_another_space_and_both_halves_fit_and_tell() -> None:
+    space, runtime = darts((1, 8, 8), 4, channels=2, cells=3), Known(CONSTANT, SCALE, inner_layout=False)
+    every = subsets(space)
+    table = measure_table(every, runtime, None)
+    table = replace(table, entries={**measure_table(space, runtime).entries, **table.entries})
+    found = calibrate(space, table, runtime, 8, np.random.default_rng(0), even=True, among=every)
+    own = [architecture.skeleton == space.skeleton for architecture in found.architectures]
+    assert own == [True, True, False, False] * 2  # every second one fits
+    assert found.correction is not None
+    assert found.correction.networks == 4
 
 
 def test_more_entries_are_measured_from_raw_numbers(tmp_path: Path) -> None:

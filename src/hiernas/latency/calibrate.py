@@ -105,16 +105,19 @@ class Calibration:
 
 def calibrate(
     space: SearchSpace, table: LatencyTable, runtime: Runtime, n: int, rng: np.random.Generator,
-    even: bool = False, on_progress: Progress | None = None,
+    even: bool = False, on_progress: Progress | None = None, among: SearchSpace | None = None,
 ) -> Calibration:  # fmt: skip
     """Measure `n` random networks of a space and compare them with the table, which must hold all of it.
 
     They are uniform over the space or, where `even`, spread evenly over the latencies that random networks have: for
-    limits far from the typical network. A correction that the table has is put aside. Raises `LatencyError` for fewer
-    than 8 networks.
+    limits far from the typical network. `among`: half of them are of this space, where networks of both are found (HM-NAS').
+    A correction that the table has is put aside. Raises `LatencyError` for fewer than 8 networks.
     """
     table = replace(table, correction=None)
-    architectures = sample(space, table, n, rng, even)
+    spaces = dict.fromkeys((space, among or space))
+    drawn = [sample(each, table, -(-n // len(spaces)), rng, even) for each in spaces]
+    pairs = zip(*(some[i::2] for some in drawn for i in (0, 1)), strict=False) if len(spaces) > 1 else drawn
+    architectures = [a for some in pairs for a in some]  # every second one of each space fits
     if len(architectures) < FEWEST:
         different = f"{len(architectures)} different networks of '{space.name}'"
         raise LatencyError(f"{different} tell too little; calibrate with at least {FEWEST}")
@@ -127,21 +130,23 @@ def calibrate(
     sums = np.array([table.predict(a) for a in architectures])
     fitted, measured = sums[::2], np.array([entry.p10_ms for entry in entries[::2]])
     constant, scale = fit(fitted, measured)
-    if scale > 0 and constant + scale * cost_tables(space, table)["latency_ms"].smallest <= 0:  # the fastest would take nothing
+    fastest = min(cost_tables(each, table)["latency_ms"].smallest for each in spaces)
+    if scale > 0 and constant + scale * fastest <= 0:  # it would take no time at all
         constant, scale = 0.0, float((fitted / measured).sum() / ((fitted / measured) ** 2).sum())
     correction = Correction(constant, scale, len(fitted), title(space)) if scale > 0 else None
     return Calibration(table, tuple(architectures), sums, tuple(entries), correction)
 
 
 def corrected(
-    space: SearchSpace, table: LatencyTable, runtime: Runtime, n: int, rng: np.random.Generator, on_progress: Progress
-) -> tuple[LatencyTable, str]:
+    space: SearchSpace, among: SearchSpace, table: LatencyTable, runtime: Runtime, n: int, rng: np.random.Generator,
+    on_progress: Progress,
+) -> tuple[LatencyTable, str]:  # fmt: skip
     """The table as `n` networks, spread evenly over the latencies, correct it, and what that is worth, in words.
 
     As it was, and why, where a correction makes no sense or nothing better.
     """
     try:
-        found = calibrate(space, table, runtime, n, rng, even=True, on_progress=on_progress)
+        found = calibrate(space, table, runtime, n, rng, even=True, on_progress=on_progress, among=among)
         better = found.corrected_table()
     except LatencyError as error:
         return table, f"latencies are not corrected: {error}"

@@ -366,7 +366,7 @@ def _corrected(method: str, space: SearchSpace, table: Any, n: int, seed: int, l
     """This device's table as whole networks of what the method finds correct it, and what that is worth, in words."""
     def of(each: Any) -> tuple[Any, str]:
         engine, rng = make_runtime(each.runtime, each.threads), numpy_generator(seed, "calibrate")
-        return corrected(METHODS[method].among(space), each, engine, n, rng, teller(listener, "calibrating"))
+        return corrected(space, METHODS[method].among(space), each, engine, n, rng, teller(listener, "calibrating"))
 
     (better, said), (int8, also) = of(table), (None, "") if table.int8 is None else of(table.int8)
     return replace(better, int8=int8), f"{said}; in INT8 {also}" if also else said
