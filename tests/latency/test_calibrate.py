@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -243,7 +244,8 @@ def test_a_search_goes_by_latencies_that_whole_networks_corrected(tmp_path: Path
             search_module.search(asked, tmp_path / "run", told.append)
     assert not list((tmp_path / "run").glob("latency.*"))
     assert [e["done"] for e in told if e["event"] == "calibrating"] == list(range(1, 9))
-    run = search_module.resume(tmp_path / "run")
+    run = search_module.resume(tmp_path / "run", told.append)
+    assert sum(e["event"] == "calibrating" for e in told) == 8  # kept
     result = json.loads((run.path / "result.json").read_text())
     latency = result["chosen"]["latency_ms"]
     assert latency["predicted"] == pytest.approx(latency["measured"])
@@ -257,12 +259,47 @@ def test_a_search_goes_by_latencies_that_whole_networks_corrected(tmp_path: Path
     kept = LatencyTable.load(run.path / "latency.json").correction
     assert kept is not None
     assert kept.space == "tiny 1x8x8, 10 classes"
-    (cached,) = (tmp_path / "cache").glob("latency*.json")
+    (cached,) = (tmp_path / "cache").glob("latency*-b1.json")
     assert LatencyTable.load(cached).correction is None  # it serves other spaces
 
     plain = request.prepare(replace(asked, calibrate=None))
     assert "corrected" in plain.to_dict()
     assert plain.latency.predict(Architecture.load(run.path / "best.json")) < 0.9 * latency["measured"]
+
+
+def test_a_correction_is_measured_once_for_all_that_go_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Known(CONSTANT, SCALE, inner_layout=False)
+    monkeypatch.setenv("HIERNAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(request, "make_runtime", lambda name, threads: runtime)
+
+    def prepared(method: str = "random", n: int = 8, seed: int = 0) -> tuple[Any, int]:
+        """And how many whole networks were measured for it."""
+        told: list[Any] = []
+        asked = request.Request(method, "tiny", limits=["latency_ms<=50"], calibrate=n, seed=seed)
+        found = request.prepare(asked, told.append)
+        assert found.latency.correction.scale == pytest.approx(SCALE)
+        return found, sum(e["event"] == "calibrating" for e in told)
+
+    first, measured = prepared()
+    assert measured == 8
+    since = f"{first.corrected}, measured on {date.today()}"
+    for method, seed in (("random", 1), ("hnas", 2)):
+        other, measured = prepared(method, seed=seed)
+        assert (other.latency, other.corrected, measured) == (first.latency, since, 0)
+    assert prepared(n=9)[1] == 9
+    every = (tmp_path / "cache").glob("*.corrected-*.json")
+    (kept,) = (path for path in every if json.loads(path.read_text())["said"] == first.corrected)
+    negative = json.dumps({**json.loads(kept.read_text()), "correction": {**asdict(first.latency.correction), "scale": -1.0}})
+    for damaged in ("", "{}", negative, "\xff"):
+        kept.write_bytes(damaged.encode("latin-1"))
+        assert prepared()[1] == 8
+        assert prepared()[1] == 0
+    (table,) = (tmp_path / "cache").glob("latency*-b1.json")
+    values = json.loads(table.read_text())
+    key = next(iter(values["entries"]))
+    values["entries"][key] |= {ms: 1.01 * values["entries"][key][ms] for ms in ("median_ms", "p10_ms", "p90_ms")}
+    table.write_text(json.dumps(values))
+    assert prepared()[1] == 8  # of another table
 
 
 def test_what_is_corrected_and_what_is_not_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,15 @@ worth.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +23,12 @@ import torch
 from torch import nn
 
 from hiernas.costs.tables import cost_tables
-from hiernas.errors import LatencyError
+from hiernas.errors import LatencyError, validated
 from hiernas.latency import Correction, Entry, LatencyTable
-from hiernas.latency.measure import Probe, Progress, identity, title
-from hiernas.latency.runner import Batch, by_looks, share
+from hiernas.latency.measure import Probe, Progress, cached_table_path, identity, locked, plan_of, title
+from hiernas.latency.runner import Batch, by_looks, share, write
 from hiernas.latency.runtimes import Runtime
+from hiernas.randomness import numpy_generator
 from hiernas.space import Architecture, SearchSpace
 
 FEWEST = 8  # networks; half of them must tell a line
@@ -137,22 +143,40 @@ def calibrate(
     return Calibration(table, tuple(architectures), sums, tuple(entries), correction)
 
 
-def corrected(
-    space: SearchSpace, among: SearchSpace, table: LatencyTable, runtime: Runtime, n: int, rng: np.random.Generator,
-    on_progress: Progress,
-) -> tuple[LatencyTable, str]:  # fmt: skip
-    """The table as `n` networks, spread evenly over the latencies, correct it, and what that is worth, in words.
+@dataclass(frozen=True)
+class Kept:
+    """A correction as it is kept beside the table: what it is worth, in words, and the day of its measurement."""
 
-    As it was, and why, where a correction makes no sense or nothing better.
+    correction: Correction
+    said: str
+    day: str
+
+
+def corrected(
+    space: SearchSpace, among: SearchSpace, table: LatencyTable, runtime: Runtime, n: int, on_progress: Progress
+) -> tuple[LatencyTable, str]:
+    """This device's table as `n` networks, spread evenly over the latencies, correct it, and what that is worth, in words.
+
+    As it was, and why, where a correction makes no sense or nothing better. A correction is kept in the cache folder and holds
+    for these spaces as long as their operations' entries stay: a check, a search and all runs of a study go by the same one.
     """
-    try:
-        found = calibrate(space, table, runtime, n, rng, even=True, on_progress=on_progress, among=among)
-        better = found.corrected_table()
-    except LatencyError as error:
-        return table, f"latencies are not corrected: {error}"
-    before, after = (found.errors(way) for way in (False, True))
-    errors = f"mean error {before.mean_absolute_percent:.1f} -> {after.mean_absolute_percent:.1f} %"
-    return better, f"latencies are corrected ({better.correction}): {errors} over {after.networks} other whole networks"
+    path = _kept_at(space, among, table, runtime, n)
+    with locked(path):  # whoever comes second waits and has it, too
+        with suppress(OSError, ValueError, LatencyError):  # none, or a damaged one
+            kept: Kept = validated(Kept, path.read_text(), path, LatencyError)
+            return replace(table, correction=kept.correction), f"{kept.said}, measured on {kept.day}"
+        try:
+            rng = numpy_generator(0, "calibrate")
+            found = calibrate(space, table, runtime, n, rng, even=True, on_progress=on_progress, among=among)
+            better = found.corrected_table()
+        except LatencyError as error:
+            return table, f"latencies are not corrected: {error}"
+        before, after = (found.errors(way) for way in (False, True))
+        errors = f"mean error {before.mean_absolute_percent:.1f} -> {after.mean_absolute_percent:.1f} %"
+        said = f"latencies are corrected ({better.correction}): {errors} over {after.networks} other whole networks"
+        assert better.correction is not None
+        write(path, asdict(Kept(better.correction, said, date.today().isoformat())))
+    return better, said
 
 
 def measured_whole(
@@ -214,3 +238,14 @@ def _as_trained(architecture: Architecture) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.ones_(module.weight)
     return network
+
+
+def _kept_at(space: SearchSpace, among: SearchSpace, table: LatencyTable, runtime: Runtime, n: int) -> Path:
+    """Where the correction of a table by `n` networks of these spaces is kept: another name if any of it is another."""
+    told: list[Any] = [identity(table), n, table.raw_overhead_ms]
+    for each in dict.fromkeys((space, among)):
+        keys = [item.key for item in plan_of(each, runtime.inner_layout).operations]
+        options = [(d.name, d.options) for d in each.decisions]
+        told.append((title(each), options, [(key, table.entries[key].p10_ms) for key in keys if key in table.entries]))
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    return cached_table_path(runtime).with_suffix(f".corrected-{digest}.json")

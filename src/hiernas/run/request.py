@@ -167,7 +167,7 @@ def restore(run: RunFolder, space: SearchSpace | None = None, data: Any = None) 
     file, method = kept_latency or same["latency_table"], same["method"]
     latency = _latency(method, space, file, same["runtime"], same["threads"], chosen, limits, run.listener)
     if kept_latency is None and same.get("calibrate"):  # killed before it was kept
-        latency, same["corrected"] = _corrected(method, space, latency, same["calibrate"], same["seed"], run.listener)
+        latency, same["corrected"] = _corrected(method, space, latency, same["calibrate"], run.listener)
     return Prepared(
         **same, space=space, data=images, data_source=config["data"], limits=limits, latency=latency, config=chosen,
         final_recipe=final_recipe, doubts=tuple(config.get("doubts", ())),
@@ -202,8 +202,7 @@ def prepare(request: Request, listener: Listener | None = None, read: Read | Non
         raise ConfigError("--calibrate corrects latencies, and this search goes by none; limit latency_ms, or leave it out")
     in_doubt = latency is not None and file is None and space.skeleton.searched != "blocks"
     whole_ones = (WHOLE if in_doubt else 0) if request.calibrate is None else request.calibrate
-    correct = (request.method, space, latency, whole_ones, request.seed, listener)
-    latency, said = _corrected(*correct) if whole_ones else (latency, "")
+    latency, said = _corrected(request.method, space, latency, whole_ones, listener) if whole_ones else (latency, "")
     if not metrics:
         table = cost_tables(space, latency)[config.objective]
         limits = (median_limit(space, table, numpy_generator(request.seed, "limit")),)
@@ -362,11 +361,11 @@ def _latency(
 
 
 @ranks.told
-def _corrected(method: str, space: SearchSpace, table: Any, n: int, seed: int, listener: Listener | None) -> tuple[Any, str]:
+def _corrected(method: str, space: SearchSpace, table: Any, n: int, listener: Listener | None) -> tuple[Any, str]:
     """This device's table as whole networks of what the method finds correct it, and what that is worth, in words."""
     def of(each: Any) -> tuple[Any, str]:
-        engine, rng = make_runtime(each.runtime, each.threads), numpy_generator(seed, "calibrate")
-        return corrected(space, METHODS[method].among(space), each, engine, n, rng, teller(listener, "calibrating"))
+        engine, tell = make_runtime(each.runtime, each.threads), teller(listener, "calibrating")
+        return corrected(space, METHODS[method].among(space), each, engine, n, tell)
 
     (better, said), (int8, also) = of(table), (None, "") if table.int8 is None else of(table.int8)
     return replace(better, int8=int8), f"{said}; in INT8 {also}" if also else said
