@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks are small, and two tests run at a time
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: see `hiernas.cli.main`
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes for the little that is compiled
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")  # what the processor says it has is not tried by compiling
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the tests themselves load ONNX Runtime
 
 if TYPE_CHECKING:  # torch is loaded by the tests: what hands them out does without
@@ -22,6 +24,8 @@ LONG = (  # folders, and files outside them
     "test_golden", "test_run", "test_use", "test_pace", "test_faults", "test_study", "train", "methods", "test_checksums",
     "test_small_folder", "test_python", "test_hub", "latency", "export", "report", "costs", "test_readers", "test_wheel",
 )  # fmt: skip
+EXPORTED = {"export", "spaces", "test_runtimes", "test_wheel"}  # tests of files as they are handed over
+DRAWN = {"report", "test_progress", "test_run", "test_study", "test_train_command", "test_use", "vital"}  # and of pages
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
@@ -43,7 +47,9 @@ def pytest_collection_finish() -> None:
 def _no_waiting() -> None:
     from hiernas.latency import calibrate
     from hiernas.run import request
+    from processes import unsynced
 
+    unsynced()
     calibrate.APART = 0.0  # between looks at whole networks
     request.WHOLE = 0  # that correct latencies of cells before each search
 
@@ -58,19 +64,17 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def _quick_export() -> Iterator[None]:
-    from processes import quick_export
+@pytest.fixture(autouse=True, scope="module")
+def _lighter(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where a test is not about them, files are exported by the quicker exporter, and pages have no figures."""
+    from processes import quick_export, undrawn
 
-    with quick_export():
-        yield
-
-
-@pytest.fixture
-def _undrawn() -> Iterator[None]:
-    from processes import undrawn
-
-    with undrawn():
+    about = {request.path.stem, *request.path.relative_to(Path(__file__).parent).parts}
+    with ExitStack() as lighter:
+        if not about & EXPORTED:
+            lighter.enter_context(quick_export())
+        if not about & DRAWN:
+            lighter.enter_context(undrawn())
         yield
 
 

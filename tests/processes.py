@@ -31,6 +31,11 @@ QUICK = (
 )
 
 
+def unsynced() -> None:
+    """Files are not waited for until they are on the disk, which a power cut alone would show."""
+    os.fsync = lambda fd: None  # type: ignore[assignment]
+
+
 @contextmanager
 def quick_export() -> Iterator[None]:
     """ONNX files by the older exporter, which takes a tenth of the time; the other one has tests of its own.
@@ -104,6 +109,7 @@ def _run(
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), number)
     gc.freeze()  # what was loaded before stays
+    unsynced()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

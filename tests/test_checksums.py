@@ -25,10 +25,7 @@ from hiernas.run import disk
 from hiernas.run.folder import RunFolder
 from hiernas.run.settings import with_settings
 from hiernas.run.trained import load_network
-from processes import quick_export, undrawn
 from toy import RUN
-
-pytestmark = pytest.mark.usefixtures("_quick_export", "_undrawn")
 
 SETTINGS = [
     "epochs=1,1", "lr=0.1,0.1", "stages=3", "population=4", "generations=1", "final_epochs=1", "calibration_images=24",
@@ -64,14 +61,13 @@ def few() -> ImageData:
 def finished(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has finished."""
     path = tmp_path_factory.mktemp("finished") / "r"
-    with quick_export(), undrawn():
-        hiernas.hnas("tiny", few, ["params<=200k"], with_settings(QUICK, SETTINGS), out=path)
+    hiernas.hnas("tiny", few, ["params<=200k"], with_settings(QUICK, SETTINGS), out=path)
     return path
 
 
 def outcome(run: Path) -> object:
     result = json.loads((run / "result.json").read_text())
-    weights = {k: v.tolist() for k, v in load_file(run / "best.safetensors").items()}
+    weights = {k: (v.dtype, v.shape, v.numpy().tobytes()) for k, v in load_file(run / "best.safetensors").items()}
     front = [(m["options"], m["val_accuracy"]) for m in result["front"]]
     return front, result["chosen"]["test_accuracy"], result["evaluated"], weights
 

@@ -128,7 +128,6 @@ def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
         reload_data(opened)
 
 
-@pytest.mark.usefixtures("_quick_export")
 def test_a_search_without_latencies_from_beginning_to_end(few: ImageData, tmp_path: Path) -> None:
     request = Request("hnas", SPACE, {}, few, ["params<=4k"], config=config("objective=params"))
     prepared = prepare(request)
@@ -179,7 +178,6 @@ def test_a_table_and_a_runtime_that_disagree(asked: dict[str, Any], message: str
     assert agreeing.latency.threads == 2
 
 
-@pytest.mark.usefixtures("_quick_export")
 def test_a_table_says_its_runtime_where_none_is_asked_for(few: ImageData, tmp_path: Path) -> None:
     file = table(tmp_path / "t.json", "openvino", 2)
     stopped: list[str] = []

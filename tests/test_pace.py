@@ -31,8 +31,6 @@ from hiernas.run.search import Pace, fitting, in_miniature, largest_step, paced,
 from hiernas.run.settings import keys, scaled, with_settings
 
 SIZE, CLASSES = (1, 8, 8), 3
-pytestmark = pytest.mark.usefixtures("_quick_export", "_undrawn")
-
 
 @pytest.fixture(scope="module")
 def few() -> ImageData:

@@ -77,7 +77,6 @@ def outcome(run: Path) -> dict[str, object]:
     [(hiernas.hnas, "tiny"), (hiernas.spos, "own"), (hiernas.random_search, "nasbench_macro")],
     ids=lambda x: getattr(x, "method", x),
 )
-@pytest.mark.usefixtures("_quick_export")
 def test_every_method_and_every_kind_of_space(tmp_path: Path, few: str, method: object, kind: str) -> None:
     data = hiernas.load_data(few)
     own = hiernas.chain_space(
@@ -100,7 +99,6 @@ def test_every_method_and_every_kind_of_space(tmp_path: Path, few: str, method: 
     assert len(found.result["stages"]) == (2 if method is hiernas.hnas else 0)
 
 
-@pytest.mark.usefixtures("_quick_export")
 def test_files_of_a_run_agree_with_each_other(tmp_path: Path, few: str) -> None:
     data = hiernas.load_data(few)
     found = hiernas.hnas("tiny", data, config=with_settings(QUICK, TINY), out=tmp_path / "r")
@@ -123,7 +121,6 @@ def test_files_of_a_run_agree_with_each_other(tmp_path: Path, few: str) -> None:
     assert "report.html" in again
 
 
-@pytest.mark.usefixtures("_quick_export")
 def test_python_takes_what_the_command_line_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shown = cli("search", "random", "--limit", "params<=90k", "--limit", "macs<=2M", "--set", "final_epochs=1", "--image-size",
@@ -318,7 +315,6 @@ def test_a_run_folder_is_never_overwritten(finished: Path, tmp_path: Path) -> No
         hiernas.resume(tmp_path / "r")
 
 
-@pytest.mark.usefixtures("_quick_export")
 def test_a_restricted_space_stays_restricted_when_resumed(tmp_path: Path, few: str) -> None:
     half = hiernas.spaces.tiny().restrict({d.name: d.options[:2] for d in hiernas.spaces.tiny().decisions})
     config = with_settings(QUICK, TINY)

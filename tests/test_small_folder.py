@@ -69,7 +69,6 @@ def test_presets_have_steps_for_small_folders(method: str, images: ImageData) ->
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick_export", "_undrawn")
 def test_a_small_folder_gives_a_useful_network_and_little_training_says_so(images: ImageData, tmp_path: Path) -> None:
     few = ["population=4", "generations=1", "stages=2", "objective=macs", "epochs=1,1,1", "calibration_images=48"]
     request = Request("hnas", data=images, limits=["macs<=1.5M"], preset="small", settings=few)

@@ -14,6 +14,7 @@ import sqlite3
 import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -34,6 +35,8 @@ from hiernas.data import ImageData
 from hiernas.data.images import small_png
 from hiernas.errors import ConfigError, DataError, ExportError, RunError
 from hiernas.export import export
+from hiernas.latency import runtimes
+from hiernas.latency.runtimes import _by_dynamo
 from hiernas.methods.hnas import QUICK
 from hiernas.report.page import write_report
 from hiernas.report.trust import Evaluation
@@ -41,7 +44,6 @@ from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import _in_int8, _worst
 from hiernas.run.request import reload_data
 from hiernas.run.settings import with_settings
-from processes import quick_export
 
 SETTINGS = [
     "epochs=1,1,1", "lr=0.1,0.1,0.1", "population=4", "generations=2", "final_epochs=3", "calibration_images=24",
@@ -255,7 +257,6 @@ def test_other_images_are_taken_by_the_names_of_their_classes(found: SearchResul
         run_command("evaluate", found.run_folder, "--data", tmp_path / "d")
 
 
-@pytest.mark.usefixtures("_quick_export")
 def test_the_runs_own_folder_without_a_test_split_counts_only_what_was_held_out(tmp_path: Path) -> None:
     write(tmp_path / "d", 12, 3)
     out = tmp_path / "r"
@@ -359,7 +360,7 @@ def test_a_file_with_its_preprocessing_takes_pictures_as_they_are(
     int8: tuple[Path, str], found: SearchResult, folder: Path, to: str
 ) -> None:
     run, _ = int8
-    with nullcontext() if to == "onnx" else quick_export():
+    with mock.patch.object(runtimes, "_by_dynamo", _by_dynamo) if to == "onnx" else nullcontext():  # as users have it
         shown = run_command("export", run, "--to", to, "--with-preprocessing")
     file = run / {"onnx": "best.pixels.onnx", "onnx-int8": "best.pixels.int8.onnx"}[to]
     assert file.name in "".join(shown.split())  # a long path is broken over lines
@@ -428,7 +429,6 @@ def test_int8_files_that_are_gone_or_edited(int8: tuple[Path, str], tmp_path: Pa
         write_report(RunFolder(run, {}))
 
 
-@pytest.mark.usefixtures("_quick_export")
 def test_int8_is_refused(int8: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, file = int8[0], tmp_path / "x.onnx"
     with pytest.raises(ConfigError, match=r"training images of a run, and .*best\.json is none; name a run folder"):

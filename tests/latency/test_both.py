@@ -68,7 +68,6 @@ def _engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("method", SETTINGS)
-@pytest.mark.usefixtures("_quick_export")
 def test_what_is_found_meets_both(method: str, few: ImageData, tmp_path: Path) -> None:
     settings = [*SETTINGS[method].split(), "final_epochs=1"]
     run = search(Request(method, SPACE, {}, few, LIMITS, settings=settings), tmp_path / "r")

@@ -226,7 +226,6 @@ def test_a_busy_second_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-@pytest.mark.usefixtures("_quick_export")
 def test_a_search_goes_by_latencies_that_whole_networks_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Known(CONSTANT, SCALE, inner_layout=False)
     monkeypatch.setenv("HIERNAS_CACHE", str(tmp_path / "cache"))

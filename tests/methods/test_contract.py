@@ -135,7 +135,6 @@ def as_found(method: str, space: SearchSpace, architecture: Architecture) -> Arc
     return among.architecture([option if option in by_site[site] else "none" for site, option in pairs])
 
 
-@pytest.mark.usefixtures("_quick_export", "_undrawn")
 @pytest.mark.parametrize(("method", "name"), [(method, name) for method in METHODS for name in accepted_spaces(method)])
 def test_every_method_from_a_request_to_its_files_even_when_stopped(
     method: str, name: str, tmp_path: Path, few: ImageData

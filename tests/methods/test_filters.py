@@ -403,7 +403,6 @@ def bright() -> ImageData:
 TIGHT = ["weights_level=true", "compare=false", "mask.filters=0.4", "search.train.batch_size=8"]  # many filters must go
 
 
-@pytest.mark.usefixtures("_quick_export", "_undrawn")
 @pytest.mark.parametrize("name", ["chain", "pooled cells"])
 def test_a_search_with_the_third_level_even_when_stopped_within_it(
     name: str, tmp_path: Path, bright: ImageData, monkeypatch: pytest.MonkeyPatch

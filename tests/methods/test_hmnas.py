@@ -434,7 +434,6 @@ STOPS = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("_quick_export", "_undrawn")
 @pytest.mark.parametrize("name", STOPS)
 def test_stopped_in_every_phase_it_ends_as_if_it_had_not_been(
     name: str, tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch

@@ -143,7 +143,6 @@ def test_with_one_epoch_of_each_the_architecture_learns_at_all_temperatures(
     assert seen["learn"] == pytest.approx(list(5.0 * 0.002 ** (np.arange(9) / 9)))  # three epochs of three steps
 
 
-@pytest.mark.usefixtures("_quick_export", "_undrawn")
 def test_a_whole_run_and_what_it_says(tmp_path: Path, few: ImageData) -> None:
     request = Request("hournas", little(), {}, few, LIMITS, latency_file(tmp_path, little()), config=CONFIG)
     run = search(request, tmp_path / "r")

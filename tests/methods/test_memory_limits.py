@@ -27,7 +27,6 @@ from hiernas.space import Architecture
 from hiernas.spaces import Stage, chain_space
 from test_golden import ALL, LOGITS, MASKS, ONE_SHOT, UNSEARCHED, VITAL
 
-pytestmark = pytest.mark.usefixtures("_quick_export", "_undrawn")
 SIZE, CLASSES = (1, 8, 8), 3
 OPS = (MBConv(3, 1), MBConv(3, 4), MBConv(5, 6, se=True))
 SPACE = chain_space("little", SIZE, CLASSES, stem=8, stem_stride=1, stages=(Stage(8, 3, 1, OPS, skip=True),), head=12)

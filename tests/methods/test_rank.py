@@ -29,7 +29,6 @@ from hiernas.run.settings import with_settings
 from hiernas.space import Architecture
 from hiernas.train.evaluate import RunTrainer
 from hiernas.train.loop import accuracy
-from processes import quick_export
 
 COMMON = ["final_epochs=1", "calibration_images=40", "train.batch_size=24", "train.accelerator=cpu"]
 CONFIGS = {
@@ -85,7 +84,7 @@ def searched(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Callab
         folder = tmp_path_factory.mktemp(method)
         config = with_settings(METHODS[method].presets["quick"], [*COMMON, *CONFIGS[method]])
         table = latency_file(folder, little())  # another device's: nothing is measured
-        with pytest.MonkeyPatch.context() as patch, quick_export():
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(spaces, "known_space", lambda *_: little())  # best.json is of a space without a name
             run = search(Request(method, little(), {}, few, ["params<=5k"], table, config=config), folder / "r")
         run.close()

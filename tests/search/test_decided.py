@@ -138,7 +138,6 @@ def test_logits_that_stay_where_they_began_hand_over_the_control(method: str, di
     assert found.start is None
 
 
-@pytest.mark.usefixtures("_quick_export")
 def test_doubt_and_control_reach_terminal_result_and_report(
     few: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -170,7 +170,6 @@ def test_features_of_cells() -> None:
     assert shapes == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
 
 
-@pytest.mark.usefixtures("_quick_export")
 def test_a_search_begins_and_goes_on_with_the_weights_it_was_given(digits: ImageData, tmp_path: Path) -> None:
     parts = backbone()
     settings = ["final_epochs=1", "epochs=1,1", "lr=0.1,0.1", "stages=3", "population=4", "generations=1"]

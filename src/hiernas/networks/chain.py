@@ -158,12 +158,13 @@ class ChainSupernet(nn.Module):
     def restrict(self, space: SearchSpace) -> ChainSupernet:
         """A supernet of the smaller space that keeps the surviving weights (copied), stem and head included."""
         check_restriction(self.space, space)
-        smaller = copy.deepcopy(self)
-        smaller.space = space
-        sites: Any = smaller.sites
-        for site, decision in zip(sites, space.decisions, strict=True):
-            for option in set(site) - set(decision.options):
-                del site[option]
+        sites: Any = self.sites
+        dropped = [(i, o) for i, d in enumerate(space.decisions) for o in sites[i] if o not in d.options]
+        gone = {id(sites[i][option]): None for i, option in dropped}
+        smaller = copy.deepcopy(self, {id(self.space): space, **gone})  # no copy of what is dropped
+        kept: Any = smaller.sites
+        for i, option in dropped:
+            del kept[i][option]
         return smaller
 
     def subnet(self, architecture: Architecture) -> nn.Module:

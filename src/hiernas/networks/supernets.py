@@ -201,8 +201,7 @@ def as_one_step(supernet: Any, architecture: Architecture) -> list[tuple[str, nn
 def restricted(supernet: Any, space: SearchSpace, parts: str) -> Any:
     """A supernet of the smaller space that keeps the surviving weights (copied), with all that is not searched."""
     check_restriction(supernet.space, space)
-    smaller = copy.deepcopy(supernet)
-    smaller.space = space
+    smaller = copy.deepcopy(supernet, {id(supernet.space): space})
     for part, span in zip(getattr(smaller, parts), smaller._spans, strict=True):
         part.restrict(space.decisions[span])
     return smaller
