@@ -316,11 +316,17 @@ def test_edges_into_dead_cells_go_and_do_not_help_to_meet_a_lower_limit(dead_end
         candidate_of(chosen(operations, edges, higher)[0], 0.5, higher, "evolve2")
 
 
-def test_a_lower_limit_on_the_latency_is_not_met_by_edges_into_dead_cells(dead_ends: Any) -> None:
+@pytest.mark.parametrize("metric", ["latency_ms", "latency_int8_ms"])
+def test_a_lower_limit_on_a_latency_is_not_met_by_edges_into_dead_cells(dead_ends: Any, metric: str) -> None:
     edges, operations, asked = dead_ends
-    latency = candidate_of(chosen(operations, edges, asked)[0], 0.5, asked, "evolve2").latency_ms
-    higher = replace(asked, budget=asked.budget.within([Limit("latency_ms", low=latency + 0.01)]))
-    with suppress(LimitError):  # either it is refused, or the network meets it
+    fp32 = asked.budget.latency
+    asked = replace(asked, budget=replace(asked.budget, latency=replace(fp32, int8=fp32)))  # the same numbers for both
+    network = chosen(operations, edges, asked)[0]
+    latency = candidate_of(network, 0.5, asked, "evolve2").latency_ms
+    higher = replace(asked, budget=asked.budget.within([Limit(metric, low=latency + 1e-6)]))
+    with pytest.raises(LimitError, match=rf"^without its dead cells .* has {metric} .*, and {metric} >= .* was asked; search "):
+        candidate_of(network, 0.5, higher, "evolve2")
+    with suppress(LimitError):  # either what is kept for it is refused, or it meets it
         assert candidate_of(chosen(operations, edges, higher)[0], 0.5, higher, "evolve2").latency_ms > latency
 
 

@@ -100,20 +100,20 @@ def learn(
     return supernet, architect, verdict
 
 
-def counted(architecture: Architecture, budget: Budget) -> tuple[int, int]:
-    """The parameters and multiply-adds of a network as it is built; tables count its dead cells, too, and dropped filters.
+def counted(architecture: Architecture, budget: Budget) -> tuple[int, int, float | None]:
+    """Parameters, multiply-adds and latency in ms of a network as built; tables count its dead cells, too, and dropped filters.
 
-    Raises `LimitError` where it does not meet the limits on them without these.
+    Raises `LimitError` where it does not meet the limits on them (nor on that in INT8) without these.
     """
     params, macs = budget.count(architecture)
+    tables = {} if budget.latency is None else {"latency_ms": budget.latency, "latency_int8_ms": budget.latency.int8}
+    took = {metric: float(table.predict(architecture)) for metric, table in tables.items() if table is not None}
     for limit in budget.limits:
-        value = {"params": params, "macs": macs}.get(limit.metric)
-        if value is not None and not limit.low <= value <= limit.high:
-            raise LimitError(
-                f"without its dead cells and dropped filters the network found has {limit.metric} {value:,}, and {limit} was "
-                "asked; search again with another --seed, or widen the limits"
-            )
-    return params, macs
+        value: Any = {"params": params, "macs": macs, **took}.get(limit.metric)
+        if value is not None and limit.excess(value) > 1e-12:  # a sum in another order is no other latency
+            what = f"without its dead cells and dropped filters the network found has {limit.metric} {value:,.7g}"
+            raise LimitError(f"{what}, and {limit} was asked; search again with another --seed, or widen the limits")
+    return params, macs, took.get("latency_ms")
 
 
 def found(learned: tuple[Any, AlphaArchitect, Verdict], problem: Problem, config: Any, phase: str = "train1") -> Found:
@@ -131,8 +131,8 @@ def found(learned: tuple[Any, AlphaArchitect, Verdict], problem: Problem, config
         return evaluate([proxy.architecture(dict(zip(names, a.options, strict=True))) for a in architectures])
 
     ledger = Ledger(space, by_proxy, config.objective, "evolve2", problem)
-    params, macs = counted(chosen, problem.budget)
-    candidate = replace(ledger.evaluate(genes[None])[0], params=params, macs=macs)
+    params, macs, took = counted(chosen, problem.budget)
+    candidate = replace(ledger.evaluate(genes[None])[0], params=params, macs=macs, latency_ms=took)
     moved = [site for site in named if named[site] != plain[site]]
     weights = rounded(proxy, [a.detach().softmax(0) for a in architect.alphas])
     details = {"decided": {phase: verdict.record()}, "weights": weights, **({"moved": moved} if verdict.decided else {})}

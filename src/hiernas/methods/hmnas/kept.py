@@ -104,14 +104,6 @@ def candidate_of(architecture: Architecture, accuracy: float, problem: Problem, 
 
     Raises `LimitError` where it lies below a lower limit without its dead cells and the edges into them.
     """
-    latency = problem.budget.latency
-    params, macs = counted(architecture, problem.budget)
-    predicted = None if latency is None else float(latency.predict(architecture))
-    for limit in problem.budget.limits:
-        if limit.metric == "latency_ms" and predicted is not None and predicted < limit.low:
-            raise LimitError(
-                f"the graphs found leave cells dead, and without the edges into them the predicted latency is {predicted:.4g} "
-                f"ms, below the limit {limit}; search again with another --seed, or lower the limit"
-            )
-    problem.run.add_candidates(phase, [(",".join(architecture.labels), accuracy, params, macs, predicted)])
-    return Candidate(architecture.labels, accuracy, params, macs, predicted)
+    costs = counted(architecture, problem.budget)
+    problem.run.add_candidates(phase, [(",".join(architecture.labels), accuracy, *costs)])
+    return Candidate(architecture.labels, accuracy, *costs)
