@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +31,10 @@ from planted_cells import BY_HAND, TRUTHS, Measured, quick
 from planted_hnas import CONFIG, of_hnas
 
 PRESET = replace(QUICK, objective="macs", train=replace(QUICK.train, accelerator="cpu", augment="none"))
-WORDS: dict[str, Literal["none", "linear"]] = {"": "none", " with its predictor": "linear"}
+WORDS: dict[str, dict[str, Any]] = {
+    "": {"predictor": "none"}, " with its predictor": {"predictor": "linear"},
+    " with NASWOT and its predictor": {"predictor": "linear", "prior": "naswot"},
+}  # fmt: skip
 RESIDUAL = {"four residual blocks of four options": (4, 4), "eight residual blocks of two options": (8, 2)}  # 256 networks each
 EVERY: dict[str, Callable[[int], Measured]] = {
     **{name: partial(measure, config=BY_HAND[method]) for name, (method, measure) in TRUTHS.items()},
@@ -39,7 +42,7 @@ EVERY: dict[str, Callable[[int], Measured]] = {
     **{f"{name}, preset quick": partial(measure, config=quick(method)) for name, (method, measure) in TRUTHS.items()},
     **{
         f"{name}{words}: {what}{preset}": partial(
-            of_hnas, make=residual_chain, sites=sites, options=options, method=method, config=replace(config, predictor=way)
+            of_hnas, make=residual_chain, sites=sites, options=options, method=method, config=replace(config, **way)
         )
         for what, (sites, options) in RESIDUAL.items()
         for preset, config in (("", CONFIG), (", preset quick", PRESET))
