@@ -288,7 +288,8 @@ def with_config(folder: Path, config: dict[str, Any]) -> str:
 
 ASKED = Request(
     "hournas", "tiny", {"stem": 8}, "my images", ["params<=150k", "60<=latency_ms<=70"], "phone's.json", threads=2,
-    preset="small", settings=["train.cutout=2"], seed=3, val_per_class=5, skip_bad_images=True, time=90.0, int8=False, calibrate=0,
+    preset="small", settings=["train.cutout=2"], seed=3, val_per_class=5, skip_bad_images=True, time=90.0, int8=False,
+    calibrate=0,
 )  # fmt: skip
 
 
