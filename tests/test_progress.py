@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -255,6 +256,16 @@ def test_tensorboard_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyP
         SearchOptions(log="tensorboard")
     with pytest.raises(ConfigError, match="unknown log 'wandb'; known: csv, tensorboard"):
         TrainOptions(source=Path("r"), log="wandb")
+
+
+def test_tensorboard_that_cannot_be_imported_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "__init__.py").write_text("import absl_is_gone")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [n for n in sys.modules if n.split(".")[0] == "tensorboard" or n.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigError, match=r"--log tensorboard: it cannot be imported .*absl_is_gone"):
+        SearchOptions(log="tensorboard")
 
 
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:

@@ -155,8 +155,13 @@ def checked_log(log: str | None) -> str | None:
     """What --log says; raises `ConfigError` where it cannot be done."""
     if log is not None:
         one_of("log", log, ("csv", "tensorboard"))
-    if log == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("--log tensorboard needs hiernas[tensorboard], which is not installed; --log csv needs nothing")
+    if log == "tensorboard":
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError("--log tensorboard needs hiernas[tensorboard], which is not installed; --log csv needs nothing")
+        try:
+            importlib.import_module("torch.utils.tensorboard")  # what the logger imports in the middle of a run
+        except ImportError as error:
+            raise ConfigError(f"--log tensorboard: it cannot be imported ({error}); install it again, or --log csv") from error
     return log
 
 
