@@ -55,3 +55,8 @@ def test_results_and_benchmarks_that_are_named_exist() -> None:
         named = {(page.name, name) for page in PAGES for name in re.findall(pattern, page.read_text())}
         assert len(named) >= 5
         assert not [f"{page}: {name}" for page, name in named if not (ROOT / folder / name).exists()]
+
+
+def test_every_page_is_in_the_contents_of_the_site() -> None:
+    named = (ROOT / "mkdocs.yml").read_text()
+    assert [page.name for page in (ROOT / "docs").rglob("*.md") if f": {page.relative_to(ROOT)}\n" not in named] == []

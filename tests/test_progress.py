@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -249,12 +250,20 @@ def test_numbers_go_to_tensorboard(tmp_path: Path) -> None:
     }
 
 
-def test_tensorboard_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"--log tensorboard needs hiernas\[tensorboard\], which is not installed"):
+@pytest.mark.parametrize("log", ["wandb", ""])
+def test_other_logs_are_refused(log: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown log '{log}'; known: csv, tensorboard"):
+        TrainOptions(source=Path("r"), log=log)
+
+
+def test_tensorboard_that_cannot_be_imported_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "__init__.py").write_text("import absl_is_gone")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [n for n in sys.modules if n.split(".")[0] == "tensorboard" or n.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigError, match=r"--log tensorboard needs hiernas.tensorboard. .*absl_is_gone"):
         SearchOptions(log="tensorboard")
-    with pytest.raises(ConfigError, match="unknown log 'wandb'; known: csv, tensorboard"):
-        TrainOptions(source=Path("r"), log="wandb")
 
 
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:

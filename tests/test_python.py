@@ -189,6 +189,25 @@ def test_a_mistake_has_the_sentence_of_the_command_line(
     assert str(raised.value) in said
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"limits": 5}, "'--limits': Input should be a valid list"),
+        ({"limits": [5]}, "'--limits': Input should be a valid string"),
+        ({"threads": 0}, "'--threads': Input should be greater than or equal to 1"),
+        ({"threads": "two"}, "'--threads': Input should be a valid integer"), ({"settings": 3}, "Input should be a valid list"),
+        ({"latency_table": 3}, "'--latency-table': Input is not a valid path"), ({"time": -3}, "--time -3s: write a number"),
+        ({"preset": None}, "'--preset': Input should be a valid string"), ({"on_event": 5}, "on_event=5 cannot be called"),
+        ({"space": 3}, "space=3 is no space; give a SearchSpace or a name"),
+        ({"calibrate": "x"}, "'--calibrate': Input should be"),
+    ],
+)  # fmt: skip
+def test_searches_refuse_what_is_of_another_type(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(HiernasError, match=re.escape(said)):
+        hiernas.random_search(**{"space": "tiny", "out": tmp_path / "r", **given})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_name_that_there_is_not_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"^No such option: thread; did you mean 'threads'\?$"):
         hiernas.check(thread=2)

@@ -22,7 +22,7 @@ from hiernas.cli.show import Terminal
 from hiernas.commands import checked_log, seconds_of
 from hiernas.costs.tables import cost as count
 from hiernas.data import ImageData
-from hiernas.errors import ConfigError, builtin, did_you_mean
+from hiernas.errors import ConfigError, SpaceError, builtin, did_you_mean
 from hiernas.problem import Candidate
 from hiernas.report.page import finished
 from hiernas.run.folder import Listener, RunFolder
@@ -92,12 +92,16 @@ class Search:
         """
         if config is not None and preset != "quick":
             raise ConfigError(f"preset={preset!r} and a config were given; give one of them")
-        texts, words = ((x,) if isinstance(x, str) else tuple(x) for x in (limits, settings))
-        request = Request(
-            self.method, space, {}, data, texts, latency_table, runtime, threads, preset, config, words, seed=seed,
-            image_size=image_size, val_per_class=val_per_class, skip_bad_images=skip_bad_images,
-            time=seconds_of(time) if isinstance(time, str) else time, int8=int8, calibrate=calibrate,
-        )  # fmt: skip
+        if space is not None and not isinstance(space, str | SearchSpace):
+            raise SpaceError(f"space={space!r} is no space; give a SearchSpace or a name (`hiernas list spaces`)")
+        given, told = {
+            "limits": limits, "settings": settings, "latency_table": latency_table, "runtime": runtime, "threads": threads,
+            "preset": preset, "image_size": image_size, "val_per_class": val_per_class, "skip_bad_images": skip_bad_images,
+            "time": time, "int8": int8, "calibrate": calibrate,
+        }, _options(cli.asked_by(cli.search)[0])  # fmt: skip
+        read = {option: _read(option, value, told[option][1], {}) for option, value in given.items()}
+        read |= {"time": seconds_of(read["time"]), **{key: tuple(read[key] or ()) for key in ("limits", "settings")}}
+        request = Request(self.method, space, {}, data, config=config, seed=seed, **read)
         with _listening(on_event, progress, log) as listener:
             return _result(search(request, out, listener), space)
 
@@ -128,6 +132,8 @@ def resume(
 @contextmanager
 def _listening(on_event: Listener | None, progress: bool, log: str | None) -> Iterator[Listener]:
     """Whatever is to be told: the caller, the terminal or notebook, a file of numbers."""
+    if not (on_event is None or callable(on_event)):
+        raise ConfigError(f"on_event={on_event!r} cannot be called; give a function of one argument, an event")
     told = [] if on_event is None else [on_event]
     if checked_log(log) is not None:
         told.append(Scalars(str(log)))
@@ -173,8 +179,7 @@ def _function(run: Callable[..., Any], example: str, returns: Any = dict[str, An
     It returns what the command prints as JSON, and raises what the command ends with.
     """
     (kind, listens), name = cli.asked_by(run), run.__name__
-    hints, empty = get_type_hints(kind, include_extras=True), inspect.Parameter.empty
-    options = {f.name.rstrip("_"): (f.name, get_args(hints[f.name])) for f in fields(kind) if f.init and f.name != "json"}
+    options, empty = _options(kind), inspect.Parameter.empty
     defaults = {f.name: empty if f.default is MISSING else f.default for f in fields(kind)}
     told = TOLD if listens else {}
     parameters = [
@@ -202,6 +207,12 @@ def _function(run: Callable[..., Any], example: str, returns: Any = dict[str, An
     function.__name__ = function.__qualname__ = name
     function.__signature__ = signature  # type: ignore[attr-defined] # for help() and editors
     return function
+
+
+def _options(kind: type[Any]) -> dict[str, tuple[str, Any]]:
+    """By its word, the field of a command's dataclass, and what the option holds."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {f.name.rstrip("_"): (f.name, get_args(hints[f.name])) for f in fields(kind) if f.init and f.name != "json"}
 
 
 def _place(info: Any = None) -> Any:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import report_runs as runs
 from report_runs import Page
+from typer.main import get_command
 
+from hiernas.cli import app
+from hiernas.commands import SearchOptions
+from hiernas.commands.check import request_of
 from hiernas.errors import RunError
+from hiernas.report.page import write_report
+from hiernas.run.folder import RunFolder
+from hiernas.run.request import Request
 from hiernas.spaces import hnas_large, tiny
 
 PHASES = {"train1": 24, "train2": 10, "train3": 10, "final": 40}
@@ -270,3 +278,39 @@ def test_damaged_runs_are_refused(tmp_path: Path, value: dict[str, Any]) -> None
     with pytest.raises(RunError, match=r"result\.json is damaged \(.*front"):
         runs.report(folder)
     assert not (folder / "report.html").exists()
+
+
+def with_config(folder: Path, config: dict[str, Any]) -> str:
+    made = runs.result(tiny())
+    made["environment"] = {"ended": {"hiernas": "0.1.0", "torch": "2.13.0", "threads": 2, "device": "a Xeon"}}
+    return Page(write_report(RunFolder(runs.write(folder, made, runs.events(PHASES)), config))).text
+
+
+ASKED = Request(
+    "hournas", "tiny", {"stem": 8}, "my images", ["params<=150k", "60<=latency_ms<=70"], "phone's.json", threads=2,
+    preset="small", settings=["train.cutout=2"], seed=3, val_per_class=5, skip_bad_images=True, time=90.0, int8=False,
+    calibrate=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", [Request(), Request("random"), ASKED], ids=["nothing", "method", "all"])
+def test_search_is_done_again_by_the_command_of_its_page(tmp_path: Path, request_: Request) -> None:
+    text = with_config(tmp_path, {"method": request_.method, "asked": request_.asked()})
+    found = re.search(r"The same search once more: (hiernas search .*?) (Copy )?Elsewhere", text)
+    assert found is not None
+    command = shlex.split(found[1])
+    search = get_command(app).commands["search"]  # type: ignore[attr-defined]
+    asked = search.make_context("search", command[2:]).params
+    assert request_of(SearchOptions(**asked)).asked() == request_.asked()
+
+
+def test_no_command_is_named_for_a_search_of_objects(tmp_path: Path) -> None:
+    request = Request("hnas", tiny().restrict({"stage1.block1": ["k3_e3"]}), limits=["params<=150k"])
+    assert request.asked() == {"limits": ["params<=150k"], "objects": ["space"]}
+    assert "once more" not in with_config(tmp_path, {"method": "hnas", "asked": request.asked()})
+
+
+def test_settings_that_held_and_what_the_run_was_made_with_are_told(tmp_path: Path) -> None:
+    text = with_config(tmp_path, {"method": "hnas", "config": {"stages": 3, "train": {"batch_size": 48, "flip": None}}})
+    assert "HierNAS 0.1.0, PyTorch 2.13.0, by 2 threads on a Xeon" in text
+    assert "All settings stages 3 train.batch_size 48 train.flip None" in text

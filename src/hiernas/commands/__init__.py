@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -153,10 +153,12 @@ class CompareOptions(SharedOptions):
 
 def checked_log(log: str | None) -> str | None:
     """What --log says; raises `ConfigError` where it cannot be done."""
-    if log is not None:
-        one_of("log", log, ("csv", "tensorboard"))
-    if log == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("--log tensorboard needs hiernas[tensorboard], which is not installed; --log csv needs nothing")
+    one_of("log", "csv" if log is None else log, ("csv", "tensorboard"))
+    try:
+        if log == "tensorboard":
+            importlib.import_module("torch.utils.tensorboard")  # what the logger imports in the middle of a run
+    except ImportError as error:
+        raise ConfigError(f"--log tensorboard needs hiernas[tensorboard] ({error}); --log csv needs nothing") from error
     return log
 
 
@@ -172,13 +174,12 @@ def seconds_of(time: str | None) -> float | None:
 
 def split_settings(settings: list[str] | None) -> tuple[dict[str, Any], list[str]]:
     """The arguments of a space among "KEY=VALUE" settings, and the other settings."""
-    texts = settings or []
-    of_space = [t.strip() for t in texts if t.strip().startswith("space.")]
+    of_space = [t.strip() for t in settings or [] if t.strip().startswith("space.")]
     pairs = [t.removeprefix("space.").partition("=") for t in of_space]
     for key, equals, _ in pairs:
         if not equals:
             raise ConfigError(f"--set space.{key}: write space.KEY=VALUE")
-    return {key: _value(value) for key, _, value in pairs}, [t for t in texts if t.strip() not in of_space]
+    return {key: _value(value) for key, _, value in pairs}, [t for t in settings or [] if t.strip() not in of_space]
 
 
 def _value(text: str) -> Any:
@@ -203,8 +204,7 @@ class SizedOptions(Options):
     @property
     def sizes(self) -> tuple[int, int, int] | None:
         """The image size: channels, height, width. Raises `ConfigError` for one that no machine could compute with."""
-        text = self.input_size
-        if text is None:
+        if (text := self.input_size) is None:
             return None
         parts = text.split(",")
         if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):

@@ -99,8 +99,9 @@ def architecture_of(asked: SizedOptions) -> Architecture:
 def architecture_file(source: Path) -> Architecture:
     """The architecture of a file, or of a run folder's result."""
     if not source.exists():
-        also = "; it is a published network, which `hiernas cost` knows" if str(source) in KNOWN else ""
-        raise SpaceError(f"there is no run folder and no architecture file {source}{also}")
+        way = "name a run (`hiernas list runs`) or its best.json"
+        also = "it is a published network, which `hiernas cost` knows" if str(source) in KNOWN else way
+        raise SpaceError(f"there is no run folder and no architecture file {source}; {also}")
     path = source / "best.json" if source.is_dir() else source
     if source.is_dir():
         RunFolder.open(source).check("best.json")  # says so where it is no run folder at all

@@ -27,7 +27,7 @@ class DARTSConfig(Config):
     objective: str = "params"  # the metric of the automatic limit
     calibration_images: Annotated[int, Field(ge=2)] = 1000  # for batch-norm statistics of what is found
     final_epochs: PositiveInt = 600  # training of the chosen network from scratch
-    final_lr: PositiveFloat = 0.025
+    final_lr: PositiveFloat = 0.025  # initial learning rate of it
     train: Recipe = field(default_factory=lambda: DARTS)  # of the chosen network
 
 def darts(problem: Problem, config: DARTSConfig) -> Found:

@@ -27,7 +27,7 @@ class HNASConfig(Config):
     epochs: tuple[PositiveInt, ...] = (120, 80, 40)  # of each supernet training; with a smaller M the last one takes the rest
     lr: tuple[PositiveFloat, ...] = (0.5, 0.1, 0.1)  # initial learning rate of each
     train: Recipe = field(default_factory=lambda: Recipe(batch_size=1024, label_smoothing=0.1))
-    population: Annotated[int, Field(ge=4)] = 64
+    population: Annotated[int, Field(ge=4)] = 64  # networks of a generation
     generations: NonNegativeInt = 40  # after the initial population
     p_th: Annotated[float, Field(ge=0, le=1)] = 0.01  # P_th: operations used less often are dropped, per layer
     rank_below: Annotated[int, Field(ge=2)] = 10  # the ranks that count, 1-based

@@ -52,6 +52,7 @@ class Run:
     folder: Path
     result: Values
     events: Sequence[Values]
+    config: Values = field(default_factory=dict)  # its config.yaml
 
     def evaluated(self, columns: str, where: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """Rows of candidates.sqlite, the networks that were evaluated one by one; none where it is gone or damaged."""

@@ -161,6 +161,8 @@ def _test_words(result: Values) -> str:
 class Folder(Journal, Protocol):
     """The folder of a run, as far as its page is made of it."""
 
+    config: Mapping[str, Any]
+
     def events(self) -> list[dict[str, Any]]: ...
 
 
@@ -176,7 +178,7 @@ def write_report(run: Folder) -> Path:
         raise RunError(f"{folder} has no result.json, so there is nothing to report yet; {stopped}")
     extras = [run.read_json(name) for name in ("vital.json", "int8.json")]
     with telling(folder / "result.json"):
-        text = page(Run(folder, result, run.events()), *extras)
+        text = page(Run(folder, result, run.events(), run.config), *extras)
     write_whole(path, "\n".join(map(visible, text.split("\n"))).encode())
     return path
 
@@ -247,9 +249,9 @@ def page(run: Run, reset: Values | None = None, int8: Values | None = None) -> s
         blocks,
         curves,
         eighth,
-        SECTIONS.now(shlex.quote(str(run.folder)), str(run.folder / "best.onnx"), result),
+        SECTIONS.now(shlex.quote(str(run.folder)), str(run.folder / "best.onnx"), result, _again(run.config)),
         SECTIONS.data(result["data"]),
-        SECTIONS.settings(result, _arguments(result["space"]["arguments"]), searched),
+        SECTIONS.settings(result, _arguments(result["space"]["arguments"]), searched, [*_keys(run.config.get("config", {}))]),
         SECTIONS.times(seconds, {**LAST_STEP, **told.phases}),
     ]
     last = next((str(e["time"]) for e in reversed(run.events) if "time" in e), "")
@@ -314,3 +316,29 @@ def _arguments(of_space: Values) -> str:
     """A genotype among them stands in full with the cells, and in result.json."""
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in of_space.items()}
     return ", ".join(f"{key}={text if len(text) <= 120 else f'{text[:60]}…'}" for key, text in texts.items())
+
+
+def _keys(config: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings as --set names them."""
+    for key, value in config.items():
+        yield from _keys(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+
+
+FLAGS = {"limits": "--limit", "settings": "--set"}  # options that are not called as what is asked
+
+
+def _again(config: Values) -> str:
+    """The command that does a search once more; "" where objects from Python were given, and for other than searches."""
+    asked, words = dict(config.get("asked") or {}), ["hiernas", "search", str(config.get("method"))]
+    of_space = asked.pop("space_arguments", {})
+    words += [word for key, value in of_space.items() for word in ("--set", f"space.{key}={value}")]
+    if "asked" not in config or "objects" in asked or any(isinstance(value, dict | list) for value in of_space.values()):
+        return ""
+    for name, value in {**asked, "method": []}.items():
+        flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            words += [flag, f"{each:g}s" if name == "time" else str(each)]
+    return shlex.join(words)

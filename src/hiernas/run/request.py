@@ -70,10 +70,11 @@ class Request:
     calibrate: int | None = None  # whole networks that correct a latency table measured here; None: WHOLE, of cells
 
     def asked(self) -> dict[str, Any]:
-        """What was asked in words and numbers, and is not as always; objects from Python are left out."""
+        """What was asked in words and numbers, and is not as always; of objects from Python the names, as "objects"."""
         values = {f.name: plain(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default}
         values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v not in ({}, [])}
-        return {k: v for k, v in values.items() if isinstance(v, str | int | float | list | dict)}
+        told = {k: v for k, v in values.items() if isinstance(v, str | int | float | list | dict)}
+        return told if told.keys() == values.keys() else {**told, "objects": sorted(values.keys() - told.keys())}
 
     def resolved(self) -> Any:
         """The configuration: the given one or the preset's, with the settings."""

@@ -31,9 +31,9 @@ Extra = Callable[[Sequence[Tensor]], Tensor]  # a further loss of the logits, a 
 class AlphaSettings(Settings):
     """Adam for the logits; the defaults are DARTS'."""
 
-    lr: PositiveFloat = 3e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    weight_decay: float = 1e-3
+    lr: PositiveFloat = 3e-4  # learning rate of the logits
+    betas: tuple[float, float] = (0.5, 0.999)  # Adam's decays of its two averages
+    weight_decay: float = 1e-3  # of the logits
 
 
 class Encoding(Protocol):

@@ -55,6 +55,8 @@ def space_function(name: str, arguments: Mapping[str, Any]) -> Callable[..., Sea
     known = [p for p in inspect.signature(function).parameters if p not in SIZES]
     for key in arguments:
         if key not in (*known, *SIZES):
+            if key == "cell":
+                raise SpaceError(f"--cells gives the cells of a stage search, and space '{name}' takes none; leave it out")
             raise SpaceError(f"space '{name}' has no setting 'space.{key}'; known: {', '.join(known) or 'none'}")
     strictly = validate_call(config=ConfigDict(strict=True))(function)
 

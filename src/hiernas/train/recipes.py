@@ -15,23 +15,23 @@ from hiernas.errors import Settings
 class Recipe(Settings):
     """SGD with momentum; the defaults are HNAS' (arXiv 2005.07564v1, section 4.1) but for the batch size."""
 
-    batch_size: Annotated[int, Field(ge=2)] = 64  # images; the paper: 1024
-    momentum: Annotated[float, Field(ge=0, le=0.9999)] = 0.9
+    batch_size: Annotated[int, Field(ge=2)] = 64  # images of a step; HNAS' paper: 1024
+    momentum: Annotated[float, Field(ge=0, le=0.9999)] = 0.9  # of stochastic gradient descent
     weight_decay: NonNegativeFloat = 4e-5  # not applied to batch norm and biases, as in SPOS
     schedule: Literal["linear", "cosine"] = "linear"  # decay of the learning rate, per step
     lr_min: NonNegativeFloat = 0.0  # where the decay of the learning rate ends
     warmup_epochs: NonNegativeFloat = 0.0  # linear increase from 0
-    label_smoothing: Annotated[float, Field(ge=0, le=0.99)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, le=0.99)] = 0.0  # share of a label that all classes get alike
     grad_clip: NonNegativeFloat = 0.0  # largest gradient norm; 0: not clipped
-    augment: Literal["auto", "crop", "resized_crop", "none"] = "auto"
+    augment: Literal["auto", "crop", "resized_crop", "none"] = "auto"  # auto: crop, and resized_crop from 96 pixels on
     flip: bool | None = None  # horizontal; None: for colour images
     cutout: NonNegativeInt = 0  # side of the square, in pixels
     autoaugment: bool = False  # torchvision's AutoAugment; refused where torchvision cannot be imported
     auxiliary: NonNegativeFloat = 0.4  # weight of the auxiliary classifier's loss, in networks that have one
     drop_path: Annotated[float, Field(ge=0, le=0.99)] = 0.0  # probability at the last epoch, from 0; for networks of cells
     ema: Annotated[float, Field(ge=0, le=0.999999)] = 0.0  # decay of a moving average of the weights, which remains; 0: none
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of a step's numbers, as Lightning Fabric names it
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: a GPU where there is one
 
     def lr(self, initial: float, epoch: float, epochs: int) -> float:
         """Learning rate at a point of the training (in epochs, fractional) that begins with `initial`."""

@@ -39,11 +39,11 @@ class MaskSettings(Settings):
     """How masks learn; initial value and threshold are Piggyback's."""
 
     edges_epochs: PositiveInt = 1  # over the images that the logits learned from
-    operations_epochs: PositiveInt = 1
+    operations_epochs: PositiveInt = 1  # of the masks on operations, after those on edges
     filters_epochs: PositiveInt = 1  # only with weights_level
     travel: PositiveFloat = 0.03  # how far the masks of a level could move over all its steps, by root mean square
-    initial: float = 1e-2
-    threshold: float = 5e-3
+    initial: float = 1e-2  # value of every mask before it learns
+    threshold: float = 5e-3  # what is below it is masked out
     cost_weight: NonNegativeFloat = 1.0  # of the costs' relative excess over the limits
     filters: Annotated[float, Field(gt=0, le=1)] = 0.75  # with weights_level: share of filters that others make room for
 

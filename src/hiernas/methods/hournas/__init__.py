@@ -44,7 +44,7 @@ class HourNASConfig(Config):
     tau_end: PositiveFloat = 0.01  # last one, of the proposals' optimisation and of each search: 5.0 * 0.9999^62143
     alpha: NonNegativeFloat = 5.0  # weight of the regulariser T (Eq. 10), which is never larger than the task
     beta: NonNegativeFloat = 0.01  # weight of the orthogonality of the proposals (Eq. 7) when they are made; 0: without it
-    sampling: Sampling = "gumbel_max"
+    sampling: Sampling = "gumbel_max"  # how a step's path is drawn from the logits
     estimator: Estimator = "score"  # of the gradient through one sampled network; straight_through: the gates' own
     objective: Literal["auto", "latency_ms", "macs", "params"] = "auto"  # of the front; auto: what is limited
     calibration_images: Annotated[int, Field(ge=2)] = 1000  # training images for a candidate's batch-norm statistics, or all
@@ -52,7 +52,7 @@ class HourNASConfig(Config):
     finalists: PositiveInt = 1  # the proposals' best networks, of which brief trainings leave one; 1: no such step
     finalist_epochs: PositiveInt = 1  # of the first of them; of each half that is left twice as many
     final_epochs: PositiveInt = 350  # training of the chosen network from scratch
-    final_lr: PositiveFloat = 0.25
+    final_lr: PositiveFloat = 0.25  # initial learning rate of it
 
     def __post_init__(self) -> None:
         super().__post_init__()
