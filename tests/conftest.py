@@ -25,7 +25,9 @@ LONG = (  # folders, and files outside them
     "test_small_folder", "test_python", "test_hub", "latency", "export", "report", "costs", "test_readers", "test_wheel",
 )  # fmt: skip
 EXPORTED = {"export", "spaces", "test_runtimes", "test_wheel"}  # tests of files as they are handed over
-DRAWN = {"report", "test_progress", "test_run", "test_study", "test_train_command", "test_use", "vital"}  # and of pages
+DRAWN = {  # and of pages and figures
+    "report", "test_command", "test_progress", "test_run", "test_study", "test_train_command", "test_use", "vital",
+}  # fmt: skip
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 

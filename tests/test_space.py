@@ -101,7 +101,7 @@ def test_files_of_a_users_space_need_the_space(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not an architecture file"),
+        ("{", r"is not an architecture file \(.*\); a search writes one, RUN/best\.json"),
         ("[]", "an object with 'space' and 'sites'"),
         ('{"format": 7, "space": "tiny", "sites": {}}', "architecture format 7"),
         ('{"format": 1, "space": "os.system", "sites": {}}', "unknown space 'os.system'"),

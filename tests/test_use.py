@@ -253,7 +253,7 @@ def test_other_images_are_taken_by_the_names_of_their_classes(found: SearchResul
     assert value["confusion"] == [[0, 0, 0], [0, 0, 0], whole["confusion"][2]]
     assert value["classes"]["blue"] == {"images": 0, "accuracy": None}
     (tmp_path / "d" / "red").rename(tmp_path / "d" / "pink")
-    with pytest.raises(DataError, match="class 'pink' of 'd' is none of the network's: blue, green, red"):
+    with pytest.raises(DataError, match="class 'pink' of 'd' is none of the network's: blue, green, red; give its folder "):
         run_command("evaluate", found.run_folder, "--data", tmp_path / "d")
 
 

@@ -342,7 +342,7 @@ class Architecture:
         except OSError as error:
             raise SpaceError(f"cannot read the architecture file {path}: {error.strerror}") from error
         except UNREADABLE as error:
-            raise SpaceError(f"{path} is not an architecture file: {error}") from error
+            raise SpaceError(f"{path} is not an architecture file ({error}); a search writes one, RUN/best.json") from error
         return cls.from_json(value, space, source=str(path))
 
     @classmethod

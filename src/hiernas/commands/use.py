@@ -121,5 +121,6 @@ def _ours(name: str, classes: Sequence[str], network: TrainedNetwork) -> torch.T
     """The network's number of each class of other images."""
     strange = [each for each in classes if each not in network.classes]
     if strange:
-        raise DataError(f"class '{strange[0]}' of '{name}' is none of the network's: {', '.join(network.classes)}")
+        known = ", ".join(network.classes)
+        raise DataError(f"class '{strange[0]}' of '{name}' is none of the network's: {known}; give its folder one of them")
     return torch.tensor([network.classes.index(each) for each in classes])
