@@ -24,7 +24,7 @@ LONG = (  # folders, and files outside them
     "test_golden", "test_run", "test_use", "test_pace", "test_faults", "test_study", "train", "methods", "test_checksums",
     "test_small_folder", "test_python", "test_hub", "latency", "export", "report", "costs", "test_readers", "test_wheel",
 )  # fmt: skip
-EXPORTED = {"export", "spaces", "test_runtimes", "test_wheel"}  # tests of files as they are handed over
+EXPORTED = {"export", "test_space_ops", "test_runtimes", "test_wheel"}  # tests of files as they are handed over
 DRAWN = {  # and of pages and figures
     "report", "test_command", "test_progress", "test_run", "test_study", "test_train_command", "test_use", "vital",
 }  # fmt: skip

@@ -262,7 +262,7 @@ def test_tensorboard_that_cannot_be_imported_is_said_at_once(tmp_path: Path, mon
     monkeypatch.syspath_prepend(tmp_path)
     for name in [n for n in sys.modules if n.split(".")[0] == "tensorboard" or n.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ConfigError, match=r"--log tensorboard needs hiernas.tensorboard. .*absl_is_gone"):
+    with pytest.raises(ConfigError, match=r"--log tensorboard needs hiernas\[tensorboard\] \(.*absl_is_gone.*\); --log csv"):
         SearchOptions(log="tensorboard")
 
 

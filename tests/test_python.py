@@ -199,7 +199,7 @@ def test_a_mistake_has_the_sentence_of_the_command_line(
         ({"latency_table": 3}, "'--latency-table': Input is not a valid path"), ({"time": -3}, "--time -3s: write a number"),
         ({"preset": None}, "'--preset': Input should be a valid string"), ({"on_event": 5}, "on_event=5 cannot be called"),
         ({"space": 3}, "space=3 is no space; give a SearchSpace or a name"),
-        ({"calibrate": "x"}, "'--calibrate': Input should be"),
+        ({"calibrate": "x"}, "'--calibrate': Input should be"), ({"seed": -1}, "'--seed': Input should be greater"),
     ],
 )  # fmt: skip
 def test_searches_refuse_what_is_of_another_type(given: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -97,11 +97,11 @@ class Search:
         given, told = {
             "limits": limits, "settings": settings, "latency_table": latency_table, "runtime": runtime, "threads": threads,
             "preset": preset, "image_size": image_size, "val_per_class": val_per_class, "skip_bad_images": skip_bad_images,
-            "time": time, "int8": int8, "calibrate": calibrate,
+            "time": time, "int8": int8, "calibrate": calibrate, "seed": seed,
         }, _options(cli.asked_by(cli.search)[0])  # fmt: skip
         read = {option: _read(option, value, told[option][1], {}) for option, value in given.items()}
         read |= {"time": seconds_of(read["time"]), **{key: tuple(read[key] or ()) for key in ("limits", "settings")}}
-        request = Request(self.method, space, {}, data, config=config, seed=seed, **read)
+        request = Request(self.method, space, {}, data, config=config, **read)
         with _listening(on_event, progress, log) as listener:
             return _result(search(request, out, listener), space)
 

@@ -330,11 +330,11 @@ FLAGS = {"limits": "--limit", "settings": "--set"}  # options that are not calle
 def _again(config: Values) -> str:
     """The command that does a search once more; "" where objects from Python were given, and for other than searches."""
     asked, words = dict(config.get("asked") or {}), ["hiernas", "search", str(config.get("method"))]
-    of_space = asked.pop("space_arguments", {})
+    of_space, _ = asked.pop("space_arguments", {}), asked.pop("method", None)
     words += [word for key, value in of_space.items() for word in ("--set", f"space.{key}={value}")]
     if "asked" not in config or "objects" in asked or any(isinstance(value, dict | list) for value in of_space.values()):
         return ""
-    for name, value in {**asked, "method": []}.items():
+    for name, value in asked.items():
         flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
