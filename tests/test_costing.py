@@ -7,14 +7,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hiernas import spaces
-from hiernas.cli import app, show
+from hiernas.cli import app
 from hiernas.cli.progress import Display
 from hiernas.commands import CostOptions, compare
 from hiernas.commands import cost as command
 from hiernas.commands import rank as trust
 from hiernas.commands.cost import architecture_of
-from hiernas.commands.lists import listing
 from hiernas.costs.tables import cost, count
 from hiernas.errors import ConfigError, RunError, SpaceError
 from hiernas.report import study
@@ -105,9 +103,8 @@ def test_costs_as_json_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["latency_ms"]["predicted"] > 0
     assert found["latency_ms"]["measured"] <= found["latency_ms"]["median"] <= found["latency_ms"]["p90"]
     assert "published" not in found
-    monkeypatch.setattr(spaces, "KNOWN", {name: KNOWN[name] for name in ("fbnet-c", "mobilenetv2")})  # all: see below
     rows = {row[0]: row for row in by_command("list", "networks")["rows"]}
-    assert set(rows) == {"fbnet-c", "mobilenetv2"}
+    assert set(rows) == set(KNOWN)
     assert (rows["fbnet-c"][2], rows["fbnet-c"][3]) == (cost(known("fbnet-c")).params, "5.5 M")
 
 
@@ -130,25 +127,3 @@ def test_json_is_alone_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(compare, "compare", told(compare.Compared(rows, ["one is left"], None)))
     value = by_command("compare", "r", "s")
     assert (value["differences"][0]["mean"], value["differences"][0]["low"], value["missing"]) == (25, None, ["one is left"])
-
-
-def test_networks_are_listed_in_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(show, "out", show.Terminal(width=80, highlight=False, soft_wrap=True, markup=False))
-    shown = listing("networks")
-    show.print_table(*shown)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[1 : len(KNOWN) + 1]] == [[name, n.space] for name, n in KNOWN.items()]
-    assert all(len(line) <= 80 for line in lines[: len(KNOWN) + 1])
-    monkeypatch.setattr(show, "out", show.Terminal(width=60, highlight=False, soft_wrap=True, markup=False))
-    show.print_table(*shown)
-    narrow = capsys.readouterr().out
-    assert all(cell in narrow for row in shown[1] for cell in row[2:])  # whole, where names have to be broken
-
-
-def test_every_space_is_listed_with_its_paper() -> None:
-    columns, rows, remarks = listing("spaces")
-    assert columns == ["space", "sites", "options", "size", "params", "MACs"]
-    by_name = {row[0]: row for row in rows}
-    assert by_name["fbnet"][1:4] == ["22", "9", "9.85×10²⁰"]
-    assert by_name["darts"][1:4] == ["28", "8", "1.08×10¹⁸"]
-    assert len([r for r in remarks if "arXiv" in r]) == len(rows) - 1

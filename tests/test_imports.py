@@ -39,7 +39,8 @@ def test_importing_loads_nothing_heavy() -> None:
 
 COMMANDS = [
     ("--help", 0), ("search --help", 0), ("measure --help", 0), ("list methods", 0), ("list runtimes", 0), ("list data", 0),
-    ("list recipes", 0), ("list colours", 2), ("search hnsa", 2), ("check --space tinny", 2), ("search --preset quik", 2),
+    *((f"list {what}", 0) for what in ("recipes", "spaces", "networks", "presets", "presets hmnas")), ("list presets hnsa", 2),
+    ("list colours", 2), ("search hnsa", 2), ("check --space tinny", 2), ("search --preset quik", 2),
     ("search --limit latncy<=3", 2), ("search --runtime onnx", 2), ("measure tinny", 2), ("cost fbnet-c --runtime onnx", 2),
     ("export run --to onxx", 2), ("resume /nowhere", 2), ("train best.json --preset quik", 2),
     ("train b.json --inherit", 2), ("measure tiny --seed 3", 2), ("vital tiny --seed 3", 2),

@@ -1,18 +1,23 @@
-"""`hiernas list`: what there is. Each list loads what it needs, and most need no more than names."""
+"""`hiernas list`: what there is, without loading it.
+
+What has to be counted or imported stands in lists.json, which a test holds against what there is and writes anew.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hiernas.commands import Table
 from hiernas.errors import HiernasError, RunError, one_of
-from hiernas.methods import FILES, METHODS
-from hiernas.names import PRESETS, RUNTIMES, SPACES
+from hiernas.methods import FILES
+from hiernas.names import PRESETS, RUNTIMES
 
 MODULES = {  # that are not named as the runtime
     "litert": ("ai_edge_litert", "litert_torch"), "onnxruntime-int8": ("onnxruntime",), "torch_compiled": ("torch",),
@@ -31,9 +36,9 @@ def listing(kind: str, of: str = "") -> Table:
     methods = [[name, words] for name, (_, words) in FILES.items()]
     lists: dict[str, tuple[Callable[[], Table], str]] = {
         "methods": (lambda: (["method", ""], methods, []), "searches, and the controls that they are held against"),
-        "spaces": (_spaces, "what is searched, with sizes and costs"),
-        "networks": (_networks, "published ones, with their costs"),
-        "recipes": (_recipes, "published trainings, for `hiernas train`"),
+        "spaces": (partial(_written, "spaces"), "what is searched, with sizes and costs"),
+        "networks": (partial(_written, "networks"), "published ones, with their costs"),
+        "recipes": (partial(_written, "recipes"), "published trainings, for `hiernas train`"),
         "data": (lambda: (["--data", ""], DATA, []), "what --data takes"),
         "runtimes": (_runtimes, "what measures latency, and whether it is installed"),
         "presets": (partial(_presets, of), "settings of every method, or with their meaning of one: `list presets hnas`"),
@@ -49,49 +54,6 @@ def to_json(columns: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequ
     """A list as it is shown; what is a whole number is one."""
     whole = [[int(cell.replace(",", "")) if re.fullmatch(r"[\d,]*\d", cell) else cell for cell in row] for row in rows]
     return {"columns": columns, "rows": whole, "remarks": [line for line in remarks if line]}
-
-
-def _spaces() -> Table:
-    import hiernas.spaces
-    from hiernas.costs.tables import cost_tables
-    from hiernas.report import units
-
-    rows, remarks = [], []
-    for name, paper in SPACES.items():
-        function = getattr(hiernas.spaces, name)
-        space = function()
-        tables = cost_tables(space, None)
-        spans = [f"{units.short(tables[m].smallest)} to {units.short(tables[m].largest)}" for m in ("params", "macs")]
-        options = sorted({len(d.options) for d in space.decisions})
-        per_site = str(options[0]) if len(options) == 1 else f"{options[0]} to {options[-1]}"
-        rows.append([name, str(len(space.decisions)), per_site, units.size(space.size()), *spans])
-        about = function.__doc__.strip().splitlines()[0]
-        remarks.append(f"{name} ({paper}; costs for images of {space.skeleton.input_size}): {about}")
-    return ["space", "sites", "options", "size", "params", "MACs"], rows, ["", *remarks]
-
-
-def _networks() -> Table:
-    from hiernas.costs.tables import counted, parts_of
-    from hiernas.spaces import KNOWN, known
-
-    rows = []
-    for name, network in KNOWN.items():
-        costs = [counted(part) for part in parts_of(known(name))]
-        params, macs = f"{sum(c.params for c in costs):,}", f"{sum(c.macs for c in costs):,}"
-        printed = [f"{v:.4g} M" if v is not None else "-" for v in (network.published_params, network.published_macs)]
-        rows.append([name, network.space, params, printed[0], macs, printed[1]])
-    columns = ["network", "space", "params", "printed", "MACs", "printed"]
-    return columns, rows, ["", "`hiernas cost NAME` says where the printed numbers are from and why some of them differ"]
-
-
-def _recipes() -> Table:
-    from hiernas.run.settings import keys
-    from hiernas.train.retraining import RECIPES, SCALES
-
-    shown = {name: {"epochs": r.epochs, "lr": r.lr, **keys(r.recipe)} for name, r in RECIPES.items()}
-    rows = [[key, *(str(values[key]) for values in shown.values())] for key in next(iter(shown.values()))]
-    small = "; ".join(f"--preset {name}: {epochs} epochs, batch {batch}" for name, (epochs, batch) in SCALES.items())
-    return ["setting", *shown], rows, ["", f"as published with --preset paper; {small}, learning rate by the batch"]
 
 
 def _runtimes() -> Table:
@@ -125,21 +87,18 @@ def _runs(folder: Path) -> Table:
 
 
 def _presets(method: str) -> Table:
-    from hiernas.run.settings import keys, meanings
-
+    groups = _written("presets")
     if method:
         one_of("method", method, FILES)
-        configs = METHODS[method].presets.values()
-        said, shown = meanings(next(iter(configs))), [keys(config) for config in configs]
-        values = {key: [str(v[key]) for v in shown] for key in shown[0]}
-        same = {key: texts[:1] if len(set(texts)) == 1 else texts for key, texts in values.items()}
-        return ["setting", " | ".join(PRESETS), "meaning"], [[k, " | ".join(v), said.get(k, "")] for k, v in same.items()], []
-    rows: list[list[str]] = []
-    alike: dict[int, list[str]] = {}  # methods that share their presets
-    for name, record in METHODS.items():
-        alike.setdefault(id(record.presets), []).append(name)
-    for names in alike.values():
-        shown = [keys(config) for config in METHODS[names[0]].presets.values()]
-        rows += [[f"[{', '.join(names)}]", *[""] * len(shown)]]
-        rows += [[key, *(str(values[key]) for values in shown)] for key in shown[0]]
-    return ["setting", *PRESETS], rows, []
+        (rows,) = (group["settings"] for group in groups if method in group["methods"])
+        shown = [[key, " | ".join(values[:1] if len(set(values)) == 1 else values), said] for key, *values, said in rows]
+        return ["setting", " | ".join(PRESETS), "meaning"], shown, []
+    every: list[list[str]] = []
+    for group in groups:
+        every += [[f"[{', '.join(group['methods'])}]", *[""] * len(PRESETS)]]
+        every += [row[:-1] for row in group["settings"]]
+    return ["setting", *PRESETS], every, []
+
+
+def _written(kind: str) -> Any:
+    return json.loads((files("hiernas.commands") / "lists.json").read_text("utf-8"))[kind]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
-import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -36,17 +34,6 @@ def keys(config: Any, prefix: str = "") -> dict[str, Any]:
     for f in fields(config):
         value = getattr(config, f.name)
         found |= keys(value, f"{prefix}{f.name}.") if is_dataclass(value) else {prefix + f.name: value}
-    return found
-
-
-def meanings(config: Any, prefix: str = "") -> dict[str, str]:
-    """What dotted keys of a configuration mean: the words that stand beside them in its class."""
-    kind, found = type(config), dict[str, str]()
-    for source in (inspect.getsource(c) for c in reversed(kind.__mro__) if is_dataclass(c)):
-        found |= {prefix + name: words for name, words in re.findall(r"^    (\w+): [^#\n]*#\s+(.+)$", source, re.M)}
-    for f in fields(config):
-        if is_dataclass(value := getattr(config, f.name)):
-            found |= meanings(value, f"{prefix}{f.name}.")
     return found
 
 
