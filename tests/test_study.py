@@ -21,16 +21,18 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from hiernas.cli import main
-from hiernas.commands.compare import summarised
+from hiernas.commands.compare import _unlike, summarised
 from hiernas.commands.lists import listing
 from hiernas.data import ImageData, load_data
 from hiernas.errors import ConfigError, HiernasError, RunError
 from hiernas.report import study as results
 from hiernas.report.study import Row
 from hiernas.run import request as requests
+from hiernas.run.disk import from_yaml, to_yaml
 from hiernas.run.folder import RunFolder
 from hiernas.run.outcome import environment
 from hiernas.run.request import Request, prepare, restore
+from hiernas.run.settings import sealed
 from hiernas.run.study import Study, _work_quietly, begin, entries_of, work
 from hiernas.train.recipes import Recipe
 from hiernas.train.retraining import Retraining
@@ -316,6 +318,24 @@ def test_the_command_goes_on_tells_and_writes(study: Study, capsys: pytest.Captu
     two = [str(job.path) for job in study.jobs()][:2]
     command("compare", *two, "--out", str(study.path / "two"))
     assert len((study.path / "two" / "runs.csv").read_text().splitlines()) == 3
+
+
+def test_runs_that_differ_in_more_than_their_search_are_told_apart(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(next(study.jobs()).path, tmp_path / name)
+    values = from_yaml(Path("other/config.yaml").read_text())
+    values["config"]["final_epochs"], values["data"]["image_size"], values["data"]["fingerprint"] = 9, 12, "others"
+    Path("other/config.yaml").write_text(sealed(to_yaml(values)))
+    command("compare", "one", "other", "one")
+    said = capsys.readouterr().out
+    assert [line[:13].strip() for line in said.splitlines()[1:3]] == ["plain (one)", "plain (other)"]
+    assert "one and other differ in more than the search, in images and final training" in said
+    assert "(image_size None and 12, final_epochs 1 and 9)" in said
+    assert not _unlike([row("hnas", 0, 0.5, folder="one"), row("plain", 0, 0.4, folder="one")])
+    with pytest.raises(RunError, match=r"/r/hnas-1 was tested on 'e' and one on 'd': .* name runs on the same images"):
+        _unlike([row("hnas", 0, 0.5, folder="one"), row("hnas", 1, 0.5, data="e")])
 
 
 def quick_job(*given: Any) -> dict[str, str]:

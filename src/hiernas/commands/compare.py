@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hiernas.report.page import finished, write_report
 from hiernas.report.study import Row
 from hiernas.run.disk import on_disk, write_whole
 from hiernas.run.folder import Listener, RunFolder, owned
-from hiernas.run.request import OPTIONS
+from hiernas.run.request import OPTIONS, reading
 from hiernas.run.study import FILE, Study, begin, entries_of, spread, work
 
 SHARED = ("latency_table", "runtime", "threads", "preset")  # of the requests, beside how data are read
@@ -23,7 +24,7 @@ SHARED = ("latency_table", "runtime", "threads", "preset")  # of the requests, b
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of it: finished runs, and what is not there, in sentences."""
+    """What came of it: finished runs, and in sentences what is not there or makes them unlike."""
 
     rows: Sequence[Row]
     missing: Sequence[str]
@@ -53,8 +54,9 @@ def compare(asked: CompareOptions, listener: Listener) -> Compared:
     """Begin or go on with a study, or put finished runs side by side."""
     runs = asked.runs or []
     if runs and not (runs[0] / FILE).exists():
-        rows = [_row(run) for run in runs]
-        return Compared(rows, (), None if asked.out is None else _written(rows, asked.out))
+        rows = _told_apart([_row(run) for run in dict.fromkeys(runs)])
+        remarks = _unlike(rows)
+        return Compared(rows, remarks, None if asked.out is None else _written(rows, asked.out, remarks))
     study = Study.open(runs[0]) if runs else _begun(asked, listener)
     listener({"event": "study", "path": str(study.path), "of": len(list(study.jobs()))})
     if asked.jobs == 1 and asked.backend is None:
@@ -103,6 +105,36 @@ def standing(path: Path, failed: dict[str, str] | None = None) -> Compared:
 
 def _row(path: Path, *words: str) -> Row:
     return Row.of(path, finished(RunFolder.open(path), search=True), *words)
+
+
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
+    """With the folder beside the method, where runs of one method differ in more than their seeds."""
+    known = Counter((row.label, row.limit, row.seed) for row in rows)
+    twice = {label for (label, _, _), n in known.items() if n > 1}
+    return [replace(row, label=f"{row.label} ({row.folder})") if row.label in twice else row for row in rows]
+
+
+def _unlike(rows: Sequence[Row]) -> list[str]:
+    """What beside the search differs between runs, in sentences. Raises `RunError` where they were tested on other images."""
+    said, first = list[str](), dict[int, tuple[Row, Mapping[str, Any]]]()
+    for row in rows:
+        if row.data != rows[0].data:
+            raise RunError(
+                f"{row.folder} was tested on '{row.data}' and {rows[0].folder} on '{rows[0].data}': accuracies on other images "
+                "say nothing of networks side by side; name runs on the same images"
+            )
+        with reading(RunFolder.open(Path(row.folder))) as config:
+            how = {key: config["data"][key] for key in (*OPTIONS, "fingerprint")}
+            training = {key: config["config"].get(key) for key in ("final_epochs", "final_lr", "train")}
+            how |= {**training, "train": config.get("final_recipe", training["train"])}
+        other, theirs = first.setdefault(row.seed, (row, how))
+        unlike = [key for key in how if how[key] != theirs[key]]
+        shown = [f"{key} {theirs[key]} and {how[key]}" for key in unlike if key not in ("fingerprint", "train")]
+        what = ["images"] * ("fingerprint" in unlike) + ["final training"] * bool({*training} & {*unlike})
+        if what:
+            words = f" ({', '.join(shown)})" if shown else ""
+            said.append(f"{other.folder} and {row.folder} differ in more than the search, in {' and '.join(what)}{words}")
+    return said
 
 
 def _written(rows: Sequence[Row], folder: Path, remarks: Sequence[str] = ()) -> Path:
