@@ -192,12 +192,14 @@ def test_a_mistake_has_the_sentence_of_the_command_line(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"limits": 5}, "'--limits': Input should be a valid list"),
-        ({"limits": [5]}, "'--limits': Input should be a valid string"),
+        ({"limits": 5}, "limits=5 cannot be used; give a text or a list of texts"),
+        ({"limits": ["params<=1M", 5]}, "limits=['params<=1M', 5] cannot be used; give a text or a list of texts"),
         ({"threads": 0}, "'--threads': Input should be greater than or equal to 1"),
-        ({"threads": "two"}, "'--threads': Input should be a valid integer"), ({"settings": 3}, "Input should be a valid list"),
-        ({"latency_table": 3}, "'--latency-table': Input is not a valid path"), ({"time": -3}, "--time -3s: write a number"),
-        ({"preset": None}, "'--preset': Input should be a valid string"), ({"on_event": 5}, "on_event=5 cannot be called"),
+        ({"threads": "two"}, "'--threads': Input should be a valid integer"),
+        ({"settings": {"epochs": 3}}, "settings={'epochs': 3} cannot be used; give a text or a list of texts"),
+        ({"latency_table": 3}, "latency_table=3 cannot be used; give a path"), ({"time": -3}, "--time -3s: write a number"),
+        ({"preset": None}, "preset=None cannot be used; give a text"), ({"on_event": 5}, "on_event=5 cannot be called"),
+        ({"out": 5}, "out=5 cannot be used; give a path"), ({"int8": "x"}, "int8='x' cannot be used; give True or False"),
         ({"space": 3}, "space=3 is no space; give a SearchSpace or a name"),
         ({"calibrate": "x"}, "'--calibrate': Input should be"), ({"seed": -1}, "'--seed': Input should be greater"),
     ],
@@ -206,6 +208,23 @@ def test_searches_refuse_what_is_of_another_type(given: dict[str, Any], said: st
     with pytest.raises(HiernasError, match=re.escape(said)):
         hiernas.random_search(**{"space": "tiny", "out": tmp_path / "r", **given})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: hiernas.load(None), "None is no run; name its folder"),
+        (lambda: hiernas.known(3), "unknown network '3'; known: proxyless"),
+        (lambda: hiernas.load_data(""), "'' is not a data source; give 'digits', a folder"),
+        (lambda: hiernas.load_data({"train": []}), "a dict is not a data source; give 'digits', a folder"),
+        (lambda: hiernas.load_data(([[0]], [1])), "is a list; it must be a pair (image, label), as list(zip(images, labels))"),
+        (lambda: hiernas.chain_space("own", (1, 8, 8), 3, stem=8, head=8, stages=[hiernas.Stage(8, 2, 1, ("k3_e3",))]),
+         "stage 1: 'k3_e3' is no operation; give objects"),
+    ],
+)  # fmt: skip
+def test_python_refuses_what_is_of_another_type(call: Callable[[], Any], said: str) -> None:
+    with pytest.raises(HiernasError, match=re.escape(said)):
+        call()
 
 
 def test_a_name_that_there_is_not_is_refused_with_the_nearest() -> None:
@@ -240,7 +259,7 @@ def test_images_that_are_loaded_are_taken(space_for_examples: Path, digits: Imag
         hiernas.evaluate(found.run_folder, data=hiernas.load_data(few, image_size=9))
     again = hiernas.train(tmp_path / "r" / "best.json", data=digits, epochs=1, log="csv", out=tmp_path / "t")
     assert (again / "scalars.csv").read_text().startswith("phase,step,name,value\nfinal,1,")
-    with pytest.raises(ConfigError, match="Invalid value for '--data'"):
+    with pytest.raises(ConfigError, match=r"^data=ImageData.* cannot be used; give a text$"):
         hiernas.compare(data=digits)
 
 

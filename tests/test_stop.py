@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from io import StringIO
 
 import pytest
-import typer
 from rich.console import Console
 
 from hiernas import cli, stop
@@ -64,10 +64,21 @@ def command(begun: bool, again: str) -> None:
     ],
 )
 def test_the_sentence_is_true_in_every_phase(begun: bool, again: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(typer.Exit) as ended:
+    with pytest.raises(SystemExit) as ended:
         command(begun, again)
-    assert ended.value.exit_code == 130
+    assert ended.value.code == 130
     assert capsys.readouterr().err == f"interrupted: {said}\n"
+
+
+def test_before_anything_is_told_a_sentence_ends_it_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hiernas.commands.check.request_of", lambda asked: wait(signal.SIGINT))
+    monkeypatch.setattr(sys, "argv", ["hiernas", "search"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted: nothing had begun\n"
 
 
 def test_in_a_terminal_the_bar_is_gone_before_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +86,7 @@ def test_in_a_terminal_the_bar_is_gone_before_the_sentence(monkeypatch: pytest.M
     for name in ("out", "errors"):
         monkeypatch.setattr(cli, name, Console(file=screen, force_terminal=True, width=60))
     monkeypatch.setattr(cli, "_say", lambda sentence: screen.write(f"{sentence}\n"))
-    with pytest.raises(typer.Exit):
+    with pytest.raises(SystemExit):
         command(True, "")
     before, _, after = screen.getvalue().partition("interrupted: ")
     assert "starting" in before

@@ -313,8 +313,11 @@ def test_the_command_goes_on_tells_and_writes(study: Study, capsys: pytest.Captu
     assert "study.html" in said
     assert r"\n" not in said  # a remark is a line of its own
     command("report", str(study.path))
+    first = next(study.jobs()).path
+    shutil.copytree(first, first / "rank" / "0", ignore=shutil.ignore_patterns("rank"))  # as `rank` leaves its trainings
     command("list", "runs", str(study.path))
     assert sorted(line[1] for line in listing("runs", str(study.path))[1]) == sorted(["plain", "random", "random-k"] * 2)
+    shutil.rmtree(first / "rank")
     two = [str(job.path) for job in study.jobs()][:2]
     command("compare", *two, "--out", str(study.path / "two"))
     assert len((study.path / "two" / "runs.csv").read_text().splitlines()) == 3
@@ -328,7 +331,7 @@ def test_runs_that_differ_in_more_than_their_search_are_told_apart(
     values = from_yaml(Path("other/config.yaml").read_text())
     values["config"]["final_epochs"], values["data"]["image_size"], values["data"]["fingerprint"] = 9, 12, "others"
     Path("other/config.yaml").write_text(sealed(to_yaml(values)))
-    command("compare", "one", "other", "one")
+    command("compare", "one", "other")
     said = capsys.readouterr().out
     assert [line[:13].strip() for line in said.splitlines()[1:3]] == ["plain (one)", "plain (other)"]
     assert "one and other differ in more than the search, in images and final training" in said

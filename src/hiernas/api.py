@@ -97,11 +97,11 @@ class Search:
         given, told = {
             "limits": limits, "settings": settings, "latency_table": latency_table, "runtime": runtime, "threads": threads,
             "preset": preset, "image_size": image_size, "val_per_class": val_per_class, "skip_bad_images": skip_bad_images,
-            "time": time, "int8": int8, "calibrate": calibrate, "seed": seed,
+            "time": time, "int8": int8, "calibrate": calibrate, "seed": seed, "out": out,
         }, _options(cli.asked_by(cli.search)[0])  # fmt: skip
         read = {option: _read(option, value, told[option][1], {}) for option, value in given.items()}
         read |= {"time": seconds_of(read["time"]), **{key: tuple(read[key] or ()) for key in ("limits", "settings")}}
-        request = Request(self.method, space, {}, data, config=config, **read)
+        out, request = read.pop("out"), Request(self.method, space, {}, data, config=config, **read)
         with _listening(on_event, progress, log) as listener:
             return _result(search(request, out, listener), space)
 
@@ -227,7 +227,7 @@ def _annotation(option: str, words: Any, objects: Mapping[str, Any]) -> Any:
 
 def _read(option: str, value: Any, hint: Any, objects: Mapping[str, Any]) -> Any:
     """A value as the command line reads it, and the same sentence where it cannot be."""
-    words, info = hint
+    (words, info), given = hint, value
     if option in objects and isinstance(value, objects[option]):
         return value
     value, kinds = builtin(value), {words, *get_args(words)}
@@ -241,8 +241,18 @@ def _read(option: str, value: Any, hint: Any, objects: Mapping[str, Any]) -> Any
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
+        wrong = error.errors()[0]
+        if wrong["type"].endswith("_type") or bool in kinds:  # which the command line cannot be given
+            raise ConfigError(f"{option}={given!r:.80} cannot be used; give {_words(kinds)}") from error
         flag = option if isinstance(info, ArgumentInfo) else (info.param_decls or [f"--{option.replace('_', '-')}"])[0]
-        raise ConfigError(f"Invalid value for '{flag}': {error.errors()[0]['msg']}") from error
+        raise ConfigError(f"Invalid value for '{flag}': {wrong['msg']}") from error
+
+
+def _words(kinds: set[Any]) -> str:
+    """What an option takes, in words."""
+    known = {list[str]: "a text or a list of texts", list[Path]: "a path or a list of paths", bool: "True or False",
+             Path: "a path", str: "a text", int: "a whole number", float: "a number"}  # fmt: skip
+    return next(words for kind, words in known.items() if kind in kinds)
 
 
 check = _function(cli.check, """

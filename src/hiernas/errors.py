@@ -57,7 +57,7 @@ class ExportError(HiernasError):
 def did_you_mean(value: str, known: Iterable[str]) -> str:
     """The tail of an "unknown name" message: the nearest known name, or all of them."""
     names = list(known)
-    near = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
 
 

@@ -155,6 +155,9 @@ def test_real_spaces_are_refused_before_any_training() -> None:
         (["70ms >= latency_ms >= 60ms"], [("latency_ms", 60.0, 70.0)]),
         (["latency_ms<=5", "latency_ms>=.5", "latency_ms<=4"], [("latency_ms", 0.5, 4.0)]),
         ("params<=1M", [("params", -math.inf, 1e6)]),
+        ("MACs≤3M, params ≥ 1k and 2>=LATENCY_ms", [
+            ("macs", -math.inf, 3e6), ("params", 1e3, math.inf), ("latency_ms", -math.inf, 2.0),
+        ]),
         ([], []),
     ],
 )

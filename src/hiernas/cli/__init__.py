@@ -37,7 +37,10 @@ def main() -> None:
     with ranks.joined():
         out.quiet = ranks.number() > 0
         try:
-            sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+            code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+            if code == 130:  # Ctrl-C before there was a listener, which ends the process itself
+                _say("interrupted: nothing had begun")
+            sys.exit(code)
         except MISREAD as error:
             command = error.ctx.command_path if error.ctx else "hiernas"  # an option without its value has none
             _fail(f"{error.format_message().rstrip('.')}; see `{command} -h`", error.exit_code)
@@ -84,7 +87,7 @@ def listening(again: str = "", quietly: bool = False, log: str | None = None) ->
             way = f"go on with `{again}`; what was saved is not done again"
             if ranks.number() == 0:
                 _say(f"{word}: {way if again else 'no run was begun; latencies that were measured are kept'}")
-            raise typer.Exit(128 + number) from None
+            sys.exit(128 + number)
 
 
 # -- the commands ------------------------------------------------------------------------------------------------------

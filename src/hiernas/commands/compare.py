@@ -54,7 +54,7 @@ def compare(asked: CompareOptions, listener: Listener) -> Compared:
     """Begin or go on with a study, or put finished runs side by side."""
     runs = asked.runs or []
     if runs and not (runs[0] / FILE).exists():
-        rows = _told_apart([_row(run) for run in dict.fromkeys(runs)])
+        rows = _told_apart([_row(run) for run in runs])
         remarks = _unlike(rows)
         return Compared(rows, remarks, None if asked.out is None else _written(rows, asked.out, remarks))
     study = Study.open(runs[0]) if runs else _begun(asked, listener)

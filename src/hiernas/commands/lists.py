@@ -65,22 +65,23 @@ def _runtimes() -> Table:
 
 
 def _runs(folder: Path) -> Table:
-    """Every run under a folder: where, what, and how far."""
+    """Every run under a folder: where, what, and how far. What `rank` trained in a run's own folder is part of that run."""
     from hiernas.report import units
     from hiernas.report.page import result_of
     from hiernas.run.folder import RunFolder
 
     found = []
-    for path in sorted(folder.rglob("config.yaml")):
+    runs = {path.parent for path in folder.rglob("config.yaml")}
+    for at in sorted(at for at in runs if not runs & {*at.parents}):
         try:
-            run = RunFolder.open(path.parent)
+            run = RunFolder.open(at)
             result = result_of(run)
         except HiernasError as error:
-            found.append([str(path.parent), "?", "", "", str(error)])
+            found.append([str(at), "?", "", "", str(error)])
             continue
         limits = " and ".join(x["text"] for x in (result or {}).get("limits", ()))
         state = "not finished" if result is None else units.percent(result["chosen"]["test_accuracy"])
-        found.append([str(path.parent), run.config["method"], str(run.config["seed"]), limits, state])
+        found.append([str(at), run.config["method"], str(run.config["seed"]), limits, state])
     if not found:
         raise RunError(f"there is no run under {folder}; name the folder that holds them: hiernas list runs FOLDER")
     return ["run", "method", "seed", "limits", "test accuracy"], found, []

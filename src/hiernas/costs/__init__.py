@@ -22,13 +22,13 @@ EXAMPLES |= dict.fromkeys(MEMORY, "256k, 256Ki or 262144 (bytes)")
 
 
 def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
-    """Read limits such as "latency_ms<=5", "params <= 4.8M and macs<=3M" or "60<=latency_ms<=70ms"; one `Limit` per metric.
+    """Read limits such as "latency_ms<=5", "params <= 4.8M and MACs≤3M" or "60<=latency_ms<=70ms"; one `Limit` per metric.
 
     Several limits on one metric must all hold. Raises `LimitError` with what cannot be read.
     """
     limits: dict[str, Limit] = {}
-    for text in (part for each in ([texts] if isinstance(texts, str) else texts) for part in re.split(r"\s+and\s+", each)):
-        new = _parse(text)
+    for text in (part for each in ([texts] if isinstance(texts, str) else texts) for part in re.split(r"\s+and\s+|,\s", each)):
+        new = _parse(text.replace("≤", "<=").replace("≥", ">="))
         old = limits.get(new.metric, new)
         limits[new.metric] = Limit(new.metric, max(old.low, new.low), min(old.high, new.high))
         if new.metric in MEMORY and math.isfinite(new.low):
@@ -51,18 +51,19 @@ def _parse(text: str) -> Limit:
         left, sign, right = words
         if re.match(r"[-+.\d]|(nan|inf)\b", left, re.IGNORECASE):  # 5 <= params
             left, sign, right = right, {"<=": ">=", ">=": "<="}[sign], left
-        bound = _number(right, left, text)
+        left, bound = left.lower(), _number(right, left, text)
         return Limit(left, high=bound) if sign == "<=" else Limit(left, low=bound)
     if len(signs) == 2 and signs[0] == signs[1]:
         low, metric, high = (words[0], words[2], words[4]) if signs[0] == "<=" else (words[4], words[2], words[0])
-        return Limit(metric, _number(low, metric, text), _number(high, metric, text))
+        return Limit(metric.lower(), _number(low, metric, text), _number(high, metric, text))
     raise LimitError(f"'{text}' is not a limit; write 'metric<=number', 'metric>=number' or 'low<=metric<=high'")
 
 
 def _number(word: str, metric: str, text: str) -> float:
+    asked, metric = metric, metric.lower()
     if metric not in METRICS:
-        meant = MEANT.get(metric.lower(), did_you_mean(metric, METRICS))
-        raise LimitError(f"unknown metric '{metric}' in limit '{text}'; {meant}")
+        meant = MEANT.get(metric, did_you_mean(metric, METRICS))
+        raise LimitError(f"unknown metric '{asked}' in limit '{text}'; {meant}")
     found = re.fullmatch(r"([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*([a-z]*)", word, re.IGNORECASE)
     if found is None or found[2] not in UNITS[metric]:
         raise LimitError(f"limit '{text}': '{word}' is no number for {metric}; write {EXAMPLES[metric]}")

@@ -37,12 +37,12 @@ def find(source: object) -> Found:
         return from_digits()
     if isinstance(source, str) and source.startswith("hf:"):
         return from_hub(source.removeprefix("hf:"))
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path) and str(source).strip():
         return from_folder(Path(source).expanduser())
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, str | Mapping):
         return from_dataset(source)
-    kind = type(source).__name__
-    raise DataError(f"a {kind} is not a data source; give 'digits', a folder, 'hf:NAME', or a data set of (image, label)")
+    kind = f"a {type(source).__name__}" if source else f"{source!r}"
+    raise DataError(f"{kind} is not a data source; give 'digits', a folder, 'hf:NAME', or a data set of (image, label)")
 
 
 def from_digits() -> Found:
@@ -233,7 +233,8 @@ def _look_at(dataset: Any, i: int) -> tuple[int, Header | str]:
     except Exception as error:  # whatever the user's code raises
         return -1, reason_of(error)
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise DataError(f"{name} is a {type(item).__name__}; it must be a pair (image, label)")
+        pair = "a pair (image, label), as list(zip(images, labels)) gives them"
+        raise DataError(f"{name} is a {type(item).__name__}; it must be {pair}")
     try:
         label = operator.index(item[1])
     except TypeError:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hiernas.data import ImageData, at_once, in_order, normalise
 from hiernas.data.images import Form, Reader, decode_rows
 from hiernas.data.sources import pictures
-from hiernas.errors import UNREADABLE, RunError, validated
+from hiernas.errors import UNREADABLE, DataError, RunError, validated
 from hiernas.export import export_int8
 from hiernas.run.folder import RunFolder
 from hiernas.run.hub import fetched
@@ -50,6 +50,10 @@ class TrainedNetwork(nn.Module):
         self.mean, self.std, self.input_size = facts.mean, facts.std, facts.input_size
 
     def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or (x.dtype, x.dim(), *x.shape[1:2]) != (torch.uint8, 4, self.input_size[0]):
+            given = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            takes = f"a uint8 tensor [B, {', '.join(map(str, self.input_size))}] of pixels in 0..255"
+            raise DataError(f"the network takes {takes}, and was given {given}; `predict` reads whatever holds pictures")
         return self.network(normalise(x, self, next(self.network.parameters()).device))
 
     def features(self, x: Tensor) -> list[Tensor]:
@@ -99,6 +103,8 @@ def load(source: str | Path, space: SearchSpace | None = None) -> TrainedNetwork
     Or of hf:USER/NAME or hf:USER/NAME@REVISION, where `hiernas push` put one on the Hugging Face hub. `space` is needed where
     it was found in one of your own. Raises `RunError` where there is none yet, or it is damaged.
     """
+    if not isinstance(source, str | Path):
+        raise RunError(f"{source!r} is no run; name its folder, or the best.safetensors of one")
     path = fetched(source)
     if not path.exists():
         raise RunError(f"there is nothing at {path}; name a run folder, or the best.safetensors of one")
@@ -134,7 +140,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as f:
             return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, *UNREADABLE) as error:
-        raise RunError(f"{path} is damaged and cannot be read: {error}") from error
+        way = "put it back, or name a run folder or the best.safetensors of one"
+        raise RunError(f"{path} is damaged, or no file of weights ({error}); {way}") from error
 
 
 def load_network(architecture: Architecture, weights: Path) -> tuple[nn.Module, dict[str, str]]:

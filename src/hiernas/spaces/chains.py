@@ -122,6 +122,9 @@ def _check_stages(stages: Sequence[Stage], published: tuple[int, ...] | None) ->
     for i, stage in enumerate(stages, 1):
         if min(stage.width, stage.repeats, stage.stride) < 1 or not stage.ops:
             raise SpaceError(f"stage {i} is {stage!r}; width, repeats and stride are at least 1, and ops names an operation")
+        for op in stage.ops:
+            if not callable(getattr(op, "build", None)):
+                raise SpaceError(f"stage {i}: {op!r} is no operation; give objects, such as MBConv(3, 6) or Skip()")
     repeats = tuple(stage.repeats for stage in stages)
     if published is not None and (
         len(published) != len(repeats) or any(not 1 <= p <= n for p, n in zip(published, repeats, strict=True))
