@@ -64,6 +64,23 @@ def undrawn() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def bare() -> Iterator[None]:
+    """Runs that end without what takes long there and is no part of the search: the ONNX file is empty, no page is written."""
+    from hiernas.export import Exported
+    from hiernas.run import outcome
+
+    def empty(network: Any, images: Any, path: Path, to: str, *_: object) -> Exported:
+        path.touch()
+        return Exported(path, to, 0.0)
+
+    with (
+        mock.patch.object(outcome, "export", empty), mock.patch.object(outcome, "write_report"),
+        mock.patch.object(outcome, "_meter", return_value=None),
+    ):  # fmt: skip
+        yield
+
+
 class Forked:
     """A function in the working folder and with the environment of now, on its way since it was made.
 

@@ -36,8 +36,7 @@ from torch import Tensor, nn
 
 from hiernas.cli import main
 from hiernas.costs import MEMORY
-from hiernas.export import Exported
-from hiernas.run import outcome
+from processes import bare
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LIBRARIES = ("torch", "numpy", "scipy", "pymoo", "scikit-learn", "Pillow")
@@ -91,21 +90,13 @@ def images(folder: Path) -> Path:
     return folder
 
 
-def _empty(network: nn.Module, images: Tensor, path: Path, to: str, *_: object) -> Exported:
-    path.touch()
-    return Exported(path, to, 0.0)
-
-
 @contextmanager
 def calm() -> Iterator[None]:
     """One thread, and without what is not compared: latencies of whole networks, ONNX files, report pages."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with (
-            mock.patch.object(outcome, "_meter", return_value=None), mock.patch.object(outcome, "export", _empty),
-            mock.patch.object(outcome, "write_report"),
-        ):  # fmt: skip
+        with bare():
             yield
     finally:
         torch.set_num_threads(threads)
