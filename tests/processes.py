@@ -27,7 +27,8 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(list(LOADED))
 QUICK = (
     "from hiernas import cli; import hiernas.latency.runtimes as r; r._by_dynamo = r._by_tracing\n"
-    "from hiernas.latency import calibrate; calibrate.APART = 0.0; cli.main()"
+    "from hiernas.latency import calibrate, runner; calibrate.APART, calibrate.LOOKS, runner.ENOUGH_MS = 0.0, 1, 1.0\n"
+    "from processes import undrawn\nwith undrawn(): cli.main()"
 )
 
 
@@ -45,6 +46,15 @@ def quick_export() -> Iterator[None]:
     from hiernas.latency import calibrate, runtimes
 
     with mock.patch.object(runtimes, "_by_dynamo", runtimes._by_tracing), mock.patch.object(calibrate, "APART", 0.0):
+        yield
+
+
+@contextmanager
+def hasty() -> Iterator[None]:
+    """Latencies by few runs: right in all but their value."""
+    from hiernas.latency import calibrate, runner
+
+    with mock.patch.object(calibrate, "LOOKS", 1), mock.patch.object(runner, "ENOUGH_MS", 1.0):
         yield
 
 
