@@ -68,8 +68,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _lighter(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where a test is not about them, files are exported by the quicker exporter, and pages have no figures."""
-    from processes import quick_export, undrawn
+    """Where a test is not about them: files by the quicker exporter, pages without figures, latencies by a few runs."""
+    from processes import hasty, quick_export, undrawn
 
     about = {request.path.stem, *request.path.relative_to(Path(__file__).parent).parts}
     with ExitStack() as lighter:
@@ -77,6 +77,8 @@ def _lighter(request: pytest.FixtureRequest) -> Iterator[None]:
             lighter.enter_context(quick_export())
         if not about & DRAWN:
             lighter.enter_context(undrawn())
+        if "latency" not in about:
+            lighter.enter_context(hasty())
         yield
 
 

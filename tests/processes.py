@@ -27,7 +27,8 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(list(LOADED))
 QUICK = (
     "from hiernas import cli; import hiernas.latency.runtimes as r; r._by_dynamo = r._by_tracing\n"
-    "from hiernas.latency import calibrate; calibrate.APART = 0.0; cli.main()"
+    "from hiernas.latency import calibrate, runner; calibrate.APART, calibrate.LOOKS, runner.ENOUGH_MS = 0.0, 1, 1.0\n"
+    "from processes import undrawn\nwith undrawn(): cli.main()"
 )
 
 
@@ -49,6 +50,15 @@ def quick_export() -> Iterator[None]:
 
 
 @contextmanager
+def hasty() -> Iterator[None]:
+    """Latencies by few runs: right in all but their value."""
+    from hiernas.latency import calibrate, runner
+
+    with mock.patch.object(calibrate, "LOOKS", 1), mock.patch.object(runner, "ENOUGH_MS", 1.0):
+        yield
+
+
+@contextmanager
 def undrawn() -> Iterator[None]:
     """Report pages without their figures, of which nothing but the drawing itself is left out: all that they show is read."""
     from matplotlib.figure import Figure
@@ -60,6 +70,23 @@ def undrawn() -> Iterator[None]:
     with (
         mock.patch.object(Figure, "savefig", nothing), mock.patch.object(ConstrainedLayoutEngine, "execute", nothing),
         mock.patch.object(kit, "_inline", nothing),
+    ):  # fmt: skip
+        yield
+
+
+@contextmanager
+def bare() -> Iterator[None]:
+    """Runs that end without what takes long there and is no part of the search: the ONNX file is empty, no page is written."""
+    from hiernas.export import Exported
+    from hiernas.run import outcome
+
+    def empty(network: Any, images: Any, path: Path, to: str, *_: object) -> Exported:
+        path.touch()
+        return Exported(path, to, 0.0)
+
+    with (
+        mock.patch.object(outcome, "export", empty), mock.patch.object(outcome, "write_report"),
+        mock.patch.object(outcome, "_meter", return_value=None),
     ):  # fmt: skip
         yield
 

@@ -25,6 +25,7 @@ from hiernas.run import disk
 from hiernas.run.folder import RunFolder
 from hiernas.run.settings import with_settings
 from hiernas.run.trained import load_network
+from processes import bare
 from toy import RUN
 
 SETTINGS = [
@@ -79,6 +80,11 @@ def names(run: Path) -> list[str]:
 def test_damage_is_named_or_does_not_matter(finished: Path, few: ImageData, tmp_path: Path) -> None:
     """A run resumed at its end, with one file damaged: named, and repaired by what the sentence says, or the same result."""
     whole, named = outcome(finished), set()
+
+    def resumed(run: Path) -> None:
+        with bare():
+            hiernas.resume(run, data=few)
+
     for i, name in enumerate(names(finished)):
         run = tmp_path / str(i)
         shutil.copytree(finished, run)
@@ -90,13 +96,13 @@ def test_damage_is_named_or_does_not_matter(finished: Path, few: ImageData, tmp_
             continue
         (run / name).write_bytes(DAMAGES[i % 3](data))
         try:
-            hiernas.resume(run, data=few)
+            resumed(run)
         except RunError as error:
             assert Path(name).name in str(error)  # noqa: PT017 - one sentence for each file
             named.add(name)
             if "delete it" in str(error):
                 (run / name).unlink()
-                hiernas.resume(run, data=few)
+                resumed(run)
         if (run / "result.json").exists():
             assert outcome(run) == whole, name
     assert {"config.yaml", "candidates.sqlite", "checkpoint/final.safetensors", "checkpoint/train1.safetensors"} <= named

@@ -36,8 +36,7 @@ from torch import Tensor, nn
 
 from hiernas.cli import main
 from hiernas.costs import MEMORY
-from hiernas.run import outcome
-from processes import quick_export, undrawn
+from processes import bare
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LIBRARIES = ("torch", "numpy", "scipy", "pymoo", "scikit-learn", "Pillow")
@@ -46,13 +45,13 @@ MEASURED |= {*MEMORY, "tested"}  # follow from the architecture, and from the we
 
 # -- runs --------------------------------------------------------------------------------------------------------------
 
-UNSEARCHED = "train.batch_size=16 train.accelerator=cpu final_epochs=2 final_lr=0.1"
+UNSEARCHED = "train.batch_size=24 train.accelerator=cpu final_epochs=2 final_lr=0.1"
 ALL = f"{UNSEARCHED} calibration_images=24"
 PATHS = "params<=120k macs<=4M"
-ONE_SHOT = f"{ALL} train.batch_size=8 epochs=5,1,1 lr=0.1,0.05,0.05 population=6 generations=2 rank_below=4"
-VITAL = f"{ALL} train.batch_size=8 vital_epochs=1 epochs=1 proposals=3 proposal_iterations=100"
+ONE_SHOT = f"{ALL} train.batch_size=16 epochs=2,1,1 lr=0.1,0.05,0.05 population=6 generations=2 rank_below=4"
+VITAL = f"{ALL} train.batch_size=16 vital_epochs=1 epochs=1 proposals=3 proposal_iterations=100"
 LOGITS = (
-    f"{ALL} search.train.batch_size=8 search.train.accelerator=cpu search.images=32 search.epochs=2 search.warmup_epochs=1 "
+    f"{ALL} search.train.batch_size=4 search.train.accelerator=cpu search.images=16 search.epochs=1 search.warmup_epochs=1 "
     "search.decided=0"
 )
 CELLS = f"{LOGITS} train.drop_path=0.2 space.channels=4"
@@ -72,18 +71,18 @@ RUNS: Mapping[str, tuple[str, ...]] = {  # by method and what is special: limits
     "darts undecided": ("params<=5k", f"{CELLS} space.cells=3 cells=3 channels=4 search.decided=0.9"),
     "hdas": ("params<=28k macs<=440k", f"{GRAPHS} cells=5 extra_cells=1 least=2"),
     "hdas-cells": ("params<=7k macs<=170k", f"{CELLS} space.cells=5 cells=5 channels=4"),
-    "hdas-distribution": ("params<=35400", f"{GRAPHS} space.least=2 depth_form=release search.keep=best"),
-    "hdas-stages": ("params<=36200", GRAPHS),
+    "hdas-distribution": ("params<=35400", f"{GRAPHS} space.least=2 depth_form=release search.keep=best search.epochs=2"),
+    "hdas-stages": ("params<=35800", GRAPHS),
     "hmnas": ("params<=9k macs<=130k", f"{CELLS} space.cells=3 weights_level=true {MASKS}"),
     "hmnas chain": (PATHS, f"{LOGITS} {MASKS} compare=false inherit=false", "tiny"),
 }  # fmt: skip
 
 
 def images(folder: Path) -> Path:
-    """120 colour images of 8x8 pixels under noise: rows, columns, squares or nothing."""
+    """80 colour images of 8x8 pixels under noise: rows, columns, squares or nothing."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:8, :8]
-    for i in range(120):
+    for i in range(80):
         pattern = (y % 2, x % 2, (x // 2 + y // 2) % 2, 0 * x)[i % 4]
         pixels = 60 + 80 * pattern[..., None] + rng.integers(0, 90, (8, 8, 3))
         (folder / f"class{i % 4}").mkdir(parents=True, exist_ok=True)
@@ -93,11 +92,11 @@ def images(folder: Path) -> Path:
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """One thread, quick exports, and neither latencies of whole networks nor figures, which are not compared."""
+    """One thread, and without what is not compared: latencies of whole networks, ONNX files, report pages."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with quick_export(), undrawn(), mock.patch.object(outcome, "_meter", return_value=None):
+        with bare():
             yield
     finally:
         torch.set_num_threads(threads)

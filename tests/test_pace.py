@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import hiernas
 from hiernas.commands import SearchOptions, TrainOptions, seconds_of
@@ -29,8 +30,16 @@ from hiernas.run.folder import RunFolder
 from hiernas.run.request import Request, prepare
 from hiernas.run.search import Pace, fitting, in_miniature, largest_step, paced, rehearse, rehearsed, resume, search
 from hiernas.run.settings import keys, scaled, with_settings
+from processes import bare
 
 SIZE, CLASSES = (1, 8, 8), 3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bare() -> Iterator[None]:
+    with bare():
+        yield
+
 
 @pytest.fixture(scope="module")
 def few() -> ImageData:
@@ -188,7 +197,7 @@ def test_a_search_within_a_time_is_the_search_with_its_settings(
     monkeypatch.setattr(run_module, "rehearse", lambda *given: (rehearse(*given), pace)[1])
     asked = Request("hnas", "tiny", {}, few, ["params<=150k"], settings=[*common, "epochs=20,10", "final_epochs=10"])
     whole = prepare(replace(asked, settings=common)).config  # fitted to few images
-    small = scaled(whole, 0.01)
+    small = scaled(whole, 0.005)
     planned = {phase: 1000.0 * w for phase, w in METHODS["hnas"].work(small, few).items()}
     seconds = sum(planned.values())
     early = 1000.0 * (final_work(1, few) - final_work(0, few))
@@ -239,16 +248,20 @@ def test_a_final_training_takes_what_is_left(few: ImageData, tmp_path: Path, mon
     assert run_module._in_time(now, run, architecture).config == prepared.config
 
 
-def test_a_training_within_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: ImageData) -> None:
-    epoch = 3.0 * (len(digits.train) + len(digits.val))
+def test_a_training_within_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(40):
+        (tmp_path / "d" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 100 * (i % 2) + i).save(tmp_path / "d" / str(i % 2) / f"{i}.png")
+    data = load_data(str(tmp_path / "d"))
+    epoch = 3.0 * (len(data.train) + len(data.val))
     monkeypatch.setattr(command, "training_pace", lambda *_: Pace({"final": 1000 / epoch}, 400.0))  # 1000 seconds an epoch
-    architecture = hiernas.spaces.tiny().sample(np.random.default_rng(0))
+    architecture = hiernas.spaces.tiny(data.input_size, data.num_classes).sample(np.random.default_rng(0))
     architecture.save(tmp_path / "a.json")
-    options = TrainOptions(source=tmp_path / "a.json", data="digits", time="40m", out=tmp_path / "r")
+    options = TrainOptions(source=tmp_path / "a.json", data=str(tmp_path / "d"), time="40m", out=tmp_path / "r")
     command.train(options, lambda _: None)
     config = RunFolder.open(tmp_path / "r").config
     assert config["train"]["epochs"] == 2  # 400 seconds are for all else, 333 for batch-norm statistics: 2,733 of 2,400
-    assert config["timed"].startswith("40 min: recipe.warmup_epochs 2.0 -> 0.05, epochs 60 -> 2; ")
+    assert config["timed"].startswith("40 min: recipe.warmup_epochs 19.2 -> 0.0499, epochs 577 -> 2; ")  # of few images
     with pytest.raises(ConfigError, match=r"with one epoch of each training it takes 29 min; give"):
         command.train(replace(options, time="600s", out=tmp_path / "s"), lambda _: None)
     assert not (tmp_path / "s").exists()

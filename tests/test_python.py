@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 import hiernas
 from hiernas import api, cli
-from hiernas.data import ImageData
 from hiernas.errors import ConfigError, DataError, HiernasError
 from hiernas.latency import runtimes
 from hiernas.methods import METHODS
@@ -251,16 +250,17 @@ def test_nothing_is_printed_unless_asked(few: str, capsys: pytest.CaptureFixture
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(shown)) == printed
 
 
-def test_images_that_are_loaded_are_taken(space_for_examples: Path, digits: ImageData, few: str, tmp_path: Path) -> None:
+def test_images_that_are_loaded_are_taken(space_for_examples: Path, few: str, tmp_path: Path) -> None:
+    data = hiernas.load_data(few)
     config = hiernas.HNASConfig(stages=2, epochs=[1], lr=[0.1], population=4, generations=0, final_epochs=1)
-    found = hiernas.hnas("tiny", digits, "params<=60k", config, out=tmp_path / "r")
-    assert hiernas.evaluate(found.run_folder, data=digits)["accuracy"] == pytest.approx(found.test_accuracy)
+    found = hiernas.hnas("tiny", data, "params<=60k", config, out=tmp_path / "r")
+    assert hiernas.evaluate(found.run_folder, data=data)["accuracy"] == pytest.approx(found.test_accuracy)
     with pytest.raises(DataError, match=r"has images of \(1, 9, 9\), and the network takes \(1, 8, 8\)"):
         hiernas.evaluate(found.run_folder, data=hiernas.load_data(few, image_size=9))
-    again = hiernas.train(tmp_path / "r" / "best.json", data=digits, epochs=1, log="csv", out=tmp_path / "t")
+    again = hiernas.train(tmp_path / "r" / "best.json", data=data, epochs=1, log="csv", out=tmp_path / "t")
     assert (again / "scalars.csv").read_text().startswith("phase,step,name,value\nfinal,1,")
     with pytest.raises(ConfigError, match=r"^data=ImageData.* cannot be used; give a text$"):
-        hiernas.compare(data=digits)
+        hiernas.compare(data=data)
 
 
 # -- what type checkers read -------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from processes import QUICK as QUICKLY
 from processes import Command, cli
 
 TINY = [
-    "epochs=2,1,1", "population=6", "generations=2", "final_epochs=2", "calibration_images=100", "train.batch_size=64",
+    "epochs=1,1,1", "population=6", "generations=1", "final_epochs=1", "calibration_images=24", "train.batch_size=64",
     "train.accelerator=cpu",
 ]  # fmt: skip
 
@@ -72,7 +72,7 @@ def outcome(run: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [(hiernas.hnas, "tiny"), (hiernas.spos, "own"), (hiernas.random_search, "nasbench_macro")],
+    [(hiernas.hnas, "tiny"), (hiernas.spos, "own"), (hiernas.random_search, "own")],
     ids=lambda x: getattr(x, "method", x),
 )
 def test_every_method_and_every_kind_of_space(tmp_path: Path, few: str, method: object, kind: str) -> None:
@@ -81,12 +81,9 @@ def test_every_method_and_every_kind_of_space(tmp_path: Path, few: str, method: 
         "own", data.input_size, 10, stem=8, stem_stride=2, head=16,
         stages=[hiernas.Stage(8, 3, 1, (hiernas.MBConv(3, 1), hiernas.MBConv(3, 2)), skip=True)],
     )  # fmt: skip
-    space = {"tiny": "tiny", "nasbench_macro": "nasbench_macro", "own": own}[kind]
-    brief = ["epochs=1,1,1", "generations=1", "final_epochs=1", "objective=macs"]  # a large one, and no table of it is made
-    settings = [*TINY, "predictor=none", *(brief if kind == "nasbench_macro" else [])]  # the published choice
-    config = with_settings(QUICK, settings)
-    most = 2_000_000, 30_000_000 if kind == "nasbench_macro" else 4_000_000
-    found = method(space, data, [f"params<={most[0]}", f"macs<={most[1]}"], config, out=tmp_path / "r")
+    config = with_settings(QUICK, [*TINY, "predictor=none"])  # the published choice
+    most = 150_000, 4_000_000
+    found = method(own if kind == "own" else kind, data, [f"params<={most[0]}", f"macs<={most[1]}"], config, out=tmp_path / "r")
     for member in (*found.front, found.chosen):
         architecture = found.architecture.skeleton.space().architecture(member.options)
         cost = hiernas.cost(architecture)  # counted on the whole network
@@ -171,7 +168,7 @@ def test_killed_at_random_moments_and_resumed(whole: Path, few: str) -> None:
 
 def test_training_again_from_scratch_and_from_inherited_weights(whole: Path, few: str) -> None:
     shutil.copytree(whole, "r")
-    cli("train", "r", "--epochs", "2", "--out", "again")
+    cli("train", "r", "--epochs", "1", "--out", "again")
     cli("train", "r", "--inherit", "--epochs", "1", "--lr", "1e-9", "--out", "inherited")
     results = {n: json.loads(Path(n, "result.json").read_text()) for n in ("r", "again", "inherited")}
     assert results["again"]["chosen"]["sites"] == results["r"]["chosen"]["sites"]
@@ -216,7 +213,7 @@ def test_a_users_folder_end_to_end(tmp_path: Path) -> None:
     shown = cli("check", "--data", "mine", *more)
     assert "nothing was trained" in shown
     assert "within the limits" in shown
-    cli("search", "--data", "mine", *more, "--out", "r", quick=False)
+    cli("search", "--data", "mine", *more, "--out", "r")
     assert json.loads(Path("r/result.json").read_text())["data"]["classes"] == ["class0", "class1", "class2"]
     (tmp_path / "mine" / "class0" / "0.png").unlink()
     (tmp_path / "r" / "result.json").unlink()
@@ -316,8 +313,8 @@ def test_a_run_folder_is_never_overwritten(finished: Path, tmp_path: Path) -> No
 
 def test_a_restricted_space_stays_restricted_when_resumed(tmp_path: Path, few: str) -> None:
     half = hiernas.spaces.tiny().restrict({d.name: d.options[:2] for d in hiernas.spaces.tiny().decisions})
-    config = with_settings(QUICK, TINY)
-    whole = hiernas.spos(half, few, config=config, out=tmp_path / "whole")
+    config = with_settings(QUICK, [*TINY, "objective=params"])
+    whole = hiernas.spos(half, few, ["params<=200k"], config, out=tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     for name in ("result.json", "checkpoint/evolve2.json", "checkpoint/final.safetensors", "candidates.sqlite"):
         (tmp_path / "parts" / name).unlink()  # as if killed after the supernet's training

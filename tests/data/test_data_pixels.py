@@ -9,7 +9,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from io import FileIO
@@ -237,6 +236,14 @@ def test_damaged_pictures_are_remembered(folder: Path, opened: list[str]) -> Non
     assert (again.notes, again.fingerprint) == (left.notes, left.fingerprint)
 
 
+SMALL_FILES = """
+import resource
+from hiernas import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # bytes of a file: the system itself refuses
+cli.main()
+"""
+
+
 def test_a_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gib = COUNT * (3 * 150 * 150 + 16) / 2**30
     with monkeypatch.context() as patch:
@@ -244,18 +251,13 @@ def test_a_disk_without_room(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         said = r"\(No space left on device, .*GiB are free\); free some space, name another folder by HIERNAS_CACHE"
         with pytest.raises(DataError, match=f"the pixels of 24 images take {gib:.3g} GiB, which cannot be written to .*{said}"):
             load_data(folder, image_size=150)
-    resource = pytest.importorskip("resource")
-    command = [sys.executable, "-m", "hiernas", "check", "--data", str(folder), "--image-size", "160"]
-    limit = 1_000_000  # bytes of a file: the system itself refuses
-
-    def preexec() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=preexec, check=False)
-    assert ended.returncode == 2
-    assert "the pixels of 24 images take 0.00172 GiB" in " ".join(ended.stderr.split())
-    assert "File too large" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    pytest.importorskip("resource")
+    words = ["hiernas", "check", "--data", str(folder), "--image-size", "160"]
+    code, _, said = Forked(script, f"import sys; sys.argv = {words!r}{SMALL_FILES}").ended()
+    assert code == 2
+    assert "the pixels of 24 images take 0.00172 GiB" in " ".join(said.split())
+    assert "File too large" in said
+    assert "Traceback" not in said
 
 
 def test_large_data_sets_of_python_are_in_a_file_that_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,11 +301,10 @@ def test_memory_holds_no_more_than_what_is_at_work(tmp_path: Path, monkeypatch: 
             for i in range(1, n // 2):
                 os.link(first, tmp_path / name / str(k) / f"{i}.png")
     for _ in ("first start", "second start"):
-        ran = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(MEMORY), str(tmp_path / "few"), str(tmp_path / "many")],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        grown, held = map(int, ran.stdout.split())
+        given = f"import sys; sys.argv = ['', {str(tmp_path / 'few')!r}, {str(tmp_path / 'many')!r}]"
+        code, said, mistakes = Forked(script, given + MEMORY).ended()
+        assert code == 0, mistakes
+        grown, held = map(int, said.split())
         assert held == 150
         assert grown < 50
 

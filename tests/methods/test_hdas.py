@@ -33,7 +33,7 @@ from toy import RUN
 
 SIZE, CLASSES = (1, 8, 8), 3
 SETTINGS = SearchSettings(
-    epochs=1, train=Recipe(batch_size=12, accelerator="cpu"), alpha=AlphaSettings(lr=0.5), decided=0.0  # whatever is learned
+    epochs=1, train=Recipe(batch_size=10, accelerator="cpu"), alpha=AlphaSettings(lr=0.5), decided=0.0  # whatever is learned
 )
 MORE: dict[str, Any] = {"search": SETTINGS, "channels": 2, "calibration_images": 12, "final_epochs": 1}
 ONE = "[('sep_conv_3x3', 0), ('skip_connect', 1)" + ", ('skip_connect', 0), ('skip_connect', 1)" * 3 + "]"
@@ -43,7 +43,7 @@ LIGHT = f"Genotype(normal={ONE}, reduce={ONE})"  # one convolution in a cell
 @pytest.fixture(scope="module")
 def few() -> ImageData:
     rng = np.random.default_rng(0)
-    pixels = [(rng.integers(0, 90, SIZE) + 80 * (i % CLASSES)).astype(np.uint8) for i in range(120)]
+    pixels = [(rng.integers(0, 90, SIZE) + 80 * (i % CLASSES)).astype(np.uint8) for i in range(72)]
     return load_data([(torch.from_numpy(x), i % CLASSES) for i, x in enumerate(pixels)])
 
 
@@ -53,7 +53,7 @@ def problem(folder: Path, space: SearchSpace, data: ImageData, *limits: str) -> 
 
 
 def stages(*cells: int, **more: Any) -> SearchSpace:
-    return hiernas.spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=cells, **more)
+    return hiernas.spaces.hdas_stages(SIZE, CLASSES, channels=2, cells=cells, **{"cell": LIGHT, **more})
 
 
 def softmaxes(folder: Path, phase: str, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -205,7 +205,7 @@ def test_stopped_between_two_steps_it_ends_with_the_same_bits(
     config = HDASConfig(**{**MORE, "search": replace(SETTINGS, epochs=2)})
     whole = hdas_stages(problem(tmp_path / "whole", space, few), config)
     monkeypatch.setattr(RunFolder, "checkpoint_seconds", -1.0)  # saved after every step
-    for nth in (1, 2, 5, 3):  # after steps of the logits, and of the weights
+    for nth in (1, 2, 4):  # after steps of the logits, and of the weights
         parts = problem(tmp_path / "parts", space, few)
         parts.run.listener = Stop("train1", nth)
         with pytest.raises(KeyboardInterrupt):
@@ -239,7 +239,7 @@ def test_the_best_epoch_is_kept_and_a_search_goes_on_with_it(
         return seen[-1][0]
 
     monkeypatch.setattr(RunTrainer, "accuracy", worse_and_worse)
-    space = stages(2, 2, 2, cell=LIGHT)
+    space = stages(2, 2, 2)
     config = HDASConfig(**{**MORE, "search": replace(SETTINGS, epochs=3, keep="best", lr=0.1)})
     asked = problem(tmp_path / "whole", space, few)
     whole = hdas_stages(asked, config)
@@ -249,7 +249,7 @@ def test_the_best_epoch_is_kept_and_a_search_goes_on_with_it(
         assert shown == pytest.approx(first.tolist(), abs=6e-5)
         assert shown != pytest.approx(last.tolist(), abs=6e-5)
     parts = problem(tmp_path / "parts", space, few)
-    parts.run.listener = Stop("train1", 11)  # in the second epoch
+    parts.run.listener = Stop("train1", 7)  # in the second epoch
     with pytest.raises(KeyboardInterrupt):
         hdas_stages(parts, config)
     assert len(seen) == 4

@@ -25,7 +25,7 @@ from planted import RIGHT, residual_chain, right_sites, textures, vital_chain
 from toy import RUN
 
 CONFIG = HourNASConfig(
-    vital_epochs=20, epochs=20,
+    vital_epochs=14, epochs=14,
     train=Recipe(batch_size=32, schedule="cosine", augment="none", accelerator="cpu", grad_clip=5.0), share=0.4,
     architecture_lr=0.03, proposal_iterations=300, objective="macs", calibration_images=64,
 )  # fmt: skip

@@ -17,6 +17,7 @@ from hiernas.networks.parts import live_nodes
 from hiernas.networks.supernets import CellSupernet
 from hiernas.space import Architecture, SearchSpace
 from hiernas.spaces import darts, hdas_cells, hdas_stages
+from planted_cells import LIGHT
 from toy import stage_genotype
 
 SPACES = [
@@ -203,7 +204,7 @@ def test_a_node_without_edges_is_empty(size: tuple[int, int, int]) -> None:
 
 
 def shared_and_apart(**more: Any) -> tuple[SearchSpace, SearchSpace]:
-    one, three = (hdas_stages((3, 8, 8), 3, channels=4, cells=(3, 3, 3), shared=s, **more) for s in (True, False))
+    one, three = (hdas_stages((3, 8, 8), 3, channels=4, cells=(3, 3, 3), cell=LIGHT, shared=s, **more) for s in (True, False))
     return one, three
 
 

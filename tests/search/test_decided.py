@@ -36,7 +36,7 @@ from methods.test_contract import CHAIN
 from planted_cells import SETTINGS, cells, images
 from toy import RUN
 
-LIMITS = ("params<=120k", "macs<=6M")
+LIMITS = ("params<=3k", "macs<=150k")
 SAID = "decided nothing"
 
 
@@ -142,7 +142,8 @@ def test_doubt_and_control_reach_terminal_result_and_report(
     few: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = ["search.epochs=1", "search.warmup_epochs=0", "search.images=96", "final_epochs=1", "search.alpha.lr=1e-6"]
-    asked = Request("darts", space_arguments={"channels": 2}, data=few, limits=LIMITS, settings=[*short, "channels=2"])
+    small = {"channels": 2, "cells": 3}
+    asked = Request("darts", space_arguments=small, data=few, limits=LIMITS, settings=[*short, "channels=2"])
     run = search(asked, tmp_path / "r")
     result = json.loads((run.path / "result.json").read_text())
     (said,) = (doubt for doubt in result["doubts"] if SAID in doubt)
