@@ -1,7 +1,7 @@
 """Whole searches in a small space in which what they take can be trained: HNAS with M = 2, 3, 4, and HourNAS by its parts.
 
-    python benchmarks/methods_trained.py FOLDER DATA [SEED ...] [--space nasbench_macro] [--size 12] [--networks 24]
-        [--images 8000] [--epochs 5]
+    python benchmarks/methods_trained.py FOLDER DATA [SEED ...] [--searches NAME ...] [--space nasbench_macro] [--size 12]
+        [--networks 24] [--images 8000] [--epochs 5]
 
 FOLDER and all settings: those of `trained_networks.py`, whose trainings are used where they are there. Each search has the
 limit on MACs, the images and four epochs of a supernet (HourNAS without its prior the paper's twofold time). What it takes
@@ -23,6 +23,8 @@ import torch
 from common import dated
 from hiernas.budget import Limit
 from hiernas.data import load_data
+from hiernas.methods.controls import PRESETS as CONTROLS
+from hiernas.methods.controls import plain
 from hiernas.methods.hnas import hnas
 from hiernas.methods.hournas import PRESETS, hournas, vital_sites
 from hiernas.methods.hournas.proposals import gains, option_mask
@@ -44,6 +46,7 @@ SEARCHES: dict[str, tuple[Any, Any]] = {
     "hournas, proposals=1": (hournas, replace(HOURNAS, proposals=1)),
     "hournas, sampling=gumbel_softmax": (hournas, replace(HOURNAS, sampling="gumbel_softmax")),
     "hournas, estimator=straight_through": (hournas, replace(HOURNAS, estimator="straight_through")),
+    "plain": (plain, CONTROLS["small"]),
 }  # fmt: skip
 DRAWN = 4  # proposals
 HEAD = """# What whole searches take, trained
@@ -93,6 +96,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("data")
     parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=SEARCHES, metavar="NAME")
     parser.add_argument("--space", default="nasbench_macro")
     for name, value in {"size": 12, "networks": 24, "images": 8000, "epochs": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -105,7 +109,7 @@ def main() -> None:
     mean = np.mean([table.trained(g) for g in table.within[: asked.networks]])
     vital = vital_sites(table.space)
     for seed in asked.seeds:
-        for name in SEARCHES:
+        for name in asked.searches:
             known = taken(table, name, seed)
             accuracy = table.trained(known["taken"])
             begun = [table.trained(g) for g in known["drawn"]]
