@@ -1,14 +1,15 @@
-"""What puts networks of `tiny` in the order of their own trainings, and what is taken by it: a second NAS-Bench, by hand.
+"""What puts networks of a space in the order of their own trainings, and what is taken by it: a second NAS-Bench, by hand.
 
-    python benchmarks/trained_networks.py FOLDER DATA [SEED ...] [--size 16] [--networks 32] [--images 12000] [--epochs 5]
-        [--twice 12]
+    python benchmarks/trained_networks.py FOLDER DATA [SEED ...] [--space tiny] [--size 16] [--networks 32] [--images 12000]
+        [--epochs 5] [--twice 12]
 
 DATA: what `hiernas search --data` takes; its training images alone are used: so many to train, 1,000 to search, 20,000 to
 judge by, so that no choice rests on test images. So many networks drawn within a limit on MACs (of networks drawn at random
 a quarter meets it) are trained from scratch. Per seed a supernet is trained (four epochs) and searched twice, by HNAS'
 evolution and at random, 168 candidates each; what the accuracies, NASWOT, both, and predictors learned from them put first
 is trained in the same way. --twice: so many of the networks are trained with another seed, too, which says how well any
-order can do. A minute or two per training, five per search, on one core; what FOLDER has is not computed again.
+order can do. A minute or two per training, five per search, on one core; what FOLDER has is not computed again. The space:
+`tiny`, or a chain of at most a million networks with its published strides.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from hiernas.run.folder import RunFolder
 from hiernas.run.search import make_problem
 from hiernas.search.evolution import search_supernet, train_supernet
 from hiernas.space import Architecture, SearchSpace
-from hiernas.spaces import tiny
+from hiernas.spaces import make_space
 from hiernas.train.evaluate import RunTrainer
 from hiernas.train.recipes import Phase
 from nas_bench_macro import append, cached, opened, promise, standard
@@ -47,12 +48,12 @@ CONFIG = replace(
     train=replace(SMALL.train, accelerator="cpu", warmup_epochs=0.5),
 )  # fmt: skip
 LR, JUDGES, SEARCH = 0.1, 20_000, 1000
-HEAD = """# Networks of `tiny`, trained
+HEAD = """# Networks of small spaces, trained
 
 `python benchmarks/trained_networks.py`, one thread. tau: Kendall's, with the accuracies of trained networks drawn within the
-limit. Taken: accuracy (%) of the trained network that is put first, and how many points it is above the mean of the drawn
-ones. `linear`: by what a sum over layers says, learned from the search's 168 candidates; it may take any network within
-the limit.
+limit, of `tiny` where no space is named. Taken: accuracy (%) of the trained network that is put first, and how many points
+it is above the mean of the drawn ones. `linear`: by what a sum over layers says, learned from the search's 168 candidates;
+it may take any network within the limit.
 
 | data | seed | candidates | by | tau | taken | above the mean |
 |---|---|---|---|---|---|---|
@@ -62,9 +63,11 @@ the limit.
 class Table:
     """Networks within a limit by their genes, and the accuracies of those that were trained."""
 
-    def __init__(self, folder: Path, data: ImageData, epochs: int) -> None:
+    def __init__(self, folder: Path, data: ImageData, epochs: int, space: str = "tiny") -> None:
         self.folder, self.data, self.epochs = folder, data, epochs
-        self.space: SearchSpace = tiny(data.input_size, data.num_classes)
+        strides = {} if space == "tiny" else {"stem": "imagenet"}
+        self.space: SearchSpace = make_space(space, data, strides)
+        self.name = data.name if space == "tiny" else f"{data.name}, {space}"
         self.macs = cost_tables(self.space, None)["macs"]
         rng = np.random.default_rng(7)
         drawn = self.space.sample_encoded(rng, 4000)
@@ -152,7 +155,7 @@ def searched(table: Table, drawn: np.ndarray, seed: int) -> list[str]:
                 taken = table.trained(first)
                 tau = kendalltau(of_drawn, truth).statistic
                 shown = f"{tau:.3f} | {taken:.2f} | {taken - truth.mean():+.2f} |"
-                lines.append(f"| {data.name} | {seed} | {name} | {order} | {shown}")
+                lines.append(f"| {table.name} | {seed} | {name} | {order} | {shown}")
     return lines
 
 
@@ -160,7 +163,7 @@ def controls(table: Table, drawn: np.ndarray) -> list[str]:
     """Rows without a search: what the drawn ones reach, and what costs put first."""
     truth, macs = np.array([table.trained(g) for g in drawn]), table.macs.of(drawn)
     blocks = np.array([sum(o != "skip" for o in table.space.decode([int(x) for x in g]).options) for g in drawn])
-    begin = f"| {table.data.name} | - | {len(drawn)} drawn, MACs <= {table.limit / 1e6:.2f}M"
+    begin = f"| {table.name} | - | {len(drawn)} drawn, MACs <= {table.limit / 1e6:.2f}M"
     mean, spread, best = truth.mean(), truth.std(ddof=1), truth.max()
     largest = table.trained(table.best(table.macs.sites))
     rows = [f"| themselves, mean ± standard deviation, best | - | {mean:.2f} ± {spread:.2f}, {best:.2f} | {best - mean:+.2f} |"]
@@ -177,7 +180,7 @@ def twice(table: Table, drawn: np.ndarray) -> list[str]:
     for _ in range(10_000):
         five = rng.permutation(len(drawn))[:5]
         gains.append(second[five[np.argmax(first[five])]] - second.mean())
-    begin = f"| {table.data.name} | - | {len(drawn)} of them, trained twice: ± {noise:.2f} points between two"
+    begin = f"| {table.name} | - | {len(drawn)} of them, trained twice: ± {noise:.2f} points between two"
     return [f"{begin} | the other training; the best of five by it | {tau:.3f} | - | {np.mean(gains):+.2f} |"]
 
 
@@ -186,12 +189,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("data")
     parser.add_argument("seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--space", default="tiny")
     for name, value in {"size": 16, "networks": 32, "images": 12_000, "epochs": 5, "twice": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     data = shared_out(load_data(asked.data, image_size=asked.size), asked.images)
-    table, path = Table(asked.folder, data, asked.epochs), dated("trained_networks")
+    table, path = Table(asked.folder, data, asked.epochs, asked.space), dated("trained_networks")
     drawn = table.within[: asked.networks]
     if not path.exists():
         path.write_text(HEAD)
