@@ -27,8 +27,7 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(list(LOADED))
 QUICK = (
     "from hiernas import cli; import hiernas.latency.runtimes as r; r._by_dynamo = r._by_tracing\n"
-    "from hiernas.latency import calibrate, runner; calibrate.APART, calibrate.LOOKS, runner.ENOUGH_MS = 0.0, 1, 1.0\n"
-    "from processes import undrawn\nwith undrawn(): cli.main()"
+    "from hiernas.latency import calibrate, runner; calibrate.APART, calibrate.LOOKS, runner.ENOUGH_MS = 0.0, 1, 1.0; cli.main()"
 )
 
 
@@ -160,7 +159,8 @@ def _main(words: tuple[str, ...], quick: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     if quick:
-        exec(QUICK, {})
+        with undrawn():
+            exec(QUICK, {})
     else:
         from hiernas import cli
 
