@@ -27,7 +27,8 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(list(LOADED))
 QUICK = (
     "from hiernas import cli; import hiernas.latency.runtimes as r; r._by_dynamo = r._by_tracing\n"
-    "from hiernas.latency import calibrate, runner; calibrate.APART, calibrate.LOOKS, runner.ENOUGH_MS = 0.0, 1, 1.0; cli.main()"
+    "from hiernas.latency import calibrate, runner; calibrate.APART, calibrate.LOOKS, runner.ENOUGH_MS = 0.0, 1, 1.0\n"
+    "cli.main()"
 )
 
 
