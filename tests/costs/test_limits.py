@@ -155,7 +155,7 @@ def test_real_spaces_are_refused_before_any_training() -> None:
         (["70ms >= latency_ms >= 60ms"], [("latency_ms", 60.0, 70.0)]),
         (["latency_ms<=5", "latency_ms>=.5", "latency_ms<=4"], [("latency_ms", 0.5, 4.0)]),
         ("params<=1M", [("params", -math.inf, 1e6)]),
-        ("MACs≤3M, params ≥ 1k and 2>=LATENCY_ms", [
+        ("MACs≤3M,params ≥ 1k and 2>=LATENCY_ms", [
             ("macs", -math.inf, 3e6), ("params", 1e3, math.inf), ("latency_ms", -math.inf, 2.0),
         ]),
         ([], []),
@@ -188,6 +188,7 @@ def test_limits_that_can_be_read(texts: list[str], expected: list[tuple]) -> Non
         ("params<=4.8m", r"'4.8m' is no number for params; write 4.8M or 4800000"),
         ("macs<=", r"'' is no number for macs; write 300M or 3e8"),
         ("params<=nan", r"'nan' is no number for params"),
+        ("params<=10,000", r"'10,000' is no number for params"),
         ("params<=-3M", r"-3M is no bound for params; a bound is a number from 0 upward"),
         ("macs<=1e999", r"1e999 is no bound for macs"),
         ("70<=latency_ms<=60", r"no latency_ms is both at least 70 and at most 60; widen the bounds"),

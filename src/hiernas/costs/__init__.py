@@ -27,7 +27,8 @@ def parse_limits(texts: Iterable[str]) -> tuple[Limit, ...]:
     Several limits on one metric must all hold. Raises `LimitError` with what cannot be read.
     """
     limits: dict[str, Limit] = {}
-    for text in (part for each in ([texts] if isinstance(texts, str) else texts) for part in re.split(r"\s+and\s+|,\s", each)):
+    given = [texts] if isinstance(texts, str) else texts
+    for text in (part for each in given for part in re.split(r"\s+and\s+|,\s*(?=\D)", each)):
         new = _parse(text.replace("≤", "<=").replace("≥", ">="))
         old = limits.get(new.metric, new)
         limits[new.metric] = Limit(new.metric, max(old.low, new.low), min(old.high, new.high))
