@@ -4,7 +4,7 @@
         [--networks 24] [--images 8000] [--epochs 5]
 
 FOLDER and all settings: those of `trained_networks.py`, whose trainings are used where they are there. Each search has the
-limit on MACs, the images and four epochs of a supernet (HourNAS without its prior the paper's twofold time). What it takes
+limit on MACs, the images and four epochs of a supernet (HourNAS without its prior five). What it takes
 is trained alone, and compared with networks drawn within the limit; HourNAS, too, with what four of its proposals would give
 if nothing were learned in them. Ten minutes per seed for the searches and a minute per training on one core; what
 FOLDER has is not computed again.
@@ -35,7 +35,7 @@ from hiernas.train.retraining import Retraining
 from nas_bench_macro import append, cached, opened
 from trained_networks import CONFIG, Table, shared_out
 
-M = {2: replace(CONFIG, epochs=(4,), lr=(0.2,)), 3: replace(CONFIG, stages=3, epochs=(2, 2), lr=(0.2, 0.1)),
+M = {2: CONFIG, 3: replace(CONFIG, stages=3, epochs=(2, 2), lr=(0.2, 0.1)),
      4: replace(CONFIG, stages=4, epochs=(2, 1, 1), lr=(0.2, 0.1, 0.1))}  # fmt: skip
 HOURNAS = replace(PRESETS["small"], train=CONFIG.train, calibration_images=250, objective="macs", vital_epochs=1, epochs=3)
 SEARCHES: dict[str, tuple[Any, Any]] = {
