@@ -15,16 +15,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 import hiernas
 from hiernas import api, cli
-from hiernas.errors import ConfigError, DataError, HiernasError
+from hiernas.errors import ConfigError, DataError, HiernasError, RunError
 from hiernas.latency import runtimes
 from hiernas.methods import METHODS
 from hiernas.run import settings
+from hiernas.run.trained import Facts, TrainedNetwork
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -224,6 +227,19 @@ def test_searches_refuse_what_is_of_another_type(given: dict[str, Any], said: st
 def test_python_refuses_what_is_of_another_type(call: Callable[[], Any], said: str) -> None:
     with pytest.raises(HiernasError, match=re.escape(said)):
         call()
+
+
+def test_a_trained_network_takes_pixels_alone(tmp_path: Path) -> None:
+    architecture = hiernas.spaces.tiny((1, 8, 8), 10).sample(np.random.default_rng(0))
+    facts = Facts({}, tuple("abcdefghij"), (0.5,), (0.2,), (1, 8, 8))
+    network = TrainedNetwork(architecture, architecture.build().eval(), facts)
+    assert network(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 10)
+    for wrong in (torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8), np.zeros((2, 1, 8, 8), np.uint8)):
+        with pytest.raises(DataError, match=r"takes a uint8 tensor \[B, 1, 8, 8\] of pixels in 0\.\.255, and was given"):
+            network(wrong)
+    (tmp_path / "best.onnx").write_bytes(b"no weights")
+    with pytest.raises(RunError, match=r"best\.onnx is damaged, or no file of weights \(.*\); put it back, or name a run"):
+        hiernas.load(tmp_path / "best.onnx")
 
 
 def test_a_name_that_there_is_not_is_refused_with_the_nearest() -> None:
